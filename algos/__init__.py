@@ -1,0 +1,56 @@
+"""Policies, rollouts, trainers, the command line.
+
+The names are imported when they are first used: most of them need MLX, and the parts that do
+not (the rollout loop, the command line's help) work without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from textenv.algos import grpo as grpo
+    from textenv.algos import gspo as gspo
+    from textenv.algos.grpo import GRPOConfig as GRPOConfig
+    from textenv.algos.grpo import GRPOTrainer as GRPOTrainer
+    from textenv.algos.models import load_model as load_model
+    from textenv.algos.policy import create_policy as create_policy
+    from textenv.algos.rollout import RolloutCoordinator as RolloutCoordinator
+    from textenv.algos.rollout import RolloutRunner as RolloutRunner
+    from textenv.algos.rollout_files import load_rollout as load_rollout
+    from textenv.algos.strategy import create_strategy as create_strategy
+    from textenv.algos.trainer import Trainer as Trainer
+    from textenv.algos.trajectory import Buffer as Buffer
+    from textenv.algos.trajectory import Trajectory as Trajectory
+    from textenv.algos.trajectory import Transition as Transition
+
+_HOMES = {
+    "Buffer": "trajectory",
+    "GRPOConfig": "grpo",
+    "GRPOTrainer": "grpo",
+    "RolloutCoordinator": "rollout",
+    "RolloutRunner": "rollout",
+    "Trainer": "trainer",
+    "Trajectory": "trajectory",
+    "Transition": "trajectory",
+    "create_policy": "policy",
+    "create_strategy": "strategy",
+    "load_model": "models",
+    "load_rollout": "rollout_files",
+}
+_MODULES = ("grpo", "gspo")
+
+__all__ = [*_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"textenv.algos.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"textenv.algos.{name}")
+    raise AttributeError(f"module 'textenv.algos' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

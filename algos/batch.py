@@ -1,0 +1,130 @@
+"""Trajectories of text as arrays, for training.
+
+Shapes: N trajectories, P distinct prompts, L longest prompt, T longest completion, K largest
+support of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from textenv.algos.trajectory import Trajectory
+
+from textenv.errors import DataError
+
+
+class BatchSize(NamedTuple):
+    """What the sums of a loss are divided by: that of the whole batch, not of a part of it."""
+
+    sequences: float
+    tokens: float
+
+
+@dataclass
+class TokenBatch:
+    """What a policy-gradient loss needs of N trajectories, as NumPy arrays."""
+
+    prompts: list[list[int]]
+    """P distinct prompts."""
+    prompt_index: np.ndarray
+    """(N,) int32, which of the prompts each trajectory continues; ascending."""
+    token_ids: np.ndarray
+    """(N, T) int32, padded on the right with 0."""
+    mask: np.ndarray
+    """(N, T) float32, 1 for the tokens that the policy chose and that are trained on."""
+    old_logprobs: np.ndarray
+    """(N, T) float32, of each token when it was sampled; 0 where there is none."""
+    support: np.ndarray | None
+    """(N, T, K) int32, ids of the tokens that could be drawn, padded with -1; None where all."""
+    temperature: np.ndarray
+    """(N,) float32, what the logits were divided by."""
+    rewards: np.ndarray
+    """(N,) float64, total reward of each trajectory."""
+    group_ids: np.ndarray
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def take(self, rows: np.ndarray) -> TokenBatch:
+        """A batch of some of the trajectories, cut to their own longest completion."""
+        used, prompt_index = np.unique(self.prompt_index[rows], return_inverse=True)
+        filled = self.mask[rows].any(axis=0).nonzero()[0]
+        width = int(filled[-1]) + 1 if len(filled) else 1
+        return TokenBatch(
+            prompts=[self.prompts[i] for i in used],
+            prompt_index=prompt_index.astype(np.int32),
+            token_ids=self.token_ids[rows, :width],
+            mask=self.mask[rows, :width],
+            old_logprobs=self.old_logprobs[rows, :width],
+            support=None if self.support is None else self.support[rows, :width],
+            temperature=self.temperature[rows],
+            rewards=self.rewards[rows],
+            group_ids=self.group_ids[rows],
+        )
+
+
+def make_batch(
+    trajectories: Sequence[Trajectory], mask_truncated_completions: bool = False
+) -> TokenBatch:
+    """Arrays of trajectories of text, ordered so that equal prompts stand together.
+
+    Args:
+        trajectories: with token ids and log-probabilities, as a language model's policy
+            records them.
+        mask_truncated_completions: leave out the tokens of completions that ran out of room.
+
+    Raises:
+        DataError: for no trajectories, or one without tokens.
+    """
+    if not trajectories:
+        raise DataError("there is nothing to train on: the buffer holds no trajectories")
+    distinct: dict[tuple[int, ...], int] = {}
+    index = []
+    for number, trajectory in enumerate(trajectories):
+        if trajectory.token_ids is None or trajectory.prompt_ids is None:
+            raise DataError(
+                f"trajectory {number} has no token ids: a language model is trained on what a "
+                "language-model policy recorded (see create_policy)"
+            )
+        index.append(distinct.setdefault(tuple(trajectory.prompt_ids), len(distinct)))
+    order = np.argsort(index, kind="stable")
+    rows = [trajectories[i] for i in order]
+    n, width = len(rows), max(1, max(len(t.token_ids or ()) for t in rows))
+    token_ids = np.zeros((n, width), np.int32)
+    mask = np.zeros((n, width), np.float32)
+    old_logprobs = np.zeros((n, width), np.float32)
+    for i, t in enumerate(rows):
+        length = len(t.token_ids or ())
+        token_ids[i, :length] = t.token_ids
+        old_logprobs[i, :length] = t.token_logprobs
+        if not (mask_truncated_completions and t.completion_truncated):
+            mask[i, :length] = t.token_mask
+    return TokenBatch(
+        prompts=[list(p) for p in distinct],
+        prompt_index=np.array(index, np.int32)[order],
+        token_ids=token_ids,
+        mask=mask,
+        old_logprobs=old_logprobs,
+        support=_pad_support(rows, width),
+        temperature=np.array([t.temperature or 1.0 for t in rows], np.float32),
+        rewards=np.array([t.total_reward for t in rows]),
+        # Without groups, each trajectory is one of its own.
+        group_ids=np.array([i if t.group_id is None else t.group_id for i, t in enumerate(rows)]),
+    )
+
+
+def _pad_support(rows: list[Trajectory], width: int) -> np.ndarray | None:
+    if all(t.support is None for t in rows):
+        return None
+    if any(t.support is None for t in rows):
+        raise DataError("some trajectories recorded the support of their tokens and others did not")
+    largest = max((len(ids) for t in rows for ids in t.support or ()), default=1)
+    support = np.full((len(rows), width, largest), -1, np.int32)
+    for i, t in enumerate(rows):
+        for j, ids in enumerate(t.support or ()):
+            support[i, j, : len(ids)] = ids
+    return support

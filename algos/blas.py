@@ -1,0 +1,193 @@
+"""A fast BLAS for MLX on Linux CPUs, put in place before MLX is imported.
+
+The ``mlx-cpu`` wheel carries the Netlib reference BLAS, which multiplies matrices some 30 times
+slower than OpenBLAS. ``load`` puts OpenBLAS (from the package ``scipy-openblas32``) in its place:
+``blas_shim.c``, compiled once into the user's cache, defines the three functions that MLX calls
+and sends them on. Where this is not possible MLX works as before, slowly, and a warning says why.
+"""
+
+import ctypes
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+FUNCTIONS = ("sgemm", "dgemm", "cgemm")  # what MLX calls, and what blas_shim.c defines
+COMPILERS = ("cc", "gcc", "g++", "clang")
+
+_SOURCE = Path(__file__).with_name("blas_shim.c")
+_status: "BlasStatus | None" = None  # what load() came to; None before its first call
+
+
+@dataclass(frozen=True)
+class BlasStatus:
+    """Which BLAS multiplies MLX's matrices on the CPU.
+
+    Attributes:
+        name: ``openblas`` (put in place here), ``bundled`` (the slow one of the mlx-cpu wheel),
+            ``accelerate`` (macOS), or ``own`` (whatever MLX has: it was left as it is).
+        detail: The library in use, or why OpenBLAS is not in use.
+    """
+
+    name: str
+    detail: str
+
+
+def load() -> BlasStatus:
+    """Put OpenBLAS in the place of MLX's bundled BLAS; call it before MLX is imported.
+
+    Only the first call does anything. It never raises because something is missing: it warns once,
+    and MLX keeps its own BLAS. ``TEXTENV_BLAS=off`` in the environment turns it off. OpenBLAS gets
+    one thread, unless ``OPENBLAS_NUM_THREADS`` asks for more.
+
+    Returns:
+        What is in force from now on.
+    """
+    global _status
+    if _status is None:
+        try:
+            _status = _load()
+        except _NotLoadedError as error:
+            _status = BlasStatus("bundled", str(error))
+            warnings.warn(
+                f"MLX multiplies matrices with its own slow BLAS: {error}, or set TEXTENV_BLAS=off "
+                "to silence this.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return _status
+
+
+def status() -> BlasStatus:
+    """Say what is in force, without changing it."""
+    return _status or BlasStatus("own", "load() has not been called")
+
+
+def measure_gflops(size: int = 1024, repeats: int = 5) -> float:
+    """Measure how fast MLX multiplies two float32 matrices on its default device.
+
+    Args:
+        size: The matrices are ``size`` x ``size``.
+        repeats: How many products are timed, after one that is not.
+
+    Returns:
+        The median, in billions of floating-point operations per second.
+    """
+    import mlx.core as mx
+
+    a = mx.random.normal((size, size))
+    b = mx.random.normal((size, size))
+    mx.eval(a, b, a @ b)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        mx.eval(a @ b)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds) / 1e9
+
+
+class _NotLoadedError(Exception):
+    """Why OpenBLAS could not be put in place, ending in what the user can do about it."""
+
+
+def _load() -> BlasStatus:
+    if sys.platform == "darwin":
+        return BlasStatus("accelerate", "MLX on macOS uses Apple's Accelerate")
+    if sys.platform != "linux" or not _is_installed("mlx-cpu"):
+        return BlasStatus("own", "left as it is: only the Linux wheel mlx-cpu has the slow BLAS")
+    if os.environ.get("TEXTENV_BLAS", "").lower() == "off":
+        return BlasStatus("bundled", "turned off by TEXTENV_BLAS=off")
+    if "mlx.core" in sys.modules:
+        raise _NotLoadedError("mlx was imported first; import textenv.algos before mlx")
+    library = _find_openblas()
+    _bind(_build_shim(), library)
+    return BlasStatus("openblas", str(library))
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _find_openblas() -> Path:
+    # Not imported: the package would make the whole of OpenBLAS global.
+    spec = importlib.util.find_spec("scipy_openblas32")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for library in sorted(Path(folder, "lib").glob("libscipy_openblas*.so*")):
+            return library
+    raise _NotLoadedError('scipy-openblas32 is not installed; pip install "textenv[cpu]"')
+
+
+def _build_shim() -> Path:
+    """Return the compiled shim, building it if this source was not built on this machine before."""
+    # No library's path or version is compiled in (see _bind), so the source alone decides.
+    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "textenv")
+    shim = cache / f"blas_shim-{platform.machine()}-{digest}.so"
+    if os.path.exists(shim):  # Path.exists raises where a folder may not be read
+        return shim
+
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise _NotLoadedError(
+            f"no C compiler ({', '.join(COMPILERS)}) is on the PATH; install gcc (Debian, Ubuntu: "
+            "apt install g++)"
+        )
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that os.replace is atomic and two processes can't meet half a file.
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            built = Path(folder, shim.name)
+            # -nostdlib: the shim calls nothing of libc, which then need not be installed to build.
+            flags = ["-O2", "-shared", "-fPIC", "-nostdlib"]
+            result = subprocess.run(
+                [compiler, *flags, "-o", str(built), str(_SOURCE)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+            if result.returncode != 0:
+                lines = result.stderr.splitlines() or [f"exit status {result.returncode}"]
+                error = next((line for line in lines if "error" in line), lines[0])
+                raise _NotLoadedError(f"{compiler} failed: {error}; install another compiler")
+            os.replace(built, shim)
+    except OSError as error:
+        raise _NotLoadedError(
+            f"the shim could not be built in {cache} ({error}); set XDG_CACHE_HOME to a folder "
+            "that can be written"
+        ) from error
+    return shim
+
+
+def _bind(shim: Path, library: Path) -> None:
+    """Point the shim's functions at those of OpenBLAS, then let MLX find them."""
+    try:
+        openblas = ctypes.CDLL(str(library))  # local: only the shim becomes global
+        forward = ctypes.CDLL(str(shim))
+        for name in FUNCTIONS:
+            target = ctypes.cast(getattr(openblas, f"scipy_cblas_{name}"), ctypes.c_void_p)
+            ctypes.c_void_p.in_dll(forward, f"textenv_{name}").value = target.value
+        if "OPENBLAS_NUM_THREADS" not in os.environ:
+            # OpenBLAS's threads wait for one another in a busy loop. On two cores, two threads made
+            # the training step of a small model 1.3 times as fast on an idle machine, and 10 to 30
+            # times as slow beside one other busy process, such as a second worker.
+            openblas.scipy_openblas_set_num_threads(1)
+        # Global only now that no pointer is null: opening it again promotes the same library.
+        ctypes.CDLL(str(shim), mode=ctypes.RTLD_GLOBAL)
+    except (OSError, AttributeError, ValueError) as error:  # a library, or a function in it
+        raise _NotLoadedError(
+            f"{error}; reinstall scipy-openblas32, and delete {shim} if it is the one at fault"
+        ) from error

@@ -1,0 +1,61 @@
+"""The command line: ``textenv COMMAND``. A new command is one file here and one line below."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from textenv.errors import MissingDependencyError, TextEnvError
+
+# command -> what it does; its module here has ``Args``, a dataclass, and ``run(args)``.
+COMMANDS = {
+    "train": "train a language model on a task (with no argument: GRPO on sums, with tiny-lm)",
+    "eval": "how well a model answers a task's test examples, greedy and sampled",
+    "envs": "list the environments, tasks and reward functions",
+    "validate": "check that the answers of a task's oracle score full marks",
+    "doctor": "versions, device, BLAS and its speed, compiler",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 2 for an error that the user can mend."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(f"textenv: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return _run(name, rest)
+    except TextEnvError as error:
+        print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"textenv {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, argv: list[str]) -> int:
+    command = importlib.import_module(f"textenv.algos.cli.{name}")
+    try:
+        import tyro
+    except ImportError as error:
+        raise MissingDependencyError("tyro", "cli", "The command line") from error
+    parse = getattr(command, "parse", None)
+    args = (
+        parse(argv)
+        if parse
+        else tyro.cli(command.Args, args=argv, prog=f"textenv {name}", description=COMMANDS[name])
+    )
+    return command.run(args)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: textenv COMMAND [options]", "", *lines, "", "textenv COMMAND --help says more."]
+    )

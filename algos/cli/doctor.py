@@ -1,0 +1,67 @@
+"""textenv doctor: what this machine has, and how fast it multiplies."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+
+from textenv.algos import blas
+
+PACKAGES = (
+    "textenv",
+    "gymnasium",
+    "numpy",
+    "mlx",
+    "mlx-lm",
+    "transformers",
+    "torch",
+    "stable-baselines3",
+)
+
+
+@dataclass
+class Args:
+    """No options."""
+
+    seed: int = 0
+    """Unused here; every command has it."""
+
+
+def run(args: Args) -> int:
+    """Print versions, device, BLAS and its measured rate, compiler."""
+    print(
+        f"{'python':<18}{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores"
+    )
+    for package, version in versions().items():
+        print(f"{package:<18}{version}")
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    print(
+        f"{'C++ compiler':<18}{compiler or 'none: mx.compile on a CPU and the fast BLAS need one'}"
+    )
+    if importlib.util.find_spec("mlx") is None:
+        extra = "mlx" if sys.platform == "darwin" else "cpu"
+        print(f"{'device':<18}none: pip install 'textenv[{extra}]' for the native trainers")
+        return 0
+    status = blas.load()
+    import mlx.core as mx
+
+    print(f"{'device':<18}{mx.default_device()}")
+    print(f"{'BLAS':<18}{status.name}: {status.detail}")
+    print(f"{'float32 matmul':<18}{blas.measure_gflops():.0f} GFLOP/s (1024 x 1024, median of 5)")
+    return 0
+
+
+def versions() -> dict[str, str]:
+    """Versions of what matters here, for those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,48 @@
+"""textenv envs: what can be made here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+
+from textenv import rewards, tasks
+from textenv.tasks import Task
+
+
+@dataclass
+class Args:
+    """No options."""
+
+    seed: int = 0
+    """Which example of each task is shown."""
+
+
+def run(args: Args) -> int:
+    """Print environments, tasks and reward functions, a line each."""
+    print("Environments")
+    for name, spec in sorted(gym.registry.items()):
+        if str(spec.entry_point).startswith("textenv."):
+            print(
+                f"  {name:<16} {_first_line(gym.envs.registration.load_env_creator(spec.entry_point))}"
+            )
+    print("\nTasks: gym.make('TextGen-v0', task=NAME)")
+    for name in tasks.names():
+        task = tasks.make(name)
+        print(f"  {name:<16} {_first_line(type(task))}  {_example(task, args.seed)}")
+    print("\nReward functions: gym.make('TextGen-v0', prompts=..., reward_fn=NAME)")
+    for name in rewards.names():
+        print(f"  {name:<16} {_first_line(rewards.get(name))}")
+    return 0
+
+
+def _first_line(thing: object) -> str:
+    return (getattr(thing, "__doc__", None) or "").strip().split("\n")[0]
+
+
+def _example(task: Task, example_id: int) -> str:
+    example = task.example(example_id)
+    try:
+        return f"({example['prompt']!r} -> {task.oracle(example)!r})"
+    except NotImplementedError:
+        return f"({example['prompt']!r})"

@@ -1,0 +1,93 @@
+"""The folder that a training run leaves: settings, metrics, rollouts, model, summary, picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from textenv.algos.trajectory import Buffer
+
+from textenv.errors import ConfigError
+
+
+class RunFolder:
+    """Writes a run's files; each appears whole.
+
+    Args:
+        path: the folder, which must be new or empty.
+
+    Raises:
+        ConfigError: where it holds something already.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                f"{path} is there already and not an empty folder: choose another --out"
+            )
+
+    @staticmethod
+    def default_path(name: str) -> Path:
+        """``runs/<name>-<time>``."""
+        return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, with ``config.toml`` in it: from here on there is a run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.path / "config.toml", tomli_w.dumps(dict(config)))
+
+    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Append a line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(metrics)) + "\n")
+
+    def add_rollout(self, rollout: Buffer) -> None:
+        """Write a rollout into ``rollouts/``."""
+        folder = self.path / "rollouts"
+        folder.mkdir(exist_ok=True)
+        rollout.save(folder)
+
+    @property
+    def model(self) -> Path:
+        """Where the trained model goes."""
+        return self.path / "model"
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        _write(self.path / "summary.json", json.dumps(dict(summary), indent=2) + "\n")
+
+    def draw(self, history: list[dict[str, float]], title: str) -> None:
+        """Draw ``reward.png``: the reward of each step."""
+        draw_rewards(self.path / "reward.png", history, title)
+
+
+def draw_rewards(path: Path, history: list[dict[str, float]], title: str) -> None:
+    """Draw the reward of each step, and its running mean over ten steps, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = [metrics["step"] for metrics in history]
+    rewards = [metrics["reward"] for metrics in history]
+    means = [sum(rewards[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(rewards))]
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.plot(steps, rewards, color="tab:blue", alpha=0.3, linewidth=1, label="reward of a step")
+    axes.plot(steps, means, color="tab:blue", linewidth=2, label="mean of ten steps")
+    axes.set(xlabel="optimizer step", ylabel="reward", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.saving")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,88 @@
+"""textenv validate: a task whose oracle does not score full marks is not fit to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textenv import tasks
+from textenv.errors import DataError
+from textenv.rewards import Reward
+from textenv.tasks import Task
+from textenv.tasks.dataset import Dataset, from_jsonl
+
+
+@dataclass
+class Args:
+    """What to check."""
+
+    task: str = "arithmetic"
+    """Name of the task."""
+    task_kwargs: dict[str, int | str] = field(default_factory=dict)
+    """Difficulty parameters, as ``--task-kwargs digits 3``."""
+    dataset: Path | None = None
+    """A JSON Lines file to check in place of a task; its oracle is the rows' answers."""
+    reward: tuple[str, ...] = ("exact_match",)
+    """Reward functions that score a dataset."""
+    examples: int = 200
+    """How many examples to check, of each split."""
+    seed: int = 0
+    """The first example's id."""
+
+
+def run(args: Args) -> int:
+    """Play the oracle on both splits.
+
+    Raises:
+        DataError: where an answer of the oracle does not score 1; names the example.
+    """
+    if args.dataset is not None:
+        checked = _check_dataset(from_jsonl(args.dataset), args)
+        print(f"{args.dataset}: the answers of all {checked} rows score full marks")
+        return 0
+    keys: dict[str, set[str]] = {}
+    for split in ("train", "test"):
+        task = tasks.make(args.task, split=split, **args.task_kwargs)
+        keys[split] = _check(task, args)
+    if both := keys["train"] & keys["test"]:
+        raise DataError(f"{args.task}: {min(both)!r} is in the train and the test split")
+    print(
+        f"{args.task}: the oracle's answers to {args.examples} train and {args.examples} test "
+        "examples score full marks, and the splits share none of them"
+    )
+    return 0
+
+
+def _check(task: Task, args: Args) -> set[str]:
+    prompts = set()
+    for example_id in range(args.seed, args.seed + args.examples):
+        example = task.example(example_id)
+        if task.example(example_id) != example:
+            raise DataError(f"{task.name}: example {example_id} is another one at a second call")
+        try:
+            answer = task.oracle(example)
+        except NotImplementedError as error:
+            raise DataError(str(error)) from error
+        score = task.score(example, answer)
+        if score != 1:
+            raise DataError(
+                f"{task.name}: the oracle's answer {answer!r} to example {example_id} "
+                f"({example['prompt']!r}) scores {score}, expected 1"
+            )
+        prompts.add(example["prompt"])
+    return prompts
+
+
+def _check_dataset(task: Dataset, args: Args) -> int:
+    reward = Reward(list(args.reward))
+    task.require(("answer", *reward.requires), because="validate")
+    for example_id in task.ids:
+        example = task.example(example_id)
+        answer = task.oracle(example)
+        _, components, correct = reward(example["prompt"], answer, example)
+        if correct is not True:
+            raise DataError(
+                f"{task.name}: the answer {answer!r} of example {example_id} "
+                f"({example['prompt']!r}) scores {components}, expected 1"
+            )
+    return len(task.ids)

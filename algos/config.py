@@ -1,0 +1,134 @@
+"""Configs: dataclasses that check themselves, and their way to and from TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError, unknown
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def check_types(config: Any) -> None:
+    """Check each field of a dataclass against its annotation.
+
+    Raises:
+        ConfigTypeError: naming the field, what was expected and what came.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if not _matches(value, hint):
+            expected = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
+            raise ConfigTypeError(
+                f"{field.name} must be {expected}, got {value!r} ({type(value).__name__})"
+            )
+
+
+def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> None:
+    """Check that fields lie in closed ranges; a field that is None passes.
+
+    Raises:
+        ConfigError: naming the field, the range and the value.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        too_low = low is not None and not value >= low
+        too_high = high is not None and not value <= high
+        if too_low or too_high:
+            least = f" at least {low:g}" if low is not None else ""
+            most = f" at most {high:g}" if high is not None else ""
+            raise ConfigError(
+                f"{name} must be{' and'.join(filter(None, (least, most)))}, got {value!r}"
+            )
+
+
+def check_choice(config: Any, **choices: typing.Iterable[str]) -> None:
+    """Check that fields are one of some names.
+
+    Raises:
+        ConfigError: naming the field and the known names.
+    """
+    for name, known in choices.items():
+        value = getattr(config, name)
+        if value not in known:
+            raise ConfigError(unknown(name, value, known))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The table of a TOML file.
+
+    Raises:
+        MissingFileError: where there is no such file.
+        DataError: where it is not TOML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"config {path} is not a file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not TOML: {error}") from error
+
+
+def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
+    """A dataclass, nested ones included, from a table of its fields.
+
+    Raises:
+        ConfigError: for a key that is not a field, naming the place and the key.
+        ConfigTypeError: for a value of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{place}: {unknown('key', key, known)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigTypeError(f"{place}: {key!r} must be a table, got {value!r}")
+            value = from_table(hints[key], value, f"{place}, [{key}]")
+        values[key] = value
+    try:
+        return cls(**values)
+    except (ConfigError, ConfigTypeError) as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def to_table(config: Any) -> dict[str, Any]:
+    """What `from_table` reads; fields that are None are left out, as TOML has no null."""
+    table = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            table[field.name] = to_table(value)
+        elif value is not None:
+            table[field.name] = str(value) if isinstance(value, Path) else value
+    return table
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, option) for option in typing.get_args(hint))
+    if hint is Any:
+        return True
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

@@ -1,0 +1,460 @@
+"""GRPO: sample groups of completions, compare them by reward, move towards the better ones.
+
+Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4; with the aggregations of
+Dr. GRPO (Liu et al. 2025, 2503.20783), DAPO (Yu et al. 2025, 2503.14476), BNPO as TRL has it,
+and the clipped importance weights of CISPO (MiniMax-M1, 2506.13585).
+
+Deviations from the papers:
+- The standard deviation has ddof 1 and eps 1e-4, as in TRL; the paper does not say.
+- A group counts as uniform by max - min <= tolerance, not by a standard deviation of exactly 0.
+- The old log-probabilities are the sampler's own, of the distribution that was sampled from.
+- CISPO bounds its weight by 1 + epsilon_high from above and not from below.
+
+Shapes: N trajectories, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from textenv.algos import backend
+from textenv.algos.batch import BatchSize, TokenBatch
+from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.metrics import rollout_metrics
+from textenv.algos.rollout import RolloutRunner, make_env, max_turns
+from textenv.algos.strategy import create_strategy
+from textenv.algos.trajectory import Buffer
+
+from textenv.errors import ConfigError, ConfigTypeError, unknown
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.optimizers as optim  # noqa: E402
+from textenv.algos.models import add_lora, load_model, save_model, without_lora  # noqa: E402
+from textenv.algos.policy import create_policy  # noqa: E402
+from textenv.algos.sampling import SamplingParams  # noqa: E402
+from textenv.algos.scoring import Scorer  # noqa: E402
+from textenv.algos.trainer import Trainer, default_learning_rate  # noqa: E402
+
+LOSS_TYPES = {
+    "grpo": "clipped surrogate, mean over each completion's tokens, then over completions",
+    "bnpo": "clipped surrogate, mean over the tokens of a minibatch",
+    "dr_grpo": "clipped surrogate, sum over tokens divided by max_completion_length",
+    "dapo": "clipped surrogate, mean over the tokens of the whole batch",
+    "cispo": "log-likelihood weighted by the clipped ratio, mean over the tokens of the batch",
+    "gspo": "clipped surrogate on sequence-level ratios, mean over completions",
+}
+SCALES = ("group", "batch", "none")
+
+
+def compute_advantages(
+    rewards: Any,
+    group_ids: Any,
+    *,
+    scale_rewards: str = "group",
+    eps: float = 1e-4,
+    tolerance: float = 1e-8,
+) -> np.ndarray:
+    """Rewards relative to their group.
+
+    Args:
+        rewards: (N,); NaN marks a trajectory that no reward function scored.
+        group_ids: (N,), equal for trajectories of one group.
+        scale_rewards: divide by the standard deviation of the ``"group"`` or of the ``"batch"``,
+            or by nothing (``"none"``, as Dr. GRPO advises).
+        eps: added to the standard deviation.
+        tolerance: a group whose rewards differ by no more than this has no information.
+
+    Returns:
+        (N,) float64; 0 for groups without information and trajectories without a reward.
+
+    Raises:
+        ConfigError: for an unknown ``scale_rewards``.
+    """
+    if scale_rewards not in SCALES:
+        raise ConfigError(unknown("scale_rewards", scale_rewards, SCALES))
+    rewards = np.asarray(rewards, np.float64)
+    group_ids = np.asarray(group_ids)
+    advantages = np.zeros_like(rewards)
+    scored = np.isfinite(rewards)
+    batch_std = np.std(rewards[scored], ddof=1) if scored.sum() > 1 else 0.0
+    for group in np.unique(group_ids):
+        members = scored & (group_ids == group)
+        own = rewards[members]
+        if len(own) < 2 or own.max() - own.min() <= tolerance:
+            continue
+        centred = own - own.mean()
+        if scale_rewards == "group":
+            centred /= own.std(ddof=1) + eps
+        elif scale_rewards == "batch":
+            centred /= batch_std + eps
+        advantages[members] = centred
+    return advantages
+
+
+def policy_loss(
+    logprobs: mx.array,
+    old_logprobs: mx.array,
+    advantages: mx.array,
+    mask: mx.array,
+    *,
+    loss_type: str = "dapo",
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    beta: float = 0.0,
+    ref_logprobs: mx.array | None = None,
+    max_completion_length: int | None = None,
+    batch_size: BatchSize | None = None,
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """The loss to minimise.
+
+    Args:
+        logprobs: (N, T) under the policy that is trained.
+        old_logprobs: (N, T) under the policy that sampled.
+        advantages: (N,), or per token (N, T).
+        mask: (N, T), 1 for the tokens that count.
+        loss_type: one of `LOSS_TYPES`.
+        epsilon: how far the ratio may fall below 1 before its gradient stops.
+        epsilon_high: how far it may rise above 1; None: ``epsilon``.
+        beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020).
+        ref_logprobs: (N, T) under the reference policy; needed where beta is above 0.
+        max_completion_length: the constant that ``dr_grpo`` divides by.
+        batch_size: of the whole batch, where this is a part of it.
+
+    Returns:
+        The loss, and metrics over the tokens of the mask.
+
+    Raises:
+        ConfigError: for an unknown loss type, or an argument that it lacks.
+    """
+    if loss_type not in LOSS_TYPES:
+        raise ConfigError(unknown("loss_type", loss_type, LOSS_TYPES))
+    if loss_type == "dr_grpo" and max_completion_length is None:
+        raise ConfigError(
+            "loss_type='dr_grpo' needs max_completion_length, the constant it divides by"
+        )
+    if beta and ref_logprobs is None:
+        raise ConfigError(f"beta={beta} needs ref_logprobs, those of the reference policy")
+    logprobs, mask = mx.array(logprobs), mx.array(mask)
+    advantages = mx.array(advantages).astype(logprobs.dtype)
+    if advantages.ndim == 1:
+        advantages = advantages[:, None]
+    high = epsilon if epsilon_high is None else epsilon_high
+    lengths = mx.maximum(mask.sum(axis=1), 1)  # (N,)
+    # Padding may hold anything: it must not become inf or NaN, which 0 * x would keep.
+    log_ratio = mx.where(mask > 0, logprobs - mx.array(old_logprobs), 0.0)
+    if loss_type == "gspo":
+        mean = (log_ratio * mask).sum(axis=1) / lengths  # (N,), GSPO's equation 7
+        log_ratio = mx.broadcast_to(mean[:, None], log_ratio.shape)
+    ratio = mx.exp(log_ratio)  # (N, T)
+
+    if loss_type == "cispo":
+        weight = mx.stop_gradient(mx.minimum(ratio, 1 + high))
+        per_token = -weight * advantages * mx.where(mask > 0, logprobs, 0.0)
+    else:
+        clipped = mx.clip(ratio, 1 - epsilon, 1 + high)
+        per_token = -mx.minimum(ratio * advantages, clipped * advantages)
+    tokens = mx.maximum(mask.sum(), 1)
+    metrics = _clip_metrics(ratio, advantages, mask, epsilon, high, tokens)
+    if beta:
+        difference = mx.where(mask > 0, mx.array(ref_logprobs) - logprobs, 0.0)
+        kl = mx.exp(difference) - difference - 1
+        per_token = per_token + beta * kl
+        metrics["kl"] = (kl * mask).sum() / tokens
+
+    size = batch_size or BatchSize(mask.shape[0], tokens)
+    if loss_type in ("grpo", "gspo"):
+        loss = ((per_token * mask).sum(axis=1) / lengths).sum() / size.sequences
+    elif loss_type == "dr_grpo":
+        loss = (per_token * mask).sum() / (size.sequences * max_completion_length)
+    else:
+        loss = (per_token * mask).sum() / mx.maximum(size.tokens, 1)
+    return loss, {name: mx.stop_gradient(value) for name, value in metrics.items()}
+
+
+def _clip_metrics(
+    ratio: mx.array, advantages: mx.array, mask: mx.array, low: float, high: float, tokens: mx.array
+) -> dict[str, mx.array]:
+    below = (ratio < 1 - low) & (advantages < 0)
+    above = (ratio > 1 + high) & (advantages > 0)
+    return {
+        "clip_ratio/low_mean": (below * mask).sum() / tokens,
+        "clip_ratio/high_mean": (above * mask).sum() / tokens,
+        "clip_ratio/region_mean": ((below | above) * mask).sum() / tokens,
+    }
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Settings of `GRPOTrainer`. Names and meanings follow TRL's where TRL has them.
+
+    Raises:
+        ConfigError: for a value out of range, naming the field.
+        ConfigTypeError: for a value of another type, naming the field.
+    """
+
+    max_steps: int = 120
+    """Optimizer steps. More where the reward still rises at the end."""
+    num_prompts: int = 32
+    """Prompts a rollout. More for a steadier gradient, fewer where memory is short."""
+    num_generations: int = 16
+    """Completions of each prompt, compared with each other. More where few of them are right."""
+    max_completion_length: int = 64
+    """Longest completion in tokens. Raise it where completions/clipped_ratio is above 0."""
+    temperature: float = 1.0
+    """Divides the logits when sampling. Lower it for a model that rambles."""
+    top_p: float = 1.0
+    """Sample from the most probable tokens of this mass. 1 trains on the model's own distribution."""
+    top_k: int = 0
+    """Sample from this many most probable tokens; 0 is all."""
+    min_p: float = 0.0
+    """Sample from tokens at least this share as probable as the best; 0 is all."""
+    chat_template: bool | None = None
+    """Whether prompts go through the chat template; unset: where the tokenizer has one."""
+
+    loss_type: str = "dapo"
+    """grpo, bnpo, dr_grpo, dapo, cispo or gspo. gspo for mixtures of experts and long answers."""
+    scale_rewards: str = "group"
+    """Divide advantages by the std of the group, the batch, or none. none where groups are easy."""
+    epsilon: float = 0.2
+    """How far the ratio may fall below 1. Matters only with more than one update a rollout."""
+    epsilon_high: float | None = None
+    """How far the ratio may rise above 1; unset: epsilon. Higher keeps entropy up (DAPO: .28)."""
+    beta: float = 0.0
+    """Weight of the KL penalty to the first policy. Raise it where the model forgets the rest."""
+    mask_truncated_completions: bool = False
+    """Leave completions that ran out of room out of the loss. On for long reasoning."""
+
+    num_iterations: int = 1
+    """Passes over each rollout. More where generation is slow; the ratio then leaves 1."""
+    num_minibatches: int = 1
+    """Optimizer steps in each pass."""
+    micro_batch_size: int | None = None
+    """Completions in one forward and backward; unset: all. Lower it where memory runs out."""
+    learning_rate: float | None = None
+    """AdamW's step; unset: by the model's size, see `trainer.default_learning_rate`."""
+    lr_scheduler_type: str = "linear"
+    """constant, linear (to 0) or cosine (to 0)."""
+    warmup_steps: int = 5
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's pull of all weights towards 0."""
+    max_grad_norm: float = 1.0
+    """The gradient's global norm is clipped to this."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
+    lora_scale: float = 10.0
+    """What the adapters' output is multiplied by."""
+    seed: int = 0
+    """Seeds prompts, sampling, minibatches and adapters."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice(
+            self,
+            loss_type=LOSS_TYPES,
+            scale_rewards=SCALES,
+            lr_scheduler_type=("constant", "linear", "cosine"),
+        )
+        check_bounds(
+            self,
+            **dict.fromkeys(
+                (
+                    *("max_steps", "num_prompts", "max_completion_length"),
+                    *("num_iterations", "num_minibatches", "micro_batch_size"),
+                ),
+                (1, None),
+            ),
+            **dict.fromkeys(
+                (
+                    *("epsilon", "epsilon_high", "beta", "learning_rate", "warmup_steps"),
+                    *("weight_decay", "max_grad_norm", "lora_rank", "lora_scale", "seed"),
+                ),
+                (0, None),
+            ),
+            num_generations=(2, None),
+        )
+        self.sampling  # noqa: B018  (checks the sampling fields)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings of the policy."""
+        names = ("temperature", "top_p", "top_k", "min_p")
+        params = {name: getattr(self, name) for name in names}
+        SamplingParams(**params)
+        return params | {
+            "max_tokens": self.max_completion_length,
+            "chat_template": self.chat_template,
+            "seed": self.seed,
+        }
+
+
+class GRPOTrainer:
+    """Trains a language model on a text environment by GRPO.
+
+    Args:
+        model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
+        env: an environment id, an environment, or a function that makes one.
+        config: settings; the defaults where None.
+        env_kwargs: arguments of ``gym.make``, where ``env`` is an id.
+        tokenizer: of a model that is passed itself.
+        on_step: called after each optimizer step with the metrics and the rollout.
+
+    Attributes:
+        policy: the policy that is trained; usable at any time.
+        history: the metrics of each step so far.
+
+    Raises:
+        ConfigError: for an environment that is not text to text, or a temperature of 0.
+
+    Example:
+        >>> trainer = GRPOTrainer("tiny-lm", config=GRPOConfig(max_steps=2, num_prompts=4))
+        >>> len(trainer.train())
+        2
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        env: Any = "TextGen-v0",
+        config: GRPOConfig | None = None,
+        *,
+        env_kwargs: dict[str, Any] | None = None,
+        tokenizer: Any = None,
+        on_step: Callable[[dict[str, float], Buffer], None] | None = None,
+    ):
+        self.config = config = config or GRPOConfig()
+        if config.temperature == 0:
+            raise ConfigError(
+                "temperature must be above 0 to train: greedy completions are all equal"
+            )
+        self.env = make_env(env, env_kwargs)
+        if isinstance(model, (str, Path)):
+            model, tokenizer = load_model(model)
+        elif tokenizer is None:
+            raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+        self.model, self.tokenizer = model, tokenizer
+        self.history: list[dict[str, float]] = []
+        reference = self._make_reference()
+        if config.lora_rank:
+            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        self.policy = create_policy(model, tokenizer, config.sampling)
+        strategy = create_strategy("grpo", num_generations=config.num_generations)
+        turns = max_turns(self.env)
+        size = config.num_prompts * config.num_generations * turns
+        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._trainer = Trainer(
+            model,
+            partial(compute_advantages, scale_rewards=config.scale_rewards),
+            partial(
+                policy_loss,
+                loss_type=config.loss_type,
+                epsilon=config.epsilon,
+                epsilon_high=config.epsilon_high,
+                beta=config.beta,
+                max_completion_length=config.max_completion_length,
+            ),
+            self._make_optimizer(),
+            num_iterations=config.num_iterations,
+            num_minibatches=config.num_minibatches,
+            micro_batch_size=config.micro_batch_size,
+            max_grad_norm=config.max_grad_norm,
+            mask_truncated_completions=config.mask_truncated_completions,
+            reference=reference,
+            seed=config.seed,
+        )
+        self._on_step = on_step
+        self._tokens = 0
+
+    def describe(self) -> str:
+        """The loss in words: what is minimised, and on what."""
+        c = self.config
+        high = c.epsilon if c.epsilon_high is None else c.epsilon_high
+        clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
+        penalty = f", KL penalty {c.beta:g}" if c.beta else ", no KL penalty"
+        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
+        return (
+            f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
+            f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
+            f"{c.num_generations} completions; {adapters}, AdamW at {self.learning_rate:g}"
+        )
+
+    def train(self) -> list[dict[str, float]]:
+        """Train for ``max_steps`` optimizer steps.
+
+        A step whose rollout has no signal counts, and leaves the weights as they are.
+
+        Returns:
+            The metrics of each step, which are `history` too.
+        """
+        steps = 0
+        while steps < self.config.max_steps:
+            start = time.perf_counter()
+            rollout = self._runner.collect()
+            generated = time.perf_counter()
+            self._trainer.buffer = Buffer(rollout)
+            metrics = self._trainer.train(max_updates=self.config.max_steps - steps)
+            end = time.perf_counter()
+            steps += max(1, int(metrics.pop("updates")))
+            self._runner.policy_version = steps
+            metrics |= rollout_metrics(rollout)
+            self._tokens += int(metrics["num_tokens"])
+            metrics |= {
+                "step": float(steps),
+                "num_tokens": float(self._tokens),
+                "step_time": end - start,
+                "time/generate": generated - start,
+                "time/update": end - generated,
+            }
+            self.history.append(metrics)
+            if self._on_step is not None:
+                self._on_step(metrics, rollout)
+        return self.history
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate at its highest."""
+        rate = self.config.learning_rate
+        return default_learning_rate(self.model) if rate is None else rate
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
+        save_model(self.model, self.tokenizer, folder)
+
+    def _make_optimizer(self) -> optim.Optimizer:
+        c, peak = self.config, self.learning_rate
+        left = max(1, c.max_steps - c.warmup_steps)
+        decay: Any = {
+            "constant": lambda step: mx.array(peak),
+            "linear": optim.linear_schedule(peak, 0.0, left),
+            "cosine": optim.cosine_decay(peak, left),
+        }[c.lr_scheduler_type]
+        if c.warmup_steps:
+            # Not from 0: the first step would be lost.
+            warmup = optim.linear_schedule(peak / c.warmup_steps, peak, c.warmup_steps)
+            decay = optim.join_schedules([warmup, decay], [c.warmup_steps])
+        return optim.AdamW(
+            decay, betas=[0.9, 0.95], weight_decay=c.weight_decay, bias_correction=True
+        )
+
+    def _make_reference(self) -> Callable[[TokenBatch], mx.array] | None:
+        if not self.config.beta:
+            return None
+        if self.config.lora_rank:  # the same model without its adapters: no second copy
+            return self._score_without_lora
+        scorer = Scorer(copy.deepcopy(self.model))
+        return lambda batch: scorer(batch)[0]
+
+    def _score_without_lora(self, batch: TokenBatch) -> mx.array:
+        with without_lora(self.model):
+            logprobs = Scorer(self.model)(batch)[0]
+            mx.eval(logprobs)
+        return logprobs

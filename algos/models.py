@@ -1,0 +1,233 @@
+"""Language models: loading, saving, LoRA, and the two halves of a forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from textenv.algos import backend
+
+import textenv
+from textenv.errors import ConfigError, DataError, MissingFileError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+import mlx_lm.utils  # noqa: E402
+from mlx.utils import tree_flatten, tree_map  # noqa: E402
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # noqa: E402
+from mlx_lm.tuner.lora import LoRALinear  # noqa: E402
+from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
+
+ASSETS = Path(textenv.__file__).parent / "assets"
+
+
+def load_model(name: str | Path) -> tuple[nn.Module, Any]:
+    """Load a language model and its tokenizer.
+
+    On a CPU the weights become float32: half-precision products there do not use the BLAS.
+
+    Args:
+        name: ``"tiny-lm"`` (ships with the package), a folder that `mlx_lm.load` reads, or the
+            name of a model on the Hugging Face hub, which is downloaded where it is not cached.
+
+    Returns:
+        The model, and mlx-lm's tokenizer wrapper.
+
+    Raises:
+        MissingFileError: where the folder, or a file in it, is not there; names it.
+        DataError: where the folder does not hold a model that mlx-lm can build; names it.
+    """
+    folder = _resolve(str(name))
+    for needed in ("config.json", "tokenizer_config.json"):
+        if not (folder / needed).is_file():
+            what = "tokenizer" if needed.startswith("tokenizer") else "model"
+            raise MissingFileError(f"{folder} holds no {what}: {needed} is missing")
+    try:
+        config = mlx_lm.utils.load_config(folder)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    try:
+        model, _ = mlx_lm.utils.load_model(folder)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{folder} holds no weights: {error}") from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise DataError(f"{folder} does not hold a model that loads: {error}") from error
+    try:
+        tokenizer = mlx_lm.utils.load_tokenizer(
+            folder, eos_token_ids=config.get("eos_token_id", None)
+        )
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
+    if mx.default_device() == mx.cpu:
+        model.update(tree_map(_to_float32, model.parameters()))
+    mx.eval(model.parameters())
+    model.source = folder  # where save_model finds the config
+    return model, tokenizer
+
+
+def save_model(model: nn.Module, tokenizer: Any, folder: str | Path) -> None:
+    """Write a folder that `mlx_lm.load` reads; LoRA layers are merged in the copy written.
+
+    The folder appears whole or not at all; one that is there already is replaced.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    source = getattr(model, "source", None)
+    config = (
+        mlx_lm.utils.load_config(source)
+        if source is not None
+        else dataclasses.asdict(model.args) | {"model_type": model.model_type}
+    )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
+        target = Path(temporary) / folder.name
+        with _merged(model):
+            mlx_lm.utils.save_model(target, model)
+        mlx_lm.utils.save_config(dict(config), target / "config.json")
+        tokenizer.save_pretrained(str(target))
+        if folder.exists():
+            shutil.rmtree(folder)
+        target.rename(folder)
+
+
+def split_head(
+    model: nn.Module,
+) -> tuple[Callable[..., mx.array], Callable[[mx.array], mx.array]]:
+    """The model as a body ``(ids, cache) -> hidden`` and a head ``hidden -> logits``.
+
+    So that logits are computed only where they are needed. Architectures that do more between
+    the two (scaled or capped logits) are found out by a probe: there the body is the whole
+    model, and the head changes nothing.
+    """
+    body = getattr(model, "model", None)
+    head = getattr(model, "lm_head", None)
+    if body is not None and head is None:
+        head = getattr(getattr(body, "embed_tokens", None), "as_linear", None)
+    if callable(body) and head is not None:
+        probe = mx.array([[0, 1]])
+        whole = model(probe)
+        parts = head(body(probe))
+        if whole.shape == parts.shape and mx.array_equal(whole, parts).item():
+            return body, head
+    return (lambda ids, cache=None: model(ids, cache=cache)), (lambda hidden: hidden)
+
+
+def check_cache(model: nn.Module) -> int:
+    """Number of cache layers, where the model's attention is one that rollouts can share.
+
+    Raises:
+        ConfigError: for an architecture whose cache is not plain or sliding-window attention.
+    """
+    caches = make_prompt_cache(model)
+    for cache in caches:
+        sliding = type(cache) is RotatingKVCache and cache.keep == 0
+        if type(cache) is not KVCache and not sliding:
+            raise ConfigError(
+                f"models of type {model.model_type!r} keep a {type(cache).__name__}, which rollouts "
+                "cannot share yet; dense and sliding-window attention work"
+            )
+    return len(caches)
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Longest sequence that the model was made for, in tokens, where its config says so."""
+    return getattr(getattr(model, "args", None), "max_position_embeddings", None)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+
+
+def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:
+    """Freeze a model and add low-rank adapters (Hu et al. 2021) to its linear layers, in place.
+
+    Args:
+        model: an mlx-lm model.
+        rank: rank of each adapter.
+        scale: what the adapter's output is multiplied by.
+        seed: seed of the adapters' first factor; the second starts at zero.
+    """
+    model.freeze()
+    linear_to_lora_layers(
+        model, len(model.layers), {"rank": rank, "scale": scale, "dropout": 0.0, "keys": None}
+    )
+    key = mx.random.key(seed)
+    for _, module in _lora_layers(model):
+        key, own = mx.random.split(key)
+        bound = module.lora_a.shape[0] ** -0.5
+        module.lora_a = mx.random.uniform(-bound, bound, module.lora_a.shape, key=own)
+    mx.eval(model.parameters())
+
+
+@contextmanager
+def without_lora(model: nn.Module) -> Iterator[None]:
+    """The model as it was before `add_lora`, for the time of a ``with`` block."""
+    scales = [(module, module.scale) for _, module in _lora_layers(model)]
+    try:
+        for module, _ in scales:
+            module.scale = 0.0
+        yield
+    finally:
+        for module, scale in scales:
+            module.scale = scale
+
+
+def has_lora(model: nn.Module) -> bool:
+    """Whether `add_lora` was called on the model."""
+    return bool(_lora_layers(model))
+
+
+@contextmanager
+def _merged(model: nn.Module) -> Iterator[None]:
+    """LoRA layers replaced by plain ones of the same function, for the time of a block."""
+    from mlx.utils import tree_unflatten
+
+    layers = _lora_layers(model)
+    try:
+        model.update_modules(tree_unflatten([(name, m.fuse()) for name, m in layers]))
+        yield
+    finally:
+        model.update_modules(tree_unflatten(layers))
+
+
+def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear)]
+
+
+def _resolve(name: str) -> Path:
+    if (ASSETS / name / "config.json").is_file():
+        return ASSETS / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise DataError(f"model {name} is a file; expected a folder or a hub name")
+    # A hub name is "owner/model"; anything else that is not there is a mistyped folder.
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        shipped = ", ".join(sorted(p.name for p in ASSETS.iterdir()))
+        raise MissingFileError(
+            f"model {name!r} is not a folder, not a hub name (owner/model), "
+            f"and not one that ships here ({shipped})"
+        )
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return mlx_lm.utils._download(name)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingFileError(
+            f"model {name!r} is not a local folder and could not be downloaded: {reason}"
+        ) from error
+
+
+def _to_float32(value: mx.array) -> mx.array:
+    half = value.dtype in (mx.float16, mx.bfloat16)
+    return value.astype(mx.float32) if half else value

@@ -1,0 +1,199 @@
+"""A language model as a policy: text in, text out, with the tokens behind it.
+
+Any policy here is a callable ``policy(observation, deterministic=False) -> (action, extras)``.
+A batch of observations gives a list of actions, and each entry of ``extras`` has one item a row.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, overload
+
+import numpy as np
+from textenv.algos import backend
+
+from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+
+backend.prepare()
+
+import mlx.nn as nn  # noqa: E402
+from textenv.algos.generation import Completion, Generator  # noqa: E402
+from textenv.algos.models import context_length  # noqa: E402
+from textenv.algos.sampling import SamplingParams  # noqa: E402
+
+
+@dataclass(frozen=True)
+class PolicyParams(SamplingParams):
+    """Settings of `create_policy`."""
+
+    max_tokens: int = 64
+    """Longest completion in tokens, EOS included."""
+    seed: int = 0
+    """Seed of the sampling noise."""
+    chat_template: bool | None = None
+    """Whether prompts go through the tokenizer's chat template; None: where it has one."""
+    batch_size: int = 512
+    """Completions decoded at once; lower it where memory runs out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low in (("max_tokens", 1), ("seed", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"{name} must be an integer >= {low}, got {value!r}")
+
+
+class LanguageModelPolicy:
+    """Samples completions of prompts.
+
+    Args:
+        model: an mlx-lm model; trained in place, the policy follows it.
+        tokenizer: mlx-lm's tokenizer wrapper.
+        params: settings.
+
+    Raises:
+        ConfigError: for an architecture that rollouts cannot batch, or a chat template that
+            the tokenizer does not have.
+    """
+
+    batched = True
+    """Takes a list of observations as well as one."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, params: PolicyParams):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.params = params
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        if params.chat_template and not has_template:
+            raise ConfigError("chat_template is on, and the tokenizer has no chat template")
+        self._templated = has_template if params.chat_template is None else params.chat_template
+        self._eos = sorted(tokenizer.eos_token_ids)
+        self._generator = Generator(model, self._eos, params.batch_size)
+        self._rng = np.random.default_rng(params.seed)
+        self._greedy = replace(params, temperature=0.0)
+        self._warned_of_unknown = False
+
+    @overload
+    def __call__(
+        self, observation: str, deterministic: bool = ...
+    ) -> tuple[str, dict[str, Any]]: ...
+    @overload
+    def __call__(
+        self, observation: Sequence[str], deterministic: bool = ...
+    ) -> tuple[list[str], dict[str, list[Any]]]: ...
+    def __call__(
+        self, observation: str | Sequence[str], deterministic: bool = False
+    ) -> tuple[str | list[str], dict[str, Any]]:
+        """Complete a prompt, or each of a batch.
+
+        Args:
+            observation: a prompt, or a list of prompts; equal ones are prefilled once.
+            deterministic: take the most probable token each time.
+
+        Returns:
+            The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
+            included), ``token_entropies``, ``support``, ``temperature``, ``prompt_ids``,
+            ``truncated``, ``logprob`` (the sum over the tokens). For a batch, lists of these.
+
+        Raises:
+            ConfigTypeError: for an observation that is not text.
+            DataError: where a prompt and ``max_tokens`` do not fit the model's context.
+        """
+        single = isinstance(observation, str)
+        prompts = [observation] if single else list(observation)
+        encoded: dict[str, list[int]] = {}
+        for prompt in prompts:
+            if prompt not in encoded:
+                encoded[prompt] = self.encode(prompt)
+        prompt_ids = [encoded[prompt] for prompt in prompts]
+        params = self._greedy if deterministic else self.params
+        shape = (len(prompts), self.params.max_tokens)
+        noise = np.zeros(shape, np.float32) if params.greedy else self._noise(shape)
+        completions = self._generator.generate(prompt_ids, shape[1], params, noise)
+        texts = [self.decode(c) for c in completions]
+        extras = {
+            "prompt_ids": prompt_ids,
+            "token_ids": [c.token_ids for c in completions],
+            "token_logprobs": [c.token_logprobs for c in completions],
+            "token_entropies": [c.token_entropies for c in completions],
+            "support": [c.support for c in completions],
+            "temperature": [params.scale] * len(completions),
+            "truncated": [c.truncated for c in completions],
+            "logprob": [float(sum(c.token_logprobs)) for c in completions],
+        }
+        if single:
+            return texts[0], {key: values[0] for key, values in extras.items()}
+        return texts, extras
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, through the chat template where the model has one."""
+        if not isinstance(prompt, str):
+            raise ConfigTypeError(
+                f"a language model's observation is text, got {type(prompt).__name__}; "
+                "see textenv.wrappers for other observations"
+            )
+        if self._templated:
+            message = [{"role": "user", "content": prompt}]
+            ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True)
+        else:
+            ids = self.tokenizer.encode(prompt)
+        ids = list(ids)
+        if not ids:
+            raise DataError("the prompt is empty, and this model has no token to begin with")
+        self._check_length(prompt, len(ids))
+        self._warn_of_unknown(prompt, ids)
+        return ids
+
+    def decode(self, completion: Completion) -> str:
+        """Text of a completion, without its EOS."""
+        ids = completion.token_ids
+        return self.tokenizer.decode(ids if completion.truncated else ids[:-1])
+
+    def with_params(self, **changes: Any) -> LanguageModelPolicy:
+        """The same model under other settings."""
+        return LanguageModelPolicy(self.model, self.tokenizer, replace(self.params, **changes))
+
+    def _noise(self, shape: tuple[int, int]) -> np.ndarray:
+        return self._rng.random(shape, dtype=np.float32)
+
+    def _check_length(self, prompt: str, tokens: int) -> None:
+        context = context_length(self.model)
+        if context is not None and tokens + self.params.max_tokens > context:
+            raise DataError(
+                f"a prompt of {tokens} tokens and max_tokens={self.params.max_tokens} exceed the "
+                f"model's context of {context} tokens (prompt {prompt[:40]!r}...)"
+            )
+
+    def _warn_of_unknown(self, prompt: str, ids: list[int]) -> None:
+        unk = getattr(self.tokenizer, "unk_token_id", None)
+        if unk is not None and unk in ids and not self._warned_of_unknown:
+            self._warned_of_unknown = True
+            warnings.warn(
+                f"the model's tokenizer does not know some of prompt {prompt[:60]!r}; "
+                "the model reads an unknown token there",
+                stacklevel=4,
+            )
+
+
+def create_policy(
+    model: nn.Module, tokenizer: Any, params: Mapping[str, Any] | None = None
+) -> LanguageModelPolicy:
+    """A policy that samples from a language model.
+
+    Args:
+        model: from `load_model`.
+        tokenizer: from `load_model`.
+        params: any of the fields of `PolicyParams`: ``max_tokens``, ``temperature``, ``top_p``,
+            ``top_k``, ``min_p``, ``seed``, ``chat_template``, ``batch_size``.
+
+    Raises:
+        ConfigError: for an unknown setting, or one out of range.
+    """
+    params = dict(params or {})
+    known = [field.name for field in fields(PolicyParams)]
+    for name in params:
+        if name not in known:
+            raise ConfigError(unknown("policy setting", name, known))
+    return LanguageModelPolicy(model, tokenizer, PolicyParams(**params))

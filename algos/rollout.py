@@ -1,0 +1,324 @@
+"""The rollout loop: one for text and for control, for episodes of one turn or many.
+
+The runner sees observations, actions and transitions. How a policy comes to an action, token by
+token or by one matrix product, is the policy's own affair; what it records comes in ``extras``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv
+from textenv.algos.lanes import Lane, SingleStage, VectorStage, standardize_reset
+from textenv.algos.strategy import Strategy, create_strategy
+from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.wrappers.step import DictStep, standardize_step
+
+from textenv.errors import ConfigError, ConfigTypeError
+
+Policy = Callable[..., tuple[Any, dict[str, Any]]]
+"""``policy(observation, deterministic=False) -> (action, extras)``."""
+
+_MAX_SEED = 2**31 - 1
+
+
+class RolloutRunner:
+    """Collects rollouts of one policy in one environment.
+
+    Text is collected in whole groups: all trajectories of a group start from one reset seed,
+    hence from the same prompt. Where the policy takes batches (``policy.batched``), a whole
+    rollout is generated at once, in copies of the environment made from its spec. Control is
+    collected for exactly ``max_steps`` transitions, shared evenly by the lanes of a vector
+    environment; an episode that the end of a rollout cuts goes on in the next one.
+
+    Args:
+        env: a Gymnasium environment, a vector environment, or anything whose ``reset`` and
+            ``step`` return the dicts of `textenv.wrappers.DictStep`.
+        policy: any policy. One that declares ``episode_start`` or ``infos`` is given them.
+        strategy: from `create_strategy`; single trajectories where None.
+        max_steps: transitions of one `collect`: for control exactly that many, for text at most.
+        seed: seeds the resets; a policy has a seed of its own.
+
+    Raises:
+        ConfigTypeError: for an environment or policy of another kind.
+        ConfigError: where ``max_steps`` is too few for one group, or does not divide by the
+            number of environments; says both numbers.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: Policy,
+        strategy: Strategy | None = None,
+        max_steps: int = 2048,
+        seed: int = 0,
+    ):
+        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+            raise ConfigError(f"max_steps must be an integer >= 1, got {max_steps!r}")
+        if not callable(policy):
+            raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
+        self.env = _as_dict_step(env)
+        self.policy = policy
+        self.strategy = strategy or create_strategy("ppo")
+        self.max_steps = max_steps
+        self.policy_version = 0
+        """Stamped on every trajectory; whoever updates the policy counts it up."""
+        self._rng = np.random.default_rng(seed)
+        self._given = _declared(policy, ("episode_start", "infos"))
+        self._batched = getattr(policy, "batched", False)
+        vector = isinstance(getattr(self.env, "env", None), VectorEnv)
+        self._stage = VectorStage(self.env) if vector else SingleStage(self.env)
+        self._lanes: list[Lane] = []  # control: the episodes under way
+        self._copies = [self.env]  # text: made as they are needed
+        self._next_group = 0
+        self._text = isinstance(_single_action_space(self.env), gym.spaces.Text)
+        if self._text:
+            self._plan_groups()
+        elif max_steps % self._stage.num_envs:
+            raise ConfigError(
+                f"max_steps={max_steps} must be divisible by num_envs={self._stage.num_envs}: "
+                "a rollout is shared evenly by all environments"
+            )
+
+    def collect(self) -> Buffer:
+        """Collect one rollout.
+
+        Raises:
+            TypeError: where a step result has another shape.
+        """
+        return self._collect_groups() if self._text else self._collect_steps()
+
+    def close(self) -> None:
+        """Close the environment and its copies."""
+        for env in self._copies:
+            if hasattr(env, "close"):
+                env.close()
+
+    # --- control: a fixed number of transitions ---------------------------------------------
+
+    def _collect_steps(self) -> Buffer:
+        stage, version = self._stage, self.policy_version
+        if not self._lanes:
+            seed = self._seed()
+            starts = stage.reset(seed)
+            self._lanes = [Lane(start, version, seed=seed + i) for i, start in enumerate(starts)]
+        lanes = self._lanes
+        for lane in lanes:
+            lane.trajectory.policy_version = version
+        buffer = Buffer()
+        remaining = [self.max_steps // stage.num_envs] * stage.num_envs
+        while any(remaining):
+            if isinstance(stage, VectorStage):
+                starts_now: Any = np.array([lane.starts for lane in lanes])
+                infos: Any = [lane.info for lane in lanes]
+            else:
+                starts_now, infos = lanes[0].starts, lanes[0].info
+            action, extras = self._act(stage.observation, starts_now, infos)
+            actions = stage.rows(action)
+            for i, (step, start) in enumerate(stage.step(action)):
+                lane = lanes[i]
+                if step is not None and remaining[i]:
+                    row = {key: stage.rows(value)[i] for key, value in extras.items()}
+                    lane.record(actions[i], row, step)
+                    remaining[i] -= 1
+                    if lane.ended or not remaining[i]:
+                        buffer.add(lane.trajectory)
+                        lanes[i] = lane.cut(version)
+                elif step is not None:  # this lane has its share, others wait for a reset
+                    lane.observation, lane.info, lane.starts = (
+                        step["observation"],
+                        step["info"],
+                        False,
+                    )
+                    lanes[i] = lane.cut(version)
+                if start is not None:
+                    lanes[i] = Lane(start, version)
+        return buffer
+
+    def _act(self, observation: Any, episode_start: Any, infos: Any) -> tuple[Any, dict[str, Any]]:
+        given = {"episode_start": episode_start, "infos": infos}
+        return self.policy(observation, **{name: given[name] for name in self._given})
+
+    def _seed(self) -> int:
+        return int(self._rng.integers(_MAX_SEED))
+
+    # --- text: groups of whole episodes -----------------------------------------------------
+
+    def _plan_groups(self) -> None:
+        self._turns = max_turns(self.env)
+        size = self.strategy.num_generations
+        self._num_groups = self.max_steps // (size * self._turns)
+        if self._num_groups < 1:
+            raise ConfigError(
+                f"max_steps={self.max_steps} is fewer than one group: num_generations={size} "
+                f"trajectories of up to {self._turns} step(s) each"
+            )
+
+    def _collect_groups(self) -> Buffer:
+        size = self.strategy.num_generations
+        starts = [
+            (self._next_group + group, seed)
+            for group, seed in enumerate(
+                self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
+            )
+            for _ in range(size)
+        ]
+        self._next_group += self._num_groups
+        if isinstance(self._stage, VectorStage):
+            width = self._stage.num_envs
+        else:
+            width = self._make_copies(len(starts) if self._batched else 1)
+        buffer = Buffer()
+        for first in range(0, len(starts), width):
+            for trajectory in self._episodes(starts[first : first + width]):
+                buffer.add(trajectory)
+        return buffer
+
+    def _episodes(self, starts: list[tuple[int, int]]) -> list[Trajectory]:
+        """One whole episode for each (group, seed), side by side."""
+        lanes = []
+        for start, (group_id, seed) in zip(self._reset([seed for _, seed in starts]), starts):
+            lanes.append(Lane(start, self.policy_version, seed))
+            lanes[-1].trajectory.group_id = group_id
+        going = list(range(len(lanes)))
+        while going:
+            actions, extras = self._answer([lanes[i] for i in going])
+            steps = self._step(dict(zip(going, actions)))
+            for i, action, row in zip(going, actions, extras):
+                lanes[i].record(action, row, steps[i])
+            going = [i for i in going if not lanes[i].ended]
+        return [lane.trajectory for lane in lanes]
+
+    def _answer(self, lanes: list[Lane]) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Actions and extras of some lanes: at once where the policy takes batches."""
+        if not self._batched:
+            pairs = [self._act(lane.observation, lane.starts, lane.info) for lane in lanes]
+            return [action for action, _ in pairs], [extras for _, extras in pairs]
+        actions, extras = self._act(
+            [lane.observation for lane in lanes],
+            [lane.starts for lane in lanes],
+            [lane.info for lane in lanes],
+        )
+        rows = [{key: values[i] for key, values in extras.items()} for i in range(len(lanes))]
+        return list(actions), rows
+
+    def _reset(self, seeds: list[int]) -> list[dict[str, Any]]:
+        if isinstance(self._stage, VectorStage):
+            spare = self._stage.num_envs - len(seeds)
+            return self._stage.reset(seeds + seeds[:1] * spare)[: len(seeds)]
+        return [standardize_reset(e.reset(seed=s)) for e, s in zip(self._copies, seeds)]
+
+    def _step(self, actions: dict[int, Any]) -> dict[int, Any]:
+        if isinstance(self._stage, VectorStage):
+            every = tuple(actions.get(i, "") for i in range(self._stage.num_envs))
+            outcomes = self._stage.step(every)
+            return {i: outcomes[i].step for i in actions}
+        return {i: standardize_step(self._copies[i].step(a)) for i, a in actions.items()}
+
+    def _make_copies(self, count: int) -> int:
+        """Copy the environment up to ``count`` times in all; returns how many there are to use."""
+        missing = count - len(self._copies)
+        spec = getattr(self.env, "spec", None)
+        if missing > 0 and spec is None:
+            warnings.warn(
+                f"{type(self.env.unwrapped).__name__} has no spec, so that copies of it cannot be "
+                "made: episodes are generated one after another, which is slow",
+                stacklevel=4,
+            )
+            return 1
+        # The spec of a registered environment says how it was wrapped; the checks of a first
+        # use were made on the environment that the user gave.
+        self._copies += [DictStep(gym.make(spec, disable_env_checker=True)) for _ in range(missing)]
+        return count
+
+
+class RolloutCoordinator:
+    """Collects rollouts in environments and with policies that it makes from factories.
+
+    Args:
+        create_env: makes an environment.
+        create_policy: makes a policy.
+        algorithm: the name of a strategy, or a strategy.
+        num_workers: processes that collect; 0 collects in this one.
+        max_steps: as in `RolloutRunner`.
+        seed: as in `RolloutRunner`.
+
+    Raises:
+        ConfigError: for ``num_workers`` other than 0.
+    """
+
+    def __init__(
+        self,
+        create_env: Callable[[], Any],
+        create_policy: Callable[[], Policy],
+        algorithm: str | Strategy = "grpo",
+        num_workers: int = 0,
+        max_steps: int = 2048,
+        seed: int = 0,
+    ):
+        if num_workers != 0:
+            raise ConfigError(
+                f"num_workers={num_workers}: only 0 (collect in this process) works so far"
+            )
+        strategy = algorithm if isinstance(algorithm, Strategy) else create_strategy(algorithm)
+        self.runner = RolloutRunner(create_env(), create_policy(), strategy, max_steps, seed)
+
+    def collect(self) -> Buffer:
+        """Collect one rollout."""
+        return self.runner.collect()
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.runner.close()
+
+
+def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
+    """An environment from an id, a function that makes one, or one as it is.
+
+    Raises:
+        ConfigError: for ``env_kwargs`` without an id, or an id that is not registered.
+    """
+    if isinstance(env, str):
+        try:
+            return gym.make(env, **(env_kwargs or {}))
+        except gym.error.UnregisteredEnv as error:
+            raise ConfigError(f"environment {env!r} is not registered: {error}") from error
+    if env_kwargs:
+        raise ConfigError("env_kwargs go with an environment's id, and env is not one")
+    return env() if callable(env) else env
+
+
+def max_turns(env: Any) -> int:
+    """Most steps that an episode of a text environment can have."""
+    return getattr(getattr(env, "spec", None), "max_episode_steps", None) or 1
+
+
+def _as_dict_step(env: Any) -> Any:
+    if isinstance(env, (gym.Env, VectorEnv)):
+        return DictStep(env)
+    if not (hasattr(env, "reset") and hasattr(env, "step")):
+        raise ConfigTypeError(
+            f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
+        )
+    return env
+
+
+def _single_action_space(env: Any) -> Any:
+    inner = getattr(env, "env", None)
+    if isinstance(inner, VectorEnv):
+        return inner.single_action_space
+    return getattr(env, "action_space", None)
+
+
+def _declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
+    """Which of the parameters a callable has."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a builtin without a signature
+        return []
+    return [name for name in names if name in parameters]

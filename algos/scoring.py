@@ -1,0 +1,133 @@
+"""Log-probabilities of completions under a model, differentiable.
+
+Each distinct prompt goes through the model once, forward and backward; the completions of a
+group continue its keys and values. Logits exist only where a completion's token is predicted.
+
+Shapes: as in `textenv.algos.batch`; D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from textenv.algos import backend
+from textenv.algos.batch import TokenBatch
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+from textenv.algos.generation import pad_left  # noqa: E402
+from textenv.algos.kv_cache import GrowingCache  # noqa: E402
+from textenv.algos.models import check_cache, split_head  # noqa: E402
+
+_CHUNK = 2**22  # logits that exist at once; beyond this they are computed again in the backward
+
+
+class Scorer:
+    """Computes log-probabilities of the tokens of a batch.
+
+    Args:
+        model: an mlx-lm model of dense or sliding-window attention.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._layers = check_cache(model)
+        self._body, self._head = split_head(model)
+
+    def __call__(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
+        """Score a batch.
+
+        Returns:
+            Log-probabilities (N, T) of its tokens over the support that they were sampled from,
+            and the entropies (N, T) of these distributions, without gradient. Both are
+            meaningless where the mask is 0.
+        """
+        hidden = self._hidden(batch)  # (N, T, D)
+        n, width = batch.token_ids.shape
+        flat = hidden.reshape(n * width, -1)
+        targets = mx.array(batch.token_ids.reshape(-1))
+        support = batch.support
+        if support is not None:
+            support = support.reshape(n * width, -1)
+        temperature = mx.array(np.repeat(batch.temperature, width))[:, None]  # (N * T, 1)
+        rows = max(1, _CHUNK // self._vocabulary(flat))
+        parts = [
+            self._project(
+                flat[i : i + rows],
+                targets[i : i + rows],
+                temperature[i : i + rows],
+                None if support is None else mx.array(support[i : i + rows]),
+                again=n * width > rows,
+            )
+            for i in range(0, n * width, rows)
+        ]
+        logprobs = mx.concatenate([p for p, _ in parts]).reshape(n, width)
+        entropies = mx.concatenate([e for _, e in parts]).reshape(n, width)
+        return logprobs, mx.stop_gradient(entropies)
+
+    def _hidden(self, batch: TokenBatch) -> mx.array:
+        ids, padding = pad_left(batch.prompts)
+        caches = [GrowingCache(padding) for _ in range(self._layers)]
+        last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token
+        rows, uniform = mx.array(batch.prompt_index), _uniform(batch.prompt_index)
+        first = mx.repeat(last, uniform, axis=0) if uniform else last[rows]
+        if batch.token_ids.shape[1] == 1:
+            return first
+        forks = [cache.fork(rows, uniform) for cache in caches]
+        rest = self._body(mx.array(batch.token_ids[:, :-1]), forks)
+        return mx.concatenate([first, rest], axis=1)
+
+    def _vocabulary(self, flat: mx.array) -> int:
+        return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed
+
+    def _project(
+        self,
+        hidden: mx.array,
+        targets: mx.array,
+        temperature: mx.array,
+        support: mx.array | None,
+        again: bool,
+    ) -> tuple[mx.array, mx.array]:
+        def project(hidden: mx.array) -> tuple[mx.array, mx.array]:
+            logits = self._head(hidden)
+            if logits.dtype != mx.float64:
+                logits = logits.astype(mx.float32)
+            return token_logprobs(logits / temperature, targets, support)
+
+        if again:  # nn's checkpoint and not mx's: gradients flow to the head's weights too
+            project = nn.utils.checkpoint(self._model, project)
+        return project(hidden)
+
+
+def token_logprobs(
+    logits: mx.array, targets: mx.array, support: mx.array | None
+) -> tuple[mx.array, mx.array]:
+    """Log-probabilities (M,) of targets, and entropies (M,), over a support.
+
+    Args:
+        logits: (M, V), divided by the temperature.
+        targets: (M,) token ids, each in its support.
+        support: (M, K) ids padded with -1; None for the whole vocabulary.
+    """
+    chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    if support is not None:
+        # A row without any id is padding of the batch: one entry keeps it finite.
+        inside = (support >= 0) | (mx.arange(support.shape[1]) == 0)
+        gathered = mx.take_along_axis(logits, mx.maximum(support, 0), axis=-1)
+        logits = mx.where(inside, gathered, -mx.inf)
+    normalizer = mx.logsumexp(logits, axis=-1)
+    detached = mx.stop_gradient(logits - normalizer[:, None])
+    probs = mx.exp(detached)
+    entropies = -mx.sum(mx.where(probs > 0, probs * detached, 0.0), axis=-1)
+    return chosen - normalizer, entropies
+
+
+def _uniform(prompt_index: np.ndarray) -> int:
+    """How many completions every prompt has, where all have as many and stand in order; else 0."""
+    count, odd = divmod(len(prompt_index), int(prompt_index[-1]) + 1)
+    if odd or not np.array_equal(
+        prompt_index, np.repeat(np.arange(len(prompt_index) // count), count)
+    ):
+        return 0
+    return count

@@ -1,0 +1,235 @@
+"""One policy-gradient update of a language model from a buffer of trajectories.
+
+buffer -> batch -> advantages -> log-probabilities -> loss -> gradient -> weights.
+What an algorithm is lies in its two functions, ``advantage_fn`` and ``loss_fn``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from textenv.algos import backend
+from textenv.algos.batch import BatchSize, TokenBatch, make_batch
+from textenv.algos.trajectory import Buffer
+
+from textenv.errors import ConfigError, DataError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+import mlx.optimizers as optim  # noqa: E402
+from mlx.utils import tree_flatten, tree_map  # noqa: E402
+from textenv.algos.models import count_parameters, has_lora  # noqa: E402
+from textenv.algos.scoring import Scorer  # noqa: E402
+
+AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
+"""``advantage_fn(rewards, group_ids) -> advantages``, all (N,)."""
+
+LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
+"""``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, (N, T) each."""
+
+
+def default_learning_rate(model: nn.Module) -> float:
+    """A learning rate by the size of the model, for AdamW.
+
+    1e-3 up to 10 million, 1e-5 up to 300 million, 1e-6 above; ten times that for LoRA adapters,
+    at most 1e-3. Rules of thumb: pass your own where you know better.
+    """
+    size = sum(weights.size for _, weights in tree_flatten(model.parameters()))
+    rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
+    return min(1e-3, 10 * rate) if has_lora(model) else rate
+
+
+class Trainer:
+    """Updates a model from a buffer.
+
+    Args:
+        model: a language model, trained in place.
+        advantage_fn: ``(rewards, group_ids) -> advantages``, such as `grpo.compute_advantages`.
+        loss_fn: ``(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, such as
+            `grpo.policy_loss`. One that declares ``batch_size`` is told the whole batch's, so
+            that rows without signal can be left out and the rest taken in parts; one that
+            declares ``ref_logprobs`` is given those of ``reference``.
+        optimizer: an MLX optimizer; None: AdamW with `default_learning_rate`, betas .9 and .95,
+            no weight decay, bias correction.
+        buffer: what to train on.
+        on_policy: clear the buffer after training.
+        num_iterations: passes over the buffer.
+        num_minibatches: optimizer steps a pass.
+        micro_batch_size: trajectories in one forward and backward; None: all of a minibatch.
+        max_grad_norm: the gradient's global norm is clipped to this.
+        mask_truncated_completions: leave completions that ran out of room out of the loss.
+        reference: log-probabilities (N, T) of a batch under a frozen policy.
+        seed: seeds the minibatches.
+
+    Raises:
+        ConfigError: where the model has no weights to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        advantage_fn: AdvantageFn,
+        loss_fn: LossFn,
+        optimizer: optim.Optimizer | None = None,
+        buffer: Buffer | None = None,
+        on_policy: bool = True,
+        *,
+        num_iterations: int = 1,
+        num_minibatches: int = 1,
+        micro_batch_size: int | None = None,
+        max_grad_norm: float = 1.0,
+        mask_truncated_completions: bool = False,
+        reference: Callable[[TokenBatch], mx.array] | None = None,
+        seed: int = 0,
+    ):
+        if not count_parameters(model):
+            raise ConfigError("the model has no trainable weights: use LoRA for a frozen model")
+        self.model = model
+        self.advantage_fn = advantage_fn
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer or optim.AdamW(
+            default_learning_rate(model), betas=[0.9, 0.95], weight_decay=0, bias_correction=True
+        )
+        self.buffer = Buffer() if buffer is None else buffer
+        self.on_policy = on_policy
+        self.num_iterations = num_iterations
+        self.num_minibatches = num_minibatches
+        self.micro_batch_size = micro_batch_size
+        self.max_grad_norm = max_grad_norm
+        self.mask_truncated_completions = mask_truncated_completions
+        self.reference = reference
+        self._declares = inspect.signature(loss_fn).parameters
+        self._divisible = "batch_size" in self._declares
+        self._scorer = Scorer(model)
+        self._rng = np.random.default_rng(seed)
+
+    def train(self, max_updates: int | None = None) -> dict[str, float]:
+        """Train on the buffer, and clear it where training is on-policy.
+
+        Where no trajectory has an advantage the optimizer is not called: AdamW would move the
+        weights by its momentum even on a gradient of zero.
+
+        Args:
+            max_updates: stop after this many optimizer steps.
+
+        Returns:
+            Metrics, averaged over the optimizer steps; ``updates`` is how many there were.
+
+        Raises:
+            DataError: for an empty buffer, or trajectories without tokens.
+        """
+        batch = make_batch(self.buffer.trajectories, self.mask_truncated_completions)
+        advantages = np.asarray(self.advantage_fn(batch.rewards, batch.group_ids), np.float32)
+        if advantages.shape != (len(batch),):
+            raise ConfigError(
+                f"advantage_fn must return shape ({len(batch)},), got {advantages.shape}"
+            )
+        has_signal = (advantages != 0) & batch.mask.any(axis=1)
+        history: list[dict[str, float]] = []
+        if has_signal.any():
+            ref_logprobs = self._ref_logprobs(batch)
+            limit = math.inf if max_updates is None else max_updates
+            for rows in self._minibatches(len(batch)):
+                if len(history) == limit:
+                    break
+                history.append(self._update(batch, advantages, has_signal, ref_logprobs, rows))
+        if self.on_policy:
+            self.buffer.clear()
+        history = [metrics for metrics in history if metrics]
+        names = history[0] if history else {}
+        metrics = {name: float(np.mean([m[name] for m in history])) for name in names}
+        if history:  # only before the first update are both sides the same policy
+            name = "sampling/logprob_difference/max"
+            metrics[name] = history[0][name]
+        return metrics | {"updates": float(len(history))}
+
+    def _minibatches(self, size: int) -> Iterator[np.ndarray]:
+        """Rows of each minibatch, in order within it so that equal prompts stand together."""
+        if self.num_minibatches > size:
+            raise DataError(
+                f"num_minibatches={self.num_minibatches} is more than the {size} trajectories"
+            )
+        for _ in range(self.num_iterations):
+            shuffled = self._rng.permutation(size) if self.num_minibatches > 1 else np.arange(size)
+            for rows in np.array_split(shuffled, self.num_minibatches):
+                yield np.sort(rows)
+
+    def _ref_logprobs(self, batch: TokenBatch) -> np.ndarray | None:
+        if self.reference is None:
+            return None
+        step = self.micro_batch_size or len(batch)
+        out = np.zeros(batch.token_ids.shape, np.float32)
+        for start in range(0, len(batch), step):
+            part = batch.take(np.arange(start, min(start + step, len(batch))))
+            out[start : start + step, : part.token_ids.shape[1]] = np.array(self.reference(part))
+        return out
+
+    def _update(
+        self,
+        batch: TokenBatch,
+        advantages: np.ndarray,
+        has_signal: np.ndarray,
+        ref_logprobs: np.ndarray | None,
+        rows: np.ndarray,
+    ) -> dict[str, float]:
+        """One optimizer step on some rows; no step and no metrics where they have no signal."""
+        whole = BatchSize(len(rows), float(batch.mask[rows].sum()))
+        if self._divisible:
+            # A KL penalty pulls on every row, whatever its advantage.
+            rows = rows if ref_logprobs is not None else rows[has_signal[rows]]
+            step = self.micro_batch_size or max(1, len(rows))
+            parts = [rows[i : i + step] for i in range(0, len(rows), step)]
+        else:
+            parts = [rows]
+        if not has_signal[rows].any():
+            return {}
+        total: Any = None
+        metrics: dict[str, float] = {}
+        tokens = batch.mask[rows].sum()
+        for part in parts:
+            small = batch.take(part)
+            if not small.mask.any():
+                continue
+            extra: dict[str, Any] = {"batch_size": whole} if self._divisible else {}
+            if ref_logprobs is not None:
+                extra["ref_logprobs"] = mx.array(ref_logprobs[part, : small.token_ids.shape[1]])
+            (loss, values), grads = nn.value_and_grad(self.model, self._loss)(
+                small, mx.array(advantages[part]), extra
+            )
+            total = grads if total is None else tree_map(mx.add, total, grads)
+            mx.eval(loss, values, total)
+            share = float(small.mask.sum() / tokens)
+            metrics["loss"] = metrics.get("loss", 0.0) + loss.item()
+            worst = values.pop("sampling/logprob_difference/max").item()
+            name = "sampling/logprob_difference/max"
+            metrics[name] = max(metrics.get(name, 0.0), worst)
+            for name, value in values.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value.item()
+        grads, norm = optim.clip_grad_norm(total, self.max_grad_norm)
+        if not math.isfinite(norm.item()):
+            raise FloatingPointError(
+                f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "
+                "precision; the weights were left as they were"
+            )
+        self.optimizer.update(self.model, grads)
+        mx.eval(self.model.parameters(), self.optimizer.state)
+        return metrics | {
+            "grad_norm": norm.item(),
+            "learning_rate": float(self.optimizer.learning_rate.item()),
+        }
+
+    def _loss(
+        self, batch: TokenBatch, advantages: mx.array, extra: dict[str, Any]
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        logprobs, entropies = self._scorer(batch)  # (N, T) each
+        mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)
+        loss, metrics = self.loss_fn(logprobs, old, advantages, mask, **extra)
+        off = mx.stop_gradient(mx.abs(logprobs - old) * mask).max()
+        entropy = (entropies * mask).sum() / mx.maximum(mask.sum(), 1)
+        return loss, {**metrics, "entropy": entropy, "sampling/logprob_difference/max": off}

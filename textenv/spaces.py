@@ -1,0 +1,83 @@
+"""Text over the whole of Unicode, as a Gymnasium space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Text
+
+from textenv.errors import ConfigTypeError
+
+_SAMPLE_CHARS = "".join(map(chr, range(32, 127)))
+_SAMPLE_LENGTH = 64  # random text longer than this helps nobody
+
+
+class UnicodeText(Text):
+    """Any string of Unicode scalar values up to a length: what a language model reads and writes.
+
+    `gymnasium.spaces.Text` lists its characters, which for Unicode takes a second and a
+    megabyte; this subclass knows them by rule instead. A lone surrogate is not a member:
+    it cannot be written as UTF-8, so it could not leave the process.
+
+    Args:
+        max_length: longest string, in characters.
+        min_length: shortest string, in characters.
+        seed: seed for `sample`.
+    """
+
+    def __init__(
+        self,
+        max_length: int,
+        *,
+        min_length: int = 0,
+        seed: int | np.random.Generator | None = None,
+    ):
+        super().__init__(max_length, min_length=min_length, charset=_SAMPLE_CHARS, seed=seed)
+
+    def contains(self, x: Any) -> bool:
+        """Whether ``x`` is a string within the lengths and without lone surrogates."""
+        return (
+            isinstance(x, str)
+            and self.min_length <= len(x) <= self.max_length
+            and (x.isascii() or not has_lone_surrogate(x))
+        )
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """A random string of printable ASCII, of at most 64 characters.
+
+        Raises:
+            ConfigTypeError: for a mask or probability, which need a list of characters.
+        """
+        if mask is not None or probability is not None:
+            raise ConfigTypeError("UnicodeText.sample takes no mask and no probability")
+        longest = min(self.max_length, max(self.min_length, _SAMPLE_LENGTH))
+        length = int(self.np_random.integers(self.min_length, longest + 1))
+        picks = self.np_random.integers(len(_SAMPLE_CHARS), size=length)
+        return "".join(_SAMPLE_CHARS[i] for i in picks)
+
+    def __repr__(self) -> str:
+        return f"UnicodeText({self.min_length}, {self.max_length})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, UnicodeText)
+            and self.min_length == other.min_length
+            and self.max_length == other.max_length
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # as every Gymnasium space: mutable, compared by value
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: the number of possible characters is that of Unicode."""
+        return False
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a string cannot be encoded as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -1,0 +1,54 @@
+"""Tasks by name. A new one is one file here and one line in `_BUILT_IN`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from textenv.errors import ConfigError, unknown
+from textenv.tasks.arithmetic import Arithmetic
+from textenv.tasks.base import Example, GeneratedTask, Task
+from textenv.tasks.countdown import Countdown
+from textenv.tasks.reverse import Reverse
+from textenv.tasks.sort import Sort
+
+__all__ = ["Example", "GeneratedTask", "Task", "make", "names", "register_task"]
+
+_BUILT_IN: tuple[type[GeneratedTask], ...] = (Arithmetic, Countdown, Reverse, Sort)
+_factories: dict[str, Callable[..., Task]] = {task.name: task for task in _BUILT_IN}
+
+
+def names() -> list[str]:
+    """Names of all the tasks that can be made here."""
+    return sorted(_factories)
+
+
+def make(name: str, **kwargs: Any) -> Task:
+    """Make a task by name; ``kwargs`` are its difficulty parameters and ``split``.
+
+    Raises:
+        ConfigError: for an unknown task, or a parameter that it does not have.
+    """
+    factory = _factories.get(name)
+    if factory is None:
+        raise ConfigError(unknown("task", name, names()))
+    try:
+        return factory(**kwargs)
+    except TypeError as error:
+        raise ConfigError(f"task {name!r}: {error}") from error
+
+
+def register_task(name: str, factory: Callable[..., Task]) -> None:
+    """Add a task under a name.
+
+    Args:
+        name: the name for ``gym.make("TextGen-v0", task=name)``.
+        factory: a `Task` class or function that makes one; it is given ``split=`` and
+            whatever ``task_kwargs`` the user passes.
+
+    Raises:
+        ConfigError: where the name is taken.
+    """
+    if name in _factories:
+        raise ConfigError(f"task {name!r} is registered already")
+    _factories[name] = factory

@@ -1,0 +1,61 @@
+"""arithmetic: ``12+30=`` is answered by ``42``."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textenv.errors import ConfigError
+from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
+
+
+@dataclass(frozen=True)
+class Arithmetic(GeneratedTask):
+    """Sums (or differences, products) of whole numbers; by default two of two digits."""
+
+    name: ClassVar[str] = "arithmetic"
+
+    digits: int = 2
+    """Digits of each operand; more is harder."""
+    operands: int = 2
+    """How many numbers are combined, left to right."""
+    operations: str = "+"
+    """The operations to draw from, any of ``+-*``."""
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_range("digits", self.digits, 1, 12)
+        check_range("operands", self.operands, 2, 8)
+        check_split(self.split)
+        if not self.operations or set(self.operations) - set("+-*"):
+            raise ConfigError(
+                f"operations must be characters out of '+-*', got {self.operations!r}"
+            )
+
+    def generate(self, rng: random.Random) -> Example:
+        """Draw operands and operations; ``*`` binds tighter than ``+`` and ``-``."""
+        low = 10 ** (self.digits - 1) if self.digits > 1 else 0
+        numbers = [rng.randrange(low, 10**self.digits) for _ in range(self.operands)]
+        signs = [rng.choice(self.operations) for _ in range(self.operands - 1)]
+        total, term, sign = 0, numbers[0], 1
+        for operation, number in zip(signs, numbers[1:]):
+            if operation == "*":
+                term *= number
+            else:
+                total, term, sign = total + sign * term, number, 1 if operation == "+" else -1
+        text = str(numbers[0]) + "".join(f"{s}{n}" for s, n in zip(signs, numbers[1:]))
+        return {"prompt": f"{text}=", "answer": str(total + sign * term)}
+
+    def split_key(self, example: Example) -> str:
+        """Sums and products in another order are the same problem."""
+        text = example["prompt"][:-1]
+        for operation in "+*":
+            parts = text.split(operation)
+            if len(parts) == self.operands:
+                return operation.join(sorted(parts))
+        return text
+
+    def score(self, example: Example, completion: str) -> float:
+        """1 for the right number and nothing else, spaces aside."""
+        return float(completion.strip() == example["answer"])

@@ -1,0 +1,104 @@
+"""What a task is: examples by id, a score for a completion, an oracle where one exists."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from textenv.errors import ConfigError
+
+Example = dict[str, Any]
+"""One problem. Always holds ``prompt``; ``answer`` and the rest are the task's own."""
+
+SPLITS = ("train", "test")
+_TEST_SHARE = 10  # one example in ten belongs to the test split
+
+
+def split_of(key: str) -> str:
+    """The split that an example belongs to, by a hash of what makes it this example."""
+    return "test" if zlib.crc32(key.encode()) % _TEST_SHARE == 0 else "train"
+
+
+class Task(ABC):
+    """A source of examples with a verifier.
+
+    Attributes:
+        name: the name it is made by.
+        size: number of examples for a finite source, None for a generated one. Ids of a
+            finite source are ``0 .. size - 1``; a generated one takes any integer >= 0.
+    """
+
+    name: str
+    size: int | None = None
+
+    @abstractmethod
+    def example(self, example_id: int) -> Example:
+        """The example with this id, the same at every call.
+
+        Raises:
+            ConfigError: for an id outside the range.
+        """
+
+    def score(self, example: Example, completion: str) -> float | None:
+        """Reward of a completion in [0, 1] by the task's own verifier; None where it has none."""
+        return None
+
+    def oracle(self, example: Example) -> str:
+        """An answer that scores full marks.
+
+        Raises:
+            NotImplementedError: where the task cannot compute one.
+        """
+        raise NotImplementedError(f"task {self.name!r} has no oracle")
+
+
+class GeneratedTask(Task):
+    """A task whose examples are drawn by a generator, endlessly, from an id.
+
+    A subclass is a dataclass whose fields are the difficulty, with ``generate`` and ``score``.
+    Train and test are disjoint: an example belongs to a split by a hash of ``split_key``,
+    and ``example`` draws until one of its own split comes.
+    """
+
+    name: ClassVar[str]  # type: ignore[misc]
+    split: str
+
+    @abstractmethod
+    def generate(self, rng: random.Random) -> Example:
+        """Draw one example, of either split."""
+
+    def split_key(self, example: Example) -> str:
+        """What makes two examples the same problem (say, 12+30 and 30+12)."""
+        return example["prompt"]
+
+    def example(self, example_id: int) -> Example:
+        """The example with this id, drawn from a generator seeded by the id alone."""
+        if example_id < 0:
+            raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
+        rng = random.Random(example_id)
+        for _ in range(10_000):
+            example = self.generate(rng)
+            if split_of(self.split_key(example)) == self.split:
+                return example
+        raise ConfigError(
+            f"task {self.name!r} with these settings has no example in the {self.split!r} split: "
+            "make it harder (more numbers, digits or letters)"
+        )
+
+    def oracle(self, example: Example) -> str:
+        """The answer that the generator put in the example."""
+        return example["answer"]
+
+
+def check_split(split: str) -> None:
+    """Raise ConfigError where ``split`` is not one of `SPLITS`."""
+    if split not in SPLITS:
+        raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Raise ConfigError where an integer setting lies outside ``low..high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{name} must be an integer from {low} to {high}, got {value!r}")

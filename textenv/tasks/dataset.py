@@ -1,0 +1,144 @@
+"""Examples that the user brings: prompts in a list, or rows of a JSON Lines file."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError
+from textenv.spaces import has_lone_surrogate
+from textenv.tasks.base import Example, Task, check_split, split_of
+
+
+class Dataset(Task):
+    """A finite list of examples; an example's id is its index.
+
+    Args:
+        rows: the examples, each with a ``prompt``.
+        name: what to call it in logs and errors (a file's name, say).
+        split: None for all rows, or ``"train"`` / ``"test"`` for those whose prompt hashes
+            there (one in ten is a test row). Ids stay those of the whole list.
+        first_row: the number that errors give to the first row.
+
+    Raises:
+        DataError: for no rows, or a row that is not an object with a text prompt; names the row.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        name: str = "prompts",
+        split: str | None = None,
+        first_row: int = 0,
+    ):
+        if split is not None:
+            check_split(split)
+        if not rows:
+            raise DataError(f"{name}: no rows; expected at least one example with a prompt")
+        self.name = name
+        self.size = len(rows)
+        self.split = split
+        self._first_row = first_row
+        self._rows = [self._checked(i, row) for i, row in enumerate(rows)]
+        self.ids = [
+            i
+            for i, row in enumerate(self._rows)
+            if split is None or split_of(row["prompt"]) == split
+        ]
+        if not self.ids:
+            raise DataError(f"{name}: none of its {self.size} rows falls in the {split!r} split")
+
+    def example(self, example_id: int) -> Example:
+        """The row with this index, as a new dict."""
+        if not 0 <= example_id < len(self._rows):
+            raise ConfigError(
+                f"example_id must be from 0 to {len(self._rows) - 1} in {self.name}, "
+                f"got {example_id}"
+            )
+        return dict(self._rows[example_id])
+
+    def oracle(self, example: Example) -> str:
+        """The row's ``answer``, where it has one."""
+        if "answer" not in example:
+            return super().oracle(example)
+        return str(example["answer"])
+
+    def require(self, keys: Sequence[str], because: str) -> None:
+        """Raise DataError naming the first row that lacks one of ``keys``."""
+        for i, row in enumerate(self._rows):
+            for key in keys:
+                if key not in row:
+                    raise DataError(
+                        f"{self._place(i)}: key {key!r} is missing, which {because} needs; "
+                        f"the row has {', '.join(map(repr, row))}"
+                    )
+
+    def _place(self, index: int) -> str:
+        return f"{self.name}, row {index + self._first_row}"
+
+    def _checked(self, index: int, row: Mapping[str, Any]) -> Example:
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"{self._place(index)}: expected an object with a prompt, got {type(row).__name__}"
+            )
+        if "prompt" not in row:
+            raise DataError(
+                f"{self._place(index)}: key 'prompt' is missing; "
+                f"the row has {', '.join(map(repr, row)) or 'no keys'}"
+            )
+        prompt = row["prompt"]
+        if not isinstance(prompt, str):
+            raise DataError(
+                f"{self._place(index)}: 'prompt' must be text, got {type(prompt).__name__}"
+            )
+        if has_lone_surrogate(prompt):
+            raise DataError(f"{self._place(index)}: 'prompt' holds a lone surrogate")
+        return dict(row)
+
+
+def from_prompts(
+    prompts: Sequence[str], examples: Sequence[Mapping[str, Any]] | None, split: str | None = None
+) -> Dataset:
+    """A dataset of the user's own prompts, each with its example's keys beside it.
+
+    Raises:
+        ConfigTypeError: where ``prompts`` is not a list of text.
+        ConfigError: where ``examples`` has another length.
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise ConfigTypeError(f"prompts must be a list of text, got {type(prompts).__name__}")
+    if examples is None:
+        examples = [{}] * len(prompts)
+    elif len(examples) != len(prompts):
+        raise ConfigError(
+            f"examples must be as many as prompts: {len(examples)} examples, {len(prompts)} prompts"
+        )
+    return Dataset([{**e, "prompt": p} for p, e in zip(prompts, examples)], split=split)
+
+
+def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
+    """A dataset from a JSON Lines file, one object with a ``prompt`` a line.
+
+    Raises:
+        MissingFileError: where there is no such file.
+        DataError: for a line that is not a JSON object, bytes that are not UTF-8, or a
+            byte-order mark; names the file and the line, counted from 1.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"dataset {path} is not a file")
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")
+    rows = []
+    for number, line in enumerate(data.rstrip().split(b"\n"), start=1):
+        try:
+            rows.append(json.loads(line.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, row {number}: not JSON: {error}") from error
+    return Dataset(rows, name=str(path), split=split, first_row=1)

@@ -1,0 +1,44 @@
+"""reverse: ``reverse abcd=`` is answered by ``dcba``."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textenv.errors import ConfigError
+from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
+
+
+@dataclass(frozen=True)
+class Reverse(GeneratedTask):
+    """Write a word of random letters backwards."""
+
+    name: ClassVar[str] = "reverse"
+
+    min_length: int = 4
+    """Fewest letters in a word."""
+    max_length: int = 6
+    """Most letters in a word; more is harder."""
+    alphabet: str = "abcdefghij"
+    """The letters to draw from."""
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_range("min_length", self.min_length, 1, 1000)
+        check_range("max_length", self.max_length, self.min_length, 1000)
+        check_split(self.split)
+        if not self.alphabet or any(letter.isspace() or letter == "=" for letter in self.alphabet):
+            raise ConfigError(
+                f"alphabet must be letters without spaces or '=', got {self.alphabet!r}"
+            )
+
+    def generate(self, rng: random.Random) -> Example:
+        """Draw a length, then letters."""
+        length = rng.randint(self.min_length, self.max_length)
+        word = "".join(rng.choice(self.alphabet) for _ in range(length))
+        return {"prompt": f"reverse {word}=", "answer": word[::-1]}
+
+    def score(self, example: Example, completion: str) -> float:
+        """1 for the word backwards, spaces around it aside."""
+        return float(completion.strip() == example["answer"])

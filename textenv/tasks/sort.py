@@ -1,0 +1,47 @@
+"""sort: ``sort 52 7 31=`` is answered by ``7 31 52``."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
+
+
+@dataclass(frozen=True)
+class Sort(GeneratedTask):
+    """Put whole numbers in ascending order."""
+
+    name: ClassVar[str] = "sort"
+
+    min_count: int = 3
+    """Fewest numbers in a list."""
+    max_count: int = 4
+    """Most numbers in a list; more is harder."""
+    max_number: int = 99
+    """The largest number that can come."""
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_range("min_count", self.min_count, 1, 1000)
+        check_range("max_count", self.max_count, self.min_count, 1000)
+        check_range("max_number", self.max_number, 1, 10**9)
+        check_split(self.split)
+
+    def generate(self, rng: random.Random) -> Example:
+        """Draw a count, then numbers from 0 to ``max_number``, repeats allowed."""
+        count = rng.randint(self.min_count, self.max_count)
+        numbers = [rng.randint(0, self.max_number) for _ in range(count)]
+        return {
+            "prompt": f"sort {' '.join(map(str, numbers))}=",
+            "answer": " ".join(map(str, sorted(numbers))),
+        }
+
+    def split_key(self, example: Example) -> str:
+        """The same numbers in another order are the same problem."""
+        return example["answer"]
+
+    def score(self, example: Example, completion: str) -> float:
+        """1 for the numbers in order; any run of spaces separates them."""
+        return float(completion.split() == example["answer"].split())
