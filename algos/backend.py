@@ -1,4 +1,4 @@
-"""What must happen before MLX is imported; every module here that needs MLX calls `prepare` first."""
+"""What must happen before MLX is imported: modules that need MLX call `prepare` first."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 The ``mlx-cpu`` wheel carries the Netlib reference BLAS, which multiplies matrices some 30 times
 slower than OpenBLAS. ``load`` puts OpenBLAS (from the package ``scipy-openblas32``) in its place:
-``blas_shim.c``, compiled once into the user's cache, defines the three functions that MLX calls
-and sends them on. Where this is not possible MLX works as before, slowly, and a warning says why.
+``blas_shim.c``, compiled once into the user's cache, defines the three functions that MLX calls,
+shares large products out among threads of its own, and sends every part on to OpenBLAS. Where this
+is not possible MLX works as before, slowly, and a warning says why.
 """
 
 import ctypes
@@ -24,6 +25,9 @@ from pathlib import Path
 
 FUNCTIONS = ("sgemm", "dgemm", "cgemm")  # what MLX calls, and what blas_shim.c defines
 COMPILERS = ("cc", "gcc", "g++", "clang")
+FLAGS = ("-O2", "-shared", "-fPIC", "-pthread")
+DEFAULT_THREADS = 16  # at most, unless OPENBLAS_NUM_THREADS asks for more
+MAX_THREADS = 64  # what scipy-openblas32 is built for: more threads may exhaust its buffers
 
 _SOURCE = Path(__file__).with_name("blas_shim.c")
 _status: "BlasStatus | None" = None  # what load() came to; None before its first call
@@ -36,7 +40,7 @@ class BlasStatus:
     Attributes:
         name: ``openblas`` (put in place here), ``bundled`` (the slow one of the mlx-cpu wheel),
             ``accelerate`` (macOS), or ``own`` (whatever MLX has: it was left as it is).
-        detail: The library in use, or why OpenBLAS is not in use.
+        detail: The library in use and its number of threads, or why OpenBLAS is not in use.
     """
 
     name: str
@@ -47,8 +51,11 @@ def load() -> BlasStatus:
     """Put OpenBLAS in the place of MLX's bundled BLAS; call it before MLX is imported.
 
     Only the first call does anything. It never raises because something is missing: it warns once,
-    and MLX keeps its own BLAS. ``TEXTENV_BLAS=off`` in the environment turns it off. OpenBLAS gets
-    one thread, unless ``OPENBLAS_NUM_THREADS`` asks for more.
+    and MLX keeps its own BLAS. ``TEXTENV_BLAS=off`` in the environment turns it off.
+
+    Large float32 and float64 products use as many threads as ``OPENBLAS_NUM_THREADS`` says; where
+    it is not set, as many as there are CPUs for this process, up to 16. That number may change the
+    last bits of a product, but nothing else that the machine does will.
 
     Returns:
         What is in force from now on.
@@ -110,8 +117,9 @@ def _load() -> BlasStatus:
     if "mlx.core" in sys.modules:
         raise _NotLoadedError("mlx was imported first; import textenv.algos before mlx")
     library = _find_openblas()
-    _bind(_build_shim(), library)
-    return BlasStatus("openblas", str(library))
+    threads = _count_threads()
+    _bind(_build_shim(), library, threads)
+    return BlasStatus("openblas", f"{library}, {threads} thread{'s' if threads > 1 else ''}")
 
 
 def _is_installed(distribution: str) -> bool:
@@ -131,10 +139,19 @@ def _find_openblas() -> Path:
     raise _NotLoadedError('scipy-openblas32 is not installed; pip install "textenv[cpu]"')
 
 
+def _count_threads() -> int:
+    asked = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:  # OpenBLAS too ignores what is not a number
+        return min(int(asked), MAX_THREADS)
+    return min(len(os.sched_getaffinity(0)), DEFAULT_THREADS)
+
+
 def _build_shim() -> Path:
     """Return the compiled shim, building it if this source was not built on this machine before."""
-    # No library's path or version is compiled in (see _bind), so the source alone decides.
-    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+    # OpenBLAS's path and version are not compiled in (see _bind). The C library's version is: a
+    # shim built with a newer one does not load, and machines may share a home.
+    key = (_SOURCE.read_bytes(), FLAGS, platform.libc_ver())
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "textenv")
     shim = cache / f"blas_shim-{platform.machine()}-{digest}.so"
     if os.path.exists(shim):  # Path.exists raises where a folder may not be read
@@ -151,10 +168,8 @@ def _build_shim() -> Path:
         # In the same folder, so that os.replace is atomic and two processes can't meet half a file.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             built = Path(folder, shim.name)
-            # -nostdlib: the shim calls nothing of libc, which then need not be installed to build.
-            flags = ["-O2", "-shared", "-fPIC", "-nostdlib"]
             result = subprocess.run(
-                [compiler, *flags, "-o", str(built), str(_SOURCE)],
+                [compiler, *FLAGS, "-o", str(built), str(_SOURCE)],
                 capture_output=True,
                 text=True,
                 env={**os.environ, "LC_ALL": "C"},
@@ -172,7 +187,7 @@ def _build_shim() -> Path:
     return shim
 
 
-def _bind(shim: Path, library: Path) -> None:
+def _bind(shim: Path, library: Path, threads: int) -> None:
     """Point the shim's functions at those of OpenBLAS, then let MLX find them."""
     try:
         openblas = ctypes.CDLL(str(library))  # local: only the shim becomes global
@@ -180,11 +195,11 @@ def _bind(shim: Path, library: Path) -> None:
         for name in FUNCTIONS:
             target = ctypes.cast(getattr(openblas, f"scipy_cblas_{name}"), ctypes.c_void_p)
             ctypes.c_void_p.in_dll(forward, f"textenv_{name}").value = target.value
-        if "OPENBLAS_NUM_THREADS" not in os.environ:
-            # OpenBLAS's threads wait for one another in a busy loop. On two cores, two threads made
-            # the training step of a small model 1.3 times as fast on an idle machine, and 10 to 30
-            # times as slow beside one other busy process, such as a second worker.
-            openblas.scipy_openblas_set_num_threads(1)
+        # OpenBLAS's threads wait for one another in a busy loop: two of them on two cores made the
+        # training step of a small model 10 to 30 times as slow beside one other busy process. So
+        # OpenBLAS gets one, and the shim's threads, which sleep, share the work.
+        openblas.scipy_openblas_set_num_threads(1)
+        ctypes.c_int.in_dll(forward, "textenv_threads").value = threads
         # Global only now that no pointer is null: opening it again promotes the same library.
         ctypes.CDLL(str(shim), mode=ctypes.RTLD_GLOBAL)
     except (OSError, AttributeError, ValueError) as error:  # a library, or a function in it

@@ -107,7 +107,7 @@ def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
 
 def to_table(config: Any) -> dict[str, Any]:
     """What `from_table` reads; fields that are None are left out, as TOML has no null."""
-    table = {}
+    table: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

@@ -5,6 +5,7 @@ Shapes: P distinct prompts, B rows (completions), V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from textenv.algos import backend
 from textenv.algos.sampling import SamplingParams, draw, restrict
+
+from textenv.errors import DataError
 
 backend.prepare()
 
@@ -70,6 +73,9 @@ class Generator:
 
         Returns:
             B completions, in order.
+
+        Raises:
+            DataError: where the model's logits are not finite.
         """
         completions: list[Completion] = []
         for start in range(0, len(prompts), self._batch_size):
@@ -131,11 +137,16 @@ class Generator:
         params: SamplingParams,
     ) -> None:
         support = None if params.full_support else np.array(restricted > -mx.inf)  # (B, V)
-        columns: Any = zip(tokens.tolist(), logprobs.tolist(), entropies.tolist())
-        for i, (row, (token, logprob, entropy)) in enumerate(zip(alive, columns)):
+        columns: Any = tokens.tolist(), logprobs.tolist(), entropies.tolist()
+        for i, (row, token, logprob, entropy) in enumerate(zip(alive, *columns)):
             completion = out[row]
             if not completion.truncated:
                 continue  # finished, and not yet dropped from the batch
+            if not math.isfinite(logprob):  # a draw from NaN would be token 0
+                raise DataError(
+                    "the model's logits are not finite numbers: its weights are broken, or it "
+                    "cannot take prompts of different lengths in one batch"
+                )
             completion.token_ids.append(token)
             completion.token_logprobs.append(logprob)
             completion.token_entropies.append(entropy)

@@ -137,12 +137,6 @@ def policy_loss(
     """
     if loss_type not in LOSS_TYPES:
         raise ConfigError(unknown("loss_type", loss_type, LOSS_TYPES))
-    if loss_type == "dr_grpo" and max_completion_length is None:
-        raise ConfigError(
-            "loss_type='dr_grpo' needs max_completion_length, the constant it divides by"
-        )
-    if beta and ref_logprobs is None:
-        raise ConfigError(f"beta={beta} needs ref_logprobs, those of the reference policy")
     logprobs, mask = mx.array(logprobs), mx.array(mask)
     advantages = mx.array(advantages).astype(logprobs.dtype)
     if advantages.ndim == 1:
@@ -150,6 +144,7 @@ def policy_loss(
     high = epsilon if epsilon_high is None else epsilon_high
     lengths = mx.maximum(mask.sum(axis=1), 1)  # (N,)
     # Padding may hold anything: it must not become inf or NaN, which 0 * x would keep.
+    advantages = mx.where(mask > 0, advantages, 0.0)  # (N, T)
     log_ratio = mx.where(mask > 0, logprobs - mx.array(old_logprobs), 0.0)
     if loss_type == "gspo":
         mean = (log_ratio * mask).sum(axis=1) / lengths  # (N,), GSPO's equation 7
@@ -165,18 +160,24 @@ def policy_loss(
     tokens = mx.maximum(mask.sum(), 1)
     metrics = _clip_metrics(ratio, advantages, mask, epsilon, high, tokens)
     if beta:
+        if ref_logprobs is None:
+            raise ConfigError(f"beta={beta} needs ref_logprobs, those of the reference policy")
         difference = mx.where(mask > 0, mx.array(ref_logprobs) - logprobs, 0.0)
         kl = mx.exp(difference) - difference - 1
         per_token = per_token + beta * kl
         metrics["kl"] = (kl * mask).sum() / tokens
 
-    size = batch_size or BatchSize(mask.shape[0], tokens)
+    sequences, all_tokens = batch_size or (mask.shape[0], tokens)
     if loss_type in ("grpo", "gspo"):
-        loss = ((per_token * mask).sum(axis=1) / lengths).sum() / size.sequences
+        loss = ((per_token * mask).sum(axis=1) / lengths).sum() / sequences
     elif loss_type == "dr_grpo":
-        loss = (per_token * mask).sum() / (size.sequences * max_completion_length)
+        if max_completion_length is None:
+            raise ConfigError(
+                "loss_type='dr_grpo' needs max_completion_length, the constant it divides by"
+            )
+        loss = (per_token * mask).sum() / (sequences * max_completion_length)
     else:
-        loss = (per_token * mask).sum() / mx.maximum(size.tokens, 1)
+        loss = (per_token * mask).sum() / mx.maximum(all_tokens, 1)
     return loss, {name: mx.stop_gradient(value) for name, value in metrics.items()}
 
 
@@ -212,7 +213,7 @@ class GRPOConfig:
     temperature: float = 1.0
     """Divides the logits when sampling. Lower it for a model that rambles."""
     top_p: float = 1.0
-    """Sample from the most probable tokens of this mass. 1 trains on the model's own distribution."""
+    """Sample from the most probable tokens of this mass; 1 is all."""
     top_k: int = 0
     """Sample from this many most probable tokens; 0 is all."""
     min_p: float = 0.0

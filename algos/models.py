@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shutil
 import tempfile
@@ -106,11 +107,15 @@ def split_head(
     the two (scaled or capped logits) are found out by a probe: there the body is the whole
     model, and the head changes nothing.
     """
-    body = getattr(model, "model", None)
+    inner = getattr(model, "model", None)
     head = getattr(model, "lm_head", None)
-    if body is not None and head is None:
-        head = getattr(getattr(body, "embed_tokens", None), "as_linear", None)
-    if callable(body) and head is not None:
+    if inner is not None and head is None:
+        head = getattr(getattr(inner, "embed_tokens", None), "as_linear", None)
+    if callable(inner) and head is not None and "cache" in inspect.signature(inner).parameters:
+
+        def body(ids: mx.array, cache: Any = None) -> mx.array:
+            return inner(ids, cache=cache)  # by name: not every architecture has it second
+
         probe = mx.array([[0, 1]])
         whole = model(probe)
         parts = head(body(probe))
@@ -130,8 +135,8 @@ def check_cache(model: nn.Module) -> int:
         sliding = type(cache) is RotatingKVCache and cache.keep == 0
         if type(cache) is not KVCache and not sliding:
             raise ConfigError(
-                f"models of type {model.model_type!r} keep a {type(cache).__name__}, which rollouts "
-                "cannot share yet; dense and sliding-window attention work"
+                f"models of type {model.model_type!r} keep a {type(cache).__name__}, which "
+                "rollouts cannot share yet; dense and sliding-window attention work"
             )
     return len(caches)
 
@@ -141,9 +146,10 @@ def context_length(model: nn.Module) -> int | None:
     return getattr(getattr(model, "args", None), "max_position_embeddings", None)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters, of all or of those that are trained."""
+    tree = model.trainable_parameters() if trainable else model.parameters()
+    return sum(value.size for value in dict(tree_flatten(tree)).values())
 
 
 def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from textenv.algos import backend
@@ -75,17 +75,9 @@ class LanguageModelPolicy:
         self._greedy = replace(params, temperature=0.0)
         self._warned_of_unknown = False
 
-    @overload
-    def __call__(
-        self, observation: str, deterministic: bool = ...
-    ) -> tuple[str, dict[str, Any]]: ...
-    @overload
-    def __call__(
-        self, observation: Sequence[str], deterministic: bool = ...
-    ) -> tuple[list[str], dict[str, list[Any]]]: ...
     def __call__(
         self, observation: str | Sequence[str], deterministic: bool = False
-    ) -> tuple[str | list[str], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Complete a prompt, or each of a batch.
 
         Args:
@@ -101,8 +93,7 @@ class LanguageModelPolicy:
             ConfigTypeError: for an observation that is not text.
             DataError: where a prompt and ``max_tokens`` do not fit the model's context.
         """
-        single = isinstance(observation, str)
-        prompts = [observation] if single else list(observation)
+        prompts = [observation] if isinstance(observation, str) else list(observation)
         encoded: dict[str, list[int]] = {}
         for prompt in prompts:
             if prompt not in encoded:
@@ -113,7 +104,7 @@ class LanguageModelPolicy:
         noise = np.zeros(shape, np.float32) if params.greedy else self._noise(shape)
         completions = self._generator.generate(prompt_ids, shape[1], params, noise)
         texts = [self.decode(c) for c in completions]
-        extras = {
+        extras: dict[str, list[Any]] = {
             "prompt_ids": prompt_ids,
             "token_ids": [c.token_ids for c in completions],
             "token_logprobs": [c.token_logprobs for c in completions],
@@ -123,7 +114,7 @@ class LanguageModelPolicy:
             "truncated": [c.truncated for c in completions],
             "logprob": [float(sum(c.token_logprobs)) for c in completions],
         }
-        if single:
+        if isinstance(observation, str):
             return texts[0], {key: values[0] for key, values in extras.items()}
         return texts, extras
 

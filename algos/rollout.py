@@ -6,6 +6,7 @@ token or by one matrix product, is the policy's own affair; what it records come
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable
@@ -223,17 +224,22 @@ class RolloutRunner:
     def _make_copies(self, count: int) -> int:
         """Copy the environment up to ``count`` times in all; returns how many there are to use."""
         missing = count - len(self._copies)
+        if missing <= 0:
+            return count
         spec = getattr(self.env, "spec", None)
-        if missing > 0 and spec is None:
+        if spec is None:
             warnings.warn(
                 f"{type(self.env.unwrapped).__name__} has no spec, so that copies of it cannot be "
                 "made: episodes are generated one after another, which is slow",
                 stacklevel=4,
             )
             return 1
-        # The spec of a registered environment says how it was wrapped; the checks of a first
-        # use were made on the environment that the user gave.
-        self._copies += [DictStep(gym.make(spec, disable_env_checker=True)) for _ in range(missing)]
+        # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
+        kwargs = {**spec.kwargs, **getattr(self.env.unwrapped, "copy_kwargs", {})}
+        bare = dataclasses.replace(spec, kwargs={})
+        self._copies += [
+            DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
+        ]
         return count
 
 

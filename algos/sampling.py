@@ -113,7 +113,7 @@ def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.a
     return tokens, chosen, entropy
 
 
-def _check(name: str, value: object, low: float, high: float) -> None:
+def _check(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise ConfigError(f"{name} must be a number, at least {low:g}{upper}, got {value!r}")

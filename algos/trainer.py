@@ -23,7 +23,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
-from mlx.utils import tree_flatten, tree_map  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
 from textenv.algos.models import count_parameters, has_lora  # noqa: E402
 from textenv.algos.scoring import Scorer  # noqa: E402
 
@@ -40,7 +40,7 @@ def default_learning_rate(model: nn.Module) -> float:
     1e-3 up to 10 million, 1e-5 up to 300 million, 1e-6 above; ten times that for LoRA adapters,
     at most 1e-3. Rules of thumb: pass your own where you know better.
     """
-    size = sum(weights.size for _, weights in tree_flatten(model.parameters()))
+    size = count_parameters(model)
     rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
     return min(1e-3, 10 * rate) if has_lora(model) else rate
 
@@ -88,7 +88,7 @@ class Trainer:
         reference: Callable[[TokenBatch], mx.array] | None = None,
         seed: int = 0,
     ):
-        if not count_parameters(model):
+        if not count_parameters(model, trainable=True):
             raise ConfigError("the model has no trainable weights: use LoRA for a frozen model")
         self.model = model
         self.advantage_fn = advantage_fn

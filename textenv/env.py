@@ -58,8 +58,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         max_tokens: longest completion in tokens; counted only where there is a tokenizer.
         tokenizer: anything with ``encode(text) -> ids``.
         examples: one dict for each of the own prompts, given to the reward function.
-        task: name of a task (see `textenv.tasks.names`); ``"arithmetic"`` where neither
-            prompts nor a dataset are given.
+        task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`;
+            ``"arithmetic"`` where neither prompts nor a dataset are given.
         dataset: a JSON Lines file, rows ``{"prompt", "answer", ...}``.
         split: ``"train"`` or ``"test"``; None is train for a generated task and all rows of
             own prompts and datasets.
@@ -81,7 +81,7 @@ class TextGenerationEnv(gym.Env[str, str]):
         tokenizer: Any = None,
         examples: Sequence[Mapping[str, Any]] | None = None,
         *,
-        task: str | None = None,
+        task: str | Task | None = None,
         dataset: str | Path | None = None,
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
@@ -173,6 +173,12 @@ class TextGenerationEnv(gym.Env[str, str]):
         self._render_human()
         return self._transcript, reward, not truncated, truncated, info
 
+    @property
+    def copy_kwargs(self) -> dict[str, Any]:
+        """What to change in the spec's kwargs for a copy that shares this one's examples."""
+        own = ("prompts", "examples", "dataset", "split", "task_kwargs")
+        return {**dict.fromkeys(own), "task": self.task}
+
     def render(self) -> str | None:
         """The transcript so far: returned in mode ``"ansi"``, printed in mode ``"human"``."""
         if self.render_mode == "ansi":
@@ -200,7 +206,7 @@ class TextGenerationEnv(gym.Env[str, str]):
 def _make_task(
     prompts: Sequence[str] | None,
     examples: Sequence[Mapping[str, Any]] | None,
-    task: str | None,
+    task: str | Task | None,
     dataset: str | Path | None,
     split: str | None,
     task_kwargs: Mapping[str, Any] | None,
@@ -213,6 +219,10 @@ def _make_task(
         raise ConfigError("examples go with prompts, and no prompts are given")
     if task_kwargs and (prompts is not None or dataset is not None):
         raise ConfigError("task_kwargs are parameters of a task, and own examples have none")
+    if isinstance(task, Task):
+        if split is not None or task_kwargs:
+            raise ConfigError("split and task_kwargs go with a task's name, and task is one made")
+        return task
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:

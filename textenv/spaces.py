@@ -43,7 +43,7 @@ class UnicodeText(Text):
             and (x.isascii() or not has_lone_surrogate(x))
         )
 
-    def sample(self, mask: None = None, probability: None = None) -> str:
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
         """A random string of printable ASCII, of at most 64 characters.
 
         Raises:

@@ -39,18 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, argv: list[str]) -> int:
-    command = importlib.import_module(f"textenv.algos.cli.{name}")
     try:
         import tyro
     except ImportError as error:
         raise MissingDependencyError("tyro", "cli", "The command line") from error
-    parse = getattr(command, "parse", None)
-    args = (
-        parse(argv)
-        if parse
-        else tyro.cli(command.Args, args=argv, prog=f"textenv {name}", description=COMMANDS[name])
-    )
-    return command.run(args)
+    command = importlib.import_module(f"textenv.algos.cli.{name}")
+    if hasattr(command, "parse"):
+        return command.run(command.parse(argv))
+    prog, description = f"textenv {name}", COMMANDS[name]
+    return command.run(tyro.cli(command.Args, args=argv, prog=prog, description=description))
 
 
 def _usage() -> str:

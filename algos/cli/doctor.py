@@ -35,7 +35,8 @@ class Args:
 def run(args: Args) -> int:
     """Print versions, device, BLAS and its measured rate, compiler."""
     print(
-        f"{'python':<18}{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores"
+        f"{'python':<18}{platform.python_version()} on {platform.platform()}, "
+        f"{os.cpu_count()} cores"
     )
     for package, version in versions().items():
         print(f"{package:<18}{version}")

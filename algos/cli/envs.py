@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from textenv import rewards, tasks
 from textenv.tasks import Task
@@ -22,10 +23,9 @@ def run(args: Args) -> int:
     """Print environments, tasks and reward functions, a line each."""
     print("Environments")
     for name, spec in sorted(gym.registry.items()):
-        if str(spec.entry_point).startswith("textenv."):
-            print(
-                f"  {name:<16} {_first_line(gym.envs.registration.load_env_creator(spec.entry_point))}"
-            )
+        point = spec.entry_point
+        if isinstance(point, str) and point.startswith("textenv."):
+            print(f"  {name:<16} {_first_line(load_env_creator(point))}")
     print("\nTasks: gym.make('TextGen-v0', task=NAME)")
     for name in tasks.names():
         task = tasks.make(name)

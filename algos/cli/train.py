@@ -117,7 +117,7 @@ def run(args: Args) -> int:
             folder.draw(trainer.history, f"{args.algo.upper()} on {name}, {Path(args.model).name}")
     _say_evaluation(say, "after", after)
     seconds = time.perf_counter() - started
-    say(f"{seconds:.0f} s; the run is in {folder.path}, the model in {folder.model}")
+    say(f"{seconds:.1f} s; the run is in {folder.path}, the model in {folder.model}")
     return 130 if state == "interrupted" else 0
 
 

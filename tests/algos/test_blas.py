@@ -36,6 +36,33 @@ assert blas.load().name == "openblas", blas.status()
 import mlx.core as mx
 """
 
+# The shim without MLX, which does not survive a fork: c = alpha * a @ b + beta * c.
+DIRECT = """
+import ctypes, os, threading
+import numpy as np
+from textenv.algos import blas
+assert blas.load().name == "openblas", blas.status()
+
+def multiply(a, b, c, alpha=1.0, beta=0.0, order="C", trans=(False, False)):
+    m, n, k = *c.shape, a.shape[0 if trans[0] else 1]
+    name, real = {"float32": ("cblas_sgemm", ctypes.c_float),
+                  "float64": ("cblas_dgemm", ctypes.c_double)}[c.dtype.name]
+    (a, lda), (b, ldb), (c, ldc) = (
+        (ctypes.c_void_p(x.ctypes.data), x.strides["CF".index(order)] // x.itemsize)
+        for x in (a, b, c)
+    )
+    codes = [{"C": 101, "F": 102}[order], *(112 if t else 111 for t in trans)]
+    gemm = getattr(ctypes.CDLL(None), name)
+    gemm(*codes, m, n, k, real(alpha), a, lda, b, ldb, real(beta), c, ldc)
+
+def count_threads():
+    return len(os.listdir("/proc/self/task"))
+
+rng = np.random.default_rng(0)
+a, b = (rng.standard_normal((400, 400)).astype("float32") for _ in range(2))
+c, want = np.zeros_like(a), np.zeros_like(a)
+"""
+
 # Calls load() twice, then leaves the warnings' messages, the status and an MLX product.
 REPORT = """
 import json, warnings
@@ -135,11 +162,142 @@ for dtype, tolerance in ("float32", 1e-5), ("float64", 1e-13), ("complex64", 1e-
 
 
 @needs_openblas
+@pytest.mark.parametrize("threads", ["1", "2", "3", "5"])
+def test_shared_products_equal_numpys(cache, threads):
+    check = """
+import numpy as np
+rng = np.random.default_rng(0)
+shapes = [((1, 2500), (2500, 2501)), ((2503, 2500), (2500, 1)), ((2501, 1), (1, 2503)),
+          ((263, 197), (197, 401)), ((401, 131), (131, 263)), ((7, 801), (801, 1303)),
+          ((33, 9001), (9001, 35)), ((3, 151, 307), (307, 203)), ((2, 1, 151, 307), (3, 307, 203)),
+          ((31, 17), (17, 9))]
+for dtype, tolerance in ("float32", 1e-5), ("float64", 1e-13):
+    for left, right in shapes:
+        a, b = (rng.standard_normal(shape).astype(dtype) for shape in (left, right))
+        product = a @ b
+        c = rng.standard_normal(product.shape).astype(dtype)
+        close = dict(rtol=0, atol=tolerance * left[-1] ** 0.5)
+        A, B, C, AT, BT = (mx.array(np.ascontiguousarray(x), dtype=getattr(mx, dtype))
+                           for x in (a, b, c, a.swapaxes(-1, -2), b.swapaxes(-1, -2)))
+        for p in (A, AT.swapaxes(-1, -2)):
+            for q in (B, BT.swapaxes(-1, -2)):
+                np.testing.assert_allclose(np.array(p @ q), product, **close)
+                got = np.array(mx.addmm(C, p, q, alpha=0.5, beta=-2.0))
+                np.testing.assert_allclose(got, 0.5 * product - 2 * c, **close)
+"""
+    run(LOAD + check, cache, OPENBLAS_NUM_THREADS=threads)
+
+
+@needs_openblas
+@pytest.mark.parametrize("threads", ["2", "3"])
+def test_parts_of_larger_arrays_in_either_order(cache, threads):
+    check = """
+for dtype, tolerance in ("float32", 1e-3), ("float64", 1e-11):
+    for m, n, k in (330, 210, 91), (210, 330, 91), (20, 601, 600), (601, 20, 600), (9, 8, 7):
+        for order in "CF":
+            for ta, tb in (False, False), (True, False), (False, True), (True, True):
+                whole = [np.asarray(rng.standard_normal((i + 3, j + 5)), dtype, order)
+                         for i, j in ((k, m) if ta else (m, k), (n, k) if tb else (k, n), (m, n))]
+                a, b, c = (x[:-3, :-5] for x in whole)
+                want = whole[2].copy()  # what is not c must stay
+                want[:-3, :-5] = 1.5 * (a.T if ta else a) @ (b.T if tb else b) - c
+                multiply(a, b, c, 1.5, -1.0, order, (ta, tb))
+                np.testing.assert_allclose(whole[2], want, rtol=0, atol=tolerance)
+"""
+    run(DIRECT + check, cache, OPENBLAS_NUM_THREADS=threads)
+
+
+@needs_openblas
+def test_a_product_is_the_same_to_the_last_bit_whoever_computes_it(cache):
+    check = """
+multiply(a, b, want)
+def repeat():
+    c = np.zeros_like(a)
+    for _ in range(200):  # often the pool is taken by the other thread
+        c[:] = 0
+        multiply(a, b, c)
+        equal.append(np.array_equal(c, want))
+equal = []
+both = [threading.Thread(target=repeat) for _ in range(2)]
+[thread.start() for thread in both]
+[thread.join() for thread in both]
+assert len(equal) == 400 and all(equal)
+"""
+    run(DIRECT + check, cache, OPENBLAS_NUM_THREADS="3")
+
+
+@needs_openblas
+def test_two_streams_multiply_at_once(cache):
+    check = """
+import threading
+import numpy as np
+a, b = (np.random.default_rng(i).standard_normal((500, 500)).astype("float32") for i in range(2))
+wrong, done = [], []
+def repeat(left, right):
+    with mx.stream(mx.new_stream(mx.cpu)):
+        p, q = mx.array(left), mx.array(right)
+        want = left @ right
+        for _ in range(50):
+            wrong.append(np.abs(np.array(p @ q) - want).max() > 1e-3)
+    done.append(True)
+both = [threading.Thread(target=repeat, args=pair) for pair in ((a, b), (b, a))]
+[thread.start() for thread in both]
+[thread.join() for thread in both]
+assert len(done) == 2 and not any(wrong)
+"""
+    run(LOAD + check, cache, OPENBLAS_NUM_THREADS="2")
+
+
+@needs_openblas
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_forked_child_multiplies(cache, busy):
+    check = """
+import signal, time
+multiply(a, b, want)
+def repeat():
+    c = np.zeros_like(a)
+    while going:
+        multiply(a, b, c)
+going = BUSY
+thread = threading.Thread(target=repeat, daemon=True)
+thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that hangs
+        before = count_threads()
+        multiply(a, b, c)
+        os._exit(0 if np.array_equal(c, want) and count_threads() == before + 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    c[:] = 0
+    multiply(a, b, c)
+    assert np.array_equal(c, want)
+going = False
+thread.join()
+"""
+    run(DIRECT + check.replace("BUSY", str(busy)), cache, OPENBLAS_NUM_THREADS="2")
+
+
+@needs_openblas
+def test_exit_while_multiplying(cache):
+    check = """
+def repeat():
+    c = np.zeros_like(a)
+    while True:
+        multiply(a, b, c)
+for _ in range(2):
+    threading.Thread(target=repeat, daemon=True).start()
+multiply(a, b, c)
+"""
+    run(DIRECT + check, cache, OPENBLAS_NUM_THREADS="3")
+
+
+@needs_openblas
 @needs_torch
 def test_mlx_is_at_least_half_as_fast_as_torch(cache):
     check = """
-import time, torch
-torch.set_num_threads(1)  # as many as load() gives OpenBLAS
+import os, time, torch
+torch.set_num_threads(len(os.sched_getaffinity(0)))
 a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
 def torch_gflops():
     start = time.perf_counter()
@@ -154,7 +312,7 @@ for _ in range(5):  # the best of five: other processes may be busy
         break
 assert max(ratios) >= 0.5, f"MLX's rate as a part of torch's: {ratios}"
 """
-    run(LOAD + check, cache, OPENBLAS_NUM_THREADS="1")
+    run(LOAD + check, cache, OPENBLAS_NUM_THREADS="")
 
 
 @needs_openblas
@@ -170,17 +328,30 @@ for name in ("scipy_cblas_sgemm", "cblas_cdotu_sub", "cdotu_", "claqz0_"):
 
 
 @needs_openblas
-@pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("2", 2)])
-def test_threads(cache, monkeypatch, asked, threads):
-    if asked == "2" and len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two cores")
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    env = {} if asked is None else {"OPENBLAS_NUM_THREADS": asked}
+@pytest.mark.parametrize(
+    ("asked", "threads"),
+    [("1", 1), ("2", 2), ("5", 5), ("1000", 64), ("", None), ("0", None), ("many", None)],
+)
+def test_threads(cache, asked, threads):
     check = """
-import ctypes
-print(ctypes.CDLL(blas.status().detail).scipy_openblas_get_num_threads())
+def started(size):
+    before = count_threads()
+    multiply(a[:size, :size], b[:size, :size], c[:size, :size])
+    return count_threads() - before
+openblas, threads = blas.status().detail.split(", ")
+assert ctypes.CDLL(openblas).scipy_openblas_get_num_threads() == 1  # the shim's threads alone
+print(threads, started(100), started(400), started(400))  # a small product needs no pool
 """
-    assert int(run(LOAD + check, cache, **env)) == threads
+    threads = threads or min(len(os.sched_getaffinity(0)), 16)
+    said = f"{threads} thread{'s' if threads > 1 else ''} 0 {threads - 1} 0"
+    assert run(DIRECT + check, cache, OPENBLAS_NUM_THREADS=asked).strip() == said
+
+
+@needs_openblas
+def test_threads_are_no_more_than_the_cpus_this_process_may_use(cache):
+    check = "print(blas.status().detail)"
+    pinned = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
+    assert run(pinned + DIRECT + check, cache, OPENBLAS_NUM_THREADS="").endswith(", 1 thread\n")
 
 
 @needs_openblas

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
 
 from textenv.errors import ConfigError
 from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
@@ -14,7 +13,7 @@ from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 class Arithmetic(GeneratedTask):
     """Sums (or differences, products) of whole numbers; by default two of two digits."""
 
-    name: ClassVar[str] = "arithmetic"
+    name = "arithmetic"
 
     digits: int = 2
     """Digits of each operand; more is harder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from textenv.errors import ConfigError
 
@@ -62,7 +62,6 @@ class GeneratedTask(Task):
     and ``example`` draws until one of its own split comes.
     """
 
-    name: ClassVar[str]  # type: ignore[misc]
     split: str
 
     @abstractmethod

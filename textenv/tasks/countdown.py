@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
-from typing import ClassVar
 
 from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 
@@ -20,7 +19,7 @@ _EXPRESSION = re.compile(r"[0-9+\-*/() ]{1,200}")
 class Countdown(GeneratedTask):
     """Reach a target from given numbers, each used once, with ``+ - * /`` and brackets."""
 
-    name: ClassVar[str] = "countdown"
+    name = "countdown"
 
     numbers: int = 3
     """How many numbers are given; more is harder."""

@@ -134,11 +134,12 @@ def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")
     rows = []
-    for number, line in enumerate(data.rstrip().split(b"\n"), start=1):
+    lines = data.rstrip().split(b"\n") if data.strip() else []
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line.decode("utf-8")))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also too many digits, too deep a nesting
             raise DataError(f"{path}, row {number}: not JSON: {error}") from error
     return Dataset(rows, name=str(path), split=split, first_row=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
 
 from textenv.errors import ConfigError
 from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
@@ -14,7 +13,7 @@ from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 class Reverse(GeneratedTask):
     """Write a word of random letters backwards."""
 
-    name: ClassVar[str] = "reverse"
+    name = "reverse"
 
     min_length: int = 4
     """Fewest letters in a word."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
 
 from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 
@@ -13,7 +12,7 @@ from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 class Sort(GeneratedTask):
     """Put whole numbers in ascending order."""
 
-    name: ClassVar[str] = "sort"
+    name = "sort"
 
     min_count: int = 3
     """Fewest numbers in a list."""

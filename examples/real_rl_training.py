@@ -1,0 +1,51 @@
+"""Real RL training on one's own prompts and reward: sums, where only the right answer counts.
+
+The sums are of one digit and two; tiny-lm, which forgets the carry, is right in about half of
+its samples before, and nearly always after.
+
+    python examples/real_rl_training.py --max-steps 60
+"""
+
+import argparse
+
+import gymnasium as gym
+
+from textenv.algos import GRPOConfig, GRPOTrainer
+from textenv.algos.evaluation import evaluate
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--max-steps", type=int, default=60)
+args = parser.parse_args()
+
+sums = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+held_out = [pair for i, pair in enumerate(sums) if i % 20 == 0]
+training = [pair for i, pair in enumerate(sums) if i % 20]
+
+
+def right_sum(prompt, completion, example):
+    """1 for the right number."""
+    return {"right": float(completion.strip() == str(example["sum"]))}
+
+
+def make_env(pairs):
+    """An environment of these sums."""
+    return gym.make(
+        "textenv:TextGen-v0",
+        prompts=[f"{a}+{b}=" for a, b in pairs],
+        examples=[{"sum": a + b} for a, b in pairs],
+        reward_fn=right_sum,
+    )
+
+
+def report(metrics, rollout):
+    """Print every tenth step."""
+    if metrics["step"] % 10 == 0:
+        print(f"step {metrics['step']:.0f}: reward {metrics['rewards/right/mean']:.3f}")
+
+
+trainer = GRPOTrainer(
+    "tiny-lm", make_env(training), GRPOConfig(max_steps=args.max_steps), on_step=report
+)
+print(f"held out, before: reward {evaluate(trainer.policy, make_env(held_out)).reward:.3f}")
+trainer.train()
+print(f"held out, after: reward {evaluate(trainer.policy, make_env(held_out)).reward:.3f}")

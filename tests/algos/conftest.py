@@ -1,0 +1,181 @@
+"""A tiny random language model, and a slow plain scorer to compare with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+CHARACTERS = ["<pad>", "<eos>", *"0123456789+-= abcdefghijklmnopqrstuvwxyz"]
+CONFIG = {
+    "model_type": "qwen3",
+    "vocab_size": len(CHARACTERS),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 128,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "eos_token_id": 1,
+}
+SAMPLING = {
+    "plain": {},
+    "temperature": {"temperature": 0.7},
+    "hot": {"temperature": 1.5},
+    "top_p": {"top_p": 0.9},
+    "top_k": {"top_k": 5},
+    "min_p": {"min_p": 0.1},
+    "all": {"temperature": 0.8, "top_p": 0.9, "top_k": 8, "min_p": 0.05},
+}
+
+
+def make_tokenizer(chat_template: str | None = None):
+    """One token a character."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {character: i for i, character in enumerate(CHARACTERS)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<pad>",
+        chat_template=chat_template,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_model() -> Callable:
+    """``random_model(**config)``: an mlx-lm model at random, far from uniform."""
+    from textenv.algos import backend
+
+    backend.prepare()
+    import mlx.core as mx
+    import mlx_lm.utils
+    from mlx.utils import tree_flatten, tree_unflatten
+
+    def make(**config):
+        model_class, args_class = mlx_lm.utils._get_classes(config)
+        model = model_class(args_class.from_dict(config))
+        key = mx.random.key(3)
+        weights = []
+        for name, value in tree_flatten(model.parameters()):
+            key, own = mx.random.split(key)
+            noise = mx.random.normal(value.shape, key=own)
+            if value.ndim == 1:  # norms (and sinks, biases): around what they are
+                weights.append((name, value + 0.3 * noise))
+            else:
+                weights.append((name, 2.5 * noise * value.shape[-1] ** -0.5))
+        model.update(tree_unflatten(weights))
+        model.eval()
+        mx.eval(model.parameters())
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tiny_config() -> dict:
+    """The config of `tiny`."""
+    return dict(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, random_model):
+    """A folder with a random Qwen3 of two layers, as `load_model` reads it."""
+    import mlx_lm.utils
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    mlx_lm.utils.save_model(folder, random_model(**CONFIG))
+    mlx_lm.utils.save_config(dict(CONFIG), folder / "config.json")
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """(model, tokenizer); not to be trained: see `fresh`."""
+    from textenv.algos import load_model
+
+    return load_model(tiny_folder)
+
+
+@pytest.fixture
+def fresh(tiny):
+    """A copy of (model, tokenizer) that a test may train."""
+    return copy.deepcopy(tiny[0]), tiny[1]
+
+
+@pytest.fixture(scope="session")
+def plain_logprobs() -> Callable:
+    """Log-probabilities of a completion by one plain forward: no batch, no cache, no padding."""
+    import mlx.core as mx
+
+    def score(model, prompt_ids, token_ids, temperature=1.0, support=None):
+        logits = model(mx.array([list(prompt_ids) + list(token_ids)]))[0]
+        logits = np.array(logits, np.float64)[len(prompt_ids) - 1 : -1] / temperature
+        out = []
+        for t, token in enumerate(token_ids):
+            row = logits[t]
+            kept = row if support is None else row[np.asarray(support[t])]
+            top = kept.max()
+            out.append(row[token] - top - np.log(np.exp(kept - top).sum()))
+        return np.array(out)
+
+    return score
+
+
+@pytest.fixture(scope="session")
+def slow_restrict() -> Callable:
+    """What `textenv.algos.sampling.restrict` should keep, by sorting."""
+
+    def slow_restrict(logits, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
+        """One row in float64, by sorting: (kept ids, probabilities), and how close a tie it was.
+
+        The margin is the least distance of any decision from going the other way.
+        """
+        scaled = np.asarray(logits, np.float64) / (temperature or 1.0)
+        order = sorted(range(len(scaled)), key=lambda i: -scaled[i])
+        margins = [math.inf]
+        if temperature == 0:
+            order = order[:1]
+        elif 0 < top_k < len(order):
+            margins.append(scaled[order[top_k - 1]] - scaled[order[top_k]])
+            order = order[:top_k]
+
+        def probabilities(ids):
+            weights = np.exp(scaled[ids] - scaled[ids[0]])
+            return weights / weights.sum()
+
+        if top_p < 1:
+            probs, mass, count = probabilities(order), 0.0, 0
+            while count < len(order) and mass < top_p:
+                mass += probs[count]
+                count += 1
+                margins.append(abs(mass - top_p))
+            if count < len(order):  # equal probabilities stay together
+                margins.append(probs[count - 1] - probs[count])
+            order = order[:count]
+        if min_p > 0:
+            probs = probabilities(order)
+            margins += np.abs(probs / probs[0] - min_p)[1:].tolist()
+            order = [i for i, p in zip(order, probs) if p >= min_p * probs[0]]
+        return np.array(order), probabilities(order), min(margins)
+
+    return slow_restrict
+
+
+@pytest.fixture(params=SAMPLING.values(), ids=SAMPLING.keys())
+def sampling(request) -> dict:
+    """Each of the sampling settings that can be trained under."""
+    return request.param

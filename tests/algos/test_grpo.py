@@ -1,0 +1,340 @@
+"""GRPO's two functions against numbers by hand and slow loops, and its config."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from textenv.algos import GRPOConfig, grpo, gspo
+from textenv.algos.batch import BatchSize
+
+# --- advantages -------------------------------------------------------------------------------
+
+
+def slow_advantages(rewards, groups, scale):
+    """By the definition, one trajectory at a time."""
+    scored = [r for r in rewards if not math.isnan(r)]
+    out = []
+    for reward, group in zip(rewards, groups):
+        own = [r for r, g in zip(rewards, groups) if g == group and not math.isnan(r)]
+        if math.isnan(reward) or len(own) < 2 or max(own) - min(own) <= 1e-8:
+            out.append(0.0)
+            continue
+        std = {"group": own, "batch": scored}.get(scale)
+        divisor = 1.0 if std is None else np.std(std, ddof=1) + 1e-4
+        out.append((reward - sum(own) / len(own)) / divisor)
+    return np.array(out)
+
+
+def test_group_advantage_by_hand():
+    # mean 1/4, squared deviations 9/16 + 3/16, variance (12/16)/3 = 1/4, std 1/2
+    advantages = grpo.compute_advantages([1, 0, 0, 0], [7, 7, 7, 7])
+    np.testing.assert_allclose(advantages, [0.75 / 0.5001] + [-0.25 / 0.5001] * 3, rtol=1e-12)
+    np.testing.assert_allclose(advantages, [1.4997, -0.4999, -0.4999, -0.4999], atol=5e-5)
+
+
+def test_gold_standard_group():
+    # rewards 1, 1, 0, 0, .5: mean .5, variance (4 * .25 + 0) / 4 = .25, std .5
+    advantages = grpo.compute_advantages([1, 1, 0, 0, 0.5], [0] * 5, eps=0.0)
+    np.testing.assert_allclose(advantages, [1, 1, -1, -1, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("none", [0.5, -0.5, 1.5, -1.5]),
+        ("group", [0.5 / 0.7072068, -0.5 / 0.7072068, 1.5 / 2.1214203, -1.5 / 2.1214203]),
+        ("batch", [0.5 / 1.4143136, -0.5 / 1.4143136, 1.5 / 1.4143136, -1.5 / 1.4143136]),
+    ],
+)
+def test_scale_rewards_by_hand(scale, expected):
+    # rewards 1, 0 | 3, 0: group stds sqrt(.5) and sqrt(4.5), batch variance (0 + 1 + 4 + 1) / 3
+    advantages = grpo.compute_advantages([1, 0, 3, 0], [0, 0, 1, 1], scale_rewards=scale)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_advantages_against_a_slow_loop(scale, data):
+    size = data.draw(st.integers(1, 24))
+    reward = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-3, 3), st.just(math.nan))
+    rewards = data.draw(st.lists(reward, min_size=size, max_size=size))
+    groups = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
+    advantages = grpo.compute_advantages(rewards, groups, scale_rewards=scale)
+    expected = slow_advantages(rewards, groups, scale)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-9, atol=1e-12)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-2, 2), st.integers(0, 3)), min_size=2, max_size=20),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_group_does_not_feel_the_others_nor_the_order(pairs, random):
+    rewards, groups = map(np.array, zip(*pairs))
+    whole = grpo.compute_advantages(rewards, groups)
+    for group in set(groups.tolist()):
+        alone = grpo.compute_advantages(rewards[groups == group], groups[groups == group])
+        np.testing.assert_allclose(whole[groups == group], alone, rtol=1e-12)
+    order = list(range(len(pairs)))
+    random.shuffle(order)
+    shuffled = grpo.compute_advantages(rewards[order], groups[order])
+    np.testing.assert_allclose(shuffled, whole[order], rtol=1e-6, atol=1e-9)
+
+
+def test_rows_without_a_reward():
+    nan = math.nan
+    advantages = grpo.compute_advantages([1, 0, nan, nan, nan, 2], [0, 0, 0, 1, 1, 1])
+    np.testing.assert_allclose(advantages[:2], [0.5 / 0.7072068, -0.5 / 0.7072068], rtol=1e-6)
+    assert advantages[2:].tolist() == [0, 0, 0, 0]  # unscored, or alone in its group
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_rewards_equal_up_to_rounding_have_no_advantage(scale):
+    sums = [0.1 + 0.2, 0.3, 0.3 + 1e-12, 0.3 - 1e-12]
+    assert len(set(sums)) > 1
+    assert not grpo.compute_advantages(sums, [0] * 4, scale_rewards=scale).any()
+
+
+def test_unknown_scale_is_named():
+    with pytest.raises(ValueError, match="unknown scale_rewards 'grup'; did you mean 'group'"):
+        grpo.compute_advantages([1, 0], [0, 0], scale_rewards="grup")
+
+
+# --- loss -------------------------------------------------------------------------------------
+
+LENGTH_CAP = 7
+
+
+def slow_loss(
+    loss_type, logprobs, old, advantages, mask, low, high, beta=0.0, ref=None
+) -> tuple[float, dict[str, float]]:
+    """Token by token, by the papers' formulas, in Python floats."""
+    n, width = mask.shape
+    per_sequence, all_tokens, counts = [], [], {"low": 0, "high": 0, "region": 0}
+    kls = []
+    for i in range(n):
+        cells = [t for t in range(width) if mask[i, t]]
+        mean = sum(logprobs[i, t] - old[i, t] for t in cells) / max(1, len(cells))
+        losses = []
+        for t in cells:
+            advantage = advantages[i] if np.ndim(advantages) == 1 else advantages[i, t]
+            ratio = math.exp(mean if loss_type == "gspo" else logprobs[i, t] - old[i, t])
+            if loss_type == "cispo":
+                loss = -min(ratio, 1 + high) * advantage * logprobs[i, t]
+            else:
+                clipped = min(max(ratio, 1 - low), 1 + high)
+                loss = -min(ratio * advantage, clipped * advantage)
+            below = ratio < 1 - low and advantage < 0
+            above = ratio > 1 + high and advantage > 0
+            counts["low"] += below
+            counts["high"] += above
+            counts["region"] += below or above
+            if beta:
+                d = ref[i, t] - logprobs[i, t]
+                kls.append(math.exp(d) - d - 1)
+                loss += beta * kls[-1]
+            losses.append(loss)
+        per_sequence.append(sum(losses) / max(1, len(losses)))
+        all_tokens += losses
+    tokens = max(1, len(all_tokens))
+    loss = {
+        "grpo": sum(per_sequence) / n,
+        "gspo": sum(per_sequence) / n,
+        "dr_grpo": sum(all_tokens) / (n * LENGTH_CAP),
+    }.get(loss_type, sum(all_tokens) / tokens)
+    metrics = {f"clip_ratio/{k}_mean": v / tokens for k, v in counts.items()}
+    return loss, metrics | ({"kl": sum(kls) / tokens} if beta else {})
+
+
+def random_case(seed, n=6, width=5):
+    """Arrays of a batch: ragged, one row without any token, rubbish in the padding."""
+    rng = np.random.default_rng(seed)
+    old = rng.normal(-2, 1, (n, width)).astype(np.float32)
+    logprobs = (old + rng.normal(0, 0.4, (n, width))).astype(np.float32)
+    ref = (old + rng.normal(0, 0.4, (n, width))).astype(np.float32)
+    mask = (np.arange(width) < rng.integers(1, width + 1, n)[:, None]).astype(np.float32)
+    mask[1, 0] = 0  # a hole, as between two turns
+    mask[2] = 0
+    padding = mask == 0
+    logprobs[padding] = rng.choice([np.inf, -np.inf, np.nan, 1e30], padding.sum())
+    old[padding] = rng.choice([np.inf, np.nan, 0, -1e30], padding.sum())
+    ref[padding] = np.nan
+    return logprobs, old, rng.normal(0, 1, n).astype(np.float32), mask, ref
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
+def test_loss_against_a_slow_loop(loss_type, per_token, beta):
+    import mlx.core as mx
+
+    for seed in range(3):
+        logprobs, old, advantages, mask, ref = random_case(seed)
+        if per_token:
+            advantages = np.random.default_rng(seed).normal(0, 1, mask.shape).astype(np.float32)
+            advantages[mask == 0] = np.nan
+        expected, expected_metrics = slow_loss(
+            loss_type, logprobs, old, advantages, mask, 0.2, 0.3, beta, ref
+        )
+        settings = {"loss_type": loss_type, "epsilon": 0.2, "epsilon_high": 0.3, "beta": beta}
+
+        def loss_fn(x, case=(old, advantages, mask, ref), settings=settings):
+            old, advantages, mask, ref = map(mx.array, case)
+            return grpo.policy_loss(
+                *(x, old, advantages, mask),
+                ref_logprobs=ref,
+                max_completion_length=LENGTH_CAP,
+                **settings,
+            )
+
+        (loss, metrics), gradient = mx.value_and_grad(loss_fn)(mx.array(logprobs))
+        assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert {k: v.item() for k, v in metrics.items()} == pytest.approx(
+            expected_metrics, rel=1e-4, abs=1e-6
+        )
+        assert np.isfinite(np.array(gradient)).all()
+        assert not np.array(gradient)[mask == 0].any()
+
+
+LOSSES = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+LOSS_MASK = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [("dapo", 2.5), ("bnpo", 2.5), ("grpo", 3.0), ("dr_grpo", 1.25)],
+)
+def test_aggregation(loss_type, expected):
+    # On-policy, the loss of a token is minus its advantage.
+    zeros = np.zeros((2, 3), np.float32)
+    loss, _ = grpo.policy_loss(
+        zeros, zeros, -LOSSES, LOSS_MASK, loss_type=loss_type, max_completion_length=4
+    )
+    assert loss.item() == expected
+
+
+def test_clipping_by_hand():
+    # A > 0 gains nothing above 1.2, A < 0 nothing below .8; the other sides are not clipped.
+    ratio = np.array([[0.5, 2.0, 0.5, 2.0]])
+    advantages = np.array([[1.0, 1.0, -1.0, -1.0]])
+    loss, metrics = grpo.policy_loss(
+        np.log(ratio), np.zeros((1, 4)), advantages, np.ones((1, 4)), epsilon=0.2
+    )
+    assert loss.item() == pytest.approx((-0.5 - 1.2 + 0.8 + 2.0) / 4, rel=1e-6)
+    assert {k: v.item() for k, v in metrics.items()} == {
+        "clip_ratio/low_mean": 0.25,
+        "clip_ratio/high_mean": 0.25,
+        "clip_ratio/region_mean": 0.5,
+    }
+
+
+@pytest.mark.parametrize(("high", "expected"), [(None, 1.2), (0.28, 1.28), (0.0, 1.0)])
+def test_epsilon_high(high, expected):
+    one = np.ones((1, 1))
+    loss, _ = grpo.policy_loss(
+        np.log(3 * one), 0 * one, one[0], one, epsilon=0.2, epsilon_high=high
+    )
+    assert -loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_clipped_tokens_have_no_gradient():
+    import mlx.core as mx
+
+    ratio = mx.array([[0.5, 2.0, 0.5, 2.0, 1.1]])
+    advantages = mx.array([[1.0, 1.0, -1.0, -1.0, 1.0]])
+
+    def loss_fn(logprobs):
+        return grpo.policy_loss(logprobs, 0 * ratio, advantages, mx.ones((1, 5)))[0]
+
+    gradient = 5 * np.array(mx.grad(loss_fn)(mx.log(ratio)))[0]
+    # d(-ratio * A) / d(logprob) = -ratio * A where the surrogate is not clipped
+    np.testing.assert_allclose(gradient, [-0.5, 0, 0, 2.0, -1.1], rtol=1e-5)
+
+
+def test_kl_of_a_log_ratio():
+    # reference minus policy is .1: k3 = exp(.1) - .1 - 1 = .0051709; at -.1 it is .0048374
+    for difference, k3 in [(0.1, 0.0051709), (-0.1, 0.0048374)]:
+        zeros = np.zeros((1, 2), np.float32)
+        loss, metrics = grpo.policy_loss(
+            *(zeros, zeros, np.zeros(1), np.ones((1, 2))),
+            beta=2.0,
+            ref_logprobs=zeros + difference,
+        )
+        assert metrics["kl"].item() == pytest.approx(k3, abs=1e-7)
+        assert loss.item() == pytest.approx(2 * k3, abs=2e-7)
+
+
+def test_gspo_uses_the_geometric_mean_of_the_ratios():
+    logprobs = np.log(np.array([[2.0, 0.5, 1.1, 99.0]]))  # the mean over three tokens: 1.1^(1/3)
+    mask = np.array([[1, 1, 1, 0]])
+    loss, _ = gspo.policy_loss(logprobs, np.zeros((1, 4)), np.ones(1), mask)
+    assert -loss.item() == pytest.approx(1.1 ** (1 / 3), rel=1e-6)
+    tight, metrics = gspo.policy_loss(logprobs, np.zeros((1, 4)), np.ones(1), mask, epsilon=0.01)
+    assert -tight.item() == pytest.approx(1.01, rel=1e-6)
+    assert metrics["clip_ratio/high_mean"].item() == 1.0  # a sequence is clipped as a whole
+
+
+@pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
+def test_parts_sum_to_the_whole(loss_type):
+    logprobs, old, advantages, mask, ref = random_case(11)
+    common = {"loss_type": loss_type, "max_completion_length": LENGTH_CAP, "beta": 0.1}
+    whole, _ = grpo.policy_loss(logprobs, old, advantages, mask, ref_logprobs=ref, **common)
+    size = BatchSize(len(mask), mask.sum())
+    parts = [
+        grpo.policy_loss(
+            *(logprobs[rows], old[rows], advantages[rows], mask[rows]),
+            ref_logprobs=ref[rows],
+            batch_size=size,
+            **common,
+        )[0].item()
+        for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
+    ]
+    assert sum(parts) == pytest.approx(whole.item(), rel=1e-5)
+    assert abs(parts[0]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss_type": "dapoo"}, "unknown loss_type 'dapoo'; did you mean 'dapo'"),
+        ({"loss_type": "dr_grpo"}, "max_completion_length"),
+        ({"beta": 0.1}, "ref_logprobs"),
+    ],
+)
+def test_bad_loss_arguments(settings, words):
+    ones = np.ones((1, 1))
+    with pytest.raises(ValueError, match=words):
+        grpo.policy_loss(ones, ones, ones[0], ones, **settings)
+
+
+# --- config -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, 0) for name in ("max_steps", "num_prompts", "max_completion_length")),
+        *((name, 0) for name in ("num_iterations", "num_minibatches", "micro_batch_size")),
+        *((name, -0.1) for name in ("epsilon", "epsilon_high", "beta", "learning_rate")),
+        *((name, -1) for name in ("warmup_steps", "weight_decay", "lora_rank", "seed")),
+        *((name, math.nan) for name in ("epsilon", "beta", "temperature", "max_grad_norm")),
+        *(("loss_type", "ppo"), ("scale_rewards", "std"), ("lr_scheduler_type", "step")),
+        *(("num_generations", 1), ("temperature", -1.0), ("temperature", math.inf)),
+        *(("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), ("min_p", 2.0)),
+        *(("max_steps", 1.5), ("max_steps", True), ("max_steps", "9"), ("epsilon", None)),
+        *(("beta", "0.1"), ("mask_truncated_completions", 1), ("chat_template", "yes")),
+    ],
+)
+def test_bad_config_values_are_named(field, value):
+    with pytest.raises((ValueError, TypeError), match=rf"\b{field}\b"):
+        GRPOConfig(**{field: value})
+
+
+def test_config_accepts_its_edges():
+    config = GRPOConfig(epsilon=0, num_generations=2, micro_batch_size=1, beta=1, temperature=2)
+    assert config.sampling["temperature"] == 2

@@ -1,0 +1,131 @@
+import copy
+import pickle
+import time
+
+import gymnasium as gym
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textenv.errors import ConfigTypeError
+from textenv.spaces import UnicodeText
+
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one glyph of five characters
+
+
+@st.composite
+def spaces(draw):
+    low = draw(st.integers(0, 80))
+    return UnicodeText(draw(st.integers(low, 200)), min_length=low, seed=draw(st.integers(0, 99)))
+
+
+@given(st.text(st.characters(), max_size=8))  # characters() gives lone surrogates too
+def test_members_are_scalar_values_within_the_lengths(text):
+    scalar = all(not 0xD800 <= ord(character) <= 0xDFFF for character in text)
+    assert (text in UnicodeText(5, min_length=2)) == (scalar and 2 <= len(text) <= 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\n\t\0\x7f", "é", "e\u0301", "日本", "🙂", FAMILY, "\U0010ffff", "\ufdd0\uffff"],
+)
+def test_all_of_unicode_is_in_it(text):
+    assert text in UnicodeText(5)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff", "\udcff", "\ude00\ud83d", "\ud83d\ude42"])
+def test_surrogates_are_not_in_it(text):
+    assert text not in UnicodeText(5)
+
+
+def test_lengths_count_characters_not_bytes():
+    space = UnicodeText(3, min_length=3)
+    assert [n for n in range(6) if "🙂" * n in space] == [3]
+
+
+@pytest.mark.parametrize("value", [None, 1, b"abc", ["a", "b"], ("a",), {"a": 1}, object()])
+def test_only_strings_are_members(value):
+    assert value not in UnicodeText(5)
+
+
+@given(spaces())
+def test_samples_are_members(space):
+    assert all(space.sample() in space for _ in range(20))
+
+
+@given(st.integers(0, 2**32))
+def test_samples_follow_the_seed(seed):
+    first, second = UnicodeText(100, seed=seed), UnicodeText(100)
+    second.seed(seed)
+    assert [first.sample() for _ in range(3)] == [second.sample() for _ in range(3)]
+
+
+def test_samples_differ_within_a_seed_and_between_seeds():
+    draws = {UnicodeText(100, seed=seed).sample() for seed in range(20)}
+    space = UnicodeText(100, seed=0)
+    more = {space.sample() for _ in range(20)}
+    assert len(draws) == len(more) == 20
+    assert len({len(text) for text in draws | more}) > 10
+
+
+def test_sample_takes_no_mask():
+    with pytest.raises(ConfigTypeError, match="no mask"):
+        UnicodeText(5).sample(mask=(3, None))
+    with pytest.raises(ConfigTypeError, match="no probability"):
+        UnicodeText(5).sample(probability=(3, None))
+
+
+def test_equality_is_by_lengths():
+    assert UnicodeText(5, seed=1) == UnicodeText(5, seed=2)
+    assert UnicodeText(5) != UnicodeText(6)
+    assert UnicodeText(5) != UnicodeText(5, min_length=1)
+    text = gym.spaces.Text(5, min_length=0)
+    assert UnicodeText(5) != text
+    assert text != UnicodeText(5)
+
+
+def test_repr_is_short_and_names_the_lengths():
+    assert repr(UnicodeText(2**20, min_length=3)) == "UnicodeText(3, 1048576)"
+
+
+@pytest.mark.parametrize("clone", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+def test_clones_are_equal_and_go_on_sampling_alike(clone):
+    space = UnicodeText(50, min_length=1, seed=3)
+    space.sample()
+    twin = clone(space)
+    assert type(twin) is UnicodeText
+    assert twin == space
+    assert [twin.sample() for _ in range(3)] == [space.sample() for _ in range(3)]
+    assert "🙂" in twin
+    assert "" not in twin
+
+
+def test_it_costs_next_to_nothing():
+    def seconds():
+        start = time.perf_counter()
+        UnicodeText(2**20)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.02  # a charset of all Unicode takes a second
+    assert len(pickle.dumps(UnicodeText(2**20))) < 10_000
+
+
+def test_membership_of_a_megabyte_is_quick():
+    text = "é" * 2**20
+    start = time.perf_counter()
+    assert text in UnicodeText(2**20)
+    assert text + "é" not in UnicodeText(2**20)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_composes_with_gymnasium():
+    space = UnicodeText(5)
+    assert isinstance(space, gym.spaces.Text)
+    assert {"a": "🙂"} in gym.spaces.Dict(a=space)
+    assert ("🙂", "") in gym.vector.utils.batch_space(space, 2)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 5), (3, 2), (0, -1)])
+def test_impossible_lengths_are_refused(low, high):
+    with pytest.raises(ValueError, match="length"):
+        UnicodeText(high, min_length=low)

@@ -1,0 +1,248 @@
+import math
+import re
+from collections import Counter
+from itertools import pairwise
+
+import gymnasium as gym
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textenv import register_task, tasks
+from textenv.errors import ConfigError
+from textenv.tasks.base import Task
+
+TASKS = ["arithmetic", "countdown", "reverse", "sort"]
+SPLITS = ["train", "test"]
+VARIANTS = [
+    ("arithmetic", {"digits": 1}),
+    ("arithmetic", {"digits": 3, "operands": 4, "operations": "+-*"}),
+    ("countdown", {"numbers": 2, "max_number": 20}),
+    ("countdown", {"numbers": 4, "max_number": 50, "max_target": 500}),
+    ("reverse", {"min_length": 2, "max_length": 9, "alphabet": "aé🙂日b"}),
+    ("sort", {"min_count": 2, "max_count": 9, "max_number": 999}),
+    *((name, {}) for name in TASKS),
+]
+
+
+def examples(name, n=300, split="train", **kwargs):
+    task = tasks.make(name, split=split, **kwargs)
+    return [task.example(i) for i in range(n)]
+
+
+def problem(name, example):
+    """What makes it this problem, read from the prompt alone."""
+    if name == "reverse":
+        return example["prompt"]
+    target, given = re.fullmatch(r"(?:make (\d+) from )?(.*)=", example["prompt"]).groups()
+    return target, *sorted(map(int, re.findall(r"\d+", given)))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("name", "kwargs"), VARIANTS)
+def test_the_oracle_scores_full_marks(name, kwargs, split):
+    task = tasks.make(name, split=split, **kwargs)
+    for example in examples(name, split=split, **kwargs):
+        answer = task.oracle(example)
+        assert [task.score(example, text) for text in (answer, f" {answer}\n")] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_problem_is_in_both_splits(name):
+    train, test = examples(name, 1000), examples(name, 1000, "test")
+    key = tasks.make(name).split_key
+    assert not {e["prompt"] for e in train} & {e["prompt"] for e in test}
+    assert not {key(e) for e in train} & {key(e) for e in test}
+    assert not {problem(name, e) for e in train} & {problem(name, e) for e in test}
+
+
+def test_the_splits_divide_a_small_task_completely():
+    train = {e["prompt"] for e in examples("arithmetic", 2000, digits=1)}
+    test = {e["prompt"] for e in examples("arithmetic", 2000, "test", digits=1)}
+    assert train | test == {f"{a}+{b}=" for a in range(10) for b in range(10)}
+    assert len(train) + len(test) == 100
+    assert 0 < len(test) < 30  # one problem in ten
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", TASKS)
+def test_an_id_is_an_example(name, split):
+    one, two = (tasks.make(name, split=split) for _ in range(2))
+    ids = [0, 1, 2**47, 2**70, 1]
+    assert [one.example(i) for i in ids] == [two.example(i) for i in reversed(ids)][::-1]
+    first = one.example(5)
+    first["prompt"] = "changed"
+    assert one.example(5) == two.example(5) != first
+    assert len({e["prompt"] for e in examples(name, 200, split)}) > (
+        150 if split == "train" else 50
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_negative_ids_are_refused(name):
+    with pytest.raises(ConfigError, match="-1"):
+        tasks.make(name).example(-1)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 5])
+@pytest.mark.parametrize("operands", [2, 4])
+@pytest.mark.parametrize("operations", ["+", "-", "+*", "+-*"])
+def test_arithmetic_is_what_was_asked_for_and_right(digits, operands, operations):
+    kwargs = {"digits": digits, "operands": operands, "operations": operations}
+    signs = set()
+    for example in examples("arithmetic", 100, **kwargs):
+        numbers = re.findall(r"\d+", example["prompt"])
+        assert [len(number) for number in numbers] == [digits] * operands
+        signs |= set(re.findall(r"[-+*]", example["prompt"]))
+        terms = re.findall(r"(-?)([\d*]+)", example["prompt"].removesuffix("="))
+        products = [(sign, math.prod(map(int, term.split("*")))) for sign, term in terms]
+        assert example["answer"] == str(sum(-p if sign else p for sign, p in products))
+    assert signs == set(operations)
+
+
+def test_arithmetic_by_default_is_sums_of_two_numbers_of_two_digits():
+    prompts = [e["prompt"] for e in examples("arithmetic", 2000)]
+    assert all(re.fullmatch(r"[1-9]\d\+[1-9]\d=", prompt) for prompt in prompts)
+    firsts = {int(prompt[:2]) for prompt in prompts}
+    assert firsts == set(range(10, 100))
+
+
+def test_reverse_is_what_was_asked_for():
+    found = examples("reverse", min_length=2, max_length=5, alphabet="xyz")
+    words = [e["prompt"].removeprefix("reverse ").removesuffix("=") for e in found]
+    assert {len(word) for word in words} == {2, 3, 4, 5}
+    assert set("".join(words)) == set("xyz")
+    assert [e["answer"] for e in found] == ["".join(reversed(word)) for word in words]
+
+
+def test_sort_is_what_was_asked_for():
+    found = examples("sort", min_count=2, max_count=5, max_number=12)
+    lists = [e["prompt"].removeprefix("sort ").removesuffix("=").split(" ") for e in found]
+    assert {len(numbers) for numbers in lists} == {2, 3, 4, 5}
+    assert {n for numbers in lists for n in numbers} == set(map(str, range(13)))
+    for numbers, answer in zip(lists, [list(map(int, e["answer"].split(" "))) for e in found]):
+        assert Counter(map(str, answer)) == Counter(numbers)
+        assert all(a <= b for a, b in pairwise(answer))
+
+
+def test_countdown_is_what_was_asked_for():
+    found = examples("countdown", numbers=4, max_number=7, max_target=9)
+    for example in found:
+        assert example["prompt"] == (
+            f"make {example['target']} from {' '.join(map(str, example['numbers']))}="
+        )
+        assert len(example["numbers"]) == 4
+    assert {n for e in found for n in e["numbers"]} == set(range(1, 8))
+    assert {e["target"] for e in found} == set(range(1, 10))
+
+
+@pytest.mark.parametrize("name", TASKS)
+@given(data=st.data())
+def test_an_altered_answer_scores_nothing(name, data):
+    task = tasks.make(name, split=data.draw(st.sampled_from(SPLITS)))
+    example = task.example(data.draw(st.integers(0, 10**6)))
+    answer = task.oracle(example)
+    at = data.draw(st.integers(0, len(answer) - 1))
+    added = data.draw(st.sampled_from("0123456789xyz=.,;#_\u0663\uff15"))
+    longer = answer[:at] + added + answer[at:]
+    cut = answer[:at] + answer[at + 1 :]
+    # What is the same answer: for countdown, the same numbers (a bracket may be redundant).
+    same = {"countdown": lambda text: re.findall(r"\d+", text), "sort": str.split}
+    meaning = same.get(name, str.strip)
+    for wrong in (longer, cut, answer + "=", answer + " " + answer, "", " ", example["prompt"]):
+        if meaning(wrong) != meaning(answer):
+            assert task.score(example, wrong) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "answer", "wrong"),
+    [
+        (
+            "arithmetic",
+            "12+30=",
+            "42",
+            ["042", "+42", "42.0", "4 2", "42.", "=42", "\uff14\uff12", "24"],
+        ),
+        ("reverse", "reverse abcd=", "dcba", ["abcd", "DCBA", "d c b a", "dcbaa", "dcb"]),
+        ("sort", "sort 52 7 31=", "7 31 52", ["52 31 7", "7,31,52", "73152", "7 31", "7 7 31 52"]),
+    ],
+)
+def test_scores_by_hand(name, prompt, answer, wrong):
+    example = {"prompt": prompt, "answer": answer}
+    score = tasks.make(name).score
+    assert score(example, answer) == 1.0
+    assert [score(example, text) for text in wrong] == [0.0] * len(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "says"),
+    [
+        ("arithmetic", {"digits": 13}, "digits.*1 to 12.*13"),
+        ("arithmetic", {"operands": 1}, "operands.*2 to 8.*1"),
+        ("arithmetic", {"operations": "+/"}, r"operations.*'\+/'"),
+        ("arithmetic", {"operations": ""}, "operations.*''"),
+        ("arithmetic", {"digits": 2.0}, "digits.*2.0"),
+        ("arithmetic", {"digits": True}, "digits.*True"),
+        ("countdown", {"numbers": 7}, "numbers.*2 to 6.*7"),
+        ("countdown", {"max_number": 1}, "max_number.*1"),
+        ("countdown", {"max_target": 0}, "max_target.*0"),
+        ("reverse", {"max_length": 3}, "max_length.*4 to.*3"),
+        ("reverse", {"alphabet": "a b"}, "alphabet.*'a b'"),
+        ("reverse", {"alphabet": ""}, "alphabet.*''"),
+        ("sort", {"min_count": 5}, "max_count.*5 to.*4"),
+        ("sort", {"max_number": -1}, "max_number.*-1"),
+        ("sort", {"split": None}, "train, test.*None"),
+        ("sort", {"digits": 2}, "sort.*digits"),
+        ("srot", {}, "'srot'.*'sort'"),
+    ],
+)
+def test_bad_parameters_are_named(name, kwargs, says):
+    with pytest.raises(ConfigError, match=says):
+        tasks.make(name, **kwargs)
+
+
+def test_a_task_too_small_for_a_split_says_so():
+    task = tasks.make("sort", min_count=1, max_count=1, max_number=1, split="test")
+    with pytest.raises(ConfigError, match=r"'sort'.*'test' split"):
+        task.example(0)
+
+
+class Echo(Task):
+    name = "echo"
+    size = 3
+
+    def __init__(self, split, loud=False):
+        self.split, self.loud = split, loud
+
+    def example(self, example_id):
+        return {"prompt": f"{self.split} {example_id}{'!' * self.loud}"}
+
+    def score(self, example, completion):
+        return float(completion == example["prompt"])
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(tasks, "_factories", dict(tasks._factories))
+
+
+def test_a_registered_task_is_made_by_name(registry):
+    register_task("echo", Echo)
+    assert "echo" in tasks.names()
+    env = gym.make("TextGen-v0", task="echo", split="test", task_kwargs={"loud": True})
+    starts = {env.reset(seed=seed)[0] for seed in range(50)}
+    assert starts == {"test 0!", "test 1!", "test 2!"}
+    prompt, info = env.reset()
+    assert info["task"] == "echo"
+    assert env.step(prompt)[1] == 1.0
+    assert gym.make("TextGen-v0", task="echo").reset(options={"example_id": 2})[0] == "train 2"
+    with pytest.raises(NotImplementedError, match="'echo' has no oracle"):
+        tasks.make("echo", split="test").oracle({})
+
+
+def test_a_name_is_taken_once(registry):
+    register_task("echo", Echo)
+    for taken in ("echo", "sort"):
+        with pytest.raises(ConfigError, match=f"{taken!r} is registered already"):
+            register_task(taken, lambda split: Echo("train"))
+    assert tasks.make("sort").name == "sort"
