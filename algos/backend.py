@@ -6,7 +6,6 @@ import importlib.util
 import sys
 
 from textenv.algos import blas
-
 from textenv.errors import MissingDependencyError
 
 

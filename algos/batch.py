@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from textenv.algos.trajectory import Trajectory
 
+from textenv.algos.trajectory import Trajectory
 from textenv.errors import DataError
 
 

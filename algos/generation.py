@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from textenv.algos import backend
 from textenv.algos.sampling import SamplingParams, draw, restrict
-
 from textenv.errors import DataError
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+
 from textenv.algos.kv_cache import DecodeCache, GrowingCache  # noqa: E402
 from textenv.algos.models import check_cache, split_head  # noqa: E402
 

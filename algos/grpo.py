@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch
 from textenv.algos.config import check_bounds, check_choice, check_types
@@ -31,13 +32,13 @@ from textenv.algos.metrics import rollout_metrics
 from textenv.algos.rollout import RolloutRunner, make_env, max_turns
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer
-
 from textenv.errors import ConfigError, ConfigTypeError, unknown
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
+
 from textenv.algos.models import add_lora, load_model, save_model, without_lora  # noqa: E402
 from textenv.algos.policy import create_policy  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
+
 from textenv.algos.trajectory import Trajectory
 from textenv.wrappers.step import DictStep, Step, standardize_step
 

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textenv.algos import backend
-
 import textenv
+from textenv.algos import backend
 from textenv.errors import ConfigError, DataError, MissingFileError
 
 backend.prepare()

@@ -12,13 +12,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from textenv.algos import backend
 
+from textenv.algos import backend
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 
 backend.prepare()
 
 import mlx.nn as nn  # noqa: E402
+
 from textenv.algos.generation import Completion, Generator  # noqa: E402
 from textenv.algos.models import context_length  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402

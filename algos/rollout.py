@@ -10,22 +10,30 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
+
 from textenv.algos.lanes import Lane, SingleStage, VectorStage, standardize_reset
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
-from textenv.wrappers.step import DictStep, standardize_step
-
 from textenv.errors import ConfigError, ConfigTypeError
+from textenv.wrappers.step import DictStep, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
 
 _MAX_SEED = 2**31 - 1
+
+
+class Start(NamedTuple):
+    """Where the episodes of a group start."""
+
+    group_id: int
+    seed: int
+    options: dict[str, Any] | None
 
 
 class RolloutRunner:
@@ -77,6 +85,7 @@ class RolloutRunner:
         self._lanes: list[Lane] = []  # control: the episodes under way
         self._copies = [self.env]  # text: made as they are needed
         self._next_group = 0
+        self._epoch: list[int] = []  # text: ids of a finite task that are still to come
         self._text = isinstance(_single_action_space(self.env), gym.spaces.Text)
         if self._text:
             self._plan_groups()
@@ -152,24 +161,16 @@ class RolloutRunner:
 
     def _plan_groups(self) -> None:
         self._turns = max_turns(self.env)
-        size = self.strategy.num_generations
-        self._num_groups = self.max_steps // (size * self._turns)
+        self._size = self.strategy.num_generations
+        self._num_groups = self.max_steps // (self._size * self._turns)
         if self._num_groups < 1:
             raise ConfigError(
-                f"max_steps={self.max_steps} is fewer than one group: num_generations={size} "
+                f"max_steps={self.max_steps} is fewer than one group: num_generations={self._size} "
                 f"trajectories of up to {self._turns} step(s) each"
             )
 
     def _collect_groups(self) -> Buffer:
-        size = self.strategy.num_generations
-        starts = [
-            (self._next_group + group, seed)
-            for group, seed in enumerate(
-                self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
-            )
-            for _ in range(size)
-        ]
-        self._next_group += self._num_groups
+        starts = [start for start in self._next_starts() for _ in range(self._size)]
         if isinstance(self._stage, VectorStage):
             width = self._stage.num_envs
         else:
@@ -180,12 +181,27 @@ class RolloutRunner:
                 buffer.add(trajectory)
         return buffer
 
-    def _episodes(self, starts: list[tuple[int, int]]) -> list[Trajectory]:
-        """One whole episode for each (group, seed), side by side."""
+    def _next_starts(self) -> list[Start]:
+        """Where the next groups start: a finite task in shuffled epochs, others by seed alone."""
+        seeds = self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
+        first, self._next_group = self._next_group, self._next_group + self._num_groups
+        ids = getattr(getattr(self.env.unwrapped, "task", None), "ids", None)
+        if ids is None or isinstance(self._stage, VectorStage):  # its options go to all lanes alike
+            return [Start(first + i, seed, None) for i, seed in enumerate(seeds)]
+        while len(self._epoch) < self._num_groups:
+            self._epoch += [ids[i] for i in self._rng.permutation(len(ids))]
+        drawn, self._epoch = self._epoch[: self._num_groups], self._epoch[self._num_groups :]
+        return [
+            Start(first + i, seed, {"example_id": example_id})
+            for i, (seed, example_id) in enumerate(zip(seeds, drawn))
+        ]
+
+    def _episodes(self, starts: list[Start]) -> list[Trajectory]:
+        """One whole episode from each start, side by side."""
         lanes = []
-        for start, (group_id, seed) in zip(self._reset([seed for _, seed in starts]), starts):
-            lanes.append(Lane(start, self.policy_version, seed))
-            lanes[-1].trajectory.group_id = group_id
+        for begun, start in zip(self._reset(starts), starts):
+            lanes.append(Lane(begun, self.policy_version, start.seed))
+            lanes[-1].trajectory.group_id = start.group_id
         going = list(range(len(lanes)))
         while going:
             actions, extras = self._answer([lanes[i] for i in going])
@@ -208,11 +224,15 @@ class RolloutRunner:
         rows = [{key: values[i] for key, values in extras.items()} for i in range(len(lanes))]
         return list(actions), rows
 
-    def _reset(self, seeds: list[int]) -> list[dict[str, Any]]:
+    def _reset(self, starts: list[Start]) -> list[dict[str, Any]]:
         if isinstance(self._stage, VectorStage):
+            seeds = [start.seed for start in starts]
             spare = self._stage.num_envs - len(seeds)
             return self._stage.reset(seeds + seeds[:1] * spare)[: len(seeds)]
-        return [standardize_reset(e.reset(seed=s)) for e, s in zip(self._copies, seeds)]
+        return [
+            standardize_reset(env.reset(seed=start.seed, options=start.options))
+            for env, start in zip(self._copies, starts)
+        ]
 
     def _step(self, actions: dict[int, Any]) -> dict[int, Any]:
         if isinstance(self._stage, VectorStage):

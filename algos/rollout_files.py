@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from textenv.algos.trajectory import Buffer, Trajectory
 
+from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, DataError, MissingFileError
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from numbers import Real
 
 from textenv.algos import backend
-
 from textenv.errors import ConfigError
 
 backend.prepare()

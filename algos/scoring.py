@@ -9,6 +9,7 @@ Shapes: as in `textenv.algos.batch`; D hidden size, V vocabulary.
 from __future__ import annotations
 
 import numpy as np
+
 from textenv.algos import backend
 from textenv.algos.batch import TokenBatch
 
@@ -16,6 +17,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+
 from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
 from textenv.algos.models import check_cache, split_head  # noqa: E402

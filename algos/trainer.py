@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.trajectory import Buffer
-
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
@@ -24,6 +24,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 from mlx.utils import tree_map  # noqa: E402
+
 from textenv.algos.models import count_parameters, has_lora  # noqa: E402
 from textenv.algos.scoring import Scorer  # noqa: E402
 

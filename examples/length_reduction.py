@@ -20,7 +20,7 @@ args = parser.parse_args()
 
 
 def short_and_right(prompt, completion, example):
-    """1 for a right answer without a needless character, less for a longer one, 0 for a wrong one."""
+    """1 for a right answer without a needless character, less for a longer one."""
     right = completion.split() == example["answer"].split()
     return float(right) * len(example["answer"]) / max(1, len(completion))
 

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from textenv.algos import blas
-
 from textenv.tasks import Example, make
 
 blas.load()  # before mlx

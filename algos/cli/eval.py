@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import gymnasium as gym
+
 from textenv.algos.evaluation import evaluate
 from textenv.algos.models import load_model
 from textenv.algos.policy import create_policy
-
 from textenv.errors import ConfigError
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from textenv.algos.trajectory import Buffer
 
+from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError
 
 

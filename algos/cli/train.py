@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import tyro
+
 from textenv.algos import blas
 from textenv.algos.cli.display import TrainingDisplay
 from textenv.algos.cli.doctor import versions
@@ -20,7 +21,6 @@ from textenv.algos.config import from_table, read_toml, to_table
 from textenv.algos.evaluation import evaluate
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer
 from textenv.algos.trajectory import Buffer
-
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError, MissingFileError
 

@@ -4,9 +4,9 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 
 import pytest
+import tomllib
 
 from textenv.algos.cli import COMMANDS, main
 from textenv.algos.cli.display import no_signal
@@ -50,7 +50,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path, capsys):
 
     from textenv.algos import load_rollout
 
-    model, tokenizer = load(str(out / "model"))
+    _, tokenizer = load(str(out / "model"))
     assert tokenizer.decode(tokenizer.encode("12+30=")) == "12+30="
     rollout = load_rollout(next((out / "rollouts").iterdir()))
     assert len(rollout) == 16 and len({t.group_id for t in rollout}) == 4
@@ -217,7 +217,8 @@ def test_interrupt_leaves_a_whole_folder(tmp_path):
         "    while not (out / 'metrics.jsonl').exists(): time.sleep(0.05)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "threading.Thread(target=interrupt, daemon=True).start()\n"
-        f"sys.exit(main(['train', '--max-steps', '500', '--eval-examples', '8', '--out', {str(out)!r}]))"
+        "argv = ['train', '--max-steps', '500', '--eval-examples', '8', '--out', str(out)]\n"
+        "sys.exit(main(argv))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 130, done.stderr

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+
 from textenv.algos import GRPOConfig, grpo, gspo
 from textenv.algos.batch import BatchSize
 

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+
 from textenv.algos import create_policy
 from textenv.algos.sampling import SamplingParams, draw, restrict
 

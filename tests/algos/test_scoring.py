@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+
 from textenv.algos import Trajectory, create_policy, grpo, scoring
 from textenv.algos.batch import make_batch
 from textenv.algos.scoring import Scorer

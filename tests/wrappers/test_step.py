@@ -4,9 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from textenv.wrappers import DictStep, TupleStep, standardize_step
 
-import textenv  # noqa: F401  (registers TextGen-v0)
+from textenv.wrappers import DictStep, TupleStep, standardize_step
 
 KEYS = ["observation", "reward", "terminated", "truncated", "info"]
 STEP = {"observation": 1, "reward": 2.0, "terminated": False, "truncated": True, "info": {"a": 1}}
