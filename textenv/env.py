@@ -14,7 +14,7 @@ from textenv import tasks
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.rewards import Reward, RewardSpec
 from textenv.spaces import UnicodeText
-from textenv.tasks import Example, Task
+from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.tasks.dataset import Dataset, from_jsonl, from_prompts
 
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
@@ -23,32 +23,37 @@ _MAX_ID = 2**48  # ids of generated examples are drawn below this
 
 
 class TextGenerationEnv(gym.Env[str, str]):
-    """Complete a prompt, and be scored.
+    """Complete a prompt, and be scored; in some tasks over several turns.
 
     ## Description
     One episode is one problem: the environment shows a prompt, the agent answers with a text,
-    and a reward function (or the task's own verifier) scores it.
+    and a reward function (or the task's own verifier) scores it. In a task of many turns the
+    environment replies, and the agent goes on.
 
     ## Action Space
     `UnicodeText`: any string, the completion.
 
     ## Observation Space
-    `UnicodeText`: the prompt; after the step, the prompt and the completion.
+    `UnicodeText`: the transcript so far: the prompt, then each action and reply. It is all that
+    a policy needs; ``info["turn"]`` is the new text alone.
 
     ## Rewards
-    The weighted sum of the reward components, which ``info["rewards"]`` lists by name.
+    At each step the weighted sum of the reward components, which ``info["rewards"]`` lists by
+    name.
 
     ## Starting State
     An example drawn from the task with the environment's generator, or the one that
     ``options={"example_id": i}`` names.
 
     ## Episode End
-    Terminates after one step. With a ``tokenizer``, a completion of more than ``max_tokens``
-    tokens truncates instead: it is scored, but a real system would have cut it off.
+    Terminates where the task says so, after one step in a task of one turn. Truncates where the
+    task's turns are spent, and, with a ``tokenizer``, on a completion of more than ``max_tokens``
+    tokens: it is scored, but a real system would have cut it off.
 
     ## Information
     ``reset`` gives ``task``, ``example_id`` and ``prompt``; ``step`` gives ``completion``,
-    ``rewards`` and, where a verifier can tell, ``is_correct``.
+    ``rewards`` and, at the end and where a verifier can tell, ``is_correct``. Both give ``turn``
+    in tasks of many turns.
 
     ## Arguments
     Args:
@@ -100,7 +105,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         self.observation_space = UnicodeText(MAX_CHARACTERS)
         self.action_space = UnicodeText(MAX_CHARACTERS)
         self._score = _make_reward(self.task, reward_fn, reward_weights)
-        self._transcript = ""
+        self._episode: Episode = NOTHING
+        self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
         # gym.make sets its own spec; one made directly can be made again from this.
         self.spec = EnvSpec(
@@ -142,13 +148,18 @@ class TextGenerationEnv(gym.Env[str, str]):
                 f"the prompt of example {example_id} of {self.task.name} has {len(prompt)} "
                 f"characters; at most {MAX_CHARACTERS} fit the observation space"
             )
-        self._transcript = prompt
+        self._episode.close()
+        self._episode = self.task.begin(self.example)
+        self._transcript, self._turns = prompt, 0
         self._needs_reset = ""
         self._render_human()
-        return prompt, {"task": self.task.name, "example_id": example_id, "prompt": prompt}
+        info = {"task": self.task.name, "example_id": example_id, "prompt": prompt}
+        if self.task.max_turns > 1:
+            info["turn"] = prompt
+        return prompt, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Score a completion and end the episode.
+        """Answer an action, and score it.
 
         Raises:
             InvalidAction: where the action is not a member of the action space.
@@ -160,18 +171,29 @@ class TextGenerationEnv(gym.Env[str, str]):
         if not self.action_space.contains(action):
             raise InvalidAction(_why_invalid(action))
         assert self.example is not None
-        prompt = self.example["prompt"]
-        reward, components, correct = self._score(prompt, action, self.example)
-        self._transcript = (prompt + action)[:MAX_CHARACTERS]
-        self._needs_reset = "the episode has ended: reset() must be called before step()"
-        truncated = (
+        turn = self._episode.step(action)
+        before = self._transcript
+        reward, components, correct = self._score(before, action, self.example, turn.reward)
+        self._transcript = (before + action + turn.text)[:MAX_CHARACTERS]
+        self._turns += 1
+        cut = (
             self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
         )
+        terminated = turn.terminated and not cut
+        truncated = not terminated and (cut or self._turns >= self.task.max_turns)
         info: dict[str, Any] = {"completion": action, "rewards": components}
-        if correct is not None:
-            info["is_correct"] = correct
+        if self.task.max_turns > 1:
+            info["turn"] = turn.text
+        if terminated or truncated:
+            self._needs_reset = "the episode has ended: reset() must be called before step()"
+            if correct is not None:
+                info["is_correct"] = correct
         self._render_human()
-        return self._transcript, reward, not truncated, truncated, info
+        return self._transcript, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Let go of what the episode holds."""
+        self._episode.close()
 
     @property
     def copy_kwargs(self) -> dict[str, Any]:
@@ -241,7 +263,7 @@ def _make_reward(
                 "fn(prompt, completion, example) or a name such as 'exact_match'"
             )
         reward_fn = "correct"
-    reward = Reward(reward_fn, weights, verifier=None if own_examples else task.score)
+    reward = Reward(reward_fn, weights, has_verifier=not own_examples)
     if isinstance(task, Dataset) and reward.requires:
         task.require(reward.requires, because=f"reward_fn={reward_fn!r}")
     return reward

@@ -83,7 +83,7 @@ class Reward:
     Args:
         spec: a function or a name, or a list of them. ``"correct"`` is the task's own verifier.
         weights: weight of each component by name; 1 where it is not named.
-        verifier: the task's own scorer ``(example, completion) -> float``, if it has one.
+        has_verifier: whether there is a task with a verifier of its own.
 
     Raises:
         ConfigError: unknown name, a name twice, ``"correct"`` without a verifier.
@@ -94,14 +94,14 @@ class Reward:
         self,
         spec: RewardSpec,
         weights: Mapping[str, float] | None = None,
-        verifier: Callable[[dict, str], float | None] | None = None,
+        has_verifier: bool = False,
     ):
         parts = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
         if not parts:
             raise ConfigError("reward_fn must hold at least one reward function, got none")
         self._functions: dict[str, RewardFunction] = {}
         for part in parts:
-            name, function = _resolve(part, verifier)
+            name, function = _resolve(part, has_verifier)
             if name in self._functions:
                 raise ConfigError(f"two reward functions are called {name!r}: rename one")
             self._functions[name] = function
@@ -109,9 +109,15 @@ class Reward:
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
 
     def __call__(
-        self, prompt: str, completion: str, example: dict[str, Any]
+        self, prompt: str, completion: str, example: dict[str, Any], score: float | None = None
     ) -> tuple[float, dict[str, float], bool | None]:
         """Score one completion.
+
+        Args:
+            prompt: what was completed.
+            completion: the action.
+            example: what is played.
+            score: by the task's own verifier; the component ``"correct"``.
 
         Returns:
             The weighted sum, the components by name (unweighted), and whether the completion
@@ -124,7 +130,8 @@ class Reward:
         correct: bool | None = None
         for name, function in self._functions.items():
             try:
-                result = function(prompt, completion, example)
+                own = function is _correct
+                result = score if own else function(prompt, completion, example)
             except RewardError:
                 raise
             except Exception as error:  # the user's code: anything can come, and is passed on
@@ -147,16 +154,14 @@ class Reward:
         return float(total), components, correct
 
 
-def _resolve(
-    part: Any, verifier: Callable[[dict, str], float | None] | None
-) -> tuple[str, RewardFunction]:
+def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
     if part == "correct":
-        if verifier is None:
+        if not has_verifier:
             raise ConfigError(
                 "reward_fn='correct' is a task's own verifier, and own prompts have none: "
                 f"pass a function, or one of {', '.join(names())}"
             )
-        return "correct", _task_score(verifier)
+        return "correct", _correct
     if isinstance(part, str):
         return part, get(part)
     if callable(part):
@@ -166,12 +171,12 @@ def _resolve(
     )
 
 
-def _task_score(verifier: Callable[[dict, str], float | None]) -> RewardFunction:
-    def correct(prompt: str, completion: str, example: dict[str, Any]) -> Any:
-        return verifier(example, completion)
+def _correct(prompt: str, completion: str, example: dict[str, Any]) -> float:
+    """Stands for the task's own verifier, whose score the environment passes on."""
+    raise AssertionError("the environment scores this")
 
-    correct.verifies = True  # type: ignore[attr-defined]
-    return correct
+
+_correct.verifies = True  # type: ignore[attr-defined]
 
 
 def _requires(function: RewardFunction) -> tuple[str, ...]:

@@ -7,14 +7,33 @@ from typing import Any
 
 from textenv.errors import ConfigError, unknown
 from textenv.tasks.arithmetic import Arithmetic
-from textenv.tasks.base import Example, GeneratedTask, Task
+from textenv.tasks.base import NOTHING, Episode, Example, GeneratedTask, Task, Turn
+from textenv.tasks.calculator import Calculator
 from textenv.tasks.countdown import Countdown
+from textenv.tasks.guess_number import GuessNumber
 from textenv.tasks.reverse import Reverse
 from textenv.tasks.sort import Sort
 
-__all__ = ["Example", "GeneratedTask", "Task", "make", "names", "register_task"]
+__all__ = [
+    "NOTHING",
+    "Episode",
+    "Example",
+    "GeneratedTask",
+    "Task",
+    "Turn",
+    "make",
+    "names",
+    "register_task",
+]
 
-_BUILT_IN: tuple[type[GeneratedTask], ...] = (Arithmetic, Countdown, Reverse, Sort)
+_BUILT_IN: tuple[type[GeneratedTask], ...] = (
+    Arithmetic,
+    Calculator,
+    Countdown,
+    GuessNumber,
+    Reverse,
+    Sort,
+)
 _factories: dict[str, Callable[..., Task]] = {task.name: task for task in _BUILT_IN}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 from textenv.errors import ConfigError
 
@@ -21,6 +21,39 @@ def split_of(key: str) -> str:
     return "test" if zlib.crc32(key.encode()) % _TEST_SHARE == 0 else "train"
 
 
+class Turn(NamedTuple):
+    """What a task says to one action."""
+
+    text: str
+    """What follows the action in the transcript."""
+    reward: float | None
+    """Of this action by the task's own verifier; None where it has none."""
+    terminated: bool
+    """Whether the episode is over."""
+
+
+class Episode(ABC):
+    """One example being played, where a task has several turns or a state of its own."""
+
+    @abstractmethod
+    def step(self, action: str) -> Turn:
+        """Answer an action."""
+
+    def close(self) -> None:  # noqa: B027  (most episodes hold nothing)
+        """Let go of what the episode holds."""
+
+
+class _Nothing(Episode):
+    """Before the first reset."""
+
+    def step(self, action: str) -> Turn:
+        """Never called."""
+        raise AssertionError("no episode has begun")
+
+
+NOTHING = _Nothing()
+
+
 class Task(ABC):
     """A source of examples with a verifier.
 
@@ -32,6 +65,8 @@ class Task(ABC):
 
     name: str
     size: int | None = None
+    max_turns: int = 1
+    """Actions in an episode; when they are spent the environment truncates it."""
 
     @abstractmethod
     def example(self, example_id: int) -> Example:
@@ -45,6 +80,10 @@ class Task(ABC):
         """Reward of a completion in [0, 1] by the task's own verifier; None where it has none."""
         return None
 
+    def begin(self, example: Example) -> Episode:
+        """Start playing an example; a task of one turn scores the first action."""
+        return _OneAnswer(self, example)
+
     def oracle(self, example: Example) -> str:
         """An answer that scores full marks.
 
@@ -52,6 +91,18 @@ class Task(ABC):
             NotImplementedError: where the task cannot compute one.
         """
         raise NotImplementedError(f"task {self.name!r} has no oracle")
+
+
+class _OneAnswer(Episode):
+    """One action, scored."""
+
+    def __init__(self, task: Task, example: Example):
+        self._task = task
+        self._example = example
+
+    def step(self, action: str) -> Turn:
+        """Score the answer."""
+        return Turn("", self._task.score(self._example, action), True)
 
 
 class GeneratedTask(Task):

@@ -1,0 +1,77 @@
+"""guess_number: find a number by guessing, told each time whether it is higher or lower."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from textenv.errors import ConfigError
+from textenv.tasks.base import (
+    Episode,
+    Example,
+    GeneratedTask,
+    Turn,
+    check_range,
+    check_split,
+)
+
+
+@dataclass(frozen=True)
+class GuessNumber(GeneratedTask):
+    """Guess a hidden number within a budget of turns, with hints higher and lower."""
+
+    name = "guess_number"
+
+    low: int = 1
+    """The smallest number that can be hidden."""
+    high: int = 20
+    """The largest number that can be hidden; more is harder."""
+    max_turns: int = 6
+    """Guesses before the episode is truncated; halving 1..20 takes 5 at most."""
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_range("max_turns", self.max_turns, 1, 1000)
+        check_range("low", self.low, 0, 10**9)
+        check_range("high", self.high, self.low, 10**9)
+        check_split(self.split)
+        if self.high - self.low < 9:
+            raise ConfigError(
+                f"high must be at least low + 9, so that both splits have numbers: "
+                f"got {self.low} and {self.high}"
+            )
+
+    def generate(self, rng: random.Random) -> Example:
+        """Hide a number; the range's ends vary, so that problems do."""
+        spare = (self.high - self.low) // 4
+        low = self.low + rng.randint(0, spare)
+        high = self.high - rng.randint(0, spare)
+        number = rng.randint(low, high)
+        prompt = f"guess a number from {low} to {high}:\n"
+        return {"prompt": prompt, "answer": str(number), "low": low, "high": high}
+
+    def split_key(self, example: Example) -> str:
+        """The range and the number."""
+        return f"{example['low']}..{example['high']}:{example['answer']}"
+
+    def score(self, example: Example, completion: str) -> float:
+        """1 for the number."""
+        return float(completion.strip() == example["answer"])
+
+    def begin(self, example: Example) -> Episode:
+        """Start guessing."""
+        return _Guessing(int(example["answer"]))
+
+
+class _Guessing(Episode):
+    def __init__(self, number: int):
+        self._number = number
+
+    def step(self, action: str) -> Turn:
+        """Say higher or lower, or end the episode with a reward of 1."""
+        guess = action.strip()
+        if not (guess.isascii() and guess.isdigit() and len(guess) < 20):
+            return Turn("\nnot a number\n", 0.0, False)
+        if int(guess) == self._number:
+            return Turn("\nright\n", 1.0, True)
+        return Turn("\nhigher\n" if int(guess) < self._number else "\nlower\n", 0.0, False)
