@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.lanes import standardize_reset
+from textenv.algos.rollout import RolloutRunner, max_turns
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
-from textenv.wrappers.step import DictStep, standardize_step
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Evaluation:
     """Share of right answers; None where no verifier can tell."""
     reward: float
     length: float
-    """Mean completion length in tokens."""
+    """Mean tokens that the policy wrote in an episode."""
     examples: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,29 +53,19 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
     """Play one episode of each of a fixed set of examples.
 
     Args:
-        policy: a batched policy of text.
+        policy: a policy of text.
         env: a TextGen environment, of the split to evaluate on.
         examples: how many examples; fewer where the task has fewer.
         deterministic: greedy answers, or sampled ones.
     """
-    inner = DictStep(env)
     ids = test_example_ids(env, examples)
-    starts = []
-    for example_id in ids:
-        start = standardize_reset(inner.reset(seed=0, options={"example_id": example_id}))
-        starts.append(start["observation"])
-    completions, extras = policy(starts, deterministic=deterministic)
-    rewards, correct = [], []
-    for example_id, completion in zip(ids, completions):
-        inner.reset(seed=0, options={"example_id": example_id})
-        step = standardize_step(inner.step(completion))
-        rewards.append(step["reward"])
-        if "is_correct" in step["info"]:
-            correct.append(step["info"]["is_correct"])
-    lengths = [len(ids) for ids in extras["token_ids"]] if "token_ids" in extras else [0]
+    runner = RolloutRunner(env, policy, max_steps=max_turns(env))
+    trajectories = runner.play(ids, deterministic).trajectories
+    last = [t.infos[-1] for t in trajectories]
+    correct = [info["is_correct"] for info in last if "is_correct" in info]
     return Evaluation(
         accuracy=float(np.mean(correct)) if correct else None,
-        reward=float(np.mean(rewards)),
-        length=float(np.mean(lengths)),
+        reward=float(np.mean([t.total_reward for t in trajectories])),
+        length=float(np.mean([sum(t.token_mask or ()) for t in trajectories])),
         examples=len(ids),
     )

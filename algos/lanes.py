@@ -47,6 +47,13 @@ class Lane:
         """Whether the episode is over."""
         return self.trajectory.terminated or self.trajectory.truncated
 
+    @property
+    def context(self) -> list[int] | None:
+        """Token ids of the episode so far; None before a policy has recorded any."""
+        if self.trajectory.prompt_ids is None:
+            return None
+        return self.trajectory.prompt_ids + (self.trajectory.token_ids or [])
+
     def record(self, action: Any, extras: dict[str, Any], step: Step) -> None:
         """Add a transition, and what the policy recorded beside it."""
         trajectory = self.trajectory

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,31 +76,41 @@ class LanguageModelPolicy:
         self._rng = np.random.default_rng(params.seed)
         self._greedy = replace(params, temperature=0.0)
         self._warned_of_unknown = False
+        self._written: dict[str, list[int]] = {}
 
     def __call__(
-        self, observation: str | Sequence[str], deterministic: bool = False
+        self,
+        observation: str | Sequence[str],
+        deterministic: bool = False,
+        infos: Any = None,
+        context: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Complete a prompt, or each of a batch.
 
         Args:
             observation: a prompt, or a list of prompts; equal ones are prefilled once.
             deterministic: take the most probable token each time.
+            infos: the info of each observation: in an episode's later turns ``info["turn"]`` is
+                what the environment said.
+            context: the token ids of each episode so far, or None at its start. An episode goes
+                on from these: what the policy wrote is never encoded again. Where they are not
+                given, the policy finds the transcript among those that it wrote last.
 
         Returns:
             The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
-            included), ``token_entropies``, ``support``, ``temperature``, ``prompt_ids``,
-            ``truncated``, ``logprob`` (the sum over the tokens). For a batch, lists of these.
+            included), ``token_entropies``, ``support``, ``temperature``, ``prompt_ids`` (all that
+            came before), ``truncated``, ``logprob`` (the sum over the tokens). For a batch, lists
+            of these.
 
         Raises:
             ConfigTypeError: for an observation that is not text.
             DataError: where a prompt and ``max_tokens`` do not fit the model's context.
         """
-        prompts = [observation] if isinstance(observation, str) else list(observation)
-        encoded: dict[str, list[int]] = {}
-        for prompt in prompts:
-            if prompt not in encoded:
-                encoded[prompt] = self.encode(prompt)
-        prompt_ids = [encoded[prompt] for prompt in prompts]
+        single = isinstance(observation, str)
+        prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
+        infos = [infos] if single else (infos or [None] * len(prompts))
+        contexts = [context] if single else (context or [None] * len(prompts))
+        prompt_ids = self._encode_all(prompts, infos, contexts)
         params = self._greedy if deterministic else self.params
         shape = (len(prompts), self.params.max_tokens)
         noise = np.zeros(shape, np.float32) if params.greedy else self._noise(shape)
@@ -115,7 +126,8 @@ class LanguageModelPolicy:
             "truncated": [c.truncated for c in completions],
             "logprob": [float(sum(c.token_logprobs)) for c in completions],
         }
-        if isinstance(observation, str):
+        self._remember(prompts, texts, prompt_ids, extras["token_ids"])
+        if single:
             return texts[0], {key: values[0] for key, values in extras.items()}
         return texts, extras
 
@@ -137,6 +149,55 @@ class LanguageModelPolicy:
         self._check_length(prompt, len(ids))
         self._warn_of_unknown(prompt, ids)
         return ids
+
+    def encode_turn(self, text: str) -> list[int]:
+        """Token ids of what the environment says between two turns of the policy."""
+        if self._templated:
+            # What a template puts around a later message is what that message adds to it.
+            before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+            after = [*before, {"role": "user", "content": text.strip()}]
+            render = partial(self.tokenizer.apply_chat_template, tokenize=False)
+            text = render(after, add_generation_prompt=True).removeprefix(render(before))
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _encode_all(
+        self, prompts: list[str], infos: list[Any], contexts: list[Any]
+    ) -> list[list[int]]:
+        encoded: dict[str, list[int]] = {}
+        out = []
+        for prompt, info, context in zip(prompts, infos, contexts):
+            turn = (info or {}).get("turn")
+            if context is None:
+                context, turn = self._recall(prompt)
+            if context is not None and turn is not None:
+                ids = [*context, *self.encode_turn(turn)]
+                self._check_length(prompt, len(ids))
+            else:
+                if prompt not in encoded:
+                    encoded[prompt] = self.encode(prompt)
+                ids = encoded[prompt]
+            out.append(ids)
+        return out
+
+    def _remember(
+        self,
+        prompts: list[str],
+        texts: list[str],
+        prompt_ids: list[list[int]],
+        token_ids: list[list[int]],
+    ) -> None:
+        """Keep the last call's transcripts, for a loop that passes nothing but observations."""
+        self._written = {
+            prompt + text: [*before, *after]
+            for prompt, text, before, after in zip(prompts, texts, prompt_ids, token_ids)
+        }
+
+    def _recall(self, transcript: str) -> tuple[list[int] | None, str | None]:
+        """The tokens of the transcript that this one goes on from, and what is new in it."""
+        for written, ids in self._written.items():
+            if transcript.startswith(written):
+                return ids, transcript[len(written) :]
+        return None, None
 
     def decode(self, completion: Completion) -> str:
         """Text of a completion, without its EOS."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -48,7 +48,8 @@ class RolloutRunner:
     Args:
         env: a Gymnasium environment, a vector environment, or anything whose ``reset`` and
             ``step`` return the dicts of `textenv.wrappers.DictStep`.
-        policy: any policy. One that declares ``episode_start`` or ``infos`` is given them.
+        policy: any policy. One that declares ``episode_start`` or ``infos`` is given them; one
+            that declares ``context`` is given the token ids of each episode so far.
         strategy: from `create_strategy`; single trajectories where None.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
         seed: seeds the resets; a policy has a seed of its own.
@@ -78,7 +79,8 @@ class RolloutRunner:
         self.policy_version = 0
         """Stamped on every trajectory; whoever updates the policy counts it up."""
         self._rng = np.random.default_rng(seed)
-        self._given = _declared(policy, ("episode_start", "infos"))
+        self._given = _declared(policy, ("episode_start", "infos", "context"))
+        self._deterministic = False
         self._batched = getattr(policy, "batched", False)
         vector = isinstance(getattr(self.env, "env", None), VectorEnv)
         self._stage = VectorStage(self.env) if vector else SingleStage(self.env)
@@ -102,6 +104,25 @@ class RolloutRunner:
             TypeError: where a step result has another shape.
         """
         return self._collect_groups() if self._text else self._collect_steps()
+
+    def play(self, example_ids: Sequence[int], deterministic: bool = False) -> Buffer:
+        """Play one episode of each of these examples of a text task, for evaluation.
+
+        Args:
+            example_ids: which examples; nothing is drawn at random but the policy's tokens.
+            deterministic: passed on to the policy.
+
+        Raises:
+            ConfigError: where the environment is a vector environment, or not text.
+        """
+        if not self._text or isinstance(self._stage, VectorStage):
+            raise ConfigError("play needs a single environment of text")
+        starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
+        self._deterministic = deterministic
+        try:
+            return self._play(starts)
+        finally:
+            self._deterministic = False
 
     def close(self) -> None:
         """Close the environment and its copies."""
@@ -128,7 +149,7 @@ class RolloutRunner:
                 infos: Any = [lane.info for lane in lanes]
             else:
                 starts_now, infos = lanes[0].starts, lanes[0].info
-            action, extras = self._act(stage.observation, starts_now, infos)
+            action, extras = self._act(stage.observation, starts_now, infos, None)
             actions = stage.rows(action)
             for i, (step, start) in enumerate(stage.step(action)):
                 lane = lanes[i]
@@ -150,9 +171,14 @@ class RolloutRunner:
                     lanes[i] = Lane(start, version)
         return buffer
 
-    def _act(self, observation: Any, episode_start: Any, infos: Any) -> tuple[Any, dict[str, Any]]:
-        given = {"episode_start": episode_start, "infos": infos}
-        return self.policy(observation, **{name: given[name] for name in self._given})
+    def _act(
+        self, observation: Any, episode_start: Any, infos: Any, context: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        given = {"episode_start": episode_start, "infos": infos, "context": context}
+        passed = {name: given[name] for name in self._given}
+        if self._deterministic:
+            passed["deterministic"] = True
+        return self.policy(observation, **passed)
 
     def _seed(self) -> int:
         return int(self._rng.integers(_MAX_SEED))
@@ -170,7 +196,9 @@ class RolloutRunner:
             )
 
     def _collect_groups(self) -> Buffer:
-        starts = [start for start in self._next_starts() for _ in range(self._size)]
+        return self._play([s for s in self._next_starts() for _ in range(self._size)])
+
+    def _play(self, starts: list[Start]) -> Buffer:
         if isinstance(self._stage, VectorStage):
             width = self._stage.num_envs
         else:
@@ -214,12 +242,13 @@ class RolloutRunner:
     def _answer(self, lanes: list[Lane]) -> tuple[list[Any], list[dict[str, Any]]]:
         """Actions and extras of some lanes: at once where the policy takes batches."""
         if not self._batched:
-            pairs = [self._act(lane.observation, lane.starts, lane.info) for lane in lanes]
+            pairs = [self._act(x.observation, x.starts, x.info, x.context) for x in lanes]
             return [action for action, _ in pairs], [extras for _, extras in pairs]
         actions, extras = self._act(
             [lane.observation for lane in lanes],
             [lane.starts for lane in lanes],
             [lane.info for lane in lanes],
+            [lane.context for lane in lanes],
         )
         rows = [{key: values[i] for key, values in extras.items()} for i in range(len(lanes))]
         return list(actions), rows
@@ -321,7 +350,9 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
 
 def max_turns(env: Any) -> int:
     """Most steps that an episode of a text environment can have."""
-    return getattr(getattr(env, "spec", None), "max_episode_steps", None) or 1
+    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    task = getattr(getattr(env, "unwrapped", None), "task", None)
+    return limit or getattr(task, "max_turns", 1)
 
 
 def _as_dict_step(env: Any) -> Any:
