@@ -3,14 +3,22 @@
 Importing this package registers its environments: ``gym.make("TextGen-v0")``.
 """
 
-import gymnasium as gym
-
-from textenv import tasks
-from textenv.env import ENTRY_POINT, TextGenerationEnv
+from textenv import shared_memory, tasks  # noqa: F401  (lets text through AsyncVectorEnv)
+from textenv.env import TextGenerationEnv
+from textenv.registration import register_envs
 from textenv.rewards import reward
 from textenv.tasks import register_task
+from textenv.token_env import TokenGenerationEnv
+from textenv.vector_env import TextGenerationVectorEnv
 
-__all__ = ["TextGenerationEnv", "register_task", "reward", "tasks"]
+__all__ = [
+    "TextGenerationEnv",
+    "TextGenerationVectorEnv",
+    "TokenGenerationEnv",
+    "register_task",
+    "reward",
+    "tasks",
+]
 __version__ = "0.1.0"
 
-gym.register("TextGen-v0", entry_point=ENTRY_POINT)
+register_envs()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
@@ -15,7 +16,8 @@ from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.rewards import Reward, RewardSpec
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
-from textenv.tasks.dataset import Dataset, from_jsonl, from_prompts
+from textenv.tasks.dataset import Dataset, from_prompts
+from textenv.tasks.dataset_files import from_path
 
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
@@ -65,11 +67,17 @@ class TextGenerationEnv(gym.Env[str, str]):
         examples: one dict for each of the own prompts, given to the reward function.
         task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`;
             ``"arithmetic"`` where neither prompts nor a dataset are given.
-        dataset: a JSON Lines file, rows ``{"prompt", "answer", ...}``.
+        dataset: a file of JSON Lines, CSV or Parquet, or a Hugging Face dataset's folder; rows
+            ``{"prompt", "answer", ...}``.
         split: ``"train"`` or ``"test"``; None is train for a generated task and all rows of
             own prompts and datasets.
         task_kwargs: difficulty parameters of the task.
         reward_weights: weight by component name, 1 where it is not named.
+        reward_timeout: seconds after which a reward function is cut off: an async one, and with
+            ``reward_process`` any but the task's own verifier.
+        reward_process: run reward functions in a process of their own: half a second to start,
+            some 60 microseconds a call. They must be importable, at the top level of a module.
+        reward_on_timeout: score of a function that was cut off; None raises an error.
         render_mode: ``"ansi"`` (a string) or ``"human"`` (printed).
 
     ## Version History
@@ -91,6 +99,9 @@ class TextGenerationEnv(gym.Env[str, str]):
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
         reward_weights: Mapping[str, float] | None = None,
+        reward_timeout: float | None = None,
+        reward_process: bool = False,
+        reward_on_timeout: float | None = None,
         render_mode: str | None = None,
     ):
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
@@ -104,7 +115,14 @@ class TextGenerationEnv(gym.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space = UnicodeText(MAX_CHARACTERS)
         self.action_space = UnicodeText(MAX_CHARACTERS)
-        self._score = _make_reward(self.task, reward_fn, reward_weights)
+        self.reward = _make_reward(
+            self.task,
+            reward_fn,
+            reward_weights,
+            timeout=reward_timeout,
+            process=reward_process,
+            on_timeout=reward_on_timeout,
+        )
         self._episode: Episode = NOTHING
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
@@ -125,6 +143,9 @@ class TextGenerationEnv(gym.Env[str, str]):
                     "split": split,
                     "task_kwargs": task_kwargs,
                     "reward_weights": reward_weights,
+                    "reward_timeout": reward_timeout,
+                    "reward_process": reward_process or None,
+                    "reward_on_timeout": reward_on_timeout,
                 }.items()
                 if value is not None
             },
@@ -140,26 +161,31 @@ class TextGenerationEnv(gym.Env[str, str]):
             ConfigTypeError: for an id that is not an integer.
         """
         super().reset(seed=seed)
-        example_id = self._example_id(options)
+        example_id = named_id(options) if options else draw_ids(self.task, [self.np_random])[0]
         self.example = self.task.example(example_id)
         prompt = self.example["prompt"]
         if len(prompt) > MAX_CHARACTERS:
-            raise DataError(
-                f"the prompt of example {example_id} of {self.task.name} has {len(prompt)} "
-                f"characters; at most {MAX_CHARACTERS} fit the observation space"
-            )
+            raise DataError(why_too_long(self.task, example_id, prompt))
         self._episode.close()
         self._episode = self.task.begin(self.example)
         self._transcript, self._turns = prompt, 0
         self._needs_reset = ""
-        self._render_human()
+        if self.render_mode == "human":
+            self.render()
         info = {"task": self.task.name, "example_id": example_id, "prompt": prompt}
         if self.task.max_turns > 1:
             info["turn"] = prompt
         return prompt, info
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: str, *, cut: bool | None = None
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer an action, and score it.
+
+        Args:
+            action: the completion.
+            cut: whether it was cut off, where the caller knows; None counts tokens, where there
+                is a tokenizer.
 
         Raises:
             InvalidAction: where the action is not a member of the action space.
@@ -169,31 +195,36 @@ class TextGenerationEnv(gym.Env[str, str]):
         if self._needs_reset:
             raise ResetNeeded(self._needs_reset)
         if not self.action_space.contains(action):
-            raise InvalidAction(_why_invalid(action))
-        assert self.example is not None
-        turn = self._episode.step(action)
+            raise InvalidAction(why_invalid(action))
+        if cut is None:
+            cut = self.tokenizer is not None and self.is_cut(action)
+        said, score, over = self._episode.step(action)
         before = self._transcript
-        reward, components, correct = self._score(before, action, self.example, turn.reward)
-        self._transcript = (before + action + turn.text)[:MAX_CHARACTERS]
+        reward, components, correct = self.reward(before, action, self.example, score)  # type: ignore[arg-type]
+        self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
-        cut = (
-            self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
-        )
-        terminated = turn.terminated and not cut
-        truncated = not terminated and (cut or self._turns >= self.task.max_turns)
+        most_turns = self.task.max_turns
+        terminated = over and not cut
+        truncated = not terminated and (cut or self._turns >= most_turns)
         info: dict[str, Any] = {"completion": action, "rewards": components}
-        if self.task.max_turns > 1:
-            info["turn"] = turn.text
+        if most_turns > 1:
+            info["turn"] = said
         if terminated or truncated:
             self._needs_reset = "the episode has ended: reset() must be called before step()"
             if correct is not None:
                 info["is_correct"] = correct
-        self._render_human()
-        return self._transcript, reward, terminated, truncated, info
+        if self.render_mode == "human":
+            self.render()
+        return transcript, reward, terminated, truncated, info
+
+    def is_cut(self, action: str) -> bool:
+        """Whether a completion is longer than ``max_tokens``, where there is a tokenizer."""
+        return self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
 
     def close(self) -> None:
-        """Let go of what the episode holds."""
+        """Let go of what the episode and the reward hold."""
         self._episode.close()
+        self.reward.close()
 
     @property
     def copy_kwargs(self) -> dict[str, Any]:
@@ -205,24 +236,29 @@ class TextGenerationEnv(gym.Env[str, str]):
         """The transcript so far: returned in mode ``"ansi"``, printed in mode ``"human"``."""
         if self.render_mode == "ansi":
             return self._transcript
-        self._render_human()
-        return None
-
-    def _render_human(self) -> None:
         if self.render_mode == "human":
             print(self._transcript, flush=True)
+        return None
 
-    def _example_id(self, options: dict[str, Any] | None) -> int:
-        if not options:
-            if isinstance(self.task, Dataset):
-                return self.task.ids[int(self.np_random.integers(len(self.task.ids)))]
-            return int(self.np_random.integers(self.task.size or _MAX_ID))
-        if unknown := options.keys() - {"example_id"}:
-            raise ConfigError(f"unknown reset options {sorted(unknown)}; known: 'example_id'")
-        example_id = options["example_id"]
-        if isinstance(example_id, bool) or not hasattr(example_id, "__index__"):
-            raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
-        return int(example_id)
+
+def named_id(options: dict[str, Any]) -> int:
+    """The id that ``options={"example_id": i}`` names."""
+    if unknown := options.keys() - {"example_id"}:
+        raise ConfigError(f"unknown reset options {sorted(unknown)}; known: 'example_id'")
+    example_id = options["example_id"]
+    if isinstance(example_id, bool) or not hasattr(example_id, "__index__"):
+        raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
+    return int(example_id)
+
+
+def draw_ids(task: Task, rngs: Sequence[np.random.Generator]) -> list[int]:
+    """Draw the id of one of a task's examples with each of these generators."""
+    if task.size is None:
+        # Ten times as fast as integers(), and as uniform, for a power of two.
+        return [rng.bit_generator.random_raw() % _MAX_ID for rng in rngs]
+    if isinstance(task, Dataset):
+        return [task.ids[int(rng.integers(len(task.ids)))] for rng in rngs]
+    return [int(rng.integers(task.size)) for rng in rngs]
 
 
 def _make_task(
@@ -248,12 +284,12 @@ def _make_task(
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:
-        return from_jsonl(dataset, split)
+        return from_path(dataset, split)
     return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
 
 
 def _make_reward(
-    task: Task, reward_fn: RewardSpec | None, weights: Mapping[str, float] | None
+    task: Task, reward_fn: RewardSpec | None, weights: Mapping[str, float] | None, **calling: Any
 ) -> Reward:
     own_examples = isinstance(task, Dataset)
     if reward_fn is None:
@@ -263,13 +299,22 @@ def _make_reward(
                 "fn(prompt, completion, example) or a name such as 'exact_match'"
             )
         reward_fn = "correct"
-    reward = Reward(reward_fn, weights, has_verifier=not own_examples)
+    reward = Reward(reward_fn, weights, has_verifier=not own_examples, **calling)
     if isinstance(task, Dataset) and reward.requires:
         task.require(reward.requires, because=f"reward_fn={reward_fn!r}")
     return reward
 
 
-def _why_invalid(action: Any) -> str:
+def why_too_long(task: Task, example_id: int, prompt: str) -> str:
+    """The message for a prompt that does not fit the observation space."""
+    return (
+        f"the prompt of example {example_id} of {task.name} has {len(prompt)} "
+        f"characters; at most {MAX_CHARACTERS} fit the observation space"
+    )
+
+
+def why_invalid(action: Any) -> str:
+    """The message for an action that is not in the action space."""
     if not isinstance(action, str):
         return f"action must be a string, got {type(action).__name__}"
     if len(action) > MAX_CHARACTERS:

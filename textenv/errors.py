@@ -32,6 +32,10 @@ class RewardError(TextEnvError, ValueError):
     """A reward function raised, or returned something that is not a finite number."""
 
 
+class RewardTimeoutError(RewardError, TimeoutError):
+    """A reward function took longer than ``reward_timeout``, and no score is set for that."""
+
+
 class MissingDependencyError(TextEnvError, ImportError):
     """An optional package is not installed; says which extra brings it."""
 

@@ -1,5 +1,29 @@
-"""What stands between an environment and its user, one concept a file."""
+"""What stands between an environment and its user, one concept a file.
 
+Where Gymnasium has a wrapper that fits, it is not here again: a reward is transformed by
+``gymnasium.wrappers.TransformReward``, an episode limited by ``TimeLimit``.
+"""
+
+from textenv.wrappers.action_mask import ActionMask
+from textenv.wrappers.byte_observation import ByteObservation
+from textenv.wrappers.chat_history import ChatHistory
+from textenv.wrappers.choice_action import ChoiceAction
+from textenv.wrappers.detokenize_action import DetokenizeAction
+from textenv.wrappers.hashed_bag_of_words import HashedBagOfWords
+from textenv.wrappers.record_transcript import RecordTranscript
 from textenv.wrappers.step import DictStep, TupleStep, standardize_step
+from textenv.wrappers.tokenize_observation import TokenizeObservation
 
-__all__ = ["DictStep", "TupleStep", "standardize_step"]
+__all__ = [
+    "ActionMask",
+    "ByteObservation",
+    "ChatHistory",
+    "ChoiceAction",
+    "DetokenizeAction",
+    "DictStep",
+    "HashedBagOfWords",
+    "RecordTranscript",
+    "TokenizeObservation",
+    "TupleStep",
+    "standardize_step",
+]

@@ -131,7 +131,7 @@ assert before == (random.getstate(), repr(numpy.random.get_state()))
     assert python(code, tmp_path) == ""
 
 
-@pytest.mark.parametrize("task", textenv.tasks.names())
+@pytest.mark.parametrize("task", [name for name in textenv.tasks.names() if ":" not in name])
 def test_playing_leaves_global_random_states_alone(task):
     before = random.getstate(), repr(np.random.get_state())  # noqa: NPY002
     env = gym.make("TextGen-v0", task=task)

@@ -2,20 +2,33 @@
 
 A reward function is ``fn(prompt, completion, example, **kwargs) -> float | dict[str, float]``;
 a dict is reward components. The reward is the weighted sum of all components, and each one
-is logged by name.
+is logged by name. It may be ``async def``, or take a whole batch (``@reward(batch=True)``):
+``fn(prompts, completions, examples) -> list of these``.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from textenv.errors import ConfigError, ConfigTypeError, RewardError, unknown
+import numpy as np
 
-RewardFunction = Callable[..., "float | dict[str, float]"]
-"""``fn(prompt: str, completion: str, example: dict, **kwargs)``."""
+from textenv.errors import (
+    ConfigError,
+    ConfigTypeError,
+    RewardError,
+    RewardTimeoutError,
+    TextEnvError,
+    unknown,
+)
+from textenv.rewards.calls import TIMED_OUT, Failed, Rows, call, call_now, is_async, takes_batch
+from textenv.rewards.process import Worker
+
+RewardFunction = Callable[..., Any]
+"""``fn(prompt: str, completion: str, example: dict, **kwargs) -> float | dict[str, float]``."""
 
 RewardSpec = str | RewardFunction | Sequence["str | RewardFunction"]
 """A reward function, by name or itself, or several of them."""
@@ -27,7 +40,12 @@ _registry: dict[str, RewardFunction] = {}
 def reward(function: RewardFunction, /) -> RewardFunction: ...
 @overload
 def reward(
-    name: str | None = None, /, *, requires: Sequence[str] = (), verifies: bool = False
+    name: str | None = None,
+    /,
+    *,
+    requires: Sequence[str] = (),
+    verifies: bool = False,
+    batch: bool = False,
 ) -> Callable[[RewardFunction], RewardFunction]: ...
 def reward(
     name: str | RewardFunction | None = None,
@@ -35,6 +53,7 @@ def reward(
     *,
     requires: Sequence[str] = (),
     verifies: bool = False,
+    batch: bool = False,
 ) -> Any:
     """Name a reward function, so that ``reward_fn="its_name"`` finds it.
 
@@ -44,6 +63,8 @@ def reward(
         name: the name; the function's own where none is given.
         requires: keys that every example must have; checked before the first episode.
         verifies: whether 1.0 means that the completion is right (sets ``info["is_correct"]``).
+        batch: whether it takes lists of prompts, completions and examples, and returns a list
+            of rewards. Alone it is given lists of one.
 
     Raises:
         ConfigError: where the name is taken by another function.
@@ -51,10 +72,14 @@ def reward(
 
     def register(function: RewardFunction) -> RewardFunction:
         key = name if isinstance(name, str) else function.__name__
+        if key == "correct":
+            raise ConfigError("reward function 'correct' is the task's own verifier: rename yours")
         if _registry.get(key, function) is not function:
             raise ConfigError(f"reward function {key!r} is registered already")
         function.requires = tuple(requires)  # type: ignore[attr-defined]
         function.verifies = verifies  # type: ignore[attr-defined]
+        function.batch = batch  # type: ignore[attr-defined]
+        function.reward_name = key  # type: ignore[attr-defined]
         _registry[key] = function
         return function
 
@@ -84,9 +109,16 @@ class Reward:
         spec: a function or a name, or a list of them. ``"correct"`` is the task's own verifier.
         weights: weight of each component by name; 1 where it is not named.
         has_verifier: whether there is a task with a verifier of its own.
+        timeout: seconds that one call of a function may take; for a function that takes a batch,
+            the whole batch. Cuts off async functions, and with ``process`` the others too; the
+            task's own verifier never.
+        process: run the functions that are not async in a process of their own (see `Worker` for
+            what that costs).
+        on_timeout: the score of a function that was cut off; None raises RewardTimeoutError.
 
     Raises:
-        ConfigError: unknown name, a name twice, ``"correct"`` without a verifier.
+        ConfigError: unknown name, a name twice, ``"correct"`` without a verifier, a timeout that
+            could cut nothing off.
         ConfigTypeError: something that is neither a name nor callable.
     """
 
@@ -95,6 +127,10 @@ class Reward:
         spec: RewardSpec,
         weights: Mapping[str, float] | None = None,
         has_verifier: bool = False,
+        *,
+        timeout: float | None = None,
+        process: bool = False,
+        on_timeout: float | None = None,
     ):
         parts = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
         if not parts:
@@ -106,6 +142,14 @@ class Reward:
                 raise ConfigError(f"two reward functions are called {name!r}: rename one")
             self._functions[name] = function
         self._weights = {name: _weight(name, w) for name, w in (weights or {}).items()}
+        self._is_score = list(self._functions.values()) == [_correct] and not self._weights
+        self._timeout = None if timeout is None else _seconds(timeout)
+        self._on_timeout = None if on_timeout is None else _number("reward_on_timeout", on_timeout)
+        self._worker = self._made_worker() if process else None
+        self._check_timeout()
+        self._plain = self._worker is None and not any(
+            is_async(function) or takes_batch(function) for function in self._functions.values()
+        )
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
 
     def __call__(
@@ -125,33 +169,115 @@ class Reward:
 
         Raises:
             RewardError: where a function raises, or returns no finite number.
+            RewardTimeoutError: where one is cut off, and ``on_timeout`` is None.
         """
+        if self._is_score and type(score) is float and 0.0 <= score <= 1.0:  # soon told
+            return score, {"correct": score}, score >= 1.0
+        if not self._plain:
+            return self.batch([prompt], [completion], [example], [score])[0]
+        row = prompt, completion, example
+        outcomes = {
+            name: score if function is _correct else call_now(function, row)
+            for name, function in self._functions.items()
+        }
+        return self._sum(outcomes, prompt, completion)
+
+    def batch(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        examples: Sequence[dict[str, Any]],
+        scores: Sequence[float | None],
+    ) -> list[tuple[float, dict[str, float], bool | None]]:
+        """Score many completions, as `__call__` scores one.
+
+        A function that takes a batch is called once; the calls of an async one run at the same
+        time; of two functions one is done before the other begins.
+        """
+        if self._is_score and {*map(type, scores)} == {float} and math.isfinite(sum(scores)):  # type: ignore
+            return [(s, {"correct": s}, s >= 1.0) for s in scores]  # type: ignore
+        rows = Rows(prompts, completions, examples)
+        outcomes = {
+            name: list(scores)
+            if function is _correct
+            else call(name, function, rows, self._timeout, self._worker)
+            for name, function in self._functions.items()
+        }
+        return [
+            self._sum({name: outcome[i] for name, outcome in outcomes.items()}, prompt, completion)
+            for i, (prompt, completion) in enumerate(zip(prompts, completions))
+        ]
+
+    def close(self) -> None:
+        """Stop the process, where there is one; the next call starts it again."""
+        if self._worker is not None:
+            self._worker.close()
+
+    def _sum(
+        self, outcomes: dict[str, Any], prompt: str, completion: str
+    ) -> tuple[float, dict[str, float], bool | None]:
+        """The reward of one completion from what each function gave for it."""
         components: dict[str, float] = {}
         correct: bool | None = None
-        for name, function in self._functions.items():
-            try:
-                own = function is _correct
-                result = score if own else function(prompt, completion, example)
-            except RewardError:
-                raise
-            except Exception as error:  # the user's code: anything can come, and is passed on
+        cut = False
+        for name, outcome in outcomes.items():
+            if isinstance(outcome, Failed):
+                if isinstance(outcome.cause, TextEnvError):
+                    raise outcome.cause
                 raise RewardError(
-                    f"reward function {name!r} raised {type(error).__name__}: {error} "
+                    f"reward function {name!r} {outcome.message} "
                     f"(prompt {_short(prompt)}, completion {_short(completion)})"
-                ) from error
-            for key, value in _components(name, result, prompt):
+                ) from outcome.cause
+            if outcome is TIMED_OUT:
+                if self._on_timeout is None:
+                    raise RewardTimeoutError(
+                        f"reward function {name!r} took longer than reward_timeout="
+                        f"{self._timeout:g} s (prompt {_short(prompt)}, completion "
+                        f"{_short(completion)}); reward_on_timeout=SCORE scores it instead"
+                    )
+                outcome, cut = self._on_timeout, True
+            for key, value in _components(name, outcome, prompt):
                 if key in components:
                     raise RewardError(f"two reward functions return a component {key!r}")
                 components[key] = value
-            if getattr(function, "verifies", False):
-                correct = (correct is not False) and components[name] >= 1.0
-        if unknown := self._weights.keys() - components.keys():
+            if _declared(self._functions[name], "verifies", False):
+                correct = (correct is not False) and components.get(name, 0.0) >= 1.0
+        if not self._weights:
+            return self._finite_total(sum(components.values()), components), components, correct
+        unknown = self._weights.keys() - components.keys()
+        if unknown and not cut:  # one cut off leaves its score in the place of its components
             raise RewardError(
                 f"reward_weights names {sorted(unknown)}, but the components are "
                 f"{sorted(components)}"
             )
         total = sum(self._weights.get(k, 1.0) * v for k, v in components.items())
-        return float(total), components, correct
+        return self._finite_total(total, components), components, correct
+
+    def _finite_total(self, total: float, components: dict[str, float]) -> float:
+        if not math.isfinite(total):
+            raise RewardError(
+                f"the rewards of {', '.join(self._functions)} have no finite sum: {components}"
+            )
+        return float(total)
+
+    def _made_worker(self) -> Worker | None:
+        plain = {
+            name: function
+            for name, function in self._functions.items()
+            if function is not _correct and not is_async(function)
+        }
+        return Worker(plain) if plain else None
+
+    def _check_timeout(self) -> None:
+        if self._timeout is None and self._on_timeout is not None:
+            raise ConfigError("reward_on_timeout is a score for reward_timeout, which is not set")
+        functions = [f for f in self._functions.values() if f is not _correct]
+        if self._timeout and self._worker is None and not any(map(is_async, functions)):
+            raise ConfigError(
+                f"reward_timeout can cut off async functions alone, and none of "
+                f"{', '.join(self._functions)} is one"
+                + (": pass reward_process=True too" if functions else "")
+            )
 
 
 def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
@@ -165,7 +291,8 @@ def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
     if isinstance(part, str):
         return part, get(part)
     if callable(part):
-        return getattr(part, "__name__", type(part).__name__), part
+        name = _declared(part, "__name__", type(part).__name__)
+        return str(_declared(part, "reward_name", name)), part
     raise ConfigTypeError(
         f"reward_fn must be a function, a name, or a list of these, got {type(part).__name__}"
     )
@@ -179,34 +306,65 @@ def _correct(prompt: str, completion: str, example: dict[str, Any]) -> float:
 _correct.verifies = True  # type: ignore[attr-defined]
 
 
-def _requires(function: RewardFunction) -> tuple[str, ...]:
-    return getattr(function, "requires", ())
+def _declared(function: RewardFunction, name: str, default: Any) -> Any:
+    """What a function says about itself; ``functools.partial`` says what its function does."""
+    if isinstance(function, functools.partial):
+        return _declared(function.func, name, default)
+    return getattr(function, name, default)
+
+
+def _requires(function: RewardFunction) -> set[str]:
+    """Keys that each example must have; a parameter set by ``functools.partial`` is none."""
+    given = function.keywords if isinstance(function, functools.partial) else {}
+    return {key for key in _declared(function, "requires", ()) if key not in given}
 
 
 def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
+    if type(result) is float and math.isfinite(result):  # nearly always; the checks below are slow
+        return [(name, result)]
     if isinstance(result, Mapping):
+        if not result or not all(isinstance(key, str) for key in result):
+            raise RewardError(
+                f"reward function {name!r} returned {dict(result)!r} for prompt {_short(prompt)}; "
+                "expected components by name, at least one"
+            )
         return [(key, _finite(f"{name}[{key!r}]", value, prompt)) for key, value in result.items()]
     return [(name, _finite(name, result, prompt))]
 
 
 def _finite(name: str, value: Any, prompt: str) -> float:
-    # numpy scalars register as numbers; a 0-d array or tensor of one element does not.
-    if not isinstance(value, numbers.Real):
+    # NumPy's scalars register as numbers, but not its truth values, nor arrays of one element.
+    if not isinstance(value, (numbers.Real, np.bool_)):
         raise RewardError(
             f"reward function {name} returned {value!r} ({type(value).__name__}) for prompt "
             f"{_short(prompt)}; expected a finite number"
         )
-    if not math.isfinite(value):
+    try:
+        number, came = float(value), repr(value)
+    except OverflowError:
+        number, came = math.inf, "a number too large for a float"
+    if not math.isfinite(number):
         raise RewardError(
-            f"reward function {name} returned {value!r} for prompt {_short(prompt)}; "
+            f"reward function {name} returned {came} for prompt {_short(prompt)}; "
             "expected a finite number"
         )
-    return float(value)
+    return number
 
 
 def _weight(name: str, value: Any) -> float:
+    return _number(f"reward_weights[{name!r}]", value)
+
+
+def _seconds(value: Any) -> float:
+    seconds = _number("reward_timeout", value)
+    if seconds <= 0:
+        raise ConfigError(f"reward_timeout must be above 0 seconds, got {value!r}")
+    return seconds
+
+
+def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ConfigError(f"reward_weights[{name!r}] must be a finite number, got {value!r}")
+        raise ConfigError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
 

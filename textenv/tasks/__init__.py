@@ -1,4 +1,7 @@
-"""Tasks by name. A new one is one file here and one line in `_BUILT_IN`."""
+"""Tasks by name. A new one is one file here and one line in `BUILT_IN`.
+
+``SOURCE:NAME`` is a task of another library; a new one of these is one line in `_SOURCES`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from textenv.errors import ConfigError, unknown
+from textenv.tasks import reasoning_gym, textarena
 from textenv.tasks.arithmetic import Arithmetic
 from textenv.tasks.base import NOTHING, Episode, Example, GeneratedTask, Task, Turn
 from textenv.tasks.calculator import Calculator
@@ -26,7 +30,7 @@ __all__ = [
     "register_task",
 ]
 
-_BUILT_IN: tuple[type[GeneratedTask], ...] = (
+BUILT_IN: tuple[type[GeneratedTask], ...] = (
     Arithmetic,
     Calculator,
     Countdown,
@@ -34,12 +38,17 @@ _BUILT_IN: tuple[type[GeneratedTask], ...] = (
     Reverse,
     Sort,
 )
-_factories: dict[str, Callable[..., Task]] = {task.name: task for task in _BUILT_IN}
+_SOURCES = {module.SOURCE: module for module in (reasoning_gym, textarena)}
+_factories: dict[str, Callable[..., Task]] = {task.name: task for task in BUILT_IN}
 
 
 def names() -> list[str]:
-    """Names of all the tasks that can be made here."""
-    return sorted(_factories)
+    """Names of all the tasks that can be made here; imports the libraries that bring some."""
+    found = sorted(_factories)
+    for source in _SOURCES.values():
+        if source.installed():
+            found += source.names()
+    return found
 
 
 def make(name: str, **kwargs: Any) -> Task:
@@ -47,10 +56,15 @@ def make(name: str, **kwargs: Any) -> Task:
 
     Raises:
         ConfigError: for an unknown task, or a parameter that it does not have.
+        MissingDependencyError: for a task of a library that is not installed.
     """
+    source, colon, rest = name.partition(":")
     factory = _factories.get(name)
+    if factory is None and colon and source in _SOURCES:
+        return _SOURCES[source].make(rest, **kwargs)
     if factory is None:
-        raise ConfigError(unknown("task", name, names()))
+        patterns = [f"{source}:NAME" for source in _SOURCES]
+        raise ConfigError(unknown("task", name, [*sorted(_factories), *patterns]))
     try:
         return factory(**kwargs)
     except TypeError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from textenv.errors import ConfigError
-from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
+from textenv.tasks.base import MOST_LISTED, Example, GeneratedTask, check_range, check_split
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,26 @@ class Arithmetic(GeneratedTask):
             )
 
     def generate(self, rng: random.Random) -> Example:
-        """Draw operands and operations; ``*`` binds tighter than ``+`` and ``-``."""
-        low = 10 ** (self.digits - 1) if self.digits > 1 else 0
-        numbers = [rng.randrange(low, 10**self.digits) for _ in range(self.operands)]
-        signs = [rng.choice(self.operations) for _ in range(self.operands - 1)]
-        total, term, sign = 0, numbers[0], 1
-        for operation, number in zip(signs, numbers[1:]):
-            if operation == "*":
-                term *= number
-            else:
-                total, term, sign = total + sign * term, number, 1 if operation == "+" else -1
-        text = str(numbers[0]) + "".join(f"{s}{n}" for s, n in zip(signs, numbers[1:]))
-        return {"prompt": f"{text}=", "answer": str(total + sign * term)}
+        """Draw operands and operations."""
+        numbers = [rng.randrange(*self._range) for _ in range(self.operands)]
+        return _problem(numbers, [rng.choice(self.operations) for _ in numbers[1:]])
+
+    def problems(self) -> Iterable[Example] | None:
+        """All pairs of two digits, say; None for more than a few thousand."""
+        signs = len(self.operations) ** (self.operands - 1)
+        if len(range(*self._range)) ** self.operands * signs > MOST_LISTED:
+            return None
+        return itertools.starmap(
+            _problem,
+            itertools.product(
+                itertools.product(range(*self._range), repeat=self.operands),
+                itertools.product(self.operations, repeat=self.operands - 1),
+            ),
+        )
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        return 10 ** (self.digits - 1) if self.digits > 1 else 0, 10**self.digits
 
     def split_key(self, example: Example) -> str:
         """Sums and products in another order are the same problem."""
@@ -58,3 +68,15 @@ class Arithmetic(GeneratedTask):
     def score(self, example: Example, completion: str) -> float:
         """1 for the right number and nothing else, spaces aside."""
         return float(completion.strip() == example["answer"])
+
+
+def _problem(numbers: Sequence[int], signs: Sequence[str]) -> Example:
+    """``*`` binds tighter than ``+`` and ``-``."""
+    text, total, term, sign = str(numbers[0]), 0, numbers[0], 1
+    for operation, number in zip(signs, numbers[1:]):
+        text += f"{operation}{number}"
+        if operation == "*":
+            term *= number
+        else:
+            total, term, sign = total + sign * term, number, 1 if operation == "+" else -1
+    return {"prompt": f"{text}=", "answer": str(total + sign * term)}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from textenv.errors import ConfigError
+from textenv.tasks.example_random import ExampleRandom, mix
 
 Example = dict[str, Any]
 """One problem. Always holds ``prompt``; ``answer`` and the rest are the task's own."""
 
 SPLITS = ("train", "test")
+MOST_LISTED = 20_000  # problems, in both splits together
 _TEST_SHARE = 10  # one example in ten belongs to the test split
+_idle: list[ExampleRandom] = []  # to be seeded again; a list, so that calls may nest and thread
 
 
 def split_of(key: str) -> str:
@@ -76,6 +81,10 @@ class Task(ABC):
             ConfigError: for an id outside the range.
         """
 
+    def examples(self, example_ids: Sequence[int]) -> list[Example]:
+        """The examples with these ids."""
+        return [self.example(i) for i in example_ids]
+
     def score(self, example: Example, completion: str) -> float | None:
         """Reward of a completion in [0, 1] by the task's own verifier; None where it has none."""
         return None
@@ -123,23 +132,60 @@ class GeneratedTask(Task):
         """What makes two examples the same problem (say, 12+30 and 30+12)."""
         return example["prompt"]
 
+    def problems(self) -> Iterable[Example] | None:
+        """All examples of both splits, each as often as `generate` draws it, where they are few.
+
+        They are listed once then for all tasks that are equal (so the dataclass is to be frozen),
+        and looked up in place of being drawn.
+        """
+        return None
+
+    @functools.cached_property
+    def _listed(self) -> list[Example]:
+        return [] if self.problems() is None else _list_problems(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The list of problems stays behind: a copy makes it again when it needs it.
+        return {key: value for key, value in self.__dict__.items() if key != "_listed"}
+
     def example(self, example_id: int) -> Example:
         """The example with this id, drawn from a generator seeded by the id alone."""
         if example_id < 0:
             raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
-        rng = random.Random(example_id)
+        if self._listed:
+            return self._listed[mix(example_id) * len(self._listed) >> 64].copy()
+        try:
+            rng = _idle.pop()
+        except IndexError:
+            rng = ExampleRandom()
+        rng.seed(example_id)
         for _ in range(10_000):
             example = self.generate(rng)
             if split_of(self.split_key(example)) == self.split:
+                _idle.append(rng)
                 return example
         raise ConfigError(
             f"task {self.name!r} with these settings has no example in the {self.split!r} split: "
             "make it harder (more numbers, digits or letters)"
         )
 
+    def examples(self, example_ids: Sequence[int]) -> list[Example]:
+        """The examples with these ids."""
+        listed = self._listed
+        if not listed or min(example_ids) < 0:
+            return super().examples(example_ids)
+        count = len(listed)
+        return [listed[mix(i) * count >> 64].copy() for i in example_ids]
+
     def oracle(self, example: Example) -> str:
         """The answer that the generator put in the example."""
         return example["answer"]
+
+
+@functools.lru_cache(maxsize=16)
+def _list_problems(task: GeneratedTask) -> list[Example]:
+    problems = task.problems() or ()
+    return [p for p in problems if split_of(task.split_key(p)) == task.split]
 
 
 def check_split(split: str) -> None:

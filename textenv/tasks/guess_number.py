@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from textenv.errors import ConfigError
 from textenv.tasks.base import (
+    MOST_LISTED,
     Episode,
     Example,
     GeneratedTask,
@@ -43,16 +45,28 @@ class GuessNumber(GeneratedTask):
 
     def generate(self, rng: random.Random) -> Example:
         """Hide a number; the range's ends vary, so that problems do."""
-        spare = (self.high - self.low) // 4
-        low = self.low + rng.randint(0, spare)
-        high = self.high - rng.randint(0, spare)
-        number = rng.randint(low, high)
-        prompt = f"guess a number from {low} to {high}:\n"
-        return {"prompt": prompt, "answer": str(number), "low": low, "high": high}
+        while True:
+            low = self.low + rng.randint(0, self._spare)
+            high = self.high - rng.randint(0, self._spare)
+            number = rng.randint(self.low, self.high)
+            if low <= number <= high:
+                return _problem(low, high, number)
+
+    def problems(self) -> Iterable[Example] | None:
+        """All ranges with all their numbers; None for more than a few thousand."""
+        ends = range(self._spare + 1)
+        if len(ends) ** 2 * (self.high - self.low) > MOST_LISTED:
+            return None
+        ranges = [(self.low + above, self.high - below) for above in ends for below in ends]
+        return [_problem(low, high, n) for low, high in ranges for n in range(low, high + 1)]
+
+    @property
+    def _spare(self) -> int:
+        return (self.high - self.low) // 4
 
     def split_key(self, example: Example) -> str:
         """The range and the number."""
-        return f"{example['low']}..{example['high']}:{example['answer']}"
+        return example["prompt"] + example["answer"]
 
     def score(self, example: Example, completion: str) -> float:
         """1 for the number."""
@@ -63,15 +77,27 @@ class GuessNumber(GeneratedTask):
         return _Guessing(int(example["answer"]))
 
 
+def _problem(low: int, high: int, number: int) -> Example:
+    prompt = f"guess a number from {low} to {high}:\n"
+    return {"prompt": prompt, "answer": str(number), "low": low, "high": high}
+
+
+_NO_NUMBER = Turn("\nnot a number\n", 0.0, False)
+_HIGHER = Turn("\nhigher\n", 0.0, False)
+_LOWER = Turn("\nlower\n", 0.0, False)
+_RIGHT = Turn("\nright\n", 1.0, True)
+
+
 class _Guessing(Episode):
     def __init__(self, number: int):
         self._number = number
 
     def step(self, action: str) -> Turn:
         """Say higher or lower, or end the episode with a reward of 1."""
-        guess = action.strip()
-        if not (guess.isascii() and guess.isdigit() and len(guess) < 20):
-            return Turn("\nnot a number\n", 0.0, False)
-        if int(guess) == self._number:
-            return Turn("\nright\n", 1.0, True)
-        return Turn("\nhigher\n" if int(guess) < self._number else "\nlower\n", 0.0, False)
+        text = action.strip()
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
+            return _NO_NUMBER
+        guess = int(text)
+        if guess == self._number:
+            return _RIGHT
+        return _HIGHER if guess < self._number else _LOWER

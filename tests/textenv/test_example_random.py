@@ -1,0 +1,144 @@
+"""The generator of examples, and the lists of problems that stand in for it."""
+
+import copy
+import pickle
+import random
+
+import numpy as np
+import pytest
+
+from textenv.tasks import GeneratedTask
+from textenv.tasks.arithmetic import Arithmetic
+from textenv.tasks.base import split_of
+from textenv.tasks.example_random import ExampleRandom, mix
+from textenv.tasks.guess_number import GuessNumber
+
+
+def reference(state):
+    """SplitMix64 as its paper has it, in arithmetic modulo 2**64."""
+    z = (state + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z // 2**30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z // 2**27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z // 2**31)
+
+
+def chi_square(counts, expected):
+    """Per degree of freedom: 1 on average for what is uniform."""
+    counts = np.asarray(counts)
+    return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
+
+
+def test_mixing_is_split_mix():
+    assert mix(0) == 0xE220A8397B1DCDAF  # the first output of the published code for seed 0
+    for state in [*range(100), 2**48 - 1, 2**63 + 5]:
+        assert mix(state) == reference(state)
+    assert 0 <= mix(2**200) < 2**64
+
+
+@pytest.mark.parametrize("n", [2, 7, 90, 7286])
+def test_the_first_numbers_of_neighbouring_seeds_are_uniform(n):
+    picks = [mix(seed) * n >> 64 for seed in range(50 * n)]
+    counts = np.bincount(picks, minlength=n)
+    assert chi_square(counts, 50) < 1 + 5 * (2 / max(n - 1, 1)) ** 0.5
+
+
+def test_successive_numbers_are_uniform_together():
+    rng, cells = ExampleRandom(), []
+    for seed in range(30_000):
+        rng.seed(seed)
+        cells.append(
+            rng.randrange(10) * 30 + rng.randint(0, 9) * 3 + "abc".index(rng.choice("abc"))
+        )
+    assert chi_square(np.bincount(cells, minlength=300), 100) < 1.4
+
+
+def test_it_is_a_random_of_the_standard_library():
+    rng = ExampleRandom(5)
+    again = ExampleRandom(5)
+    draws = [
+        lambda r: r.random(),
+        lambda r: r.sample(range(100), 5),
+        lambda r: r.gauss(0, 1),
+        lambda r: r.getrandbits(1000),
+        lambda r: r.randrange(2**70, 2**71),
+        lambda r: r.uniform(2, 3),
+    ]
+    assert isinstance(rng, random.Random)
+    assert [draw(rng) for draw in draws] == [draw(again) for draw in draws]
+    state = rng.getstate()
+    later = [rng.random() for _ in range(3)]
+    rng.setstate(state)
+    assert [rng.random() for _ in range(3)] == later
+    assert copy.deepcopy(again).random() == again.random()
+    with pytest.raises(ValueError, match="5 to 4"):
+        rng.randint(5, 4)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Arithmetic(digits=1),
+        Arithmetic(digits=1, operands=3, operations="+-*"),
+        Arithmetic(digits=1, operations="++-"),
+        GuessNumber(high=12),
+        GuessNumber(low=3, high=40),
+    ],
+)
+def test_listed_problems_are_what_the_generator_draws(task):
+    listed = list(task.problems())
+    rng, drawn = ExampleRandom(), []
+    for seed in range(30 * len(listed)):
+        rng.seed(seed)
+        drawn.append(task.generate(rng))
+    expected, found = {}, {}
+    for weights, problems in ((expected, listed), (found, drawn)):
+        for problem in problems:
+            key = tuple(problem.items())
+            weights[key] = weights.get(key, 0) + 1
+    assert expected.keys() == found.keys()
+    expected_counts = np.array([30 * count for count in expected.values()])
+    assert chi_square([found[key] for key in expected], expected_counts) < 1.5
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_lists_keep_the_splits_apart_and_examples_are_the_callers(split):
+    task = Arithmetic(split=split)
+    for example_id in range(300):
+        example = task.example(example_id)
+        assert split_of(task.split_key(example)) == split
+        assert example["answer"] == str(sum(map(int, example["prompt"][:-1].split("+"))))
+        example.clear()
+        assert task.example(example_id) == task.examples([example_id])[0] != {}
+
+
+def test_more_problems_than_a_few_thousand_are_drawn():
+    assert Arithmetic(digits=3).problems() is None
+    task = Arithmetic(digits=3)
+    assert task.example(7) == task.example(7)
+    assert len({task.example(i)["prompt"] for i in range(200)}) > 190
+
+
+def test_copies_of_a_task_leave_the_list_behind():
+    task = Arithmetic()
+    task.example(0)
+    assert len(pickle.dumps(task)) < 500
+    for twin in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert twin == task
+        assert twin.example(3) == task.example(3)
+
+
+def test_a_task_may_draw_from_another_while_it_draws():
+    class Outer(GeneratedTask):
+        name, split = "outer", "train"
+
+        def generate(self, rng):
+            first = rng.randrange(10**6)
+            inner = Arithmetic(digits=3).example(first)
+            return {"prompt": f"{first} {inner['prompt']} {rng.randrange(10**6)}"}
+
+        def score(self, example, completion):
+            return 0.0
+
+    task = Outer()
+    prompts = [task.example(i)["prompt"] for i in range(20)]
+    assert prompts == [task.example(i)["prompt"] for i in range(20)]

@@ -1,0 +1,415 @@
+"""The three vectorized forms against each other, and text through shared memory."""
+
+import json
+import multiprocessing
+import os
+import sys
+import warnings
+from copy import deepcopy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import (
+    create_shared_memory,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textenv.errors import ConfigError, ConfigTypeError
+from textenv.spaces import UnicodeText
+from textenv.tasks import Example, Task, Turn
+from textenv.tasks.base import Episode
+from textenv.vector_env import TextGenerationVectorEnv
+
+MODES = list(AutoresetMode)
+LANES = 3
+
+
+def chars(prompt, completion, example):
+    return {"letters": len(completion)} if "x" in completion else {"other": 0.5}
+
+
+SETTINGS = {
+    "arithmetic": {},
+    "guess_number": {"task": "guess_number", "task_kwargs": {"max_turns": 3}},
+    "calculator": {"task": "calculator"},
+    "sort": {"task": "sort", "split": "test", "reward_fn": ["correct", "length"]},
+    "own": {"prompts": ["a", "é", "🙂\0"], "reward_fn": chars},
+    "cut": {"prompts": ["a", "b"], "reward_fn": "length", "tokenizer": "words", "max_tokens": 1},
+}
+
+
+class Words:
+    def encode(self, text):
+        return text.split()
+
+
+def make(form, num_envs=LANES, mode=AutoresetMode.NEXT_STEP, **kwargs):
+    if kwargs.get("tokenizer") == "words":
+        kwargs["tokenizer"] = Words()
+    if form == "own":
+        return gym.make_vec("TextGen-v0", num_envs=num_envs, autoreset_mode=mode, **kwargs)
+    return gym.make_vec(
+        "TextGen-v0",
+        num_envs=num_envs,
+        vectorization_mode=form,
+        vector_kwargs={"autoreset_mode": mode},
+        **kwargs,
+    )
+
+
+def same(one, two, place=""):
+    """Equal, with equal types all the way down."""
+    assert type(one) is type(two), f"{place}: {one!r} {two!r}"
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), f"{place}: {sorted(one)} {sorted(two)}"
+        for key in one:
+            same(one[key], two[key], f"{place}.{key}")
+    elif isinstance(one, tuple):
+        for i, (left, right) in enumerate(zip(one, two, strict=True)):
+            same(left, right, f"{place}[{i}]")
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == two.dtype and one.shape == two.shape, f"{place}: {one!r} {two!r}"
+        assert one.tolist() == two.tolist(), f"{place}: {one!r} {two!r}"
+    else:
+        assert one == two, place
+
+
+def script(rng, observations):
+    """Actions of several kinds: right answers to sums, guesses, words, wide characters."""
+    fixed = ["7", "12", "calc(2*3)", "two words", "é🙂", "", "x", "a\0"]
+    actions = []
+    for text in observations:
+        line = text.rstrip("=")
+        numbers = line.split("+")
+        if len(numbers) == 2 and all(n.isdigit() for n in numbers) and rng.random() < 0.5:
+            actions.append(str(sum(map(int, numbers))))
+        else:
+            actions.append(fixed[rng.integers(len(fixed))])
+    return tuple(actions)
+
+
+def play(env, mode, steps, seed):
+    """Everything that an environment says in a number of steps."""
+    rng = np.random.default_rng(0)
+    said = [env.reset(seed=seed)]
+    observations = said[0][0]
+    for _ in range(steps):
+        said.append(env.step(script(rng, observations)))
+        observations, _, terminated, truncated, _ = said[-1]
+        over = terminated | truncated
+        if mode is AutoresetMode.DISABLED and over.any():
+            said.append(env.reset(options={"reset_mask": over}))
+            observations = said[-1][0]
+    return said
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_own_and_sync_say_the_same(setting, mode):
+    forms = [make(form, mode=mode, **SETTINGS[setting]) for form in ("sync", "own")]
+    for seed in (7, [3, 3, 5], None):
+        if seed is None:  # go on with the generators that they have
+            seed, steps = [None] * LANES, 4
+        else:
+            steps = 12
+        sync, own = (play(env, mode, steps, seed) for env in forms)
+        for step, (one, two) in enumerate(zip(sync, own, strict=True)):
+            same(one, two, f"step {step}")
+    for env in forms:
+        assert env.metadata["autoreset_mode"] is mode
+        env.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("setting", ["arithmetic", "guess_number", "own"])
+def test_async_with_its_shared_memory_says_the_same(setting, mode):
+    forms = [make(form, mode=mode, **SETTINGS[setting]) for form in ("async", "own")]
+    assert forms[0].shared_memory
+    assert forms[0].metadata["autoreset_mode"] is mode
+    for seed in (7, [3, 3, 5]):
+        one, two = (play(env, mode, 8, seed) for env in forms)
+        for step, (left, right) in enumerate(zip(one, two, strict=True)):
+            same(left, right, f"step {step}")
+    forms[0].close()
+
+
+def test_lanes_play_what_single_environments_play():
+    own = make("own", mode=AutoresetMode.SAME_STEP)
+    observations, _ = own.reset(seed=11)
+    singles = [gym.make("TextGen-v0") for _ in range(LANES)]
+    assert list(observations) == [env.reset(seed=11 + i)[0] for i, env in enumerate(singles)]
+    for _ in range(20):
+        actions = script(np.random.default_rng(1), observations)
+        observations, rewards, *_ = own.step(actions)
+        assert rewards.tolist() == [env.step(a)[1] for env, a in zip(singles, actions)]
+        assert list(observations) == [env.reset()[0] for env in singles]
+
+
+def test_the_default_form_and_mode():
+    env = gym.make_vec("TextGen-v0", num_envs=8)
+    assert isinstance(env, TextGenerationVectorEnv)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert TextGenerationVectorEnv.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert make("own", mode="SameStep").metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert len(env.reset(seed=0)[0]) == 8
+    assert env.reset(seed=0)[0] in env.observation_space
+    assert env.action_space.sample() in env.action_space
+
+
+def test_made_again_from_its_spec():
+    env = gym.make_vec("TextGen-v0", num_envs=2, task="sort", autoreset_mode="SameStep")
+    again = gym.make_vec(EnvSpec.from_json(env.spec.to_json()))
+    assert (again.num_envs, again.metadata) == (2, env.metadata)
+    same(env.reset(seed=1), again.reset(seed=1))
+
+
+def test_namespaced_ids_keep_gymnasiums_time_limit():
+    for form in ("sync", "vector_entry_point"):
+        env = gym.make_vec(
+            "textgen/GuessNumber-v0", num_envs=2, vectorization_mode=form, max_episode_steps=2
+        )
+        env.reset(seed=0)
+        assert env.step(("", ""))[3].tolist() == [False, False]
+        assert env.step(("", ""))[3].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("form", ["sync", "own"])
+def test_example_ids_go_to_every_lane_and_the_users_options_stay_whole(form):
+    env = make(form)
+    options = {"example_id": 4}
+    observations, info = env.reset(options=options)
+    assert len(set(observations)) == 1
+    assert info["example_id"].tolist() == [4] * LANES
+    assert options == {"example_id": 4}
+
+
+def test_a_batch_of_rewards_is_scored_once_a_step():
+    seen = []
+
+    def spy(prompt, completion, example):
+        seen.append((prompt, completion, example["k"]))
+        return example["k"]
+
+    env = make("own", prompts=["p", "q"], examples=[{"k": 1.0}, {"k": 2.0}], reward_fn=spy)
+    observations, _ = env.reset(seed=0)
+    _, rewards, *_ = env.step(("a", "b", "c"))
+    assert [row[:2] for row in seen] == list(zip(observations, "abc"))
+    assert rewards.tolist() == [row[2] for row in seen]
+
+
+class Counting(Episode):
+    def __init__(self, closed):
+        self.closed = closed
+
+    def step(self, action):
+        return Turn("", 0.0, True)
+
+    def close(self):
+        self.closed.append(self)
+
+
+class Closing(Task):
+    name = "closing"
+
+    def __init__(self):
+        self.closed = []
+
+    def example(self, example_id) -> Example:
+        return {"prompt": "p"}
+
+    def begin(self, example):
+        return Counting(self.closed)
+
+
+def test_episodes_are_closed():
+    task = Closing()
+    env = TextGenerationVectorEnv(2, task=task, autoreset_mode="SameStep")
+    env.reset(seed=0)
+    env.step(("", ""))
+    assert len(task.closed) == 2
+    env.close()
+    assert len(task.closed) == 4
+
+
+def test_render_gives_the_transcripts():
+    env = make("own", render_mode="ansi")
+    observations, _ = env.reset(seed=0)
+    assert env.render() == observations
+    assert make("own").render() is None
+
+
+@pytest.mark.parametrize(
+    ("actions", "says"),
+    [
+        (("1", "2"), "3 strings, got 2"),
+        ("123", "3 strings, got str"),
+        (None, "3 strings, got NoneType"),
+        (("1", 2, "3"), "lane 1: .*string, got int"),
+        (("1", "2", "\ud800"), "lane 2: .*surrogate"),
+        (("a" * (2**20 + 1), "2", "3"), "lane 0: .*1048577"),
+    ],
+)
+def test_bad_actions_are_refused_and_cost_nothing(actions, says):
+    env = make("own", mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction, match=says):
+        env.step(actions)
+    assert env.step(("1", "2", "3"))[2].all()
+
+
+def test_steps_out_of_order_are_refused():
+    env = make("own", mode=AutoresetMode.DISABLED)
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step(("1", "2", "3"))
+    env.reset(options={"reset_mask": np.array([True, True, False])})
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step(("1", "2", "3"))
+    env.reset()
+    env.step(("1", "2", "3"))
+    with pytest.raises(ResetNeeded, match=r"\[0, 1, 2\].*reset_mask"):
+        env.step(("1", "2", "3"))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "says"),
+    [
+        ({"num_envs": 0}, ConfigError, "num_envs.*0"),
+        ({"max_episode_steps": 0}, ConfigError, "max_episode_steps.*0"),
+        ({"autoreset_mode": "same"}, ConfigError, "NextStep, SameStep, Disabled.*'same'"),
+        ({"render_mode": "human"}, ConfigError, "ansi.*human"),
+        ({"task": "nope"}, ConfigError, "nope"),
+    ],
+)
+def test_bad_settings_name_what_came(kwargs, error, says):
+    with pytest.raises(error, match=says):
+        TextGenerationVectorEnv(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "says"),
+    [
+        ({"seed": [1, 2]}, ConfigError, "3 seeds, got 2"),
+        ({"options": {"id": 1}}, ConfigError, "'id'"),
+        ({"options": {"reset_mask": [True] * 3}}, ConfigTypeError, "numpy array.*list"),
+        ({"options": {"reset_mask": np.ones(3)}}, ConfigTypeError, "bool.*float64"),
+        ({"options": {"reset_mask": np.ones(2, bool)}}, ConfigError, r"\(3,\).*\(2,\)"),
+        ({"options": {"reset_mask": np.zeros(3, bool)}}, ConfigError, "0 lanes"),
+    ],
+)
+def test_bad_resets_name_what_came(kwargs, error, says):
+    with pytest.raises(error, match=says):
+        make("own").reset(**kwargs)
+
+
+def round_trip(space, values):
+    memory = create_shared_memory(space, n=len(values))
+    view = read_from_shared_memory(space, memory, n=len(values))  # once, before all else
+    for index, value in enumerate(values):
+        write_to_shared_memory(space, index, value, memory)
+    return view
+
+
+texts = st.text(max_size=20)  # any character but lone surrogates
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
+def test_any_text_goes_through_shared_memory(pairs):
+    space = UnicodeText(20)
+    for again in (0, 1):  # a text that is shorter than the last leaves nothing of it behind
+        view = round_trip(space, [pair[again] for pair in pairs])
+        assert deepcopy(view) == tuple(pair[again] for pair in pairs)
+        assert type(deepcopy(view)) is tuple
+    memory = create_shared_memory(space, n=1)
+    view = read_from_shared_memory(space, memory, n=1)
+    for one, two in pairs:
+        for text in (one, two):
+            write_to_shared_memory(space, 0, text, memory)
+            assert (list(view), view[0], view, repr(view)) == ([text], text, (text,), repr((text,)))
+
+
+@given(st.lists(st.tuples(texts, st.integers(0, 4)), min_size=1, max_size=3))
+def test_within_dict_and_tuple_spaces(values):
+    space = Dict(a=Tuple([UnicodeText(20), Discrete(5)]), b=Box(0, 5, (2,)))
+    items = [{"a": value, "b": np.full(2, value[1], np.float32)} for value in values]
+    read = deepcopy(round_trip(space, items))
+    assert read["a"][0] == tuple(text for text, _ in values)
+    assert read["a"][1].tolist() == [number for _, number in values]
+    assert read["b"].tolist() == [[number] * 2 for _, number in values]
+
+
+def test_the_longest_text_of_the_widest_characters_fits():
+    space = UnicodeText(1000)
+    values = ["🙂" * 1000, "a", "🙂" * 1000]
+    assert deepcopy(round_trip(space, values)) == tuple(values)
+    with pytest.raises(ValueError, match=r"1001 characters.*UnicodeText\(0, 1000\)"):
+        round_trip(space, ["🙂" * 1001])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_room_for_long_texts_costs_nothing_until_it_is_used():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    space = UnicodeText(2**20)
+    memory = create_shared_memory(space, n=64)  # 256 MiB of address space
+    for i in range(64):
+        write_to_shared_memory(space, i, "12+30=", memory)
+    assert deepcopy(read_from_shared_memory(space, memory, n=64)) == ("12+30=",) * 64
+    assert resident() - before < 4 * 2**20
+
+
+class Nested(gym.ObservationWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = Dict(
+            text=env.observation_space, pair=Tuple([env.observation_space, Discrete(9)])
+        )
+
+    def observation(self, observation):
+        return {"text": observation, "pair": (observation[::-1], len(observation))}
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("copy", [True, False])
+def test_async_within_dict_and_tuple_in_new_processes_too(context, copy):
+    if context not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {context} here")
+    env = gym.make_vec(
+        "textenv:TextGen-v0",
+        num_envs=2,
+        vectorization_mode="async",
+        vector_kwargs={"context": context, "copy": copy},
+        wrappers=[Nested],
+    )
+    starts = [gym.make("TextGen-v0").reset(seed=5 + i)[0] for i in range(2)]
+    observations, _ = env.reset(seed=5)
+    assert tuple(observations["text"]) == tuple(starts)
+    assert tuple(observations["pair"][0]) == tuple(text[::-1] for text in starts)
+    assert observations["pair"][1].tolist() == [6, 6]
+    observations, *_ = env.step(("🙂", "é"))
+    assert tuple(observations["text"]) == (starts[0] + "🙂", starts[1] + "é")
+    env.close()
+
+
+def test_ids_of_the_namespace_are_made_in_every_form():
+    for name in [name for name in gym.registry if name.startswith("textgen/")]:
+        spec = gym.spec(name)
+        assert json.loads(spec.to_json())["kwargs"] == spec.kwargs
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sync, own = (
+                gym.make_vec(name, num_envs=2, vectorization_mode=form)
+                for form in ("sync", "vector_entry_point")
+            )
+            same(sync.reset(seed=1), own.reset(seed=1))
+            same(sync.step(("1", "é")), own.step(("1", "é")))

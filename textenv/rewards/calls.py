@@ -1,0 +1,118 @@
+"""Calling a reward function: plain or async, one completion or a batch, and only so long.
+
+Whatever comes is an outcome, one for each completion: what the function returned, a `Failed`,
+or `TIMED_OUT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+from textenv.rewards.process import TIMED_OUT, Failed, Worker, failure
+
+__all__ = ["TIMED_OUT", "Failed", "Rows", "call", "call_now", "is_async", "takes_batch"]
+
+
+class Rows(NamedTuple):
+    """What is to be scored, one of each for every completion."""
+
+    prompts: Sequence[str]
+    completions: Sequence[str]
+    examples: Sequence[dict[str, Any]]
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to await."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  (an object's own)
+    )
+
+
+def takes_batch(function: Callable[..., Any]) -> bool:
+    """Whether it was declared with ``@reward(batch=True)``."""
+    if isinstance(function, functools.partial):
+        return takes_batch(function.func)
+    return getattr(function, "batch", False)
+
+
+def call(
+    name: str,
+    function: Callable[..., Any],
+    rows: Rows,
+    timeout: float | None = None,
+    worker: Worker | None = None,
+) -> list[Any]:
+    """Call a reward function for every row, or once for all of them; an outcome for each row.
+
+    Async calls run at the same time, the others one after another, in the worker if there is one.
+    """
+    batch = takes_batch(function)
+    calls = [tuple(rows)] if batch else list(zip(*rows))
+    if is_async(function):
+        outcomes = _awaited([_within(timeout, function, arguments) for arguments in calls])
+    elif worker is not None:
+        outcomes = [worker.call(name, arguments, timeout) for arguments in calls]
+    else:
+        outcomes = [call_now(function, arguments) for arguments in calls]
+    return _spread(outcomes[0], len(rows.prompts)) if batch else outcomes
+
+
+def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """The outcome of a function that is neither async nor takes a batch."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # the user's code: anything can come
+        return failure(error)
+
+
+def _spread(outcome: Any, count: int) -> list[Any]:
+    """The outcomes of the rows of one call for all."""
+    if outcome is TIMED_OUT or isinstance(outcome, Failed):
+        return [outcome] * count
+    if not hasattr(outcome, "__len__") or isinstance(outcome, (str, dict)):
+        came = type(outcome).__name__
+    elif len(outcome) != count:
+        came = f"{len(outcome)} of them"
+    else:
+        return list(outcome)
+    failed = Failed(f"takes a batch and must return a list of {count} rewards, got {came}")
+    return [failed] * count
+
+
+async def _within(
+    timeout: float | None, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
+    try:
+        task = asyncio.ensure_future(function(*arguments))
+        await asyncio.wait({task}, timeout=timeout)
+        if task.done():
+            return task.result()
+    except Exception as error:  # the user's code: anything can come
+        return failure(error)
+    task.cancel()
+    return TIMED_OUT
+
+
+def _awaited(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    async def together() -> list[Any]:
+        return await asyncio.gather(*calls)
+
+    return asyncio.run_coroutine_threadsafe(together(), _loop(os.getpid())).result()
+
+
+@functools.cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """This process's event loop for rewards, in a thread of its own.
+
+    One that stays: clients and sessions that an async function keeps belong to a loop, and in a
+    notebook the main thread's loop runs already.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()
+    return loop

@@ -1,0 +1,103 @@
+"""Datasets from files: JSON Lines, CSV, Parquet, or a Hugging Face dataset saved to a folder."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
+from textenv.tasks.dataset import Dataset, from_jsonl
+
+
+def from_path(path: str | Path, split: str | None = None) -> Dataset:
+    """A dataset from a file, by its ending, or from a folder of ``datasets.save_to_disk``.
+
+    Any ending but ``.csv`` and ``.parquet`` is read as JSON Lines. A folder that holds several
+    splits gives the one that ``split`` names, whole.
+
+    Raises:
+        MissingFileError: where there is no such file or folder.
+        DataError: where it can't be read; names the file, the row (counted from 1) and the key.
+        MissingDependencyError: for Parquet without pyarrow, a folder without datasets.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_folder(path, split)
+    read = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
+    if read is None:
+        return from_jsonl(path, split)
+    if not path.is_file():
+        raise MissingFileError(f"dataset {path} is not a file")
+    return Dataset(read(path), name=str(path), split=split, first_row=1)
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows under a line of names; every value is text. Row 1 is the first under the names."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[dict[str, Any]] = []
+    try:
+        keys = next(reader, [])
+        if len(set(keys)) < len(keys):
+            raise DataError(f"{path}: two columns have one name: {', '.join(map(repr, keys))}")
+        for values in reader:
+            if not values:  # a blank line
+                continue
+            if len(values) != len(keys):
+                raise DataError(
+                    f"{path}, row {len(rows) + 1}: expected {len(keys)} values "
+                    f"({', '.join(map(repr, keys))}), got {len(values)}"
+                )
+            rows.append(dict(zip(keys, values)))
+    except csv.Error as error:  # an open quote, a field longer than the reader's limit
+        raise DataError(f"{path}, row {len(rows) + 1}: not CSV: {error}") from error
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("pyarrow", "tasks", "a dataset in Parquet") from error
+    try:
+        return pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not Parquet: {error}") from error
+
+
+def _from_folder(path: Path, split: str | None) -> Dataset:
+    if not (path / "state.json").is_file() and not (path / "dataset_dict.json").is_file():
+        raise DataError(
+            f"{path}: a folder, but not a Hugging Face dataset saved with save_to_disk "
+            "(no state.json and no dataset_dict.json)"
+        )
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("datasets", "tasks", "a Hugging Face dataset") from error
+    try:
+        loaded = datasets.load_from_disk(str(path))
+        if isinstance(loaded, datasets.DatasetDict):
+            if split not in loaded:
+                raise ConfigError(
+                    f"{path} holds the splits {', '.join(map(repr, loaded))}, got split={split!r}: "
+                    "name one, or give the folder of one as the dataset"
+                )
+            loaded, split = loaded[split], None
+        rows = loaded.to_list()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise DataError(f"{path}: not a Hugging Face dataset: {error}") from error
+    return Dataset(rows, name=str(path), split=split, first_row=1)

@@ -1,0 +1,175 @@
+"""The datasets of reasoning-gym: ``task="reasoning_gym:chain_sum"``.
+
+``task_kwargs`` are the fields of the dataset's own config. ``{"level": n}`` sets them all from
+the dataset's curriculum, to its n-th level from 0; fields named beside it stand.
+
+The library draws from sets of text in ``isomorphic_strings`` and ``ransom_note`` (and words the
+answers of three more so): there an id gives the same example in every process only where the
+environment variable ``PYTHONHASHSEED`` is set.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import random
+from typing import Any
+
+from textenv.errors import ConfigError, MissingDependencyError, unknown
+from textenv.tasks.base import Example, GeneratedTask, check_split
+from textenv.tasks.contained import Contained
+from textenv.tasks.unsafe_verifiers import defuse, is_safe
+
+SOURCE = "reasoning_gym"
+_SEEDS = 2**32 - 1  # NumPy's generators take no larger seed
+_NOT_ALONE = ("composite",)  # made of other datasets, which task_kwargs must name
+
+# These read files or build tables when they are made, up to a second long, and draw nothing yet:
+# a copy with another seed gives what a new one gives (a test checks it).
+_COSTLY = (
+    "arc_agi",
+    "base_conversion",
+    "codeio",
+    "emoji_mystery",
+    "figlet_font",
+    "group_anagrams",
+    "n_queens",
+    "spell_backward",
+    "word_ladder",
+)
+# Where several answers are right, some datasets give none, and one of them in the metadata.
+_ANSWER_KEYS = ("example_correct_answer", "example_answer", "possible_answer")
+
+
+def installed() -> bool:
+    """Whether the library is there; it is not imported."""
+    return importlib.util.find_spec("reasoning_gym") is not None
+
+
+def names() -> list[str]:
+    """Names of the datasets that can be made without ``task_kwargs``."""
+    return sorted(f"{SOURCE}:{name}" for name in _factory().DATASETS if name not in _NOT_ALONE)
+
+
+class ReasoningGym(GeneratedTask):
+    """One dataset, endless: an example's id is the seed of all that is drawn for it.
+
+    Args:
+        dataset: the library's name for it.
+        split: ``"train"`` or ``"test"``, by a hash of the question.
+        level: of the dataset's curriculum, from 0; None for the dataset's defaults.
+        **config: fields of the dataset's config.
+
+    Raises:
+        ConfigError: for an unknown dataset, field or level, or values that the dataset refuses.
+        MissingDependencyError: where reasoning-gym is not installed.
+    """
+
+    def __init__(self, dataset: str, split: str = "train", level: int | None = None, **config: Any):
+        check_split(split)
+        self.name = f"{SOURCE}:{dataset}"
+        self.split = split
+        factory = _factory()
+        if dataset not in factory.DATASETS:
+            raise ConfigError(unknown("reasoning-gym dataset", dataset, sorted(factory.DATASETS)))
+        self._class, config_class = factory.DATASETS[dataset]
+        self._costly = dataset in _COSTLY
+        self._source_name = dataset
+        defuse(dataset, self._class.__module__)
+        fields = {field.name for field in dataclasses.fields(config_class)} - {"seed", "size"}
+        if wrong := sorted(config.keys() - fields):
+            raise ConfigError(
+                unknown(f"parameter of {self.name}", wrong[0], [*sorted(fields), "level"])
+            )
+        given = config if level is None else {"level": level, **config}
+        if level is not None:
+            config = {**self._of_level(factory, dataset, level), **config}
+        try:
+            self._config = config_class(**config)
+            with Contained(0).inside():
+                self._dataset = self._made(0)
+        except (AssertionError, TypeError, ValueError) as error:  # the library's own checks
+            raise ConfigError(f"{self.name} refuses task_kwargs {given}: {error}") from error
+
+    def generate(self, rng: random.Random) -> Example:
+        """Draw a seed and the dataset's first item with it.
+
+        Each example has a dataset of its own, because neighbouring seeds share items.
+        """
+        seed = rng.randrange(1, _SEEDS)
+        with Contained(seed).inside():
+            entry = self._made(seed)[0]
+        return {
+            "prompt": entry["question"],
+            "answer": entry["answer"],
+            "metadata": entry.get("metadata", {}),
+        }
+
+    def score(self, example: Example, completion: str) -> float:
+        """By the dataset's own verifier; 0 where it cannot read the completion, or would run it."""
+        if not is_safe(self._source_name, completion):
+            return 0.0
+        entry = {
+            "question": example["prompt"],
+            "answer": example["answer"],
+            "metadata": example["metadata"],
+        }
+        with Contained(0).inside():
+            try:
+                return float(self._dataset.score_answer(completion, entry))
+            except Exception:  # three verifiers raise on a text that is no answer at all
+                return 0.0
+
+    def oracle(self, example: Example) -> str:
+        """The dataset's answer, or one of several that it keeps in its metadata.
+
+        Raises:
+            NotImplementedError: where it has none that its own verifier gives full marks.
+        """
+        found = [example["answer"], *(example["metadata"].get(key) for key in _ANSWER_KEYS)]
+        for answer in found:
+            if answer is not None:
+                text = answer if isinstance(answer, str) else json.dumps(answer)
+                if self.score(example, text) >= 1.0:
+                    return text
+        raise NotImplementedError(
+            f"{self.name} has no answer for this example that scores full marks"
+        )
+
+    def _made(self, seed: int) -> Any:
+        if self._costly and seed:
+            made = copy.copy(self._dataset)
+            made.seed = seed
+            return made
+        return self._class(config=dataclasses.replace(self._config, seed=seed, size=1))
+
+    def _of_level(self, factory: Any, dataset: str, level: int) -> dict[str, Any]:
+        """The config's fields at a level of the curriculum; a shorter attribute's last level."""
+        if not factory.has_curriculum(dataset):
+            raise ConfigError(f"{self.name} has no curriculum, so no level: set its fields")
+        curriculum = factory.create_curriculum(dataset)
+        top = max(len(attribute.levels) for attribute in curriculum.attributes.values()) - 1
+        if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= top:
+            raise ConfigError(
+                f"level of {self.name} must be an integer from 0 to {top}, got {level!r}"
+            )
+        for name, attribute in curriculum.attributes.items():
+            curriculum.set_attr_level(name, min(level, len(attribute.levels) - 1))
+        return vars(curriculum.generate_configuration())
+
+
+def make(dataset: str, **kwargs: Any) -> ReasoningGym:
+    """The task of a dataset; see `ReasoningGym`."""
+    return ReasoningGym(dataset, **kwargs)
+
+
+def _factory() -> Any:
+    try:
+        import reasoning_gym.factory
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "reasoning-gym", extra="tasks", purpose=f"task {SOURCE}:NAME"
+        ) from error
+    return reasoning_gym.factory

@@ -1,0 +1,201 @@
+"""TextGenTokens: the same problems as TextGen, one token a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+
+from textenv.env import TextGenerationEnv
+from textenv.errors import ConfigError
+from textenv.rewards import RewardSpec
+from textenv.tasks import Example, Task
+from textenv.tokenizers import load_tokenizer
+
+TokenObservation = dict[str, Any]
+"""Arrays ``ids`` and ``mask``."""
+
+
+class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
+    """Complete a prompt token by token, for agents that know nothing of text.
+
+    ## Description
+    Plays the tasks of `textenv.TextGenerationEnv`. Tokens are collected until the agent takes an
+    EOS token; then their text is answered and scored as the text environment would.
+
+    ## Action Space
+    ``Discrete(vocabulary)``: the next token. ``info["action_mask"]`` (int8, as
+    ``action_space.sample(mask)`` takes it) is 0 for the padding token and 1 for all others. It
+    is advice: a padding token that is taken all the same is written out as text.
+
+    ## Observation Space
+    ``Dict``: ``ids``, the last ``max_length`` tokens of the transcript, **padded on the left**,
+    so that the newest token always is the last; ``mask``, 1 where there is a token. The agent's
+    own tokens stay as it chose them, EOS included; what the environment says is encoded once.
+
+    ## Rewards
+    0 for each token, and at the end of an action the text environment's reward for it.
+
+    ## Starting State
+    That of the text environment, for the same seed or ``options={"example_id": i}``.
+
+    ## Episode End
+    An EOS token ends an action; the episode terminates where the task says so, which is after
+    the first action in a task of one turn. ``max_tokens`` tokens without an EOS truncate the
+    episode: what there is is scored. A task whose turns are spent truncates it too.
+
+    ## Information
+    ``action_mask`` at every step; at a reset, and at the end of an action, what the text
+    environment gives there.
+
+    ## Arguments
+    Args:
+        prompts: as in `textenv.TextGenerationEnv`, like all arguments that are not named here.
+        reward_fn: a reward function, a name, or a list of these.
+        max_tokens: most tokens of one action, its EOS included.
+        tokenizer: ``"tiny-lm"``, a folder, a hub name, or a tokenizer object with an EOS.
+        examples: one dict for each of the own prompts.
+        max_length: length of the observation, in tokens.
+        render_mode: ``"ansi"`` or ``"human"``.
+        **kwargs: all other arguments of `textenv.TextGenerationEnv`: ``task``, ``split`` ...
+
+    ## Version History
+    * v0: first version.
+    """
+
+    metadata = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        prompts: Sequence[str] | None = None,
+        reward_fn: RewardSpec | None = None,
+        max_tokens: int = 16,
+        tokenizer: Any = "tiny-lm",
+        examples: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        max_length: int = 256,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise ConfigError(f"max_length must be an integer >= 1, got {max_length!r}")
+        given = {
+            "prompts": prompts,
+            "reward_fn": reward_fn,
+            "max_tokens": max_tokens,
+            "examples": examples,
+            **kwargs,
+        }
+        self.text_env = TextGenerationEnv(**given, render_mode=render_mode)
+        """The environment that is played, in text."""
+        self.tokenizer = load_tokenizer(tokenizer)
+        if not self.tokenizer.eos_token_ids:
+            raise ConfigError(
+                "the tokenizer has no EOS token, so that no answer could end; "
+                "give one with an eos_token_id"
+            )
+        self.max_tokens = max_tokens
+        self.max_length = max_length
+        self.render_mode = render_mode
+        vocabulary = self.tokenizer.vocab_size
+        self.action_space = Discrete(vocabulary)
+        self.observation_space = Dict(
+            ids=Box(0, vocabulary - 1, (max_length,), np.int32), mask=MultiBinary(max_length)
+        )
+        self._action_mask = np.ones(vocabulary, np.int8)
+        if self.tokenizer.pad_token_id not in self.tokenizer.eos_token_ids:
+            self._action_mask[self.tokenizer.pad_token_id] = 0
+        self._transcript_ids: list[int] = []
+        self._action_ids: list[int] = []
+        self._needs_reset = "reset() must be called before step()"
+        given = {**given, "tokenizer": tokenizer, "max_length": max_length}
+        self.spec = EnvSpec(
+            "TextGenTokens-v0",
+            entry_point="textenv.token_env:TokenGenerationEnv",
+            kwargs={key: value for key, value in given.items() if value is not None},
+        )
+
+    @property
+    def task(self) -> Task:
+        """The task that is played."""
+        return self.text_env.task
+
+    @property
+    def example(self) -> Example | None:
+        """The example that is played."""
+        return self.text_env.example
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[TokenObservation, dict[str, Any]]:
+        """Start from the example that the text environment starts from.
+
+        Raises:
+            ConfigError: for an unknown option or an id out of range.
+            ConfigTypeError: for an id that is not an integer.
+        """
+        super().reset(seed=seed)
+        prompt, info = self.text_env.reset(seed=seed, options=options)
+        self._transcript_ids = self.tokenizer.encode(prompt)
+        self._action_ids = []
+        self._needs_reset = ""
+        return self._observation(), {**info, "action_mask": self._action_mask.copy()}
+
+    def step(self, action: int) -> tuple[TokenObservation, float, bool, bool, dict[str, Any]]:
+        """Take a token; an EOS, or the last token that there is room for, ends the action.
+
+        Raises:
+            InvalidAction: where the action is no token id.
+            ResetNeeded: before the first reset and after the end of an episode.
+            RewardError: where a reward function fails.
+        """
+        if self._needs_reset:
+            raise ResetNeeded(self._needs_reset)
+        if not self.action_space.contains(action):
+            raise InvalidAction(
+                f"action must be a token id, an integer from 0 to {self.tokenizer.vocab_size - 1}, "
+                f"got {action!r}"
+            )
+        token = int(action)
+        self._transcript_ids.append(token)
+        ended = token in self.tokenizer.eos_token_ids
+        if not ended:
+            self._action_ids.append(token)
+        reward, terminated, truncated = 0.0, False, False
+        info: dict[str, Any] = {}
+        if ended or len(self._action_ids) == self.max_tokens:
+            text = self.tokenizer.decode(self._action_ids)
+            _, reward, terminated, truncated, info = self.text_env.step(text, cut=not ended)
+            self._action_ids = []
+            said = info.get("turn", "")
+            self._transcript_ids += self.tokenizer.encode(said, add_special_tokens=False)
+            if terminated or truncated:
+                self._needs_reset = "the episode has ended: reset() must be called before step()"
+        info["action_mask"] = self._action_mask.copy()
+        return self._observation(), reward, terminated, truncated, info
+
+    def render(self) -> str | None:
+        """The transcript so far: returned in mode ``"ansi"``, printed in mode ``"human"``.
+
+        In mode ``"human"`` it is printed by itself at the end of each action.
+        """
+        shown = self.text_env.render()
+        return None if shown is None else shown + self.tokenizer.decode(self._action_ids)
+
+    def close(self) -> None:
+        """Let go of what the episode holds."""
+        self.text_env.close()
+
+    def _observation(self) -> TokenObservation:
+        shown = self._transcript_ids[-self.max_length :]
+        ids = np.full(self.max_length, self.tokenizer.pad_token_id, np.int32)
+        mask = np.zeros(self.max_length, np.int8)
+        if shown:
+            ids[-len(shown) :] = shown
+            mask[-len(shown) :] = 1
+        return {"ids": ids, "mask": mask}

@@ -1,0 +1,315 @@
+"""Many TextGen environments in one process, scored as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import add
+from typing import Any
+
+import numpy as np
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from textenv.env import (
+    MAX_CHARACTERS,
+    TextGenerationEnv,
+    draw_ids,
+    named_id,
+    why_invalid,
+    why_too_long,
+)
+from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.tasks import NOTHING, Episode, Example, Task
+from textenv.vector_info import (
+    Columns,
+    Info,
+    Some,
+    from_columns,
+    merge,
+    put,
+    rows,
+    taken,
+    where,
+)
+
+Observations = tuple[str, ...]
+
+
+class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]):
+    """What ``gym.make_vec("TextGen-v0")`` makes: lanes that share one task, without processes.
+
+    For the same seeds it gives the text, rewards, flags and infos of Gymnasium's `SyncVectorEnv`,
+    at a fraction of the cost.
+
+    Args:
+        num_envs: number of lanes.
+        autoreset_mode: when a lane whose episode has ended begins the next one: ``"NextStep"``,
+            ``"SameStep"`` or ``"Disabled"``, or Gymnasium's `AutoresetMode`. It stands in
+            ``metadata["autoreset_mode"]``.
+        max_episode_steps: truncates episodes as Gymnasium's `TimeLimit` does.
+        render_mode: ``"ansi"``: `render` gives the transcripts.
+        **kwargs: arguments of `textenv.TextGenerationEnv`.
+
+    Raises:
+        ConfigError: for a setting with a value that cannot be used.
+    """
+
+    metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ):
+        for name, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+        if render_mode not in (None, "ansi"):
+            raise ConfigError(f"render_mode must be 'ansi' in a vector, got {render_mode!r}")
+        single = TextGenerationEnv(**kwargs)
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.autoreset_mode = _mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = single.observation_space
+        self.single_action_space = single.action_space
+        self.observation_space = batch_space(single.observation_space, num_envs)
+        self.action_space = batch_space(single.action_space, num_envs)
+        self.task: Task = single.task
+        self.examples: list[Example] = [{}] * num_envs
+        """What each lane plays."""
+        # A task of one answer is scored without an episode of its own for each lane.
+        self._one_answer = type(single.task).begin is Task.begin
+        self._single = single  # of which the settings and the reward are used
+        self._limit = max_episode_steps
+        self._lanes = list(range(num_envs))
+        self._rngs: list[Any] = [None] * num_envs
+        self._seeds: list[Any] = [None] * num_envs
+        self._episodes: list[Episode] = [NOTHING] * num_envs
+        self._transcripts = [""] * num_envs
+        self._turns = np.zeros(num_envs, int)
+        self._unbegun = set(self._lanes)
+        self._over = np.zeros(num_envs, bool)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observations, Info]:
+        """Begin an episode in every lane, or in those of ``options={"reset_mask": mask}``.
+
+        Args:
+            seed: one for each lane; or the first lane's, each next lane having one more.
+            options: those of the single environment, which go to every lane, and ``reset_mask``.
+
+        Raises:
+            ConfigError: for an unknown option, an id out of range, another number of seeds.
+            ConfigTypeError: for a mask or an id of the wrong type.
+        """
+        seeds = self._lane_seeds(seed)
+        options = dict(options or {})
+        lanes = self._masked(options.pop("reset_mask", None))
+        for i in lanes:
+            if seeds[i] is not None or self._rngs[i] is None:
+                self._rngs[i], self._seeds[i] = seeding.np_random(seeds[i])
+        info = self._begin(lanes, named_id(options) if options else None)
+        return tuple(self._transcripts), info
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, Info]:
+        """Answer one action in each lane, and score them all together.
+
+        A lane that has ended begins anew in place of that under NEXT_STEP; its action is ignored.
+
+        Raises:
+            InvalidAction: for another number of actions, or one that is not in the action space;
+                no lane is stepped then.
+            ResetNeeded: before the first reset; with a lane at its end where autoreset is off.
+            RewardError: where a reward function fails.
+        """
+        resting = self._resting()
+        playing = [i for i in self._lanes if not self._over[i]] if resting else self._lanes
+        answers = self._checked(actions, playing)
+        reward = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        info: Info = self._begin(resting) if resting else {}
+        if playing:
+            at = where(playing, self.num_envs)
+            columns, reward[at], terminated[at], truncated[at] = self._play(playing, answers)
+            self._over = terminated | truncated
+            if self._same_step and self._over.any():
+                info = self._turn_over(playing, columns)
+            else:
+                info = merge(info, from_columns(columns, playing, self.num_envs))
+        return tuple(self._transcripts), reward, terminated, truncated, info
+
+    def render(self) -> Observations | None:
+        """The transcripts so far, in mode ``"ansi"``."""
+        return tuple(self._transcripts) if self.render_mode == "ansi" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of what the episodes and the reward hold."""
+        for episode in self._episodes:
+            episode.close()
+        self._single.close()
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
+        """The lanes' generators."""
+        return tuple(self._rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The lanes' seeds."""
+        return tuple(self._seeds)
+
+    @property
+    def _same_step(self) -> bool:
+        return self.autoreset_mode is AutoresetMode.SAME_STEP
+
+    def _begin(self, lanes: list[int], example_id: int | None = None) -> Info:
+        """Begin an episode in these lanes; the info of their resets."""
+        task = self.task
+        if example_id is None:
+            ids = draw_ids(task, taken(self._rngs, lanes))
+        else:
+            ids = [example_id] * len(lanes)
+        examples = task.examples(ids)
+        prompts = [example["prompt"] for example in examples]
+        if max(map(len, prompts)) > MAX_CHARACTERS:
+            longest = max(range(len(lanes)), key=lambda row: len(prompts[row]))
+            raise DataError(why_too_long(task, ids[longest], prompts[longest]))
+        if not self._one_answer:
+            for episode in taken(self._episodes, lanes):
+                episode.close()
+            put(self._episodes, lanes, [task.begin(example) for example in examples])
+        put(self.examples, lanes, examples)
+        put(self._transcripts, lanes, prompts)
+        at = where(lanes, self.num_envs)
+        self._turns[at] = 0
+        self._over[at] = False
+        if self._unbegun:
+            self._unbegun.difference_update(lanes)
+        columns = {"task": [task.name] * len(lanes), "example_id": ids, "prompt": prompts}
+        if task.max_turns > 1:
+            columns["turn"] = prompts
+        return from_columns(columns, lanes, self.num_envs)
+
+    def _play(
+        self, lanes: list[int], actions: list[str]
+    ) -> tuple[Columns, Sequence[float], np.ndarray, np.ndarray]:
+        """Step these lanes: columns of their infos, rewards, terminated, truncated."""
+        task, single = self.task, self._single
+        before, examples = taken(self._transcripts, lanes), taken(self.examples, lanes)
+        scores: Sequence[float | None]
+        if self._one_answer:
+            scores, after = list(map(task.score, examples, actions)), map(add, before, actions)
+            ends = np.ones(len(lanes), bool)
+        else:
+            episodes = taken(self._episodes, lanes)
+            turns = [episode.step(action) for episode, action in zip(episodes, actions)]
+            said, scores, last = zip(*turns)
+            after = map(add, map(add, before, actions), said)
+            ends = np.array(last, bool)
+        scored = single.reward.batch(before, actions, examples, scores)
+        rewards, components, correct = zip(*scored)
+        put(self._transcripts, lanes, [text[:MAX_CHARACTERS] for text in after])
+        at = where(lanes, self.num_envs)
+        self._turns[at] += 1
+        turn = self._turns[at]
+        cut = np.zeros(len(lanes), bool)
+        if single.tokenizer is not None:
+            cut[:] = [single.is_cut(action) for action in actions]
+        ends &= ~cut
+        spent = ~ends & (cut | (turn >= task.max_turns))
+        over = ends | spent
+        told: Sequence[Any] = correct
+        if None in correct or not over.all():
+            told = Some(right if ended else None for right, ended in zip(correct, over.tolist()))
+        columns: Columns = {"completion": actions, "rewards": components, "is_correct": told}
+        if task.max_turns > 1:
+            columns["turn"] = [""] * len(lanes) if self._one_answer else said
+        if self._limit is not None:  # truncates what terminates on its last step, too
+            spent |= turn >= self._limit
+        return columns, rewards, ends, spent
+
+    def _turn_over(self, playing: list[int], columns: Columns) -> Info:
+        """SAME_STEP: begin anew where an episode has ended; the info of this step."""
+        over = self._over.tolist()
+        ended = [i for i in playing if over[i]]
+        final: Columns = {"final_obs": taken(self._transcripts, ended), "final_info": columns}
+        info: Info = {}
+        if len(ended) < len(playing):
+            stay = [row for row, i in enumerate(playing) if not over[i]]
+            info = from_columns(rows(columns, stay), [playing[row] for row in stay], self.num_envs)
+            end = [row for row, i in enumerate(playing) if over[i]]
+            final["final_info"] = rows(columns, end)
+        info = merge(info, from_columns(final, ended, self.num_envs))
+        return merge(info, self._begin(ended))
+
+    def _resting(self) -> list[int]:
+        """The lanes that begin anew in this step and do not play."""
+        if self._unbegun:
+            raise ResetNeeded("reset() must be called before step()")
+        if self._same_step or not self._over.any():
+            return []
+        resting = self._over.nonzero()[0].tolist()
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            raise ResetNeeded(
+                f"the episodes of lanes {resting} have ended: reset them with "
+                "options={'reset_mask': mask} before step()"
+            )
+        return resting
+
+    def _checked(self, actions: Sequence[str], playing: list[int]) -> list[str]:
+        if isinstance(actions, str) or not hasattr(actions, "__len__"):
+            raise InvalidAction(
+                f"actions must be {self.num_envs} strings, got {type(actions).__name__}"
+            )
+        if len(actions) != self.num_envs:
+            raise InvalidAction(f"actions must be {self.num_envs} strings, got {len(actions)}")
+        answers = taken(actions, playing)
+        valid = list(map(self.single_action_space.contains, answers))
+        if not all(valid):
+            i = playing[valid.index(False)]
+            raise InvalidAction(f"lane {i}: {why_invalid(actions[i])}")
+        return answers
+
+    def _lane_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int):
+            return [seed + i for i in self._lanes]
+        if len(seed) != self.num_envs:
+            raise ConfigError(f"seed must be {self.num_envs} seeds, got {len(seed)}")
+        return seed
+
+    def _masked(self, mask: Any) -> list[int]:
+        if mask is None:
+            return self._lanes
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+            kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise ConfigTypeError(f"reset_mask must be a numpy array of bool, got {kind}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ConfigError(
+                f"reset_mask must have shape ({self.num_envs},) and a lane to reset, "
+                f"got shape {mask.shape} and {int(mask.sum())} lanes"
+            )
+        return mask.nonzero()[0].tolist()
+
+
+def _mode(mode: str | AutoresetMode) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    names = {each.value: each for each in AutoresetMode}
+    if mode not in names:
+        raise ConfigError(f"autoreset_mode must be one of {', '.join(names)}, got {mode!r}")
+    return names[mode]

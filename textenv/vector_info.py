@@ -1,0 +1,113 @@
+"""Infos of many lanes as arrays by key, in the form that Gymnasium's vector environments give.
+
+Each ``key`` has a ``_key`` beside it, which says for which lanes it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Info = dict[str, Any]
+
+Columns = dict[str, Any]
+"""By key a list with a value for each of some lanes, or columns again."""
+
+
+class Some(list[Any]):
+    """A column in which None stands for lanes that do not have this key."""
+
+
+# All else are objects.
+_DTYPES: dict[type, Any] = {bool: np.bool_, int: np.int64, float: np.float64}
+
+
+def from_columns(columns: Columns, lanes: Sequence[int], num_envs: int) -> Info:
+    """Arrays over all lanes, from the values in some of them.
+
+    Args:
+        columns: what these lanes have. A list of dicts is taken for columns of their keys.
+        lanes: whose values these are.
+        num_envs: how many lanes there are.
+    """
+    info: Info = {}
+    every = np.zeros(num_envs, bool)
+    every[where(lanes, num_envs)] = True
+    for key, values in columns.items():
+        who = lanes
+        if isinstance(values, dict):
+            info[key] = from_columns(values, lanes, num_envs)
+        elif isinstance(values[0], dict):
+            info[key] = from_columns(_columns_of(values), lanes, num_envs)
+        else:
+            if isinstance(values, Some):
+                who = [lane for lane, value in zip(lanes, values) if value is not None]
+                values = [value for value in values if value is not None]
+                if not values:
+                    continue
+            dtype = _DTYPES.get(type(values[0]), object)
+            empty = np.empty if dtype is object else np.zeros  # empty objects are None
+            info[key] = empty(num_envs, dtype)
+            info[key][where(who, num_envs)] = values
+        if who is lanes:
+            info[f"_{key}"] = every.copy()
+        else:
+            info[f"_{key}"] = mask = np.zeros(num_envs, bool)
+            mask[who] = True
+    return info
+
+
+def rows(columns: Columns, picked: Sequence[int]) -> Columns:
+    """The values at some positions of the columns."""
+    return {
+        key: rows(values, picked)
+        if isinstance(values, dict)
+        else type(values)(values[i] for i in picked)
+        for key, values in columns.items()
+    }
+
+
+def merge(info: Info, other: Info) -> Info:
+    """One info of two that belong to different lanes; may change both."""
+    for key, value in other.items():
+        if key not in info:
+            info[key] = value
+        elif isinstance(value, dict):
+            merge(info[key], value)
+        elif f"_{key}" in other:
+            info[key] = np.where(other[f"_{key}"], value, info[key])
+        else:
+            info[key] = info[key] | value
+    return info
+
+
+def taken(values: Sequence[Any], lanes: Sequence[int]) -> list[Any]:
+    """The values of these lanes, ascending, of what has a value for every lane."""
+    return list(values) if len(lanes) == len(values) else [values[i] for i in lanes]
+
+
+def put(values: list[Any], lanes: Sequence[int], new: list[Any]) -> None:
+    """Set the values of these lanes."""
+    if len(lanes) == len(values):
+        values[:] = new
+    else:
+        for i, value in zip(lanes, new):
+            values[i] = value
+
+
+def where(lanes: Sequence[int], num_envs: int) -> Any:
+    """An index of these lanes, ascending: a slice where it is all of them, which is faster."""
+    return slice(None) if len(lanes) == num_envs else lanes
+
+
+def _columns_of(infos: Sequence[Mapping[str, Any]]) -> Columns:
+    keys = infos[0].keys()
+    if sum(map(len, infos)) == len(keys) * len(infos):  # and if none of these is missing:
+        try:
+            return {key: [info[key] for info in infos] for key in keys}
+        except KeyError:
+            pass
+    union = dict.fromkeys(key for info in infos for key in info)
+    return {key: Some(info.get(key) for info in infos) for key in union}

@@ -1,0 +1,55 @@
+"""Text observations as counts of hashed words."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.utils import RecordConstructorArgs
+
+from textenv.tasks.base import check_range
+from textenv.wrappers.text import require_text
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+MAX_COUNT = 255
+
+
+class HashedBagOfWords(gym.ObservationWrapper, RecordConstructorArgs):
+    """Shows a text as how often each word is in it; words share slots by a hash (Weinberger 2009).
+
+    A word is a run of letters, digits and underscores in lower case, or one other character
+    that is no space. Its slot is its CRC-32 modulo ``size``: the same in every process, unlike
+    Python's own ``hash``. Words that share a slot look the same, and the order of words is lost.
+    Counts stop at 255.
+
+    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
+    around each.
+
+    Args:
+        env: an environment whose observation is text.
+        size: number of slots; the more there are, the fewer words share one.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = HashedBagOfWords(gym.make("textenv:TextGen-v0"), size=8)
+        >>> env.observation("So, so good")
+        array([0., 0., 1., 2., 0., 0., 1., 0.], dtype=float32)
+    """
+
+    def __init__(self, env: gym.Env, size: int = 256):
+        RecordConstructorArgs.__init__(self, size=size)
+        gym.ObservationWrapper.__init__(self, env)
+        require_text(env, "HashedBagOfWords", "observation")
+        check_range("size", size, 1, 2**24)
+        self._size = size
+        self.observation_space = Box(0, MAX_COUNT, (size,), np.float32)
+
+    def observation(self, observation: str) -> np.ndarray:
+        """The counts of a text, (size,)."""
+        words = _WORD.findall(observation.lower())
+        slots = [zlib.crc32(word.encode()) % self._size for word in words]
+        counts = np.bincount(np.array(slots, np.int64), minlength=self._size)
+        return np.minimum(counts, MAX_COUNT).astype(np.float32)

@@ -1,0 +1,152 @@
+"""What was said in each episode, as a file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+
+from textenv.errors import ConfigError, DataError
+
+HEADER = {"format": "textenv.rollout", "schema_version": 1}
+"""The first line of a transcript; each other line is a trajectory."""
+
+
+class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
+    """Writes every episode to ``folder/transcript_{index}.jsonl``, the way others record video.
+
+    The file is there when the environment is closed, whole; until then its lines are in a hidden
+    file beside it. The index goes on within a folder, and several environments may share one.
+    It is a rollout as JSON Lines: `textenv.algos.load_rollout` reads it.
+
+    The first line is `HEADER`; then comes one line an episode, an object with
+
+    * ``observations``, ``actions``, ``rewards``, ``infos``: lists, one item a step; an
+      observation is what the agent saw before the action;
+    * ``final_observation``, ``terminated``, ``truncated`` (both false: left in the middle);
+    * ``reset_info``, and where they are known ``seed`` and, of a text, ``prompt``.
+
+    An array is ``{"__ndarray__": list, "dtype": name}``. It records what passes where it stands:
+    put it innermost to record text, outermost to record what the agent saw.
+
+    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
+    around each, and each writes a file.
+
+    Args:
+        env: any environment whose observations, actions and infos JSON can hold, arrays included.
+        folder: made where it is not there.
+    """
+
+    def __init__(self, env: gym.Env, folder: str | os.PathLike[str]):
+        RecordConstructorArgs.__init__(self, folder=os.fspath(folder))
+        gym.Wrapper.__init__(self, env)
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"folder must be a folder, and {self.folder} is a file")
+        self.path: Path | None = None  # of the last transcript written
+        self._unfinished: Path | None = None
+        self._episodes = 0
+        self._row: dict[str, Any] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; one left in the middle is kept.
+
+        Raises:
+            DataError: where that one holds what JSON cannot.
+        """
+        self._keep()
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._row = {
+            "observations": [],
+            "actions": [],
+            "rewards": [],
+            "infos": [],
+            "final_observation": copy.deepcopy(observation),
+            "terminated": False,
+            "truncated": False,
+            "reset_info": copy.deepcopy(info),
+        }
+        if seed is not None:
+            self._row["seed"] = seed
+        if isinstance(observation, str):
+            self._row["prompt"] = observation
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take an action, and note it.
+
+        Raises:
+            DataError: at the end of an episode that holds what JSON cannot.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        row = self._row
+        if row is not None:
+            row["observations"].append(row["final_observation"])
+            row["actions"].append(copy.deepcopy(action))
+            row["rewards"].append(float(reward))
+            row["infos"].append(copy.deepcopy(info))
+            row["final_observation"] = copy.deepcopy(observation)
+            row["terminated"], row["truncated"] = bool(terminated), bool(truncated)
+            if terminated or truncated:
+                self._keep()
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Write the transcript, and close the environment."""
+        try:
+            self._keep()
+            if self._unfinished is not None:
+                self.path = _free_name(self.folder)
+                os.replace(self._unfinished, self.path)
+                self._unfinished, self._episodes = None, 0
+        finally:
+            self.env.close()
+
+    def _keep(self) -> None:
+        """Add the episode to the hidden file."""
+        row, self._row = self._row, None
+        if row is None or not row["actions"]:
+            return
+        try:
+            line = json.dumps(row, default=_encode, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"episode {self._episodes} cannot be written as JSON: {error}"
+            ) from error
+        if self._unfinished is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._unfinished = self.folder / f".saving-{uuid.uuid4().hex}"
+            line = f"{json.dumps(HEADER)}\n{line}"
+        with self._unfinished.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self._episodes += 1
+
+
+def _free_name(folder: Path) -> Path:
+    """A name in the folder that nobody else has, now taken by an empty file."""
+    index = 0
+    while True:
+        path = folder / f"transcript_{index}.jsonl"
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            index += 1
+        else:
+            return path
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"__ndarray__": value.tolist(), "dtype": str(value.dtype)}
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")

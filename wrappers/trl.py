@@ -1,0 +1,213 @@
+"""An environment and its rewards for TRL's ``GRPOTrainer``.
+
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+    from textenv.wrappers.trl import environment_factory, environment_reward, rows
+
+    trainer = GRPOTrainer(
+        "Qwen/Qwen3-0.6B",
+        args=GRPOConfig(max_steps=100, num_generations=8),
+        environment_factory=environment_factory("TextGen-v0", task="countdown"),
+        reward_funcs=environment_reward,
+        train_dataset=Dataset.from_list(rows("TextGen-v0", 1000, task="countdown")),
+    )
+
+In a task of one turn the completion is the action. In a task of many turns the model calls the
+tool ``act`` for each action (TRL wants a chat template with tools), and what it says last, where
+the episode is still open, is the last action. Written for TRL 1.16, whose
+``environment_factory`` is experimental. Nothing here imports TRL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+
+from textenv.errors import ConfigError
+from textenv.rewards import Reward, RewardSpec
+from textenv.wrappers.text import require_text
+
+_NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments", "completion_ids")
+
+
+class TextEnvironment:
+    """One environment as TRL wants it; made by `environment_factory`.
+
+    Every public method of such a class but ``reset`` is a tool for the model.
+
+    Attributes:
+        env_id: what ``gym.make`` is given.
+        env_kwargs: with these keyword arguments.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+
+    def __init__(self) -> None:
+        self._env = gym.make(self.env_id, **self.env_kwargs)
+        self._open = False
+        self._reward = 0.0
+        self._components: dict[str, float] = {}
+
+    def reset(self, **row: Any) -> str:
+        """Start the episode of a dataset's row, and return its prompt.
+
+        Raises:
+            ConfigError: where the row has no ``example_id``.
+        """
+        if row.get("example_id") is None:
+            raise ConfigError(
+                "each row of train_dataset needs an example_id, so that the completions of a "
+                "group answer the same prompt; textenv.wrappers.trl.rows makes such rows"
+            )
+        observation, _ = self._env.reset(options={"example_id": row["example_id"]})
+        self._open, self._reward, self._components = True, 0.0, {}
+        return observation
+
+    def _step(self, action: str) -> str:
+        """Take an action, and return what the environment says to it."""
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        self._reward += float(reward)
+        for name, value in info.get("rewards", {}).items():
+            self._components[name] = self._components.get(name, 0.0) + value
+        self._open = not (terminated or truncated)
+        return info.get("turn", observation)
+
+    def _finish(self, completion: str) -> None:
+        """Take the last action, where the episode is still open; nothing is taken after it."""
+        if self._open:
+            self._step(completion)
+        self._open = False
+
+
+class TextEnvironmentOfManyTurns(TextEnvironment):
+    """One environment of many turns, with a tool for the turns."""
+
+    def act(self, text: str) -> str:
+        """Say or do something, and read the answer.
+
+        Args:
+            text: What you say or do.
+
+        Returns:
+            The answer.
+        """
+        return self._step(text) if self._open else "The episode is over."
+
+
+def environment_factory(env_id: str = "TextGen-v0", **env_kwargs: Any) -> type[TextEnvironment]:
+    """The class to give to ``GRPOTrainer(environment_factory=...)``.
+
+    Args:
+        env_id: an id whose observation and action are text.
+        env_kwargs: keyword arguments of ``gym.make``.
+
+    Raises:
+        ConfigTypeError: where the environment's observation or action is not text.
+    """
+    env = gym.make(env_id, **env_kwargs)
+    for what in ("observation", "action"):
+        require_text(env, "environment_factory", what)
+    turns = getattr(getattr(env.unwrapped, "task", None), "max_turns", 1)
+    base = TextEnvironmentOfManyTurns if turns > 1 else TextEnvironment
+    return type(base.__name__, (base,), {"env_id": env_id, "env_kwargs": env_kwargs})
+
+
+def environment_reward(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    environments: Sequence[TextEnvironment],
+    log_metric: Callable[[str, float], None] | None = None,
+    **columns: Any,
+) -> list[float]:
+    """The sum of each episode's rewards, a TRL reward function to go with `environment_factory`.
+
+    The mean of each reward component is logged under ``components/{name}``.
+    """
+    for environment, completion in zip(environments, completions):
+        environment._finish(_text(completion))
+    _log([environment._components for environment in environments], log_metric)
+    return [environment._reward for environment in environments]
+
+
+def rows(
+    env_id: str = "TextGen-v0", n: int = 1000, seed: int = 0, prompt: str = "", **env_kwargs: Any
+) -> list[dict[str, Any]]:
+    """Rows of a ``train_dataset`` for `environment_factory`, one an example.
+
+    Args:
+        env_id: as for `environment_factory`.
+        n: number of rows.
+        seed: decides which examples.
+        prompt: an instruction; the example's own prompt is appended to it at reset.
+        env_kwargs: as for `environment_factory`.
+    """
+    env = gym.make(env_id, **env_kwargs)
+    ids = [env.reset(seed=seed if i == 0 else None)[1]["example_id"] for i in range(n)]
+    return [
+        {"prompt": [{"role": "user", "content": prompt}], "example_id": example_id}
+        for example_id in ids
+    ]
+
+
+def reward_function(
+    reward_fn: RewardSpec, reward_weights: Mapping[str, float] | None = None
+) -> Callable[..., list[float]]:
+    """Reward functions of here as one TRL reward function, without an environment.
+
+    The columns of the dataset are the keys of the example: ``exact_match`` wants a column
+    ``answer``. Of messages, the last one's text is the prompt and the completion.
+
+    Args:
+        reward_fn: a reward function ``fn(prompt, completion, example)``, a registered name, or
+            a list of these.
+        reward_weights: weight by component name, 1 where it is not named.
+    """
+    score = Reward(reward_fn, reward_weights)
+
+    def trl_reward(
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """The reward of each completion."""
+        columns = {key: column for key, column in columns.items() if key not in _NOT_COLUMNS}
+        scored = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions)):
+            asked = _text(prompt)
+            example = {"prompt": asked, **{key: column[i] for key, column in columns.items()}}
+            scored.append(score(asked, _text(completion), example))
+        components = [row[1] for row in scored]
+        if any(len(row) > 1 for row in components):
+            _log(components, log_metric)
+        return [row[0] for row in scored]
+
+    parts = [reward_fn] if isinstance(reward_fn, str) or callable(reward_fn) else reward_fn
+    trl_reward.__name__ = "+".join(
+        part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
+        for part in parts
+    )
+    return trl_reward
+
+
+def _text(message: Any) -> str:
+    """The text of a completion or a prompt, or of the last of its messages."""
+    if isinstance(message, str):
+        return message
+    content = message[-1].get("content") if message else None
+    if isinstance(content, list):  # blocks, of which some are text
+        content = "".join(block.get("text", "") for block in content)
+    return content or ""
+
+
+def _log(
+    components: list[dict[str, float]], log_metric: Callable[[str, float], None] | None
+) -> None:
+    if log_metric is None:
+        return
+    for name in sorted({name for row in components for name in row}):
+        values = [row[name] for row in components if name in row]
+        log_metric(f"components/{name}", sum(values) / len(values))
