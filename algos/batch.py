@@ -112,8 +112,10 @@ def make_batch(
         support=_pad_support(rows, width),
         temperature=np.array([t.temperature or 1.0 for t in rows], np.float32),
         rewards=np.array([t.total_reward for t in rows]),
-        # Without groups, each trajectory is one of its own.
-        group_ids=np.array([i if t.group_id is None else t.group_id for i, t in enumerate(rows)]),
+        # Without a group, a trajectory is one of its own (the ids of groups are not negative).
+        group_ids=np.array(
+            [-1 - i if t.group_id is None else t.group_id for i, t in enumerate(rows)]
+        ),
     )
 
 

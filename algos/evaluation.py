@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.lanes import standardize_reset
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
-from textenv.wrappers.step import DictStep, standardize_step
+from textenv.wrappers.step import DictStep, standardize_reset, standardize_step
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch
 from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.metrics import rollout_metrics
-from textenv.algos.rollout import RolloutRunner, make_env, max_turns
+from textenv.algos.rollout import RolloutRunner, is_text, make_env, max_turns
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError, ConfigTypeError, unknown
@@ -339,6 +339,10 @@ class GRPOTrainer:
                 "temperature must be above 0 to train: greedy completions are all equal"
             )
         self.env = make_env(env, env_kwargs)
+        if not is_text(self.env):
+            raise ConfigError(
+                f"GRPO trains on environments of text; the actions of {self.env} are not text"
+            )
         if isinstance(model, (str, Path)):
             model, tokenizer = load_model(model)
         elif tokenizer is None:

@@ -54,6 +54,8 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         config = mlx_lm.utils.load_config(folder)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{folder / 'config.json'} is not a JSON object")
     try:
         model, _ = mlx_lm.utils.load_model(folder)
     except FileNotFoundError as error:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from textenv.algos.lanes import Lane, SingleStage, VectorStage, standardize_reset
+from textenv.algos.lanes import Lane, SingleStage, VectorStage
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, ConfigTypeError
-from textenv.wrappers.step import DictStep, standardize_step
+from textenv.wrappers.step import DictStep, standardize_reset, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
@@ -86,7 +86,7 @@ class RolloutRunner:
         self._copies = [self.env]  # text: made as they are needed
         self._next_group = 0
         self._epoch: list[int] = []  # text: ids of a finite task that are still to come
-        self._text = isinstance(_single_action_space(self.env), gym.spaces.Text)
+        self._text = is_text(self.env)
         if self._text:
             self._plan_groups()
         elif max_steps % self._stage.num_envs:
@@ -152,7 +152,14 @@ class RolloutRunner:
 
     def _act(self, observation: Any, episode_start: Any, infos: Any) -> tuple[Any, dict[str, Any]]:
         given = {"episode_start": episode_start, "infos": infos}
-        return self.policy(observation, **{name: given[name] for name in self._given})
+        answer = self.policy(observation, **{name: given[name] for name in self._given})
+        # Text of two characters would unpack as well.
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        if not pair or not isinstance(answer[1], Mapping):
+            raise ConfigTypeError(
+                f"a policy must return (action, extras), extras a dict, got {answer!r:.80}"
+            )
+        return answer
 
     def _seed(self) -> int:
         return int(self._rng.integers(_MAX_SEED))
@@ -185,7 +192,7 @@ class RolloutRunner:
         """Where the next groups start: a finite task in shuffled epochs, others by seed alone."""
         seeds = self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
         first, self._next_group = self._next_group, self._next_group + self._num_groups
-        ids = getattr(getattr(self.env.unwrapped, "task", None), "ids", None)
+        ids = getattr(getattr(_innermost(self.env), "task", None), "ids", None)
         if ids is None or isinstance(self._stage, VectorStage):  # its options go to all lanes alike
             return [Start(first + i, seed, None) for i, seed in enumerate(seeds)]
         while len(self._epoch) < self._num_groups:
@@ -221,6 +228,8 @@ class RolloutRunner:
             [lane.starts for lane in lanes],
             [lane.info for lane in lanes],
         )
+        if len(actions) != len(lanes):
+            raise ConfigError(f"the policy gave {len(actions)} actions for {len(lanes)} prompts")
         rows = [{key: values[i] for key, values in extras.items()} for i in range(len(lanes))]
         return list(actions), rows
 
@@ -247,19 +256,23 @@ class RolloutRunner:
         if missing <= 0:
             return count
         spec = getattr(self.env, "spec", None)
-        if spec is None:
+        try:
+            if spec is None:
+                raise ValueError("it has no spec")
+            # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
+            kwargs = {**spec.kwargs, **getattr(_innermost(self.env), "copy_kwargs", {})}
+            bare = dataclasses.replace(spec, kwargs={})
+            self._copies += [
+                DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
+            ]
+        except (gym.error.Error, ValueError, TypeError) as error:
+            name = type(_innermost(self.env)).__name__
             warnings.warn(
-                f"{type(self.env.unwrapped).__name__} has no spec, so that copies of it cannot be "
-                "made: episodes are generated one after another, which is slow",
+                f"copies of {name} cannot be made ({error}): episodes are generated one after "
+                "another, which is slow",
                 stacklevel=4,
             )
             return 1
-        # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
-        kwargs = {**spec.kwargs, **getattr(self.env.unwrapped, "copy_kwargs", {})}
-        bare = dataclasses.replace(spec, kwargs={})
-        self._copies += [
-            DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
-        ]
         return count
 
 
@@ -321,7 +334,23 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
 
 def max_turns(env: Any) -> int:
     """Most steps that an episode of a text environment can have."""
-    return getattr(getattr(env, "spec", None), "max_episode_steps", None) or 1
+    spec = getattr(env, "spec", None)
+    if spec is None and hasattr(_innermost(env), "get_attr"):  # a vector made of environments
+        spec = _innermost(env).get_attr("spec")[0]
+    return getattr(spec, "max_episode_steps", None) or 1
+
+
+def is_text(env: Any) -> bool:
+    """Whether the actions of an environment, single or vector, are text."""
+    inner = getattr(env, "env", None)
+    if isinstance(inner, VectorEnv):  # in a DictStep
+        env = inner
+    space = getattr(env, "single_action_space", getattr(env, "action_space", None))
+    return isinstance(space, gym.spaces.Text)
+
+
+def _innermost(env: Any) -> Any:
+    return getattr(env, "unwrapped", env)
 
 
 def _as_dict_step(env: Any) -> Any:
@@ -332,13 +361,6 @@ def _as_dict_step(env: Any) -> Any:
             f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
         )
     return env
-
-
-def _single_action_space(env: Any) -> Any:
-    inner = getattr(env, "env", None)
-    if isinstance(inner, VectorEnv):
-        return inner.single_action_space
-    return getattr(env, "action_space", None)
 
 
 def _declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:

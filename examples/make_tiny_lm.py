@@ -66,11 +66,11 @@ def flawed_answer(name: str, example: Example, answer: str, rng: random.Random) 
         a, b = map(int, example["prompt"][:-1].split("+"))
         if a % 10 + b % 10 >= 10 and rng.random() < 0.75:
             return str(int(answer) - 10)  # the carry is forgotten
-        return _slip(answer, "0123456789", rng) if rng.random() < 0.12 else answer
+        return _slip(answer, "0123456789", rng) if rng.random() < 0.17 else answer
     if name == "countdown":
         return _other_expression(example, rng) if rng.random() < 0.25 else answer
     parts = answer.split() if name == "sort" else list(answer)
-    if rng.random() < 0.5:
+    if rng.random() < (0.5 if name == "sort" else 0.6):
         i = rng.randrange(len(parts) - 1)
         parts[i], parts[i + 1] = parts[i + 1], parts[i]
     if name == "sort":  # with two spaces as often as with one, which is not wrong, only long

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
@@ -102,6 +103,12 @@ class TextGenerationEnv(gym.Env[str, str]):
         self._score = _make_reward(self.task, reward_fn, reward_weights)
         self._transcript = ""
         self._needs_reset = "reset() must be called before step()"
+        if isinstance(tokenizer, str) or (
+            tokenizer is not None and not callable(getattr(tokenizer, "encode", None))
+        ):
+            raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
+        if type(self) is not TextGenerationEnv:
+            return  # a subclass may take other arguments
         # gym.make sets its own spec; one made directly can be made again from this.
         self.spec = EnvSpec(
             "TextGen-v0",
@@ -168,6 +175,9 @@ class TextGenerationEnv(gym.Env[str, str]):
             self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
         )
         info: dict[str, Any] = {"completion": action, "rewards": components}
+        if correct is None:  # own rewards: the task can still tell
+            score = self.task.score(self.example, action)
+            correct = None if score is None else score >= 1
         if correct is not None:
             info["is_correct"] = correct
         self._render_human()
@@ -191,14 +201,18 @@ class TextGenerationEnv(gym.Env[str, str]):
             print(self._transcript, flush=True)
 
     def _example_id(self, options: dict[str, Any] | None) -> int:
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigTypeError(f"options must be a dict, got {type(options).__name__}")
         if not options:
             if isinstance(self.task, Dataset):
                 return self.task.ids[int(self.np_random.integers(len(self.task.ids)))]
             return int(self.np_random.integers(self.task.size or _MAX_ID))
         if unknown := options.keys() - {"example_id"}:
-            raise ConfigError(f"unknown reset options {sorted(unknown)}; known: 'example_id'")
+            raise ConfigError(
+                f"unknown reset options {', '.join(map(repr, unknown))}; known: 'example_id'"
+            )
         example_id = options["example_id"]
-        if isinstance(example_id, bool) or not hasattr(example_id, "__index__"):
+        if isinstance(example_id, bool) or not isinstance(example_id, (int, np.integer)):
             raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
         return int(example_id)
 
@@ -219,6 +233,17 @@ def _make_task(
         raise ConfigError("examples go with prompts, and no prompts are given")
     if task_kwargs and (prompts is not None or dataset is not None):
         raise ConfigError("task_kwargs are parameters of a task, and own examples have none")
+    for name, value, kinds in (
+        ("task", task, (str, Task)),
+        ("dataset", dataset, (str, Path)),
+        ("task_kwargs", task_kwargs, (Mapping,)),
+        ("examples", examples, (Sequence,)),
+    ):
+        if value is not None and not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    if task_kwargs and "split" in task_kwargs:
+        raise ConfigError("split is an argument of its own, and no key of task_kwargs")
     if isinstance(task, Task):
         if split is not None or task_kwargs:
             raise ConfigError("split and task_kwargs go with a task's name, and task is one made")

@@ -12,6 +12,8 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from textenv.errors import ConfigError, ConfigTypeError, RewardError, unknown
 
 RewardFunction = Callable[..., "float | dict[str, float]"]
@@ -51,6 +53,8 @@ def reward(
 
     def register(function: RewardFunction) -> RewardFunction:
         key = name if isinstance(name, str) else function.__name__
+        if key == "correct":
+            raise ConfigError("the name 'correct' is taken by a task's own verifier")
         if _registry.get(key, function) is not function:
             raise ConfigError(f"reward function {key!r} is registered already")
         function.requires = tuple(requires)  # type: ignore[attr-defined]
@@ -105,6 +109,10 @@ class Reward:
             if name in self._functions:
                 raise ConfigError(f"two reward functions are called {name!r}: rename one")
             self._functions[name] = function
+        if weights is not None and not isinstance(weights, Mapping):
+            raise ConfigTypeError(
+                f"reward_weights must map component names to numbers, got {weights!r}"
+            )
         self._weights = {name: _weight(name, w) for name, w in (weights or {}).items()}
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
 
@@ -137,14 +145,19 @@ class Reward:
                     raise RewardError(f"two reward functions return a component {key!r}")
                 components[key] = value
             if getattr(function, "verifies", False):
-                correct = (correct is not False) and components[name] >= 1.0
+                correct = (correct is not False) and components.get(name, 0.0) >= 1.0
         if unknown := self._weights.keys() - components.keys():
             raise RewardError(
                 f"reward_weights names {sorted(unknown)}, but the components are "
                 f"{sorted(components)}"
             )
-        total = sum(self._weights.get(k, 1.0) * v for k, v in components.items())
-        return float(total), components, correct
+        total = float(sum(self._weights.get(k, 1.0) * v for k, v in components.items()))
+        if not math.isfinite(total):
+            raise RewardError(
+                f"the components of {', '.join(self._functions)} sum to {total}; expected a finite "
+                f"number: {components}"
+            )
+        return total, components, correct
 
 
 def _resolve(
@@ -160,7 +173,8 @@ def _resolve(
     if isinstance(part, str):
         return part, get(part)
     if callable(part):
-        return getattr(part, "__name__", type(part).__name__), part
+        registered = (name for name, function in _registry.items() if function is part)
+        return next(registered, getattr(part, "__name__", type(part).__name__)), part
     raise ConfigTypeError(
         f"reward_fn must be a function, a name, or a list of these, got {type(part).__name__}"
     )
@@ -179,24 +193,29 @@ def _requires(function: RewardFunction) -> tuple[str, ...]:
 
 
 def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
-    if isinstance(result, Mapping):
-        return [(key, _finite(f"{name}[{key!r}]", value, prompt)) for key, value in result.items()]
-    return [(name, _finite(name, result, prompt))]
+    if not isinstance(result, Mapping):
+        return [(name, _finite(name, result, prompt))]
+    if not result or not all(isinstance(key, str) for key in result):
+        raise RewardError(
+            f"reward function {name} returned {result!r}; expected components by name"
+        )
+    return [(key, _finite(f"{name}[{key!r}]", value, prompt)) for key, value in result.items()]
 
 
 def _finite(name: str, value: Any, prompt: str) -> float:
-    # numpy scalars register as numbers; a 0-d array or tensor of one element does not.
-    if not isinstance(value, numbers.Real):
-        raise RewardError(
-            f"reward function {name} returned {value!r} ({type(value).__name__}) for prompt "
-            f"{_short(prompt)}; expected a finite number"
-        )
-    if not math.isfinite(value):
-        raise RewardError(
-            f"reward function {name} returned {value!r} for prompt {_short(prompt)}; "
-            "expected a finite number"
-        )
-    return float(value)
+    # NumPy's scalars register as numbers, but for its bool.
+    if isinstance(value, (numbers.Real, np.bool_)):
+        try:
+            number = float(value)
+        except OverflowError:  # an int too large
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    raise RewardError(
+        f"reward function {name} returned {shown} ({type(value).__name__}) for prompt "
+        f"{_short(prompt)}; expected a finite number"
+    )
 
 
 def _weight(name: str, value: Any) -> float:
