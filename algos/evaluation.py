@@ -28,7 +28,7 @@ class Evaluation:
         return asdict(self)
 
 
-def test_example_ids(env: Any, count: int) -> list[int]:
+def evaluation_ids(env: Any, count: int) -> list[int]:
     """Ids of up to ``count`` different examples of an environment's task, always the same ones.
 
     Raises:
@@ -59,7 +59,7 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
         deterministic: greedy answers, or sampled ones.
     """
     inner = DictStep(env)
-    ids = test_example_ids(env, examples)
+    ids = evaluation_ids(env, examples)
     starts = []
     for example_id in ids:
         start = standardize_reset(inner.reset(seed=0, options={"example_id": example_id}))

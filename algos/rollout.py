@@ -209,14 +209,31 @@ class RolloutRunner:
         for begun, start in zip(self._reset(starts), starts):
             lanes.append(Lane(begun, self.policy_version, start.seed))
             lanes[-1].trajectory.group_id = start.group_id
+        self._check_equal_starts(lanes)
         going = list(range(len(lanes)))
         while going:
+            if len(lanes[going[0]].trajectory) == self._turns:
+                raise ConfigError(
+                    f"an episode goes on after {self._turns} step(s): register the environment "
+                    "with max_episode_steps, from which the size of a rollout is planned"
+                )
             actions, extras = self._answer([lanes[i] for i in going])
             steps = self._step(dict(zip(going, actions)))
             for i, action, row in zip(going, actions, extras):
                 lanes[i].record(action, row, steps[i])
             going = [i for i in going if not lanes[i].ended]
         return [lane.trajectory for lane in lanes]
+
+    def _check_equal_starts(self, lanes: list[Lane]) -> None:
+        first: dict[int | None, Any] = {}
+        for lane in lanes:
+            start = first.setdefault(lane.trajectory.group_id, lane.observation)
+            if start != lane.observation:
+                raise ConfigError(
+                    "two resets with one seed gave the prompts "
+                    f"{start!r:.60} and {lane.observation!r:.60}: the environment must draw from "
+                    "its np_random alone, or its completions cannot be compared in groups"
+                )
 
     def _answer(self, lanes: list[Lane]) -> tuple[list[Any], list[dict[str, Any]]]:
         """Actions and extras of some lanes: at once where the policy takes batches."""

@@ -63,7 +63,7 @@ class Trainer:
         num_iterations: passes over the buffer.
         num_minibatches: optimizer steps a pass.
         micro_batch_size: trajectories in one forward and backward; None: all of a minibatch.
-        max_grad_norm: the gradient's global norm is clipped to this.
+        max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
         mask_truncated_completions: leave completions that ran out of room out of the loss.
         reference: log-probabilities (N, T) of a batch under a frozen policy.
         seed: seeds the minibatches.
@@ -211,7 +211,7 @@ class Trainer:
             summed, worst = summed + loss.item(), max(worst, off.item())
             for name, value in values.items():
                 metrics[name] = metrics.get(name, 0.0) + share * float(value)
-        grads, norm = optim.clip_grad_norm(total, self.max_grad_norm)
+        grads, norm = optim.clip_grad_norm(total, self.max_grad_norm or math.inf)
         if not math.isfinite(norm.item()):
             raise FloatingPointError(
                 f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "

@@ -122,7 +122,7 @@ class TextGenerationEnv(gym.Env[str, str]):
                     "tokenizer": tokenizer,
                     "examples": examples,
                     "task": task,
-                    "dataset": dataset,
+                    "dataset": None if dataset is None else str(dataset),
                     "split": split,
                     "task_kwargs": task_kwargs,
                     "reward_weights": reward_weights,
@@ -177,7 +177,7 @@ class TextGenerationEnv(gym.Env[str, str]):
         info: dict[str, Any] = {"completion": action, "rewards": components}
         if correct is None:  # own rewards: the task can still tell
             score = self.task.score(self.example, action)
-            correct = None if score is None else score >= 1
+            correct = None if score is None else bool(score >= 1)
         if correct is not None:
             info["is_correct"] = correct
         self._render_human()
@@ -208,9 +208,8 @@ class TextGenerationEnv(gym.Env[str, str]):
                 return self.task.ids[int(self.np_random.integers(len(self.task.ids)))]
             return int(self.np_random.integers(self.task.size or _MAX_ID))
         if unknown := options.keys() - {"example_id"}:
-            raise ConfigError(
-                f"unknown reset options {', '.join(map(repr, unknown))}; known: 'example_id'"
-            )
+            names = ", ".join(sorted(map(repr, unknown)))
+            raise ConfigError(f"unknown reset options {names}; known: 'example_id'")
         example_id = options["example_id"]
         if isinstance(example_id, bool) or not isinstance(example_id, (int, np.integer)):
             raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")

@@ -122,10 +122,11 @@ def replay(lane, trajectories, seed):
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 
 
+@pytest.mark.parametrize("copy", [True, False])  # False: one array for all observations
 @pytest.mark.parametrize("mode", MODES, ids=[mode.name for mode in MODES])
-def test_vector_rollouts_are_those_of_single_environments(mode):
+def test_vector_rollouts_are_those_of_single_environments(mode, copy):
     makers = [lambda lane=lane: Counter(lane) for lane in range(3)]
-    env = SyncVectorEnv(makers, autoreset_mode=mode)
+    env = SyncVectorEnv(makers, copy=copy, autoreset_mode=mode)
     policy = Policy(batch=3)
     runner = RolloutRunner(env, policy, max_steps=150, seed=1)
     rollout = runner.collect()

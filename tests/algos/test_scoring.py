@@ -11,7 +11,7 @@ from textenv.algos import Trajectory, scoring
 from textenv.algos.batch import make_batch
 from textenv.algos.scoring import Scorer
 
-UNEVEN = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b"]
+UNEVEN = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
 EVEN = ["12+30=", "12+30=", "a", "a", "hello there", "hello there"]
 
 
@@ -48,6 +48,7 @@ def test_scores_are_those_of_plain_forwards(tiny, sample, plain_logprobs, sampli
     batch = make_batch(trajectories)
     logprobs, _ = Scorer(model)(batch)
     assert len(batch.prompts) == len(set(prompts))
+    assert (np.diff(batch.prompt_index) >= 0).all()  # equal prompts stand together
     for i, t in enumerate(by_prompt(trajectories)):
         count = len(t.token_ids)
         expected = plain_logprobs(model, t.prompt_ids, t.token_ids, t.temperature, t.support)

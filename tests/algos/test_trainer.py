@@ -85,7 +85,8 @@ def plain_sgd(model, trajectories, rate, **settings):
 
     def loss_fn():
         arrays = map(mx.array, (batch.old_logprobs, advantages, batch.mask))
-        return grpo.policy_loss(scorer(batch)[0], *arrays, **settings)[0]
+        ref = mx.array(batch.old_logprobs - 0.2)
+        return grpo.policy_loss(scorer(batch)[0], *arrays, ref_logprobs=ref, **settings)[0]
 
     loss, grads = nn.value_and_grad(model, loss_fn)()
     grads = {name: np.array(g) for name, g in tree_flatten(grads)}
@@ -94,14 +95,15 @@ def plain_sgd(model, trajectories, rate, **settings):
 
 @pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
 @pytest.mark.parametrize("micro_batch_size", [None, 1, 4])
-def test_parts_give_the_step_of_the_whole(fresh, sample, loss_type, micro_batch_size):
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_parts_give_the_step_of_the_whole(fresh, sample, loss_type, micro_batch_size, beta):
     from functools import partial
 
     model, tokenizer = fresh
     trajectories = sample(model, tokenizer, PROMPTS, top_p=0.9)
     for t in trajectories[-3:-1]:
         t.rewards = [2.0]  # group "b" has no signal, and its rows count all the same
-    settings = {"loss_type": loss_type, "max_completion_length": 9}
+    settings = {"loss_type": loss_type, "max_completion_length": 9, "beta": beta}
     loss, expected = plain_sgd(model, trajectories, 0.1, **settings)
     trainer = make_trainer(
         model,
@@ -109,6 +111,7 @@ def test_parts_give_the_step_of_the_whole(fresh, sample, loss_type, micro_batch_
         loss_fn=partial(grpo.policy_loss, **settings),
         micro_batch_size=micro_batch_size,
         max_grad_norm=1e9,
+        reference=(lambda batch: batch.old_logprobs - 0.2) if beta else None,
     )
     before = weights_of(model)
     metrics = trainer.train()
@@ -206,10 +209,25 @@ def test_advantages_get_the_rewards_of_their_groups(fresh, sample):
         return grpo.compute_advantages(rewards, group_ids)
 
     make_trainer(model, trajectories, advantage_fn=advantage_fn).train()
-    for t in trajectories[2:]:
-        assert seen[t.rewards[0]] == t.group_id
-    alone = {seen[0.0], seen[1.0]}
-    assert len(alone) == 2 and not alone & {10, 11, 12, 13}
+    together: dict = {}
+    for t in trajectories:
+        together.setdefault(seen[t.rewards[0]], set()).add(t.rewards[0])
+    assert sorted(map(sorted, together.values())) == [
+        [0.0],
+        [1.0],
+        [2.0, 6.0],
+        [3.0, 7.0],
+        [4.0],
+        [5.0],
+    ]
+
+
+def test_one_group_id_of_two_rollouts_is_two_groups(fresh, sample):
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, ["a", "a", "b", "b"])
+    for t, reward in zip(trajectories, (0.0, 0.0, 1.0, 1.0)):
+        t.rewards, t.group_id = [reward], 0
+    assert make_trainer(model, trajectories).train()["updates"] == 0
 
 
 def test_every_minibatch_is_a_step(fresh, sample):

@@ -181,10 +181,10 @@ def test_making_24_of_3_5_3(text, expected):
         "1/0",
         "1/(1-1)",
         "(" * 10_000 + "1" + ")" * 10_000,
-        "(" * 99 + "1" + ")" * 99,
         "(" * 150,
         "1" + "+1" * 10_000,
-        "1" + "+1" * 900,
+        "1" + "+1" * 1500,
+        "*".join(["9" * 4000] * 100),
         "9" * 10_000,
         "9" * 200,
         "*".join("9" * 60),
@@ -204,7 +204,7 @@ def test_any_text_at_all_gets_a_score(text):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_six_numbers_are_made_and_solved(split):
-    made = Countdown(numbers=6, split=split)
+def test_five_numbers_are_made_and_solved(split):
+    made = Countdown(numbers=5, split=split)
     for example in (made.example(i) for i in range(20)):
         assert made.score(example, made.oracle(example)) == 1.0

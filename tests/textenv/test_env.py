@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
@@ -178,6 +179,23 @@ def test_a_task_tells_what_is_correct_whatever_the_reward():
     env.reset(seed=0)
     answer = env.unwrapped.task.oracle(env.unwrapped.example)
     assert env.step(answer)[4]["is_correct"] is True
+
+
+@pytest.mark.parametrize(("score", "expected"), [(np.float64(1), True), (0.5, False)])
+def test_a_tasks_score_makes_a_plain_flag(score, expected):
+    class Own(textenv.tasks.Task):
+        name = "own"
+
+        def example(self, example_id):
+            return {"prompt": "a"}
+
+        def score(self, example, completion):
+            return score
+
+    for reward_fn in ("correct", ones):
+        env = TextGenerationEnv(task=Own(), reward_fn=reward_fn)
+        env.reset()
+        assert env.step("x")[4]["is_correct"] is expected
 
 
 @pytest.mark.parametrize(
