@@ -26,6 +26,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # n
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
+from textenv.algos.activations import use_fast_swiglu  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
 
 ASSETS = Path(textenv.__file__).parent / "assets"
@@ -72,6 +73,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
+    use_fast_swiglu(model)
     mx.eval(model.parameters())
     model.source = folder  # where save_model finds the config
     return model, tokenizer

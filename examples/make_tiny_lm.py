@@ -30,6 +30,8 @@ from mlx_lm.utils import save_config, save_model  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
+from textenv.algos.activations import use_fast_swiglu  # noqa: E402
+
 PAD, EOS = 0, 1
 CHARACTERS = ["<pad>", "<eos>", *map(chr, range(32, 127)), "\n"]
 ID = {c: i for i, c in enumerate(CHARACTERS)}
@@ -177,6 +179,7 @@ def main() -> None:
     args = parser.parse_args()
     mx.random.seed(args.seed)
     model = Model(ModelArgs.from_dict(CONFIG))
+    use_fast_swiglu(model)
     mx.eval(model.parameters())
     pretrain(model, args.seed, args.steps, args.learning_rate)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from textenv.algos import blas
+
+blas.load()  # before any test imports mlx
+
 CHARACTERS = ["<pad>", "<eos>", *"0123456789+-= abcdefghijklmnopqrstuvwxyz"]
 CONFIG = {
     "model_type": "qwen3",
