@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import cast
 
 from textenv.algos import backend
 
@@ -41,7 +42,7 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """``silu(gate) * x``, elementwise; fast in float32, MLX's own in other types."""
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return nn.silu(gate) * x
-    return _swiglu(gate, x)
+    return cast(mx.array, _swiglu(gate, x))
 
 
 @mx.custom_function

@@ -54,10 +54,10 @@ CONFIG = {
 }
 # How often each task comes, and how long its sequences are padded to (prompt, answer and EOS).
 MIXTURE = {
-    "arithmetic": (0.35, 12),
-    "reverse": (0.1, 24),
-    "sort": (0.2, 36),
-    "countdown": (0.35, 36),
+    "arithmetic": (0.35, 10),
+    "reverse": (0.1, 22),
+    "sort": (0.2, 32),
+    "countdown": (0.35, 28),
 }
 BATCH = 128
 
@@ -173,7 +173,7 @@ def main() -> None:
     """Pretrain and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("textenv/assets/tiny-lm"))
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=5500, help="optimizer steps")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
