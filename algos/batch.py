@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,9 +112,21 @@ def make_batch(
         support=_pad_support(rows, width),
         temperature=np.array([t.temperature or 1.0 for t in rows], np.float32),
         rewards=np.array([t.total_reward for t in rows]),
-        # Without groups, each trajectory is one of its own.
-        group_ids=np.array([i if t.group_id is None else t.group_id for i, t in enumerate(rows)]),
+        group_ids=_group_ids(rows),
     )
+
+
+def _group_ids(rows: list[Trajectory]) -> np.ndarray:
+    """Groups numbered anew: rollouts of two runners may use one id for two prompts.
+
+    A trajectory without a group is one of its own.
+    """
+    numbers: dict[Any, int] = {}
+    keys = [
+        ("own", i) if t.group_id is None else (t.group_id, tuple(t.prompt_ids or ()))
+        for i, t in enumerate(rows)
+    ]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def _pad_support(rows: list[Trajectory], width: int) -> np.ndarray | None:

@@ -3,8 +3,8 @@
 The ``mlx-cpu`` wheel carries the Netlib reference BLAS, which multiplies matrices some 30 times
 slower than OpenBLAS. ``load`` puts OpenBLAS (from the package ``scipy-openblas32``) in its place:
 ``blas_shim.c``, compiled once into the user's cache, defines the three functions that MLX calls,
-shares large products out among threads of its own, and sends every part on to OpenBLAS. Where this
-is not possible MLX works as before, slowly, and a warning says why.
+cuts large float32 products up for threads of its own, and leaves the computing to OpenBLAS. Where
+this is not possible MLX works as before, slowly, and a warning says why.
 """
 
 import ctypes
@@ -53,9 +53,9 @@ def load() -> BlasStatus:
     Only the first call does anything. It never raises because something is missing: it warns once,
     and MLX keeps its own BLAS. ``TEXTENV_BLAS=off`` in the environment turns it off.
 
-    Large float32 and float64 products use as many threads as ``OPENBLAS_NUM_THREADS`` says; where
-    it is not set, as many as there are CPUs for this process, up to 16. That number may change the
-    last bits of a product, but nothing else that the machine does will.
+    Large float32 products use as many threads as ``OPENBLAS_NUM_THREADS`` says; where it is not
+    set, as many as there are CPUs for this process, up to 16. That number may change the last bits
+    of a product, but nothing else that the machine does will.
 
     Returns:
         What is in force from now on.

@@ -25,12 +25,7 @@ def check_types(config: Any) -> None:
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if not _matches(value, hint):
-            expected = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
-            raise ConfigTypeError(
-                f"{field.name} must be {expected}, got {value!r} ({type(value).__name__})"
-            )
+        _check_type(field.name, getattr(config, field.name), hints[field.name])
 
 
 def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> None:
@@ -98,8 +93,12 @@ def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
             if not isinstance(value, dict):
                 raise ConfigTypeError(f"{place}: {key!r} must be a table, got {value!r}")
             value = from_table(hints[key], value, f"{place}, [{key}]")
+        elif isinstance(value, list) and typing.get_origin(hints[key]) is tuple:
+            value = tuple(value)  # TOML has lists only
         values[key] = value
     try:
+        for key, value in values.items():
+            _check_type(key, value, hints[key])
         return cls(**values)
     except (ConfigError, ConfigTypeError) as error:
         raise type(error)(f"{place}: {error}") from error
@@ -115,6 +114,12 @@ def to_table(config: Any) -> dict[str, Any]:
         elif value is not None:
             table[field.name] = str(value) if isinstance(value, Path) else value
     return table
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _matches(value, hint):
+        expected = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise ConfigTypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
 
 
 def _matches(value: Any, hint: Any) -> bool:

@@ -28,7 +28,7 @@ class Evaluation:
         return asdict(self)
 
 
-def test_example_ids(env: Any, count: int) -> list[int]:
+def evaluation_ids(env: Any, count: int) -> list[int]:
     """Ids of up to ``count`` different examples of an environment's task, always the same ones.
 
     Raises:
@@ -58,7 +58,7 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
         examples: how many examples; fewer where the task has fewer.
         deterministic: greedy answers, or sampled ones.
     """
-    ids = test_example_ids(env, examples)
+    ids = evaluation_ids(env, examples)
     runner = RolloutRunner(env, policy, max_steps=max_turns(env))
     trajectories = runner.play(ids, deterministic).trajectories
     last = [t.infos[-1] for t in trajectories]

@@ -8,6 +8,8 @@ Deviations from the papers:
 - The standard deviation has ddof 1 and eps 1e-4, as in TRL; the paper does not say.
 - A group counts as uniform by max - min <= tolerance, not by a standard deviation of exactly 0.
 - The old log-probabilities are the sampler's own, of the distribution that was sampled from.
+- The normaliser is that of an optimizer step's whole batch in every loss, so that bnpo, which in
+  TRL takes that of a part of it, equals dapo.
 - CISPO bounds its weight by 1 + epsilon_high from above and not from below.
 
 Shapes: N trajectories, T tokens.
@@ -29,7 +31,7 @@ from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch
 from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.metrics import rollout_metrics
-from textenv.algos.rollout import RolloutRunner, make_env, max_turns
+from textenv.algos.rollout import RolloutRunner, is_text, make_env, max_turns
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError, ConfigTypeError, unknown
@@ -47,9 +49,9 @@ from textenv.algos.trainer import Trainer, default_learning_rate  # noqa: E402
 
 LOSS_TYPES = {
     "grpo": "clipped surrogate, mean over each completion's tokens, then over completions",
-    "bnpo": "clipped surrogate, mean over the tokens of a minibatch",
+    "bnpo": "clipped surrogate, mean over the tokens of the batch (dapo, under TRL's other name)",
     "dr_grpo": "clipped surrogate, sum over tokens divided by max_completion_length",
-    "dapo": "clipped surrogate, mean over the tokens of the whole batch",
+    "dapo": "clipped surrogate, mean over the tokens of the batch",
     "cispo": "log-likelihood weighted by the clipped ratio, mean over the tokens of the batch",
     "gspo": "clipped surrogate on sequence-level ratios, mean over completions",
 }
@@ -250,7 +252,7 @@ class GRPOConfig:
     weight_decay: float = 0.0
     """AdamW's pull of all weights towards 0."""
     max_grad_norm: float = 1.0
-    """The gradient's global norm is clipped to this."""
+    """The gradient's global norm is clipped to this; 0 does not clip."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
     lora_scale: float = 10.0
@@ -284,6 +286,12 @@ class GRPOConfig:
             ),
             num_generations=(2, None),
         )
+        completions = self.num_prompts * self.num_generations
+        if self.num_minibatches > completions:
+            raise ConfigError(
+                f"num_minibatches={self.num_minibatches} is more than the {completions} "
+                "completions of a rollout (num_prompts x num_generations)"
+            )
         self.sampling  # noqa: B018  (checks the sampling fields)
 
     @property
@@ -339,6 +347,10 @@ class GRPOTrainer:
                 "temperature must be above 0 to train: greedy completions are all equal"
             )
         self.env = make_env(env, env_kwargs)
+        if not is_text(self.env):
+            raise ConfigError(
+                f"GRPO trains on environments of text; the actions of {self.env} are not text"
+            )
         if isinstance(model, (str, Path)):
             model, tokenizer = load_model(model)
         elif tokenizer is None:

@@ -6,14 +6,13 @@ says for each what the step was and, where an episode has begun since, from what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from textenv.algos.trajectory import Trajectory
-from textenv.wrappers.step import DictStep, Step, standardize_step
+from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize_step
 
 
 class Outcome(NamedTuple):
@@ -192,20 +191,6 @@ class VectorStage:
     def _starts(self, start: dict[str, Any]) -> list[dict[str, Any]]:
         self.observation = start["observation"]
         return [_start_of(start, i) for i in range(self.num_envs)]
-
-
-def standardize_reset(result: Any) -> dict[str, Any]:
-    """Check that a reset gave ``{"observation", "info"}``.
-
-    Raises:
-        TypeError: where it gave something else.
-    """
-    if not isinstance(result, Mapping) or not {"observation", "info"} <= result.keys():
-        raise TypeError(
-            "reset must return a dict with keys observation, info, got "
-            f"{type(result).__name__}; wrap a Gymnasium environment in DictStep"
-        )
-    return dict(result)
 
 
 def _going(step: Step, i: int) -> Outcome:

@@ -23,8 +23,11 @@ import mlx.nn as nn  # noqa: E402
 import mlx_lm.utils  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # noqa: E402
-from mlx_lm.tuner.lora import LoRALinear  # noqa: E402
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
+
+from textenv.algos.activations import use_fast_swiglu  # noqa: E402
+from textenv.algos.kv_cache import GrowingCache  # noqa: E402
 
 ASSETS = Path(textenv.__file__).parent / "assets"
 
@@ -54,6 +57,8 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         config = mlx_lm.utils.load_config(folder)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{folder / 'config.json'} is not a JSON object")
     try:
         model, _ = mlx_lm.utils.load_model(folder)
     except FileNotFoundError as error:
@@ -68,6 +73,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
+    use_fast_swiglu(model)
     mx.eval(model.parameters())
     model.source = folder  # where save_model finds the config
     return model, tokenizer
@@ -127,7 +133,8 @@ def check_cache(model: nn.Module) -> int:
     """Number of cache layers, where the model's attention is one that rollouts can share.
 
     Raises:
-        ConfigError: for an architecture whose cache is not plain or sliding-window attention.
+        ConfigError: for an architecture whose cache is not plain or sliding-window attention,
+            or that does not bear padding.
     """
     caches = make_prompt_cache(model)
     for cache in caches:
@@ -137,12 +144,33 @@ def check_cache(model: nn.Module) -> int:
                 f"models of type {model.model_type!r} keep a {type(cache).__name__}, which "
                 "rollouts cannot share yet; dense and sliding-window attention work"
             )
+    if not getattr(model, "takes_padding", False):
+        _check_padding(model, len(caches))
+        model.takes_padding = True
     return len(caches)
+
+
+def _check_padding(model: nn.Module, layers: int) -> None:
+    """A row padded on the left must give what it gives alone; some attention code does not."""
+    alone = model(mx.array([[0, 1]]))[:, -1]
+    caches = [GrowingCache(mx.array([0, 1, 0])) for _ in range(layers)]
+    try:
+        padded = model(mx.array([[1, 0, 1], [0, 0, 1], [1, 1, 1]]), cache=caches)[1:2, -1]
+        tolerance = 1e-3 if alone.dtype == mx.float32 else 5e-2
+        agrees = bool((mx.abs(alone - padded).max() <= tolerance * mx.abs(alone).max()).item())
+    except ValueError:  # shapes that do not fit
+        agrees = False
+    if not agrees:
+        raise ConfigError(
+            f"models of type {model.model_type!r} compute another answer for a prompt that is "
+            "padded, so that rollouts cannot batch them"
+        )
 
 
 def context_length(model: nn.Module) -> int | None:
     """Longest sequence that the model was made for, in tokens, where its config says so."""
-    return getattr(getattr(model, "args", None), "max_position_embeddings", None)
+    args = getattr(model, "args", None)
+    return getattr(args, "max_position_embeddings", None) or getattr(args, "n_positions", None)
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
@@ -204,7 +232,8 @@ def _merged(model: nn.Module) -> Iterator[None]:
 
 
 def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear)]
+    kinds = (LoRALinear, LoRAEmbedding, LoRASwitchLinear)
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
 
 
 def _resolve(name: str) -> Path:

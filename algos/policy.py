@@ -67,7 +67,7 @@ class LanguageModelPolicy:
         self.model = model
         self.tokenizer = tokenizer
         self.params = params
-        has_template = getattr(tokenizer, "chat_template", None) is not None
+        has_template = bool(getattr(tokenizer, "has_chat_template", False))
         if params.chat_template and not has_template:
             raise ConfigError("chat_template is on, and the tokenizer has no chat template")
         self._templated = has_template if params.chat_template is None else params.chat_template

@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from textenv.algos.lanes import Lane, SingleStage, VectorStage, standardize_reset
+from textenv.algos.lanes import Lane, SingleStage, VectorStage
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, ConfigTypeError
-from textenv.wrappers.step import DictStep, standardize_step
+from textenv.wrappers.step import DictStep, standardize_reset, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
@@ -88,7 +88,7 @@ class RolloutRunner:
         self._copies = [self.env]  # text: made as they are needed
         self._next_group = 0
         self._epoch: list[int] = []  # text: ids of a finite task that are still to come
-        self._text = isinstance(_single_action_space(self.env), gym.spaces.Text)
+        self._text = is_text(self.env)
         if self._text:
             self._plan_groups()
         elif max_steps % self._stage.num_envs:
@@ -178,7 +178,14 @@ class RolloutRunner:
         passed = {name: given[name] for name in self._given}
         if self._deterministic:
             passed["deterministic"] = True
-        return self.policy(observation, **passed)
+        answer = self.policy(observation, **passed)
+        # Text of two characters would unpack as well.
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        if not pair or not isinstance(answer[1], Mapping):
+            raise ConfigTypeError(
+                f"a policy must return (action, extras), extras a dict, got {answer!r:.80}"
+            )
+        return answer
 
     def _seed(self) -> int:
         return int(self._rng.integers(_MAX_SEED))
@@ -213,7 +220,7 @@ class RolloutRunner:
         """Where the next groups start: a finite task in shuffled epochs, others by seed alone."""
         seeds = self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
         first, self._next_group = self._next_group, self._next_group + self._num_groups
-        ids = getattr(getattr(self.env.unwrapped, "task", None), "ids", None)
+        ids = getattr(getattr(_innermost(self.env), "task", None), "ids", None)
         if ids is None or isinstance(self._stage, VectorStage):  # its options go to all lanes alike
             return [Start(first + i, seed, None) for i, seed in enumerate(seeds)]
         while len(self._epoch) < self._num_groups:
@@ -230,14 +237,31 @@ class RolloutRunner:
         for begun, start in zip(self._reset(starts), starts):
             lanes.append(Lane(begun, self.policy_version, start.seed))
             lanes[-1].trajectory.group_id = start.group_id
+        self._check_equal_starts(lanes)
         going = list(range(len(lanes)))
         while going:
+            if len(lanes[going[0]].trajectory) == self._turns:
+                raise ConfigError(
+                    f"an episode goes on after {self._turns} step(s): register the environment "
+                    "with max_episode_steps, from which the size of a rollout is planned"
+                )
             actions, extras = self._answer([lanes[i] for i in going])
             steps = self._step(dict(zip(going, actions)))
             for i, action, row in zip(going, actions, extras):
                 lanes[i].record(action, row, steps[i])
             going = [i for i in going if not lanes[i].ended]
         return [lane.trajectory for lane in lanes]
+
+    def _check_equal_starts(self, lanes: list[Lane]) -> None:
+        first: dict[int | None, Any] = {}
+        for lane in lanes:
+            start = first.setdefault(lane.trajectory.group_id, lane.observation)
+            if start != lane.observation:
+                raise ConfigError(
+                    "two resets with one seed gave the prompts "
+                    f"{start!r:.60} and {lane.observation!r:.60}: the environment must draw from "
+                    "its np_random alone, or its completions cannot be compared in groups"
+                )
 
     def _answer(self, lanes: list[Lane]) -> tuple[list[Any], list[dict[str, Any]]]:
         """Actions and extras of some lanes: at once where the policy takes batches."""
@@ -250,6 +274,8 @@ class RolloutRunner:
             [lane.info for lane in lanes],
             [lane.context for lane in lanes],
         )
+        if len(actions) != len(lanes):
+            raise ConfigError(f"the policy gave {len(actions)} actions for {len(lanes)} prompts")
         rows = [{key: values[i] for key, values in extras.items()} for i in range(len(lanes))]
         return list(actions), rows
 
@@ -276,19 +302,23 @@ class RolloutRunner:
         if missing <= 0:
             return count
         spec = getattr(self.env, "spec", None)
-        if spec is None:
+        try:
+            if spec is None:
+                raise ValueError("it has no spec")
+            # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
+            kwargs = {**spec.kwargs, **getattr(_innermost(self.env), "copy_kwargs", {})}
+            bare = dataclasses.replace(spec, kwargs={})
+            self._copies += [
+                DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
+            ]
+        except (gym.error.Error, ValueError, TypeError) as error:
+            name = type(_innermost(self.env)).__name__
             warnings.warn(
-                f"{type(self.env.unwrapped).__name__} has no spec, so that copies of it cannot be "
-                "made: episodes are generated one after another, which is slow",
+                f"copies of {name} cannot be made ({error}): episodes are generated one after "
+                "another, which is slow",
                 stacklevel=4,
             )
             return 1
-        # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
-        kwargs = {**spec.kwargs, **getattr(self.env.unwrapped, "copy_kwargs", {})}
-        bare = dataclasses.replace(spec, kwargs={})
-        self._copies += [
-            DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
-        ]
         return count
 
 
@@ -350,9 +380,24 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
 
 def max_turns(env: Any) -> int:
     """Most steps that an episode of a text environment can have."""
-    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
-    task = getattr(getattr(env, "unwrapped", None), "task", None)
-    return limit or getattr(task, "max_turns", 1)
+    spec = getattr(env, "spec", None)
+    if spec is None and hasattr(_innermost(env), "get_attr"):  # a vector made of environments
+        spec = _innermost(env).get_attr("spec")[0]
+    task = getattr(_innermost(env), "task", None)
+    return getattr(spec, "max_episode_steps", None) or getattr(task, "max_turns", 1)
+
+
+def is_text(env: Any) -> bool:
+    """Whether the actions of an environment, single or vector, are text."""
+    inner = getattr(env, "env", None)
+    if isinstance(inner, VectorEnv):  # in a DictStep
+        env = inner
+    space = getattr(env, "single_action_space", getattr(env, "action_space", None))
+    return isinstance(space, gym.spaces.Text)
+
+
+def _innermost(env: Any) -> Any:
+    return getattr(env, "unwrapped", env)
 
 
 def _as_dict_step(env: Any) -> Any:
@@ -363,13 +408,6 @@ def _as_dict_step(env: Any) -> Any:
             f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
         )
     return env
-
-
-def _single_action_space(env: Any) -> Any:
-    inner = getattr(env, "env", None)
-    if isinstance(inner, VectorEnv):
-        return inner.single_action_space
-    return getattr(env, "action_space", None)
 
 
 def _declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:

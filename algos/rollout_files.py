@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 import re
-import tempfile
+import zlib
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -41,10 +41,10 @@ def save_rollout(rollout: Buffer, path: str | Path) -> Path:
         DataError: for a value that JSON cannot hold (NaN, an object); names the trajectory.
     """
     path = Path(path)
+    rows = [_encode_trajectory(number, t) for number, t in enumerate(rollout)]
     if path.is_dir() or not path.suffix:
         path.mkdir(parents=True, exist_ok=True)
         path = _next_name(path)
-    rows = [_encode_trajectory(number, t) for number, t in enumerate(rollout)]
     if path.name.endswith(".jsonl.gz"):
         lines = [json.dumps(_HEADER), *rows]
         data = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
@@ -54,9 +54,12 @@ def save_rollout(rollout: Buffer, path: str | Path) -> Path:
     else:
         raise ConfigError(f"cannot write a rollout as {path.name!r}; known: .json, .jsonl.gz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".saving-", delete=False) as file:
-        file.write(data)
-    os.replace(file.name, path)
+    temporary = path.with_name(f".{path.name}.saving")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -80,7 +83,7 @@ def load_rollout(path: str | Path) -> Buffer:
         else:
             header = json.loads(path.read_text(encoding="utf-8"))
             rows = header.get("trajectories", []) if isinstance(header, dict) else []
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is cut off or not a rollout: {error}") from error
     if not isinstance(header, dict) or header.get("format") != _HEADER["format"]:
         raise DataError(f"{path} is not a rollout of textenv")
@@ -91,6 +94,8 @@ def load_rollout(path: str | Path) -> Buffer:
         )
     known = {field.name for field in fields(Trajectory)}
     for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, trajectory {number}: expected an object, got {row!r:.40}")
         if unknown := row.keys() - known:
             raise DataError(f"{path}, trajectory {number}: unknown keys {sorted(unknown)}")
     return Buffer(Trajectory(**{k: _decode(v) for k, v in row.items()}) for row in rows)
@@ -105,6 +110,7 @@ def _next_name(folder: Path) -> Path:
 def _encode_trajectory(number: int, trajectory: Trajectory) -> str:
     values = {f.name: getattr(trajectory, f.name) for f in fields(trajectory)}
     try:
+        _check_keys(values)
         return json.dumps(
             {k: v for k, v in values.items() if v is not None}, default=_encode, allow_nan=False
         )
@@ -112,9 +118,21 @@ def _encode_trajectory(number: int, trajectory: Trajectory) -> str:
         raise DataError(f"trajectory {number} cannot be written as JSON: {error}") from error
 
 
+def _check_keys(value: Any) -> None:
+    """JSON would turn a key that is a number into text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is not text")
+            _check_keys(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_keys(item)
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return {"__ndarray__": value.tolist(), "dtype": str(value.dtype)}
+        return {"__ndarray__": value.tolist(), "dtype": str(value.dtype), "shape": value.shape}
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
@@ -124,7 +142,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, dict):
-        if value.keys() == {"__ndarray__", "dtype"}:
-            return np.array(value["__ndarray__"], np.dtype(value["dtype"]))
+        if value.keys() == {"__ndarray__", "dtype", "shape"}:
+            items = np.array(value["__ndarray__"], np.dtype(value["dtype"]))
+            return items.reshape(value["shape"])
         return {key: _decode(item) for key, item in value.items()}
     return value

@@ -63,7 +63,7 @@ class Trainer:
         num_iterations: passes over the buffer.
         num_minibatches: optimizer steps a pass.
         micro_batch_size: trajectories in one forward and backward; None: all of a minibatch.
-        max_grad_norm: the gradient's global norm is clipped to this.
+        max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
         mask_truncated_completions: leave completions that ran out of room out of the loss.
         reference: log-probabilities (N, T) of a batch under a frozen policy.
         seed: seeds the minibatches.
@@ -139,10 +139,11 @@ class Trainer:
             for rows in self._minibatches(len(batch)):
                 if len(history) == limit:
                     break
-                history.append(self._update(batch, advantages, has_signal, ref_logprobs, rows))
+                metrics = self._update(batch, advantages, has_signal, ref_logprobs, rows)
+                if metrics:  # none where the minibatch had no signal
+                    history.append(metrics)
         if self.on_policy:
             self.buffer.clear()
-        history = [metrics for metrics in history if metrics]
         names = history[0] if history else {}
         metrics = {name: float(np.mean([m[name] for m in history])) for name in names}
         if history:  # only before the first update are both sides the same policy
@@ -162,7 +163,7 @@ class Trainer:
                 yield np.sort(rows)
 
     def _ref_logprobs(self, batch: TokenBatch) -> np.ndarray | None:
-        if self.reference is None:
+        if self.reference is None or "ref_logprobs" not in self._declares:
             return None
         step = self.micro_batch_size or len(batch)
         out = np.zeros(batch.token_ids.shape, np.float32)
@@ -191,6 +192,7 @@ class Trainer:
         if not has_signal[rows].any():
             return {}
         total: Any = None
+        summed, worst = 0.0, 0.0
         metrics: dict[str, float] = {}
         tokens = batch.mask[rows].sum()
         for part in parts:
@@ -200,19 +202,16 @@ class Trainer:
             extra: dict[str, Any] = {"batch_size": whole} if self._divisible else {}
             if ref_logprobs is not None:
                 extra["ref_logprobs"] = mx.array(ref_logprobs[part, : small.token_ids.shape[1]])
-            (loss, values), grads = nn.value_and_grad(self.model, self._loss)(
+            (loss, values, off), grads = nn.value_and_grad(self.model, self._loss)(
                 small, mx.array(advantages[part]), extra
             )
             total = grads if total is None else tree_map(mx.add, total, grads)
-            mx.eval(loss, values, total)
+            mx.eval(loss, values, off, total)
             share = float(small.mask.sum() / tokens)
-            metrics["loss"] = metrics.get("loss", 0.0) + loss.item()
-            worst = values.pop("sampling/logprob_difference/max").item()
-            name = "sampling/logprob_difference/max"
-            metrics[name] = max(metrics.get(name, 0.0), worst)
+            summed, worst = summed + loss.item(), max(worst, off.item())
             for name, value in values.items():
-                metrics[name] = metrics.get(name, 0.0) + share * value.item()
-        grads, norm = optim.clip_grad_norm(total, self.max_grad_norm)
+                metrics[name] = metrics.get(name, 0.0) + share * float(value)
+        grads, norm = optim.clip_grad_norm(total, self.max_grad_norm or math.inf)
         if not math.isfinite(norm.item()):
             raise FloatingPointError(
                 f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "
@@ -221,16 +220,19 @@ class Trainer:
         self.optimizer.update(self.model, grads)
         mx.eval(self.model.parameters(), self.optimizer.state)
         return metrics | {
+            "loss": summed,
+            "sampling/logprob_difference/max": worst,
             "grad_norm": norm.item(),
             "learning_rate": float(self.optimizer.learning_rate.item()),
         }
 
     def _loss(
         self, batch: TokenBatch, advantages: mx.array, extra: dict[str, Any]
-    ) -> tuple[mx.array, dict[str, mx.array]]:
+    ) -> tuple[mx.array, dict[str, mx.array], mx.array]:
+        """The loss, its metrics, and how far log-probabilities are from the sampler's."""
         logprobs, entropies = self._scorer(batch)  # (N, T) each
         mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)
         loss, metrics = self.loss_fn(logprobs, old, advantages, mask, **extra)
         off = mx.stop_gradient(mx.abs(logprobs - old) * mask).max()
         entropy = (entropies * mask).sum() / mx.maximum(mask.sum(), 1)
-        return loss, {**metrics, "entropy": entropy, "sampling/logprob_difference/max": off}
+        return loss, {**metrics, "entropy": entropy}, off

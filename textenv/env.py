@@ -126,6 +126,12 @@ class TextGenerationEnv(gym.Env[str, str]):
         self._episode: Episode = NOTHING
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
+        if isinstance(tokenizer, str) or (
+            tokenizer is not None and not callable(getattr(tokenizer, "encode", None))
+        ):
+            raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
+        if type(self) is not TextGenerationEnv:
+            return  # a subclass may take other arguments
         # gym.make sets its own spec; one made directly can be made again from this.
         self.spec = EnvSpec(
             "TextGen-v0",
@@ -139,7 +145,7 @@ class TextGenerationEnv(gym.Env[str, str]):
                     "tokenizer": tokenizer,
                     "examples": examples,
                     "task": task,
-                    "dataset": dataset,
+                    "dataset": None if dataset is None else str(dataset),
                     "split": split,
                     "task_kwargs": task_kwargs,
                     "reward_weights": reward_weights,
@@ -211,6 +217,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             info["turn"] = said
         if terminated or truncated:
             self._needs_reset = "the episode has ended: reset() must be called before step()"
+            if correct is None and score is not None:  # own rewards: the task can still tell
+                correct = bool(score >= 1)
             if correct is not None:
                 info["is_correct"] = correct
         if self.render_mode == "human":
@@ -243,10 +251,13 @@ class TextGenerationEnv(gym.Env[str, str]):
 
 def named_id(options: dict[str, Any]) -> int:
     """The id that ``options={"example_id": i}`` names."""
+    if not isinstance(options, Mapping):
+        raise ConfigTypeError(f"options must be a dict, got {type(options).__name__}")
     if unknown := options.keys() - {"example_id"}:
-        raise ConfigError(f"unknown reset options {sorted(unknown)}; known: 'example_id'")
+        names = ", ".join(sorted(map(repr, unknown)))
+        raise ConfigError(f"unknown reset options {names}; known: 'example_id'")
     example_id = options["example_id"]
-    if isinstance(example_id, bool) or not hasattr(example_id, "__index__"):
+    if isinstance(example_id, bool) or not isinstance(example_id, (int, np.integer)):
         raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
     return int(example_id)
 
@@ -277,6 +288,17 @@ def _make_task(
         raise ConfigError("examples go with prompts, and no prompts are given")
     if task_kwargs and (prompts is not None or dataset is not None):
         raise ConfigError("task_kwargs are parameters of a task, and own examples have none")
+    for name, value, kinds in (
+        ("task", task, (str, Task)),
+        ("dataset", dataset, (str, Path)),
+        ("task_kwargs", task_kwargs, (Mapping,)),
+        ("examples", examples, (Sequence,)),
+    ):
+        if value is not None and not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    if task_kwargs and "split" in task_kwargs:
+        raise ConfigError("split is an argument of its own, and no key of task_kwargs")
     if isinstance(task, Task):
         if split is not None or task_kwargs:
             raise ConfigError("split and task_kwargs go with a task's name, and task is one made")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import gymnasium as gym
+import numpy as np
 
 STEP_KEYS = ("observation", "reward", "terminated", "truncated", "info")
 
@@ -26,7 +27,7 @@ def standardize_step(result: Any) -> Step:
     Flags of a single environment become plain bools; those of a vector environment stay arrays.
 
     Raises:
-        TypeError: for a tuple or anything else that is not a dict.
+        TypeError: for a tuple or anything else that is not a dict, or a flag that is none.
         KeyError: for a missing key, naming it.
     """
     if not isinstance(result, Mapping):
@@ -40,14 +41,36 @@ def standardize_step(result: Any) -> Step:
     return Step(
         observation=result["observation"],
         reward=result["reward"],
-        terminated=_flag(result["terminated"]),
-        truncated=_flag(result["truncated"]),
+        terminated=_flag("terminated", result["terminated"]),
+        truncated=_flag("truncated", result["truncated"]),
         info=result["info"],
     )
 
 
-def _flag(value: Any) -> Any:
-    return value if getattr(value, "ndim", 0) else bool(value)
+def standardize_reset(result: Any) -> dict[str, Any]:
+    """Check that a reset gave the dict of ``observation`` and ``info``, and return it as that.
+
+    Raises:
+        TypeError: for a tuple or anything else that is not a dict.
+        KeyError: for a missing key, naming it.
+    """
+    if not isinstance(result, Mapping):
+        raise TypeError(
+            "reset must return a dict with keys observation, info, got "
+            f"{type(result).__name__}; wrap a Gymnasium environment in DictStep"
+        )
+    for key in ("observation", "info"):
+        if key not in result:
+            raise KeyError(f"reset result has no {key!r}; it has {', '.join(map(repr, result))}")
+    return {"observation": result["observation"], "info": result["info"]}
+
+
+def _flag(name: str, value: Any) -> Any:
+    if getattr(value, "ndim", 0):
+        return value
+    if isinstance(value, (bool, int, np.bool_, np.integer)) or hasattr(value, "ndim"):
+        return bool(value)
+    raise TypeError(f"{name} must be a flag or an array of flags, got {value!r}")
 
 
 class DictStep:
@@ -84,6 +107,16 @@ class DictStep:
         return self.env.spec
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """The environment's metadata."""
+        return self.env.metadata
+
+    @property
+    def render_mode(self) -> str | None:
+        """The environment's render mode."""
+        return self.env.render_mode
+
+    @property
     def unwrapped(self) -> Any:
         """The innermost environment."""
         return self.env.unwrapped
@@ -95,7 +128,13 @@ class DictStep:
 
     def step(self, action: Any) -> Step:
         """Take an action: ``{"observation", "reward", "terminated", "truncated", "info"}``."""
-        return standardize_step(dict(zip(STEP_KEYS, self.env.step(action), strict=True)))
+        result = self.env.step(action)
+        if not isinstance(result, tuple) or len(result) != len(STEP_KEYS):
+            raise TypeError(
+                f"{self.env} must return the five values {', '.join(STEP_KEYS)} from step, "
+                f"got {type(result).__name__}: {result!r:.80}"
+            )
+        return standardize_step(dict(zip(STEP_KEYS, result)))
 
     def render(self) -> Any:
         """What the environment renders."""
@@ -118,15 +157,15 @@ class TupleStep(gym.Env):
         self.env = env
         self.observation_space = env.observation_space
         self.action_space = env.action_space
-        self.metadata = getattr(env.unwrapped, "metadata", {}) if _wraps(env) else {}
-        self.render_mode = getattr(env.unwrapped, "render_mode", None) if _wraps(env) else None
+        self.metadata = getattr(env, "metadata", {})
+        self.render_mode = getattr(env, "render_mode", None)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode: ``(observation, info)``."""
         super().reset(seed=seed)
-        start = self.env.reset(seed=seed, options=options)
+        start = standardize_reset(self.env.reset(seed=seed, options=options))
         return start["observation"], start["info"]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -148,7 +187,3 @@ class TupleStep(gym.Env):
         """Close the environment, where it can be closed."""
         if hasattr(self.env, "close"):
             self.env.close()
-
-
-def _wraps(env: Any) -> bool:
-    return hasattr(env, "unwrapped")

@@ -9,6 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from textenv.algos import blas
+
+blas.load()  # before any test imports mlx
+
 CHARACTERS = ["<pad>", "<eos>", *"0123456789+-= abcdefghijklmnopqrstuvwxyz"]
 CONFIG = {
     "model_type": "qwen3",
@@ -133,6 +137,34 @@ def plain_logprobs() -> Callable:
         return np.array(out)
 
     return score
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable:
+    """``sample(model, tokenizer, prompts)``: a trajectory for each prompt, rewards 0, 1, 2, 0..."""
+    from textenv.algos import Trajectory, create_policy
+
+    def sample(model, tokenizer, prompts, **settings):
+        policy = create_policy(model, tokenizer, {"max_tokens": 9, "seed": 1, **settings})
+        _, extras = policy(prompts)
+        groups = list(dict.fromkeys(prompts))
+        return [
+            Trajectory(
+                rewards=[float(i % 3)],
+                group_id=groups.index(prompt),
+                prompt_ids=extras["prompt_ids"][i],
+                token_ids=extras["token_ids"][i],
+                token_mask=[1] * len(extras["token_ids"][i]),
+                token_logprobs=extras["token_logprobs"][i],
+                token_entropies=extras["token_entropies"][i],
+                support=extras["support"][i],
+                temperature=extras["temperature"][i],
+                completion_truncated=extras["truncated"][i],
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+
+    return sample
 
 
 @pytest.fixture(scope="session")

@@ -153,6 +153,10 @@ ARCHITECTURES = {
     "cohere2": {"sliding_window": 5, "sliding_window_pattern": 2, "logit_scale": 0.3},
     "gemma2": {"num_key_value_heads": 4, "final_logit_softcapping": 2.0},
     "cohere": {"num_key_value_heads": 4, "logit_scale": 0.3},
+    "gpt2": {  # its positions are absolute
+        **{"n_ctx": 128, "n_positions": 128, "n_embd": 32, "n_head": 4, "n_layer": 2},
+        "layer_norm_epsilon": 1e-5,
+    },
     "phi": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
 }
 

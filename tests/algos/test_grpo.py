@@ -336,6 +336,12 @@ def test_bad_config_values_are_named(field, value):
         GRPOConfig(**{field: value})
 
 
+def test_more_minibatches_than_completions():
+    with pytest.raises(ValueError, match="num_minibatches=7 is more than the 6 completions"):
+        GRPOConfig(num_minibatches=7, num_prompts=2, num_generations=3)
+    assert GRPOConfig(num_minibatches=6, num_prompts=2, num_generations=3).num_minibatches == 6
+
+
 def test_config_accepts_its_edges():
     config = GRPOConfig(epsilon=0, num_generations=2, micro_batch_size=1, beta=1, temperature=2)
     assert config.sampling["temperature"] == 2

@@ -181,9 +181,10 @@ def test_making_24_of_3_5_3(text, expected):
         "1/0",
         "1/(1-1)",
         "(" * 10_000 + "1" + ")" * 10_000,
-        "(" * 99 + "1" + ")" * 99,
         "(" * 150,
         "1" + "+1" * 10_000,
+        "1" + "+1" * 1500,
+        "*".join(["9" * 4000] * 100),
         "9" * 10_000,
         "9" * 200,
         "*".join("9" * 60),
@@ -192,8 +193,8 @@ def test_making_24_of_3_5_3(text, expected):
 )
 def test_hostile_text_scores_nothing_at_once(text):
     start = time.perf_counter()
-    assert score([9, 9, 9], 1, text) == 0.0
-    assert score([1, 1], 10**6, text) == 0.0
+    for numbers, target in [([9, 9, 9], 1), ([1], 1), ([10], 10), ([1, 1], 1), ([1, 1], 2)]:
+        assert score(numbers, target, text) == 0.0
     assert time.perf_counter() - start < 0.2
 
 
@@ -203,7 +204,7 @@ def test_any_text_at_all_gets_a_score(text):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_six_numbers_are_made_and_solved(split):
-    made = Countdown(numbers=6, split=split)
+def test_five_numbers_are_made_and_solved(split):
+    made = Countdown(numbers=5, split=split)
     for example in (made.example(i) for i in range(20)):
         assert made.score(example, made.oracle(example)) == 1.0

@@ -169,6 +169,10 @@ def test_the_lists_of_the_caller_are_not_the_datasets():
     prompts[0], examples[0]["answer"] = "b", "2"
     assert rows(task) == [{"prompt": "a", "answer": "1"}]
     assert examples == [{"answer": "2"}]
+    given = [{"prompt": "a"}]
+    task = Dataset(given)
+    given[0]["prompt"] = "b"
+    assert rows(task) == [{"prompt": "a"}]
 
 
 def test_every_error_is_one_that_the_command_line_prints_as_a_line():

@@ -105,7 +105,6 @@ def test_bad_settings_are_one_line_that_names_them(kwargs, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="these reach Python's own errors, or none at all")
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
@@ -125,7 +124,6 @@ def test_settings_of_a_wrong_type_are_named_when_the_environment_is_made(kwargs,
         TextGenerationEnv(**kwargs)
 
 
-@pytest.mark.xfail(strict=True, reason="only example_id is checked, not what holds it")
 @pytest.mark.parametrize(
     "options", ["ab", [("example_id", 1)], {"example_id": np.array([1, 2])}, {"x": 1, 2: 3}]
 )

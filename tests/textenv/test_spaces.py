@@ -123,6 +123,7 @@ def test_composes_with_gymnasium():
     assert isinstance(space, gym.spaces.Text)
     assert {"a": "🙂"} in gym.spaces.Dict(a=space)
     assert ("🙂", "") in gym.vector.utils.batch_space(space, 2)
+    assert not space.is_np_flattenable
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 5), (3, 2), (0, -1)])

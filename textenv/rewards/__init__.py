@@ -141,6 +141,10 @@ class Reward:
             if name in self._functions:
                 raise ConfigError(f"two reward functions are called {name!r}: rename one")
             self._functions[name] = function
+        if weights is not None and not isinstance(weights, Mapping):
+            raise ConfigTypeError(
+                f"reward_weights must map component names to numbers, got {weights!r}"
+            )
         self._weights = {name: _weight(name, w) for name, w in (weights or {}).items()}
         self._is_score = list(self._functions.values()) == [_correct] and not self._weights
         self._timeout = None if timeout is None else _seconds(timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -57,13 +58,10 @@ class Arithmetic(GeneratedTask):
         return 10 ** (self.digits - 1) if self.digits > 1 else 0, 10**self.digits
 
     def split_key(self, example: Example) -> str:
-        """Sums and products in another order are the same problem."""
-        text = example["prompt"][:-1]
-        for operation in "+*":
-            parts = text.split(operation)
-            if len(parts) == self.operands:
-                return operation.join(sorted(parts))
-        return text
+        """Terms and factors in another order are the same problem."""
+        terms = re.findall(r"([+-]?)([0-9*]+)", example["prompt"])
+        factors = [(sign or "+", "*".join(sorted(term.split("*")))) for sign, term in terms]
+        return "".join(sign + term for sign, term in sorted(factors)).removeprefix("+")
 
     def score(self, example: Example, completion: str) -> float:
         """1 for the right number and nothing else, spaces aside."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,13 +53,13 @@ class Dataset(Task):
             raise DataError(f"{name}: none of its {self.size} rows falls in the {split!r} split")
 
     def example(self, example_id: int) -> Example:
-        """The row with this index, as a new dict."""
+        """The row with this index, as a copy of its own."""
         if not 0 <= example_id < len(self._rows):
             raise ConfigError(
                 f"example_id must be from 0 to {len(self._rows) - 1} in {self.name}, "
                 f"got {example_id}"
             )
-        return dict(self._rows[example_id])
+        return copy.deepcopy(self._rows[example_id])
 
     def oracle(self, example: Example) -> str:
         """The row's ``answer``, where it has one."""
@@ -116,6 +117,9 @@ def from_prompts(
         raise ConfigError(
             f"examples must be as many as prompts: {len(examples)} examples, {len(prompts)} prompts"
         )
+    for index, example in enumerate(examples):
+        if not isinstance(example, Mapping):
+            raise ConfigTypeError(f"example {index} must be a dict, got {type(example).__name__}")
     return Dataset([{**e, "prompt": p} for p, e in zip(prompts, examples)], split=split)
 
 

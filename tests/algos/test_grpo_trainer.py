@@ -1,0 +1,243 @@
+"""GRPO from end to end on a random model: it learns what pays, and nothing from noise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from textenv import TextGenerationEnv
+from textenv.algos import (
+    Buffer,
+    GRPOConfig,
+    GRPOTrainer,
+    RolloutRunner,
+    Trainer,
+    create_policy,
+    create_strategy,
+    grpo,
+    load_model,
+)
+from textenv.algos.batch import make_batch
+
+PROMPTS = ["12+30=", "a", "hello there", "9-1="]
+SMALL = {"num_prompts": 4, "num_generations": 8, "max_completion_length": 6, "warmup_steps": 0}
+
+
+def vowels(prompt, completion, example):
+    return sum(c in "aeiou" for c in completion) / 6
+
+
+def make_env(reward_fn=vowels, prompts=PROMPTS):
+    return TextGenerationEnv(prompts, reward_fn)
+
+
+def weights_of(model):
+    from mlx.utils import tree_flatten
+
+    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_kl_to_the_reference(fresh, lora_rank):
+    model, tokenizer = fresh
+    config = GRPOConfig(**SMALL, max_steps=4, beta=0.2, lora_rank=lora_rank, learning_rate=3e-3)
+    trainer = GRPOTrainer(model, make_env(), config, tokenizer=tokenizer)
+    batch = make_batch(trainer._runner.collect().trajectories)
+    reference = trainer._trainer.reference
+    before = np.array(reference(batch))
+    np.testing.assert_allclose(
+        before[batch.mask > 0], batch.old_logprobs[batch.mask > 0], atol=1e-4
+    )
+    history = trainer.train()
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-7)
+    assert history[-1]["kl"] > 1e-4
+    np.testing.assert_array_equal(np.array(reference(batch)), before)
+
+
+def test_lora_trains_adapters_alone_and_saves_them_merged(tiny_folder, tmp_path):
+    import mlx.core as mx
+    import mlx_lm
+
+    config = GRPOConfig(**SMALL, max_steps=3, lora_rank=4, learning_rate=1e-2)
+    trainer = GRPOTrainer(tiny_folder, make_env(), config)
+    before = weights_of(trainer.model)
+    trainer.train()
+    after = weights_of(trainer.model)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in before if "lora_" in name}
+    original = weights_of(load_model(tiny_folder)[0])
+    for name, value in original.items():
+        ours = after.get(name, after.get(name.replace(".weight", ".linear.weight")))
+        np.testing.assert_array_equal(ours, value, err_msg=name)
+
+    trainer.save(tmp_path / "model")
+    np.testing.assert_equal(weights_of(trainer.model), after)  # saving merges a copy
+    model, tokenizer = mlx_lm.load(str(tmp_path / "model"))
+    assert weights_of(model).keys() == original.keys()
+    ids = mx.array([tokenizer.encode("12+30=")])
+    np.testing.assert_allclose(model(ids), trainer.model(ids), atol=1e-4)
+    assert np.abs(np.array(model(ids) - load_model(tiny_folder)[0](ids))).max() > 0.1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_full_training_saves_what_mlx_lm_loads(tiny_folder, tmp_path):
+    import mlx_lm
+
+    trainer = GRPOTrainer(tiny_folder, make_env(), GRPOConfig(**SMALL, max_steps=2))
+    trainer.train()
+    for _ in range(2):  # the second time in the place of the first
+        trainer.save(tmp_path / "model")
+    model, _ = mlx_lm.load(str(tmp_path / "model"))
+    np.testing.assert_equal(weights_of(model), weights_of(trainer.model))
+    assert load_model(tmp_path / "model")[1].eos_token_ids == {1}
+
+
+def starts_with(letter):
+    return lambda prompt, completion, example: float(completion.startswith(letter))
+
+
+def accuracy(trainer, letter):
+    policy = trainer.policy.with_params(seed=99)
+    return np.mean([text.startswith(letter) for text in policy(PROMPTS * 64)[0]])
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "gspo", "cispo"])
+def test_it_learns_what_pays(fresh, loss_type):
+    model, tokenizer = fresh
+    config = GRPOConfig(
+        **SMALL | {"num_generations": 32}, max_steps=40, learning_rate=3e-3, loss_type=loss_type
+    )
+    trainer = GRPOTrainer(model, make_env(starts_with("e")), config, tokenizer=tokenizer)
+    before = accuracy(trainer, "e")
+    history = trainer.train()
+    assert before < 0.2
+    assert accuracy(trainer, "e") > 0.9
+    assert np.mean([m["reward"] for m in history[-5:]]) > 0.9
+    assert max(m.get("sampling/logprob_difference/max", 0) for m in history) < 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_learns_nothing_from_noise(fresh, seed):
+    model, tokenizer = fresh
+    rng = np.random.default_rng(seed)
+    config = GRPOConfig(**SMALL | {"num_generations": 32}, max_steps=40, seed=seed)
+    env = make_env(lambda prompt, completion, example: float(rng.random() < 0.5))
+    trainer = GRPOTrainer(model, env, config, tokenizer=tokenizer)
+    before = accuracy(trainer, "e")
+    trainer.train()
+    assert accuracy(trainer, "e") - before < 0.05
+
+
+def gradient_scores(model, tokenizer, reward, batches=200):
+    """How many standard errors the mean gradient is from zero, along fixed directions.
+
+    The first direction is that along which the reward `vowels` rises.
+    """
+    import mlx.optimizers as optim
+    from mlx.utils import tree_flatten
+
+    seen = []
+
+    class Record(optim.SGD):
+        """Leaves the weights as they are."""
+
+        def update(self, model, gradients):
+            parts = [np.array(g).ravel() for _, g in tree_flatten(gradients)]
+            seen.append(np.concatenate(parts))
+
+    policy = create_policy(model, tokenizer, {"max_tokens": 4, "seed": 5})
+    trainer = Trainer(
+        model, grpo.compute_advantages, grpo.policy_loss, Record(0.0), max_grad_norm=1e9
+    )
+
+    def gradient(reward_fn, generations, seed):
+        env = make_env(reward_fn)
+        strategy = create_strategy("grpo", num_generations=generations)
+        runner = RolloutRunner(env, policy, strategy, max_steps=2 * generations, seed=seed)
+        while True:
+            trainer.buffer = runner.collect()
+            if not trainer.train()["updates"]:
+                seen.append(np.zeros_like(seen[0]))
+            yield seen[-1]
+
+    uphill = next(gradient(vowels, 256, 1))
+    directions = np.random.default_rng(2).normal(0, 1, (9, len(uphill)))
+    directions = np.vstack([uphill, directions])
+    steps = gradient(reward, 8, 3)
+    projections = np.array([directions @ next(steps) for _ in range(batches)])
+    return projections.mean(0) / (projections.std(0, ddof=1) / math.sqrt(batches))
+
+
+def test_random_rewards_have_no_mean_gradient(fresh):
+    model, tokenizer = fresh
+    rng = np.random.default_rng(4)
+    noise = gradient_scores(model, tokenizer, lambda *_: float(rng.random() < 0.5))
+    assert np.abs(noise).max() < 3
+    # The same statistic sees a reward that is none of chance.
+    assert gradient_scores(model, tokenizer, vowels, batches=80)[0] > 5
+
+
+def test_history_schedule_and_callback(fresh):
+    model, tokenizer = fresh
+    calls = []
+    config = GRPOConfig(
+        **SMALL | {"warmup_steps": 2},
+        **{"max_steps": 7, "num_iterations": 2, "num_minibatches": 2, "learning_rate": 1e-3},
+    )
+    trainer = GRPOTrainer(
+        *(model, make_env(), config),
+        tokenizer=tokenizer,
+        on_step=lambda metrics, rollout: calls.append((metrics["step"], len(rollout))),
+    )
+    assert trainer.train() is trainer.history
+    assert calls == [(4, 32), (7, 32)]  # four updates for a rollout, and no more than 7
+    assert int(trainer._trainer.optimizer.step.item()) == 7
+    first, last = trainer.history
+    # 5e-4, 1e-3 while it warms up, then from 1e-3 down to 0 over five steps
+    assert first["learning_rate"] == pytest.approx(np.mean([5e-4, 7.5e-4, 1e-3, 8e-4]), rel=1e-3)
+    assert last["learning_rate"] == pytest.approx(np.mean([6e-4, 4e-4, 2e-4]), rel=1e-3)
+    assert {"reward", "reward_std", "entropy", "step_time", "rewards/vowels/mean"} <= first.keys()
+    assert last["num_tokens"] > first["num_tokens"] > 32
+    assert first["rewards/vowels/mean"] == pytest.approx(first["reward"])
+
+
+def test_equal_seeds_give_equal_runs(tiny_folder):
+    def run(seed):
+        trainer = GRPOTrainer(tiny_folder, make_env(), GRPOConfig(**SMALL, max_steps=2, seed=seed))
+        trainer.train()
+        return weights_of(trainer.model), [m["reward"] for m in trainer.history]
+
+    first = run(0)
+    np.testing.assert_equal(run(0), first)
+    assert run(1)[1] != first[1]
+
+
+def test_what_cannot_be_trained(fresh):
+    model, tokenizer = fresh
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        GRPOTrainer(model, make_env(), GRPOConfig(temperature=0), tokenizer=tokenizer)
+    with pytest.raises(TypeError, match="tokenizer="):
+        GRPOTrainer(model, make_env())
+    with pytest.raises(ValueError, match="CartPole"):
+        GRPOTrainer(model, "CartPole-v1", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="NoSuchEnv-v0"):
+        GRPOTrainer(model, "NoSuchEnv-v0", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="env_kwargs go with an environment's id"):
+        GRPOTrainer(model, make_env(), tokenizer=tokenizer, env_kwargs={"task": "sort"})
+
+
+def test_buffer_of_the_trainer_is_its_own(fresh):
+    """The rollout that `on_step` is given is not emptied by the update."""
+    model, tokenizer = fresh
+    kept: list[Buffer] = []
+    config = GRPOConfig(**SMALL, max_steps=2)
+    trainer = GRPOTrainer(
+        *(model, make_env(), config),
+        tokenizer=tokenizer,
+        on_step=lambda metrics, rollout: kept.append(rollout),
+    )
+    trainer.train()
+    assert [len(rollout) for rollout in kept] == [32, 32]
+    assert [{t.policy_version for t in rollout} for rollout in kept] == [{0}, {1}]
