@@ -133,11 +133,6 @@ class LanguageModelPolicy:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, through the chat template where the model has one."""
-        if not isinstance(prompt, str):
-            raise ConfigTypeError(
-                f"a language model's observation is text, got {type(prompt).__name__}; "
-                "see textenv.wrappers for other observations"
-            )
         if self._templated:
             message = [{"role": "user", "content": prompt}]
             ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True)
@@ -166,6 +161,11 @@ class LanguageModelPolicy:
         encoded: dict[str, list[int]] = {}
         out = []
         for prompt, info, context in zip(prompts, infos, contexts):
+            if not isinstance(prompt, str):
+                raise ConfigTypeError(
+                    f"a language model's observation is text, got {type(prompt).__name__}; "
+                    "see textenv.wrappers for other observations"
+                )
             turn = (info or {}).get("turn")
             if context is None:
                 context, turn = self._recall(prompt)

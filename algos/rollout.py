@@ -384,7 +384,8 @@ def max_turns(env: Any) -> int:
     if spec is None and hasattr(_innermost(env), "get_attr"):  # a vector made of environments
         spec = _innermost(env).get_attr("spec")[0]
     task = getattr(_innermost(env), "task", None)
-    return getattr(spec, "max_episode_steps", None) or getattr(task, "max_turns", 1)
+    turns: int | None = getattr(task, "max_turns", None)  # a TimeLimit leaves room for one more
+    return turns or getattr(spec, "max_episode_steps", None) or 1
 
 
 def is_text(env: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,13 @@ class UnicodeText(Text):
             and self.min_length <= len(x) <= self.max_length
             and (x.isascii() or not has_lone_surrogate(x))
         )
+
+    def contains_all(self, texts: Sequence[Any]) -> bool:
+        """Whether each of these is a member, told at once where all of them are ASCII."""
+        if {*map(type, texts)} == {str} and "".join(texts).isascii():
+            lengths = [*map(len, texts)]
+            return self.min_length <= min(lengths) and max(lengths) <= self.max_length
+        return all(map(self.contains, texts))
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """A random string of printable ASCII, of at most 64 characters.

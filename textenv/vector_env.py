@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import add
 from typing import Any
 
@@ -21,6 +21,7 @@ from textenv.env import (
     why_too_long,
 )
 from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.vector_info import (
     Columns,
@@ -114,8 +115,11 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             ConfigTypeError: for a mask or an id of the wrong type.
         """
         seeds = self._lane_seeds(seed)
-        options = dict(options or {})
-        lanes = self._masked(options.pop("reset_mask", None))
+        if isinstance(options, Mapping):
+            options = dict(options)  # the user's stays whole
+            lanes = self._masked(options.pop("reset_mask", None))
+        else:
+            lanes = self._lanes
         for i in lanes:
             if seeds[i] is not None or self._rngs[i] is None:
                 self._rngs[i], self._seeds[i] = seeding.np_random(seeds[i])
@@ -221,7 +225,10 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             ends = np.array(last, bool)
         scored = single.reward.batch(before, actions, examples, scores)
         rewards, components, correct = zip(*scored)
-        put(self._transcripts, lanes, [text[:MAX_CHARACTERS] for text in after])
+        transcripts = list(after)
+        if max(map(len, transcripts)) > MAX_CHARACTERS:
+            transcripts = [text[:MAX_CHARACTERS] for text in transcripts]
+        put(self._transcripts, lanes, transcripts)
         at = where(lanes, self.num_envs)
         self._turns[at] += 1
         turn = self._turns[at]
@@ -232,8 +239,10 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         spent = ~ends & (cut | (turn >= task.max_turns))
         over = ends | spent
         told: Sequence[Any] = correct
-        if None in correct or not over.all():
-            told = Some(right if ended else None for right, ended in zip(correct, over.tolist()))
+        if None in correct:  # own rewards: the task can still tell
+            told = Some(None if score is None else bool(score >= 1) for score in scores)
+        if not over.all():
+            told = Some(right if ended else None for right, ended in zip(told, over.tolist()))
         columns: Columns = {"completion": actions, "rewards": components, "is_correct": told}
         if task.max_turns > 1:
             columns["turn"] = [""] * len(lanes) if self._one_answer else said
@@ -277,9 +286,9 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         if len(actions) != self.num_envs:
             raise InvalidAction(f"actions must be {self.num_envs} strings, got {len(actions)}")
         answers = taken(actions, playing)
-        valid = list(map(self.single_action_space.contains, answers))
-        if not all(valid):
-            i = playing[valid.index(False)]
+        space: UnicodeText = self._single.action_space  # type: ignore[assignment]
+        if not space.contains_all(answers):
+            i = next(i for i in playing if not space.contains(actions[i]))
             raise InvalidAction(f"lane {i}: {why_invalid(actions[i])}")
         return answers
 

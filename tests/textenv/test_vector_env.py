@@ -41,6 +41,7 @@ SETTINGS = {
     "guess_number": {"task": "guess_number", "task_kwargs": {"max_turns": 3}},
     "calculator": {"task": "calculator"},
     "sort": {"task": "sort", "split": "test", "reward_fn": ["correct", "length"]},
+    "own reward": {"task": "sort", "reward_fn": "length"},
     "own": {"prompts": ["a", "é", "🙂\0"], "reward_fn": chars},
     "cut": {"prompts": ["a", "b"], "reward_fn": "length", "tokenizer": "words", "max_tokens": 1},
 }
@@ -298,6 +299,7 @@ def test_bad_settings_name_what_came(kwargs, error, says):
     [
         ({"seed": [1, 2]}, ConfigError, "3 seeds, got 2"),
         ({"options": {"id": 1}}, ConfigError, "'id'"),
+        ({"options": [1]}, ConfigTypeError, "dict, got list"),
         ({"options": {"reset_mask": [True] * 3}}, ConfigTypeError, "numpy array.*list"),
         ({"options": {"reset_mask": np.ones(3)}}, ConfigTypeError, "bool.*float64"),
         ({"options": {"reset_mask": np.ones(2, bool)}}, ConfigError, r"\(3,\).*\(2,\)"),
@@ -318,6 +320,15 @@ def round_trip(space, values):
 
 
 texts = st.text(max_size=20)  # any character but lone surrogates
+
+
+anything = st.text(st.characters(exclude_categories=()), max_size=4) | st.none() | st.binary()
+
+
+@given(st.lists(anything, max_size=4), st.integers(0, 2))
+def test_all_at_once_is_each_by_itself(values, shortest):
+    space = UnicodeText(3, min_length=shortest)
+    assert space.contains_all(values) == all(value in space for value in values)
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
