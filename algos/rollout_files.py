@@ -64,7 +64,7 @@ def save_rollout(rollout: Buffer, path: str | Path) -> Path:
 
 
 def load_rollout(path: str | Path) -> Buffer:
-    """Read what `save_rollout` wrote.
+    """Read what `save_rollout` or `textenv.wrappers.RecordTranscript` wrote.
 
     Returns:
         A buffer that compares equal to the one saved.
@@ -77,8 +77,9 @@ def load_rollout(path: str | Path) -> Buffer:
     if not path.is_file():
         raise MissingFileError(f"rollout {path} is not a file")
     try:
-        if path.name.endswith(".jsonl.gz"):
-            with gzip.open(path, "rt", encoding="utf-8") as file:
+        if path.name.endswith((".jsonl.gz", ".jsonl")):
+            opened = gzip.open if path.suffix == ".gz" else open
+            with opened(path, "rt", encoding="utf-8") as file:
                 header, *rows = [json.loads(line) for line in file]
         else:
             header = json.loads(path.read_text(encoding="utf-8"))

@@ -9,7 +9,8 @@ from textenv import tasks
 from textenv.errors import DataError
 from textenv.rewards import Reward
 from textenv.tasks import Task
-from textenv.tasks.dataset import Dataset, from_jsonl
+from textenv.tasks.dataset import Dataset
+from textenv.tasks.dataset_files import from_path
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Args:
     task_kwargs: dict[str, int | str] = field(default_factory=dict)
     """Difficulty parameters, as ``--task-kwargs digits 3``."""
     dataset: Path | None = None
-    """A JSON Lines file to check in place of a task; its oracle is the rows' answers."""
+    """A file of examples to check in place of a task; its oracle is the rows' answers."""
     reward: tuple[str, ...] = ("exact_match",)
     """Reward functions that score a dataset."""
     examples: int = 200
@@ -37,7 +38,7 @@ def run(args: Args) -> int:
         DataError: where an answer of the oracle does not score 1; names the example.
     """
     if args.dataset is not None:
-        checked = _check_dataset(from_jsonl(args.dataset), args)
+        checked = _check_dataset(from_path(args.dataset), args)
         print(f"{args.dataset}: the answers of all {checked} rows score full marks")
         return 0
     keys: dict[str, set[str]] = {}

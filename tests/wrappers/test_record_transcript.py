@@ -138,16 +138,12 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_it_is_a_rollout_as_json_lines(tmp_path):
-    gzip = pytest.importorskip("gzip")
     rollout_files = pytest.importorskip("textenv.algos.rollout_files")
     env = RecordTranscript(gym.make("TextGen-v0", task="guess_number"), tmp_path)
     prompt, start = env.reset(seed=3)
     after, *_, info = env.step("0")
     env.close()
-    # The format of save_rollout, not compressed.
-    packed = tmp_path / "rollout.jsonl.gz"
-    packed.write_bytes(gzip.compress(env.path.read_bytes()))
-    [trajectory] = rollout_files.load_rollout(packed)
+    [trajectory] = rollout_files.load_rollout(env.path)
     assert (trajectory.observations, trajectory.actions) == ([prompt], ["0"])
     assert (trajectory.final_observation, trajectory.infos) == (after, [info])
     assert (trajectory.reset_info, trajectory.seed, trajectory.prompt) == (start, 3, prompt)
