@@ -98,8 +98,8 @@ def _line(metrics: Mapping[str, float], total: int) -> str:
 def _figures(metrics: Mapping[str, float]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     names = [name for name in _FIGURES if name in metrics]
-    for name in [*names, "equal groups", "tokens/s", "s/step"]:
-        table.add_column(name.split("/")[-1], justify="right")
+    for title in [*(n.split("/")[-1] for n in names), "equal groups", "tokens/s", "s/step"]:
+        table.add_column(title, justify="right")
     table.add_row(
         *(f"{metrics[name]:.3f}" for name in names),
         f"{metrics['frac_reward_zero_std']:.0%}",
