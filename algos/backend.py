@@ -8,6 +8,9 @@ import sys
 from textenv.algos import blas
 from textenv.errors import MissingDependencyError
 
+EXTRA = "mlx" if sys.platform == "darwin" else "cpu"
+"""The extra that brings MLX, and the command line, to a machine like this one."""
+
 
 def prepare() -> None:
     """Put the fast BLAS in place, and say which extra to install where MLX is missing.
@@ -17,8 +20,7 @@ def prepare() -> None:
     """
     for package in ("mlx", "mlx_lm"):
         if importlib.util.find_spec(package) is None:
-            extra = "mlx" if sys.platform == "darwin" else "cpu"
             raise MissingDependencyError(
-                package.replace("_", "-"), extra, "A language model or a native trainer"
+                package.replace("_", "-"), EXTRA, "A language model or a native trainer"
             )
     blas.load()

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from textenv.algos.backend import EXTRA
 from textenv.errors import MissingDependencyError, TextEnvError
 
 # command -> what it does; its module here has ``Args``, a dataclass, and ``run(args)``.
@@ -42,7 +43,7 @@ def _run(name: str, argv: list[str]) -> int:
     try:
         import tyro
     except ImportError as error:
-        raise MissingDependencyError("tyro", "cli", "The command line") from error
+        raise MissingDependencyError("tyro", EXTRA, "The command line") from error
     command = importlib.import_module(f"textenv.algos.cli.{name}")
     if hasattr(command, "parse"):
         return command.run(command.parse(argv))

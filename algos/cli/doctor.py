@@ -7,10 +7,10 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from dataclasses import dataclass
 
 from textenv.algos import blas
+from textenv.algos.backend import EXTRA
 
 PACKAGES = (
     "textenv",
@@ -45,8 +45,7 @@ def run(args: Args) -> int:
         f"{'C++ compiler':<18}{compiler or 'none: mx.compile on a CPU and the fast BLAS need one'}"
     )
     if importlib.util.find_spec("mlx") is None:
-        extra = "mlx" if sys.platform == "darwin" else "cpu"
-        print(f"{'device':<18}none: pip install 'textenv[{extra}]' for the native trainers")
+        print(f"{'device':<18}none: pip install 'textenv[{EXTRA}]' for the native trainers")
         return 0
     status = blas.load()
     import mlx.core as mx

@@ -195,14 +195,16 @@ def test_validate_and_envs(tmp_path, problems, capsys):
     assert "row 2" in refused(capsys, "validate", "--dataset", str(problems))
 
 
-def test_without_mlx_the_error_names_the_extra():
+@pytest.mark.parametrize("missing", ["mlx", "mlx_lm", "tyro"])
+def test_without_mlx_the_error_names_the_extra(missing):
     code = (
-        "import sys; sys.modules['mlx'] = None\n"
+        f"import sys; sys.modules[{missing!r}] = None\n"
         "from textenv.algos.cli import main; sys.exit(main(['train']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "pip install 'textenv[" in done.stderr
+    extra = "mlx" if sys.platform == "darwin" else "cpu"
+    assert f"pip install 'textenv[{extra}]'" in done.stderr
 
 
 def test_interrupt_leaves_a_whole_folder(tmp_path):
