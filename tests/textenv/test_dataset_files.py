@@ -116,6 +116,7 @@ def test_csv_comes_back_as_it_was_written(tmp_path_factory, pairs):
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode), st.sampled_from(["", "x"]))
 def test_any_bytes_load_or_are_refused(tmp_path_factory, data, prompt):
+    pytest.importorskip("pyarrow")
     for ending in ("csv", "parquet"):
         path = tmp_path_factory.getbasetemp() / f"any.{ending}"
         path.write_bytes((b"prompt\n" if prompt else b"") + data)
