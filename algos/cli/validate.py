@@ -8,7 +8,7 @@ from pathlib import Path
 from textenv import tasks
 from textenv.errors import DataError
 from textenv.rewards import Reward
-from textenv.tasks import Task
+from textenv.tasks import GeneratedTask, Task
 from textenv.tasks.dataset import Dataset
 from textenv.tasks.dataset_files import from_path
 
@@ -55,7 +55,7 @@ def run(args: Args) -> int:
 
 
 def _check(task: Task, args: Args) -> set[str]:
-    prompts = set()
+    problems = set()
     for example_id in range(args.seed, args.seed + args.examples):
         example = task.example(example_id)
         if task.example(example_id) != example:
@@ -70,8 +70,10 @@ def _check(task: Task, args: Args) -> set[str]:
                 f"{task.name}: the oracle's answer {answer!r} to example {example_id} "
                 f"({example['prompt']!r}) scores {score}, expected 1"
             )
-        prompts.add(example["prompt"])
-    return prompts
+        problems.add(
+            task.split_key(example) if isinstance(task, GeneratedTask) else example["prompt"]
+        )
+    return problems
 
 
 def _check_dataset(task: Dataset, args: Args) -> int:

@@ -188,6 +188,7 @@ def test_every_command_has_help_a_seed_and_defaults(capsys):
 
 def test_validate_and_envs(tmp_path, problems, capsys):
     assert main(["validate", "--task", "countdown", "--examples", "20"]) == 0
+    assert main(["validate", "--task", "guess_number"]) == 0  # prompts recur, numbers do not
     assert main(["validate", "--dataset", str(problems)]) == 0
     assert main(["envs"]) == 0
     assert "TextGen-v0" in capsys.readouterr().out
