@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-import tomllib
 
 from textenv.algos.cli import COMMANDS, main
 from textenv.algos.cli.display import no_signal
+from textenv.algos.config import read_toml
 
 SHORT = ["--max-steps", "2", "--num-prompts", "4", "--num-generations", "4", "--eval-examples", "8"]
 
@@ -36,7 +36,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "loss dapo" in printed and "before: accuracy" in printed and "after: accuracy" in printed
 
-    config = tomllib.loads((out / "config.toml").read_text())
+    config = read_toml(out / "config.toml")
     assert config["grpo"]["max_steps"] == 2 and config["grpo"]["seed"] == 3
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics] == [1, 2]
