@@ -1,12 +1,12 @@
 """Real RL training on one's own prompts and reward: sums, where only the right answer counts.
 
-The sums are of one digit and two; tiny-lm, which forgets the carry, is right in about half of
-its samples before, and nearly always after.
+tiny-lm forgets the carry, so that about half of its sums are right before, and nearly all after.
 
     python examples/real_rl_training.py --max-steps 60
 """
 
 import argparse
+import random
 
 import gymnasium as gym
 
@@ -18,8 +18,8 @@ parser.add_argument("--max-steps", type=int, default=60)
 args = parser.parse_args()
 
 sums = [(a, b) for a in range(10, 100) for b in range(10, 100)]
-held_out = [pair for i, pair in enumerate(sums) if i % 20 == 0]
-training = [pair for i, pair in enumerate(sums) if i % 20]
+random.Random(0).shuffle(sums)
+held_out, training = sums[:400], sums[400:]
 
 
 def right_sum(prompt, completion, example):
