@@ -24,10 +24,20 @@ class Outcome(NamedTuple):
     """``{"observation", "info"}`` of the episode that has begun since, if one has."""
 
 
+# extras of a policy -> the field of a trajectory that they are appended to, one a step
+_BY_STEP = {"value": "values", "logprob": "logprobs", "unclipped_action": "unclipped_actions"}
+
+
 class Lane:
     """One environment's episode under way, and the trajectory that it leaves."""
 
-    def __init__(self, start: dict[str, Any], policy_version: int, seed: int | None = None):
+    def __init__(
+        self,
+        start: dict[str, Any],
+        policy_version: int,
+        seed: int | None = None,
+        env_index: int | None = None,
+    ):
         self.observation = start["observation"]
         self.info = start["info"]
         self.starts = True
@@ -35,6 +45,7 @@ class Lane:
         self.trajectory = Trajectory(
             seed=seed,
             policy_version=policy_version,
+            env_index=env_index,
             reset_info=start["info"],
             final_observation=start["observation"],
         )
@@ -63,16 +74,21 @@ class Lane:
         trajectory.terminated, trajectory.truncated = step["terminated"], step["truncated"]
         trajectory.final_observation = step["observation"]
         self.observation, self.info, self.starts = step["observation"], step["info"], False
-        if "value" in extras:
-            trajectory.values = [*(trajectory.values or []), float(extras["value"])]
-        if "logprob" in extras:
-            trajectory.logprobs = [*(trajectory.logprobs or []), float(extras["logprob"])]
+        for key, name in _BY_STEP.items():
+            if key in extras:
+                if getattr(trajectory, name) is None:
+                    setattr(trajectory, name, [])
+                value = extras[key]
+                getattr(trajectory, name).append(
+                    value if key == "unclipped_action" else float(value)
+                )
         if "token_ids" in extras:
             _record_tokens(trajectory, extras)
 
     def cut(self, policy_version: int) -> Lane:
         """The rest of the episode, as a lane of its own, where a rollout ends in the middle."""
-        rest = Lane({"observation": self.observation, "info": self.info}, policy_version)
+        start = {"observation": self.observation, "info": self.info}
+        rest = Lane(start, policy_version, env_index=self.trajectory.env_index)
         rest.starts = self.starts
         return rest
 
@@ -122,7 +138,7 @@ class SingleStage:
         self.observation: Any = None
         """What the policy is given."""
 
-    def reset(self, seed: int) -> list[dict[str, Any]]:
+    def reset(self, seed: int | None) -> list[dict[str, Any]]:
         """Start the first episode."""
         start = standardize_reset(self.env.reset(seed=seed))
         self.observation = start["observation"]
@@ -153,7 +169,7 @@ class VectorStage:
         """What the policy is given: a batch."""
         self._resets_next = np.zeros(self.num_envs, bool)
 
-    def reset(self, seed: int | list[int]) -> list[dict[str, Any]]:
+    def reset(self, seed: int | list[int] | None) -> list[dict[str, Any]]:
         """Start the first episodes; a list of seeds has one for each lane."""
         start = self.env.reset(seed=seed)
         self._resets_next[:] = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -49,10 +50,16 @@ class RolloutRunner:
         env: a Gymnasium environment, a vector environment, or anything whose ``reset`` and
             ``step`` return the dicts of `textenv.wrappers.DictStep`.
         policy: any policy. One that declares ``episode_start`` or ``infos`` is given them; one
-            that declares ``context`` is given the token ids of each episode so far.
+            that declares ``context`` is given the token ids of each episode so far; one that has
+            ``values(observations)`` gives the value of what came after an unfinished episode.
         strategy: from `create_strategy`; single trajectories where None.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
-        seed: seeds the resets; a policy has a seed of its own.
+        seed: seeds the resets; a policy has a seed of its own. None leaves the environments'
+            own seeding alone (control only).
+
+    Attributes:
+        policy_version: stamped on every trajectory; whoever updates the policy counts it up.
+        seconds: time spent so far in the ``"environment"`` and in the ``"policy"``.
 
     Raises:
         ConfigTypeError: for an environment or policy of another kind.
@@ -66,7 +73,7 @@ class RolloutRunner:
         policy: Policy,
         strategy: Strategy | None = None,
         max_steps: int = 2048,
-        seed: int = 0,
+        seed: int | None = 0,
     ):
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
             raise ConfigError(f"max_steps must be an integer >= 1, got {max_steps!r}")
@@ -77,7 +84,8 @@ class RolloutRunner:
         self.strategy = strategy or create_strategy("ppo")
         self.max_steps = max_steps
         self.policy_version = 0
-        """Stamped on every trajectory; whoever updates the policy counts it up."""
+        self.seconds = {"environment": 0.0, "policy": 0.0}
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._given = _declared(policy, ("episode_start", "infos", "context"))
         self._deterministic = False
@@ -136,26 +144,34 @@ class RolloutRunner:
         stage, version = self._stage, self.policy_version
         if not self._lanes:
             seed = self._seed()
-            starts = stage.reset(seed)
-            self._lanes = [Lane(start, version, seed=seed + i) for i, start in enumerate(starts)]
+            self._lanes = [
+                Lane(start, version, None if seed is None else seed + i, i)
+                for i, start in enumerate(stage.reset(seed))
+            ]
         lanes = self._lanes
         for lane in lanes:
             lane.trajectory.policy_version = version
         buffer = Buffer()
         remaining = [self.max_steps // stage.num_envs] * stage.num_envs
+        clock = time.perf_counter
         while any(remaining):
             if isinstance(stage, VectorStage):
                 starts_now: Any = np.array([lane.starts for lane in lanes])
                 infos: Any = [lane.info for lane in lanes]
             else:
                 starts_now, infos = lanes[0].starts, lanes[0].info
+            began = clock()
             action, extras = self._act(stage.observation, starts_now, infos, None)
+            acted = clock()
+            outcomes = stage.step(action)
+            self.seconds["policy"] += acted - began
+            self.seconds["environment"] += clock() - acted
             actions = stage.rows(action)
-            for i, (step, start) in enumerate(stage.step(action)):
+            columns = {key: stage.rows(value) for key, value in extras.items()}
+            for i, (step, start) in enumerate(outcomes):
                 lane = lanes[i]
                 if step is not None and remaining[i]:
-                    row = {key: stage.rows(value)[i] for key, value in extras.items()}
-                    lane.record(actions[i], row, step)
+                    lane.record(actions[i], {key: c[i] for key, c in columns.items()}, step)
                     remaining[i] -= 1
                     if lane.ended or not remaining[i]:
                         buffer.add(lane.trajectory)
@@ -168,8 +184,18 @@ class RolloutRunner:
                     )
                     lanes[i] = lane.cut(version)
                 if start is not None:
-                    lanes[i] = Lane(start, version)
+                    lanes[i] = Lane(start, version, env_index=i)
+        self._add_last_values(buffer)
         return buffer
+
+    def _add_last_values(self, buffer: Buffer) -> None:
+        """The critic's value of what came last, where an episode would have gone on."""
+        values = getattr(self.policy, "values", None)
+        going = [t for t in buffer if not t.terminated]
+        if values is None or not going:
+            return
+        for trajectory, value in zip(going, values([t.final_observation for t in going])):
+            trajectory.last_value = float(value)
 
     def _act(
         self, observation: Any, episode_start: Any, infos: Any, context: Any
@@ -187,8 +213,8 @@ class RolloutRunner:
             )
         return answer
 
-    def _seed(self) -> int:
-        return int(self._rng.integers(_MAX_SEED))
+    def _seed(self) -> int | None:
+        return None if self.seed is None else int(self._rng.integers(_MAX_SEED))
 
     # --- text: groups of whole episodes -----------------------------------------------------
 

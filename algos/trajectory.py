@@ -52,11 +52,17 @@ class Trajectory:
     """Trajectories from one and the same starting point share it."""
     policy_version: int | None = None
     """Optimizer steps that the policy had behind it."""
+    env_index: int | None = None
+    """Which of the parallel environments it was played in."""
 
     values: list[float] | None = None
     """The critic's value of each observation."""
+    last_value: float | None = None
+    """The critic's value of ``final_observation``, where the episode did not terminate there."""
     logprobs: list[float] | None = None
     """Log-probability of each action."""
+    unclipped_actions: list[Any] | None = None
+    """What the policy drew, where ``actions`` are that, clipped to the bounds of a Box."""
 
     prompt: str | None = None
     """The first observation, where it is text."""
@@ -109,13 +115,45 @@ class Trajectory:
         return float(sum(self.rewards))
 
 
+@dataclass
+class RolloutSource:
+    """Where a rollout comes from: what a reader needs who was not there."""
+
+    env_id: str | None = None
+    """Gymnasium's id of the environment; None where it has no spec."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What ``gym.make`` was given beside the id."""
+    num_envs: int = 1
+    """Parallel environments that shared the transitions."""
+    seed: int | None = None
+    """Of the runner that collected it."""
+    observation_space: dict[str, Any] | None = None
+    """Of a single environment, as JSON."""
+    action_space: dict[str, Any] | None = None
+    policy_hash: str | None = None
+    """SHA-256 of the policy's weights, and of what else decides its actions."""
+    policy_version: int | None = None
+    """Optimizer steps that the policy had behind it."""
+    gamma: float | None = None
+    """Discount that the algorithm uses."""
+    gae_lambda: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that made it."""
+
+
 class Buffer:
     """Holds the trajectories of a rollout for training.
 
     Its length and its iteration are those of its trajectories.
+
+    Attributes:
+        source: where the rollout comes from, where that is known.
     """
 
-    def __init__(self, trajectories: Iterable[Trajectory] = ()):
+    def __init__(
+        self, trajectories: Iterable[Trajectory] = (), source: RolloutSource | None = None
+    ):
+        self.source = source
         self._trajectories: list[Trajectory] = []
         for trajectory in trajectories:
             self.add(trajectory)
@@ -129,7 +167,7 @@ class Buffer:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Buffer):
             return NotImplemented
-        return self._trajectories == other._trajectories
+        return self.source == other.source and self._trajectories == other._trajectories
 
     __hash__ = None  # type: ignore[assignment]  # mutable, compared by value
 
