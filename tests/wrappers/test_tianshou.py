@@ -1,0 +1,151 @@
+"""Tianshou's collector on the environments of here.
+
+What it collected is stepped again by hand: same seeds, same actions. Observations may be text;
+actions may not, since a policy of Tianshou knows numbers alone.
+"""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from textenv.tokenizers import load_tokenizer
+from textenv.wrappers import ByteObservation, ChoiceAction, HashedBagOfWords
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tianshou")
+
+from tianshou.algorithm.algorithm_base import Policy  # noqa: E402
+from tianshou.data import Batch, Collector, ReplayBuffer, VectorReplayBuffer  # noqa: E402
+from tianshou.env import DummyVectorEnv, SubprocVectorEnv  # noqa: E402
+
+COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red"}
+TOKENS = {"tokenizer": "tiny-lm", "max_tokens": 4, "max_length": 16}
+
+
+def bandit():
+    """Four questions, four answers."""
+    env = gym.make(
+        "TextGen-v0",
+        prompts=[f"Which colour has {thing}?" for thing in COLOURS],
+        examples=[{"answer": colour} for colour in COLOURS.values()],
+        reward_fn="exact_match",
+    )
+    return ChoiceAction(HashedBagOfWords(env), list(COLOURS.values()))
+
+
+def guess():
+    """Its observations are text, longer at each turn."""
+    numbers = [str(i) for i in range(1, 21)]
+    env = gym.make("TextGen-v0", task="guess_number", task_kwargs={"max_turns": 3})
+    return ChoiceAction(env, numbers)
+
+
+def guess_bytes():
+    return ByteObservation(guess(), 48)
+
+
+def tokens():
+    return gym.make("TextGenTokens-v0", **TOKENS)
+
+
+class Scripted(Policy):
+    """Chooses by a function of the observations."""
+
+    def __init__(self, env, choose):
+        super().__init__(action_space=env.action_space)
+        self._choose = choose
+
+    def forward(self, batch, state=None, **kwargs):
+        return Batch(act=np.array([self._choose(obs) for obs in batch.obs]))
+
+
+def at_random(env, seed=0):
+    rng = np.random.default_rng(seed)
+    return Scripted(env, lambda obs: rng.integers(env.action_space.n))
+
+
+def collected(collector, lane, lanes):
+    """What one environment gave, in order."""
+    part = collector.buffer.maxsize // lanes
+    held = collector.buffer.buffers[lane]
+    return collector.buffer[np.arange(len(held)) + lane * part]
+
+
+def plain(observation):
+    if isinstance(observation, (dict, Batch)):
+        return {key: plain(observation[key]) for key in ("ids", "mask")}
+    return np.asarray(observation).tolist()
+
+
+def assert_same(batch, env, seed):
+    """Step the collected actions by hand."""
+    observation, _ = env.reset(seed=seed)
+    for i, action in enumerate(batch.act):
+        assert plain(batch.obs[i]) == plain(observation), i
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert plain(batch.obs_next[i]) == plain(observation), i
+        assert (batch.rew[i], batch.terminated[i], batch.truncated[i]) == (
+            (reward, terminated, truncated)
+        ), i
+        if "completion" in info:
+            assert batch.info.completion[i] == info["completion"]
+        if terminated or truncated:
+            observation, _ = env.reset()
+
+
+@pytest.mark.parametrize(
+    ("make", "vector"),
+    [(make, DummyVectorEnv) for make in (bandit, guess, guess_bytes, tokens)]
+    + [(guess, SubprocVectorEnv)],
+)
+def test_a_collector_sees_what_stepping_by_hand_gives(make, vector):
+    lanes = 3
+    envs = vector([make] * lanes)
+    collector = Collector(at_random(make()), envs, VectorReplayBuffer(300, lanes))
+    collector.reset(gym_reset_kwargs={"seed": 4})  # the same for each of them
+    stats = collector.collect(n_step=240)
+    envs.close()
+    assert stats.n_collected_steps == 240
+    batches = [collected(collector, lane, lanes) for lane in range(lanes)]
+    for batch in batches:
+        assert len(batch) == 80
+        assert_same(batch, make(), 4)
+    ends = sum(int(batch.done.sum()) for batch in batches)
+    assert ends == stats.n_collected_episodes > 30
+    if make is not tokens:  # random tokens earn nothing
+        assert sum(batch.rew.sum() for batch in batches) > 0
+
+
+def test_the_collectors_returns_are_the_environments():
+    """A policy that is right where the thing is white or red: two questions in four."""
+    env = bandit()
+    words = {}
+    for i in range(4):
+        observation, _ = env.reset(options={"example_id": i})
+        words[observation.tobytes()] = i
+    assert len(words) == 4
+    policy = Scripted(env, lambda obs: words[obs.tobytes()] | 1)
+    collector = Collector(policy, DummyVectorEnv([bandit] * 2), VectorReplayBuffer(400, 2))
+    collector.reset(gym_reset_kwargs={"seed": 0})
+    stats = collector.collect(n_episode=200)
+    asked = [words[obs.tobytes()] for obs in collector.buffer[:].obs]
+    assert sorted(set(asked)) == [0, 1, 2, 3]
+    assert stats.returns.sum() == sum(i in (1, 3) for i in asked)
+    assert (stats.lens == 1).all()
+
+
+def test_an_answer_token_by_token():
+    tokenizer = load_tokenizer("tiny-lm")
+    (eos,) = tokenizer.eos_token_ids
+
+    def right(obs):
+        question, said = tokenizer.decode(obs.ids[obs.mask == 1].tolist()).split("=")
+        answer = [*tokenizer.encode(str(sum(map(int, question.split("+"))))), eos]
+        return answer[len(said)]
+
+    collector = Collector(Scripted(tokens(), right), DummyVectorEnv([tokens] * 2))
+    collector.reset(gym_reset_kwargs={"seed": 1})
+    stats = collector.collect(n_episode=20)
+    assert (stats.returns == 1).all() and set(stats.lens) <= {2, 3, 4}
+    for lane in range(2):
+        assert_same(collected(collector, lane, 2), tokens(), 1)
