@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "train a language model on a task (with no argument: GRPO on sums, with tiny-lm)",
     "eval": "how well a model answers a task's test examples, greedy and sampled",
     "envs": "list the environments, tasks and reward functions",
+    "play": "answer a task yourself, or watch recorded episodes",
+    "view": "an overview of a transcript, a rollout, or a run",
     "validate": "check that the answers of a task's oracle score full marks",
     "doctor": "versions, device, BLAS and its speed, compiler",
 }

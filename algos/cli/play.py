@@ -1,0 +1,167 @@
+"""textenv play: answer a task's prompts in the terminal, or watch recorded episodes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gymnasium as gym
+from gymnasium.error import InvalidAction
+
+from textenv.algos.cli.shown import count, shown
+from textenv.algos.rollout_files import load_rollout
+from textenv.algos.trajectory import Trajectory
+from textenv.env import TextGenerationEnv
+from textenv.errors import ConfigError
+from textenv.wrappers import RecordTranscript
+
+_EPISODES = 5
+
+
+@dataclass
+class Args:
+    """What to play. A line that ends with a backslash goes on in the next one."""
+
+    task: str = "arithmetic"
+    """Name of the task."""
+    task_kwargs: dict[str, int | str] = field(default_factory=dict)
+    """Difficulty parameters of the task, as --task-kwargs digits 3."""
+    split: str = "train"
+    """train or test."""
+    episodes: int | None = None
+    """How many; None for five to play, and for all that a file holds."""
+    seed: int = 0
+    """Decides which examples are played."""
+    record: Path | None = None
+    """A folder in which a transcript of what is played is written."""
+    replay: Path | None = None
+    """A transcript or a rollout, which is shown turn by turn in place of playing."""
+
+
+def run(args: Args) -> int:
+    """Play, or show what was played; the end of input and Ctrl-C end both."""
+    if args.episodes is not None and args.episodes < 1:
+        raise ConfigError(f"episodes must be an integer >= 1, got {args.episodes}")
+    if args.replay is None:
+        return _play(args)
+    if args.record is not None:
+        raise ConfigError("give --record or --replay, not both")
+    return _replay(args.replay, args.episodes)
+
+
+def _play(args: Args) -> int:
+    env: gym.Env[str, str] = gym.make(
+        "TextGen-v0", task=args.task, split=args.split, task_kwargs=args.task_kwargs or None
+    )
+    game: TextGenerationEnv = env.unwrapped  # type: ignore[assignment]
+    recorder = RecordTranscript(env, args.record) if args.record is not None else None
+    episodes = args.episodes or _EPISODES
+    rewards: list[float] = []
+    try:
+        for number in range(episodes):
+            seed = args.seed if number == 0 else None
+            title = f"episode {number + 1} of {episodes}"
+            rewards.append(_episode(recorder or env, game, title, seed))
+    except (EOFError, KeyboardInterrupt):
+        print()  # the prompt for an answer stands in this line
+    finally:
+        (recorder or env).close()
+    played = f"{len(rewards)} of {count(episodes, 'episode')} played"
+    print(f"\n{played}, total reward {sum(rewards):g}")
+    if recorder is not None and recorder.path is not None:
+        print(f"recorded in {recorder.path}")
+    return 0
+
+
+def _episode(env: gym.Env, game: TextGenerationEnv, title: str, seed: int | None) -> float:
+    """Play an episode; its total reward."""
+    prompt, info = env.reset(seed=seed)
+    print(f"\n== {title}: {info['task']}, example {info['example_id']}\n{_tidy(prompt)}")
+    total, over = 0.0, False
+    while not over:
+        try:
+            _, reward, terminated, truncated, info = env.step(_typed())
+        except InvalidAction as error:
+            print(error)
+            continue
+        total += reward
+        over = terminated or truncated
+        if said := _tidy(info.get("turn", "")):
+            print(said)
+        if reward and not over:
+            print(f"reward {reward:g}")
+    print(f"{_verdict(info, truncated)}reward {total:g}{_solution(game, info)}")
+    return total
+
+
+def _typed() -> str:
+    """An answer: a line, or several of which all but the last end with a backslash."""
+    lines = [input("> ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input(". "))
+    return "\n".join(lines)
+
+
+def _tidy(value: object) -> str:
+    """What is shown of an observation: the lines of a terminal end by themselves."""
+    return shown(value).strip("\n")
+
+
+def _verdict(info: dict, truncated: bool) -> str:
+    if info.get("is_correct"):
+        return "right, "
+    if truncated:
+        return "no turns left, "
+    return "wrong, " if info.get("is_correct") is False else ""
+
+
+def _solution(game: TextGenerationEnv, info: dict) -> str:
+    """What the oracle would have said to an example that was not answered right."""
+    if info.get("is_correct") or game.example is None:
+        return ""
+    try:
+        return f"; an answer with full marks: {shown(game.task.oracle(game.example))}"
+    except NotImplementedError:
+        return ""
+
+
+def _replay(path: Path, episodes: int | None) -> int:
+    trajectories = load_rollout(path).trajectories
+    some = trajectories[:episodes]
+    waits = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        for number, trajectory in enumerate(some):
+            _show(trajectory, f"episode {number + 1} of {len(trajectories)}", waits)
+    except (EOFError, KeyboardInterrupt):
+        print()
+    return 0
+
+
+def _show(trajectory: Trajectory, title: str, waits: bool) -> None:
+    """Print a recorded episode, a turn at a time."""
+    start = trajectory.reset_info
+    about = [str(start["task"])] if "task" in start else []
+    about += [f"example {start['example_id']}"] if "example_id" in start else []
+    about += [f"seed {trajectory.seed}"] if trajectory.seed is not None else []
+    print(f"\n== {title}{': ' if about else ''}{', '.join(about)}")
+    first = trajectory.observations[0] if len(trajectory) else trajectory.final_observation
+    print(_tidy(first))
+    for step in trajectory.transitions:
+        if waits:
+            input("-- Enter shows the next turn ")
+        print(f"> {shown(step.action)}")
+        said = step.next_observation
+        before = f"{step.observation}{step.action}"
+        if isinstance(said, str) and said.startswith(before):  # a transcript: the new text alone
+            said = said[len(before) :]
+        if said := _tidy(said):
+            print(said)
+        print(f"reward {step.reward:g}")
+    ending = "terminated" if trajectory.terminated else "truncated"
+    if not (trajectory.terminated or trajectory.truncated):
+        ending = "left in the middle"
+    print(
+        f"{ending} after {count(len(trajectory), 'turn')}, total reward {trajectory.total_reward:g}"
+    )

@@ -1,0 +1,175 @@
+"""textenv view: an overview of a transcript, a saved rollout, or a run's folder."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from textenv.algos.cli.shown import count, one_line
+from textenv.algos.rollout_files import load_rollout
+from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.errors import ConfigError, DataError, MissingFileError
+
+_NAMES = ("rollout_*", "transcript_*")
+_WIDEST = 500  # characters of a line, on any terminal
+
+
+@dataclass
+class Args:
+    """What to look at."""
+
+    path: Annotated[Path | None, tyro.conf.Positional] = None
+    """A transcript, a rollout, or a folder of these; None for the newest folder in runs/."""
+    episodes: int = 20
+    """How many episodes are listed; the figures are of all."""
+    seed: int = 0
+    """Decides which are listed, where there are more."""
+
+
+def run(args: Args) -> int:
+    """Print the overview."""
+    if args.episodes < 1:
+        raise ConfigError(f"episodes must be an integer >= 1, got {args.episodes}")
+    path = _newest_run() if args.path is None else args.path
+    if not path.exists():
+        raise MissingFileError(f"{path} is not there")
+    console = Console(highlight=False)
+    if path.is_dir() and (files := _rollouts(path)) is not None:
+        console.print(escape(str(path)))
+        _view_summary(console, path / "summary.json")
+        _view_metrics(console, path / "metrics.jsonl")
+        for file in files[:-1]:
+            _say(console, f"{file.name}: {figures(load_rollout(file))}")
+        path = files[-1] if files else path
+        if not files:
+            return 0
+    rollout = load_rollout(path)
+    _say(console, f"{path.name}: {figures(rollout)}")
+    console.print(_table(rollout, args.episodes, args.seed))
+    return 0
+
+
+def figures(rollout: Buffer) -> str:
+    """A rollout in one line: episodes, steps, rewards, how they ended."""
+    if not len(rollout):
+        return "no episodes"
+    rewards = [t.total_reward for t in rollout]
+    ends = [_end(t) for t in rollout]
+    groups = {t.group_id for t in rollout} - {None}
+    parts = [
+        count(len(rollout), "episode") + (f" in {count(len(groups), 'group')}" if groups else ""),
+        count(rollout.num_transitions, "step"),
+        f"reward {sum(rewards) / len(rewards):.3f} ({min(rewards):g} to {max(rewards):g})",
+        *(f"{ends.count(end)} {end}" for end in ("terminated", "truncated", "open") if end in ends),
+    ]
+    return ", ".join(parts)
+
+
+def _end(trajectory: Trajectory) -> str:
+    if trajectory.terminated:
+        return "terminated"
+    return "truncated" if trajectory.truncated else "open"
+
+
+def _table(rollout: Buffer, episodes: int, seed: int) -> Table:
+    """One line an episode, its text cut to what the terminal has room for."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for title in ("episode", "steps", "reward"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("end", no_wrap=True)
+    table.add_column("prompt", no_wrap=True, ratio=1)
+    table.add_column("completion", no_wrap=True, ratio=1)
+    picked = range(len(rollout))
+    if len(rollout) > episodes:
+        picked = sorted(random.Random(seed).sample(picked, episodes))  # type: ignore[assignment]
+    trajectories = rollout.trajectories
+    for number in picked:
+        t = trajectories[number]
+        first = t.observations[0] if len(t) else t.final_observation
+        texts = one_line(first if t.prompt is None else t.prompt), _actions(t)
+        cells = (str(number), str(len(t)), f"{t.total_reward:g}", _end(t), *texts)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _actions(trajectory: Trajectory) -> str:
+    """The actions in one line, as many as can be seen."""
+    text = ""
+    for number, action in enumerate(trajectory.actions):
+        text += (" | " if number else "") + one_line(action)
+        if len(text) > _WIDEST:
+            break
+    return text
+
+
+def _rollouts(folder: Path) -> list[Path] | None:
+    """The rollouts of a folder, the newest last; None where it is none of ours."""
+    places = (folder, folder / "rollouts")
+    found = [path for place in places for name in _NAMES for path in place.glob(name)]
+    if not found and not (folder / "config.toml").exists():
+        return None
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _view_summary(console: Console, path: Path) -> None:
+    if not path.is_file():
+        return
+    summary = _read(path)
+    before, after = (summary.get(when) or {} for when in ("before", "after"))
+    for key, value in summary.items():
+        if isinstance(value, (str, int, float)):
+            _say(console, f"  {key}: {value}")
+    for kind in before.keys() & after.keys():
+        for figure in ("accuracy", "reward", "length"):
+            if (was := before[kind].get(figure)) is not None:
+                _say(console, f"  {kind} {figure}: {was:.3f} -> {after[kind][figure]:.3f}")
+
+
+def _view_metrics(console: Console, path: Path) -> None:
+    """The last line of a run's metrics."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        return
+    try:
+        metrics: Mapping[str, Any] = json.loads(lines[-1])
+    except ValueError as error:
+        raise DataError(f"{path}, line {len(lines)}, is not JSON: {error}") from error
+    cells = [f"{name} {value:.4g}" for name, value in metrics.items() if name != "step"]
+    _say(console, f"  last metrics, step {metrics.get('step', len(lines)):g}:")
+    width = max(map(len, cells), default=1) + 2
+    across = max(1, (console.width - 4) // width)
+    for row in range(0, len(cells), across):
+        _say(console, "    " + "".join(f"{cell:{width}}" for cell in cells[row : row + across]))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def _newest_run() -> Path:
+    found: Sequence[Path] = sorted(
+        (path for path in Path("runs").glob("*") if (path / "config.toml").is_file()),
+        key=lambda path: path.stat().st_mtime_ns,
+    )
+    if not found:
+        raise MissingFileError("there is no run in runs/: name a file or a folder to view")
+    return found[-1]
+
+
+def _say(console: Console, line: str) -> None:
+    """A line, cut to the terminal's width."""
+    console.print(escape(line.rstrip()), no_wrap=True, overflow="ellipsis")

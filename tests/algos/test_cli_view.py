@@ -1,0 +1,187 @@
+"""textenv view: the figures are those of the trajectories, and no line is wider than asked."""
+
+import gzip
+import json
+import os
+
+import gymnasium as gym
+import pytest
+from rich.cells import cell_len
+
+from textenv.algos import Buffer, Trajectory, load_rollout
+from textenv.algos.cli import main
+from textenv.wrappers import RecordTranscript
+
+
+@pytest.fixture(autouse=True)
+def eighty(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def view(capsys, *argv):
+    assert main(["view", *map(str, argv)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out.splitlines()
+
+
+def episode(prompt, actions, rewards, terminated=True, truncated=False, group=None):
+    return Trajectory(
+        observations=[prompt] * len(actions), actions=actions, rewards=rewards,
+        infos=[{}] * len(actions), final_observation="", terminated=terminated,
+        truncated=truncated, prompt=prompt, group_id=group,
+    )  # fmt: skip
+
+
+def test_a_transcript(capsys, tmp_path):
+    env = RecordTranscript(gym.make("TextGen-v0", task="guess_number"), tmp_path)
+    prompt, _ = env.reset(seed=3)
+    env.step("0")
+    env.step(env.unwrapped.example["answer"])
+    second, _ = env.reset()
+    env.step("0\n[red]")
+    env.close()
+    right = env.path.read_text().split('"actions": ["0", "')[1].split('"')[0]
+    name, header, *rows = view(capsys, env.path)
+    assert name == (
+        "transcript_0.jsonl: 2 episodes, 3 steps, reward 0.500 (0 to 1), 1 terminated, 1…"
+    )
+    assert header.split() == ["episode", "steps", "reward", "end", "prompt", "completion"]
+    assert rows[0].split()[:4] == ["0", "2", "1", "terminated"]
+    assert prompt[:10] in rows[0] and rows[0].rstrip().endswith(f"0 | {right}")
+    assert rows[1].split()[:4] == ["1", "1", "0", "open"]
+    assert second[:10] in rows[1] and rows[1].rstrip().endswith(r"0\n[red]")
+
+
+def test_figures_of_a_rollout(capsys, tmp_path, monkeypatch):
+    rollout = Buffer(
+        [
+            episode("a", ["x"], [0.25], group=0),
+            episode("a", ["y", "z"], [0.5, 1.0], terminated=False, truncated=True, group=0),
+            episode("b", ["w"], [-1.0], group=1),
+        ]
+    )
+    path = rollout.save(tmp_path / "rollout.jsonl.gz")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert view(capsys, path)[0] == (
+        "rollout.jsonl.gz: 3 episodes in 2 groups, 4 steps, reward 0.250 (-1 to 1.5), "
+        "2 terminated, 1 truncated"
+    )
+
+
+@pytest.mark.parametrize("columns", [60, 80, 133])
+def test_no_line_is_wider_than_the_terminal(capsys, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    texts = [
+        "word " * 400,
+        "漢字かな" * 100,
+        "\x1b[31m" * 50,
+        "[bold]" * 60,
+        "\n" * 300,
+        "🙂" * 200,
+    ]
+    path = Buffer([episode(t, [t, t], [1.0, 0.0]) for t in texts]).save(tmp_path / "rollout.json")
+    lines = view(capsys, path)
+    assert len(lines) == 2 + len(texts)
+    assert max(map(cell_len, lines)) <= columns
+    assert max(map(cell_len, lines)) >= columns - 2  # what there is room for is used
+    assert all(line.isprintable() for line in lines)
+    assert "[bold][bo" in lines[5] and r"\x1b[31m" in lines[4] and r"\n\n" in lines[6]
+
+
+def test_more_episodes_than_are_listed(capsys, tmp_path):
+    rollout = Buffer([episode(f"p{i}", [f"a{i}"], [1.0]) for i in range(50)])
+    path = rollout.save(tmp_path / "rollout.json")
+
+    def listed(*argv):
+        lines = view(capsys, path, *argv)
+        assert "50 episodes" in lines[0]
+        for line in lines[2:]:  # each with its own number
+            number, *_, prompt, action = line.split()
+            assert (prompt, action) == (f"p{number}", f"a{number}")
+        return [int(line.split()[0]) for line in lines[2:]]
+
+    assert listed("--episodes", "50") == list(range(50))
+    few = listed("--episodes", "7")
+    assert len(few) == 7 and few == sorted(set(few)) and few == listed("--episodes", "7")
+    assert few != listed("--episodes", "7", "--seed", "1")
+
+
+def test_a_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--max-steps", "2", "--num-prompts", "4", "--num-generations", "4"]
+    assert main(["train", *short, "--eval-examples", "8"]) == 0
+    capsys.readouterr()
+    [run] = (tmp_path / "runs").iterdir()
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = view(capsys)  # the newest run
+    assert lines == view(capsys, os.path.relpath(run))
+    assert lines[0] == os.path.relpath(run)
+    summary = json.loads((run / "summary.json").read_text())
+    before, after = (summary[when]["greedy"]["accuracy"] for when in ("before", "after"))
+    assert f"  greedy accuracy: {before:.3f} -> {after:.3f}" in lines
+    assert "  state: finished" in lines
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "  last metrics, step 2:" in lines
+    shown = "\n".join(lines)
+    assert f"reward {last['reward']:.4g}" in shown and f"entropy {last['entropy']:.4g}" in shown
+    [file] = (run / "rollouts").iterdir()
+    rollout = load_rollout(file)
+    [overview] = [line for line in lines if line.startswith(file.name)]
+    assert "16 episodes in 4 groups, 16 steps" in overview
+    mean = sum(t.total_reward for t in rollout) / 16
+    assert f"reward {mean:.3f} " in overview
+    rows = lines[lines.index(overview) + 2 :]
+    assert len(rows) == 16
+    for t, row in zip(rollout, rows):
+        assert t.prompt in row
+
+
+def test_a_folder_of_transcripts_lists_all_and_shows_the_newest(capsys, tmp_path):
+    for number in range(3):
+        path = tmp_path / f"transcript_{number}.jsonl"
+        Buffer([episode(f"p{number}", ["a"], [0.0])] * (number + 1)).save(tmp_path / "x.jsonl.gz")
+        path.write_bytes(gzip.decompress((tmp_path / "x.jsonl.gz").read_bytes()))
+        os.utime(path, (number, number))
+    (tmp_path / "x.jsonl.gz").unlink()
+    lines = view(capsys, tmp_path)
+    assert [line.split(",")[0] for line in lines[1:4]] == [
+        "transcript_0.jsonl: 1 episode",
+        "transcript_1.jsonl: 2 episodes",
+        "transcript_2.jsonl: 3 episodes",
+    ]
+    assert [line.split()[-2:] for line in lines[5:]] == [["p2", "a"]] * 3
+
+
+def test_a_run_that_failed_early_is_still_a_run(capsys, tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "summary.json").write_text('{"state": "failed", "before": null, "after": null}')
+    assert view(capsys, tmp_path)[1:] == ["  state: failed"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: folder / "nothing", "nothing is not there"),
+        (lambda folder: folder, "is not a file"),
+        (lambda folder: folder / "broken.json", "broken.json"),
+        (lambda folder: folder / "run", "summary.json is not JSON"),
+    ],
+)
+def test_what_cannot_be_viewed_is_named(capsys, tmp_path, make, says):
+    (tmp_path / "broken.json").write_text('{"format": ')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("")
+    (tmp_path / "run" / "summary.json").write_text("{")
+    assert main(["view", str(make(tmp_path))]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_no_run_to_view(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["view"]) == 2
+    assert "no run in runs/" in capsys.readouterr().err
+    assert main(["view", "--episodes", "0"]) == 2
+    assert "episodes must be" in capsys.readouterr().err
