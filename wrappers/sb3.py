@@ -1,0 +1,266 @@
+"""Stable-Baselines3 agents as policies, and policies as what Stable-Baselines3 evaluates.
+
+Stable-Baselines3 and torch are imported where they are used: ``pip install 'textenv[sb3]'``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from textenv.errors import ConfigTypeError, DataError, MissingDependencyError
+
+
+class SB3Policy:
+    """An agent of Stable-Baselines3 or sb3-contrib as a policy of the rollout loop.
+
+    Actions are those of the agent's own ``predict``, drawn from torch's global generator as
+    there (``model.set_random_seed``). What else it knows comes as extras:
+
+    * ``value``: of agents with a critic of states (PPO, A2C, TRPO, MaskablePPO, RecurrentPPO).
+    * ``logprob``: of these, and of SAC and TQC.
+    * ``unclipped_action``: what was drawn, where the action is a Box: ``logprob`` belongs to it.
+      The action is that, clipped to the space or, where the agent squashes (SAC, ``squash_output``
+      with gSDE), stretched to it from [-1, 1].
+
+    DQN, QR-DQN, TD3 and DDPG have none of the three. An agent that learnt through
+    ``VecNormalize`` sees raw observations here: play it in
+    ``textenv.wrappers.sb3_vec_env.SB3VectorEnv(model.get_env())``.
+
+    Args:
+        model: a Stable-Baselines3 algorithm, trained or not.
+
+    Attributes:
+        values: ``values(observations) -> floats``, for agents whose critic needs the observation
+            alone; None for the others.
+
+    Raises:
+        ConfigTypeError: where ``model`` is no algorithm of Stable-Baselines3.
+        MissingDependencyError: where that is not installed.
+    """
+
+    batched = True
+    """Takes a batch of observations as well as one."""
+
+    def __init__(self, model: Any):
+        try:
+            from stable_baselines3.common.base_class import BaseAlgorithm
+        except ImportError as error:
+            raise MissingDependencyError("stable-baselines3", "sb3", "SB3Policy") from error
+        if not isinstance(model, BaseAlgorithm):
+            raise ConfigTypeError(
+                f"SB3Policy drives a Stable-Baselines3 algorithm such as PPO, got "
+                f"{type(model).__name__}"
+            )
+        self.model = model
+        takes = inspect.signature(model.policy.forward).parameters
+        self._recurrent = "lstm_states" in takes
+        self._masked = "action_masks" in takes
+        self._critic = hasattr(model.policy, "predict_values")
+        self._stochastic_actor = hasattr(getattr(model.policy, "actor", None), "action_log_prob")
+        self._lstm_states: Any = None
+        self.values: Callable[[Sequence[Any]], list[float]] | None = None
+        if self._critic and not self._recurrent:
+            self.values = self._values
+
+    def __call__(
+        self,
+        observation: Any,
+        deterministic: bool = False,
+        episode_start: Any = None,
+        infos: Any = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Act on an observation, or on each of a batch.
+
+        Args:
+            observation: of the model's observation space, or a batch as a vector environment
+                gives it.
+            deterministic: as in ``predict``.
+            episode_start: whether each observation is the first of its episode: memory (of
+                RecurrentPPO) is forgotten there. None: each of them is.
+            infos: the info of the observation, or a list of them. MaskablePPO reads their
+                ``action_mask``; without infos it masks nothing, as its ``predict`` does.
+
+        Raises:
+            DataError: where MaskablePPO is given infos without ``action_mask``.
+        """
+        import torch
+
+        model, policy = self.model, self.model.policy
+        if not (self._critic or self._stochastic_actor):
+            action, _ = model.predict(observation, deterministic=deterministic)
+            return action[()], {}
+        policy.set_training_mode(False)
+        tensor, is_batch = policy.obs_to_tensor(observation)
+        masks = self._masks(infos, is_batch)
+        with torch.no_grad():
+            if self._critic:
+                drawn, values, logprobs = self._forward(tensor, deterministic, episode_start, masks)
+                extras = {"value": values.cpu().numpy().reshape(-1)}
+            else:
+                drawn, logprobs = self._draw_by_actor(tensor, deterministic)
+                extras = {}
+        extras["logprob"] = logprobs.cpu().numpy()  # (B,)
+        action = drawn = drawn.cpu().numpy().reshape(-1, *model.action_space.shape)
+        if isinstance(model.action_space, Box):
+            extras["unclipped_action"] = drawn
+            if policy.squash_output:
+                action = policy.unscale_action(drawn)
+            else:
+                action = np.clip(drawn, model.action_space.low, model.action_space.high)
+        if is_batch:
+            return action, extras
+        return action[0], {key: rows[0] for key, rows in extras.items()}
+
+    def _forward(
+        self, tensor: Any, deterministic: bool, episode_start: Any, masks: np.ndarray | None
+    ) -> tuple[Any, Any, Any]:
+        """Actions, values and log-probabilities of an agent with a critic."""
+        policy = self.model.policy
+        if self._masked:
+            return policy(tensor, deterministic=deterministic, action_masks=masks)
+        if not self._recurrent:
+            return policy(tensor, deterministic=deterministic)
+        return self._forward_recurrent(tensor, deterministic, episode_start)
+
+    def _forward_recurrent(
+        self, tensor: Any, deterministic: bool, episode_start: Any
+    ) -> tuple[Any, Any, Any]:
+        import torch
+        from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+        policy = self.model.policy
+        count = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
+        layers, _, hidden = policy.lstm_hidden_state_shape
+        states = self._lstm_states
+        if states is None or states.pi[0].shape[1] != count or episode_start is None:
+            zeros = torch.zeros(layers, count, hidden, device=policy.device)
+            states = RNNStates((zeros, zeros), (zeros, zeros))
+        starts = np.ones(count) if episode_start is None else np.reshape(episode_start, -1)
+        starts = torch.tensor(starts, dtype=torch.float32, device=policy.device)
+        *answer, self._lstm_states = policy(tensor, states, starts, deterministic=deterministic)
+        return tuple(answer)  # type: ignore[return-value]
+
+    def _draw_by_actor(self, tensor: Any, deterministic: bool) -> tuple[Any, Any]:
+        """Actions in [-1, 1] and their log-probabilities, of SAC and its kin."""
+        actor = self.model.policy.actor
+        if not deterministic:
+            return actor.action_log_prob(tensor)
+        actions = actor(tensor, deterministic=True)
+        return actions, actor.action_dist.log_prob(actions)
+
+    def _masks(self, infos: Any, is_batch: bool) -> np.ndarray | None:
+        """The actions that are valid now, (B, actions); None where all are."""
+        if not self._masked or infos is None:
+            return None
+        for info in infos if is_batch else [infos]:
+            if "action_mask" not in info:
+                raise DataError(
+                    "MaskablePPO needs info['action_mask'] of every reset and step; this info has "
+                    f"{', '.join(map(repr, info)) or 'no keys'}"
+                )
+        return np.stack([info["action_mask"] for info in (infos if is_batch else [infos])])
+
+    def _values(self, observations: Sequence[Any]) -> list[float]:
+        """The critic's value of each of a list of observations.
+
+        One by one, as Stable-Baselines3 values the last observation of a truncated episode: the
+        last bits of a product of matrices depend on the size of the batch.
+        """
+        import torch
+
+        policy = self.model.policy
+        policy.set_training_mode(False)
+        with torch.no_grad():
+            return [
+                float(policy.predict_values(policy.obs_to_tensor(observation)[0]))
+                for observation in observations
+            ]
+
+
+class _PredictingPolicy:
+    """What `as_sb3_policy` makes."""
+
+    def __init__(self, policy: Callable[..., Any]):
+        self.policy = policy
+        self._batched = getattr(policy, "batched", False)
+        parameters = inspect.signature(policy).parameters
+        self._asks_start = "episode_start" in parameters
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Act on a batch of observations, as a VecEnv gives it.
+
+        Args:
+            observation: the batch: an array, or a dict of arrays.
+            state: passed back as it is; a policy with a memory keeps it itself.
+            episode_start: whether each is the first of its episode.
+            deterministic: passed on to the policy.
+
+        Returns:
+            The actions, and ``state``.
+
+        Raises:
+            ConfigTypeError: where the policy answers in text.
+        """
+        if self._batched:
+            return np.asarray(self._act(observation, episode_start, deterministic)), state
+        if isinstance(observation, dict):
+            rows: list[Any] = [
+                dict(zip(observation, parts)) for parts in zip(*observation.values())
+            ]
+        else:
+            rows = list(observation)
+        starts = [None] * len(rows) if episode_start is None else episode_start
+        actions = [self._act(row, start, deterministic) for row, start in zip(rows, starts)]
+        return np.stack(actions), state
+
+    def _act(self, observation: Any, episode_start: Any, deterministic: bool) -> Any:
+        given = {"episode_start": episode_start} if self._asks_start else {}
+        answer = self.policy(observation, deterministic=deterministic, **given)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise ConfigTypeError(f"a policy must return (action, extras), got {answer!r:.80}")
+        action = answer[0]
+        if isinstance(action, str) or (
+            isinstance(action, (list, tuple)) and str in map(type, action)
+        ):
+            raise ConfigTypeError(
+                f"the policy answered {action!r:.60}: Stable-Baselines3's vector environments "
+                "refuse Text spaces, so it evaluates no policy of text; "
+                "textenv.algos.RolloutRunner plays it"
+            )
+        return action
+
+
+def as_sb3_policy(policy: Callable[..., Any]) -> Any:
+    """Give any policy the ``predict`` that Stable-Baselines3 asks for.
+
+    Args:
+        policy: ``policy(observation, deterministic=False) -> (action, extras)``. It is given a
+            whole batch where ``policy.batched`` is true, else one observation after another.
+
+    Returns:
+        An object with ``predict(observation, state=None, episode_start=None,
+        deterministic=False) -> (actions, state)``, for ``evaluate_policy`` and any VecEnv. Text
+        is out of reach: Stable-Baselines3's vector environments refuse Text spaces.
+
+    Raises:
+        ConfigTypeError: where the policy is not callable.
+
+    Example:
+        >>> always_left = lambda observation, deterministic=False: (0, {})
+        >>> as_sb3_policy(always_left).predict(np.zeros((3, 4)))[0]
+        array([0, 0, 0])
+    """
+    if not callable(policy):
+        raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
+    return _PredictingPolicy(policy)
