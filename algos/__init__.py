@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from textenv.algos.rollout import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.rollout import RolloutRunner as RolloutRunner
     from textenv.algos.rollout_files import load_rollout as load_rollout
+    from textenv.algos.sb3_trainer import SB3Trainer as SB3Trainer
     from textenv.algos.strategy import create_strategy as create_strategy
     from textenv.algos.trainer import Trainer as Trainer
     from textenv.algos.trajectory import Buffer as Buffer
@@ -31,6 +32,7 @@ _HOMES = {
     "GRPOTrainer": "grpo",
     "RolloutCoordinator": "rollout",
     "RolloutRunner": "rollout",
+    "SB3Trainer": "sb3_trainer",
     "Trainer": "trainer",
     "Trajectory": "trajectory",
     "Transition": "trajectory",
