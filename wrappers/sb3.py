@@ -58,13 +58,13 @@ class SB3Policy:
             )
         self.model = model
         takes = inspect.signature(model.policy.forward).parameters
-        self._recurrent = "lstm_states" in takes
-        self._masked = "action_masks" in takes
+        self.recurrent = "lstm_states" in takes
+        self.masked = "action_masks" in takes
         self._critic = hasattr(model.policy, "predict_values")
         self._stochastic_actor = hasattr(getattr(model.policy, "actor", None), "action_log_prob")
         self._lstm_states: Any = None
         self.values: Callable[[Sequence[Any]], list[float]] | None = None
-        if self._critic and not self._recurrent:
+        if self._critic and not self.recurrent:
             self.values = self._values
 
     def __call__(
@@ -121,9 +121,9 @@ class SB3Policy:
     ) -> tuple[Any, Any, Any]:
         """Actions, values and log-probabilities of an agent with a critic."""
         policy = self.model.policy
-        if self._masked:
+        if self.masked:
             return policy(tensor, deterministic=deterministic, action_masks=masks)
-        if not self._recurrent:
+        if not self.recurrent:
             return policy(tensor, deterministic=deterministic)
         return self._forward_recurrent(tensor, deterministic, episode_start)
 
@@ -155,7 +155,7 @@ class SB3Policy:
 
     def _masks(self, infos: Any, is_batch: bool) -> np.ndarray | None:
         """The actions that are valid now, (B, actions); None where all are."""
-        if not self._masked or infos is None:
+        if not self.masked or infos is None:
             return None
         for info in infos if is_batch else [infos]:
             if "action_mask" not in info:

@@ -1,0 +1,137 @@
+"""A VecEnv of Stable-Baselines3 as a Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
+
+
+class SB3VectorEnv(VectorEnv):
+    """Any VecEnv, with what it is wrapped in (VecNormalize, VecMonitor, images transposed).
+
+    Episodes start anew in the same step, as Gymnasium's ``SAME_STEP`` has it: the last
+    observation and info of the one that ended are in ``final_obs`` and ``final_info``. Infos are
+    arrays of objects, with Monitor's ``episode`` among them; where the environments have
+    ``action_masks()``, ``action_mask`` too.
+
+    Args:
+        venv: a VecEnv, such as ``model.get_env()``.
+
+    Raises:
+        ConfigTypeError: where ``venv`` is something else.
+        MissingDependencyError: where Stable-Baselines3 is not installed.
+
+    Example:
+        ``RolloutRunner(SB3VectorEnv(model.get_env()), SB3Policy(model))``
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as Gymnasium's
+
+    def __init__(self, venv: Any):
+        try:
+            from stable_baselines3.common.vec_env import VecEnv
+        except ImportError as error:
+            raise MissingDependencyError("stable-baselines3", "sb3", "SB3VectorEnv") from error
+        if not isinstance(venv, VecEnv):
+            raise ConfigTypeError(
+                f"SB3VectorEnv takes a VecEnv of Stable-Baselines3, got {type(venv).__name__}"
+            )
+        self.venv = venv
+        self.num_envs = venv.num_envs
+        self.single_observation_space = venv.observation_space
+        self.single_action_space = venv.action_space
+        self.observation_space = batch_space(venv.observation_space, venv.num_envs)
+        self.action_space = batch_space(venv.action_space, venv.num_envs)
+        self.render_mode = venv.render_mode
+        self.spec = venv.get_attr("spec")[0] if venv.has_attr("spec") else None
+        self._has_masks = venv.has_attr("action_masks")
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start the episodes.
+
+        Args:
+            seed: of the first environment; the others count up from it, as in a VecEnv.
+            options: passed to each environment.
+
+        Raises:
+            ConfigError: for a list of seeds, or a ``reset_mask``.
+        """
+        if seed is not None and not isinstance(seed, (int, np.integer)):
+            raise ConfigError(f"a VecEnv takes one seed and counts up from it, got {seed!r:.80}")
+        if options and "reset_mask" in options:
+            raise ConfigError(
+                "a VecEnv starts its episodes anew by itself; reset_mask is not for it"
+            )
+        if seed is not None:
+            self.venv.seed(int(seed))
+        if options:
+            self.venv.set_options(options)
+        observations = self.venv.reset()
+        return observations, self.start_infos()
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step all environments."""
+        observations, rewards, dones, infos = self.venv.step(actions)
+        return observations, rewards, *self.split(dones, infos)
+
+    def start_infos(self) -> dict[str, Any]:
+        """The infos of episodes that have all just begun."""
+        return self._masked(_columns(self.venv.unwrapped.reset_infos))
+
+    def split(
+        self, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Gymnasium's flags and infos from those of a VecEnv's step."""
+        truncated = np.array(
+            [bool(d) and bool(x.get("TimeLimit.truncated")) for d, x in zip(dones, infos)]
+        )
+        terminated = np.asarray(dones, bool) & ~truncated
+        if not np.any(dones):
+            return terminated, truncated, self._masked(_columns(infos))
+        begun = self.venv.unwrapped.reset_infos
+        columns = _columns([begun[i] if dones[i] else info for i, info in enumerate(infos)])
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        final_infos: list[dict[str, Any]] = [{} for _ in infos]
+        for i in np.flatnonzero(dones):
+            final_infos[i] = dict(infos[i])
+            final_obs[i] = final_infos[i].pop("terminal_observation")
+        columns |= {"final_obs": final_obs, "final_info": _columns(final_infos)}
+        columns |= {"_final_obs": np.asarray(dones, bool), "_final_info": np.asarray(dones, bool)}
+        return terminated, truncated, self._masked(columns)
+
+    def render(self) -> Any:
+        """What the VecEnv renders."""
+        return self.venv.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environments."""
+        self.venv.close()
+
+    def __del__(self) -> None:
+        """Leave the VecEnv open: it belongs to whoever made it, most often to a model."""
+
+    def _masked(self, columns: dict[str, Any]) -> dict[str, Any]:
+        if self._has_masks:
+            columns["action_mask"] = np.stack(self.venv.env_method("action_masks"))
+            columns["_action_mask"] = np.ones(self.num_envs, bool)
+        return columns
+
+
+def _columns(infos: Any) -> dict[str, Any]:
+    """Dicts of each environment as one of arrays, where ``_key`` says who has ``key``."""
+    columns: dict[str, Any] = {}
+    for i, info in enumerate(infos):
+        for key, value in info.items():
+            if key not in columns:
+                columns[key] = np.full(len(infos), None, dtype=object)
+                columns[f"_{key}"] = np.zeros(len(infos), bool)
+            columns[key][i] = value
+            columns[f"_{key}"][i] = True
+    return columns
