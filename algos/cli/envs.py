@@ -25,14 +25,16 @@ def run(args: Args) -> int:
     for name, spec in sorted(gym.registry.items()):
         point = spec.entry_point
         if isinstance(point, str) and point.startswith("textenv."):
-            print(f"  {name:<23} {_first_line(load_env_creator(point))}")
+            task = spec.kwargs.get("task")
+            says = tasks.describe(task) if task else _first_line(load_env_creator(point))
+            print(f"  {name:<23} {says}")
     print("\nTasks: gym.make('TextGen-v0', task=NAME)")
     for name in tasks.names():
         if ":" in name:  # of another library: some take seconds to draw an example
-            print(f"  {name}")
+            print(f"  {name:<39} {tasks.describe(name)}".rstrip())
             continue
-        task = tasks.make(name)
-        print(f"  {name:<16} {_first_line(type(task))}  {_example(task, args.seed)}")
+        example = _example(tasks.make(name), args.seed)
+        print(f"  {name:<16} {tasks.describe(name)}  {example}")
     print("\nReward functions: gym.make('TextGen-v0', prompts=..., reward_fn=NAME)")
     for name in rewards.names():
         print(f"  {name:<16} {_first_line(rewards.get(name))}")

@@ -255,3 +255,17 @@ def test_a_name_is_taken_once(registry):
         with pytest.raises(ConfigError, match=f"{taken!r} is registered already"):
             register_task(taken, lambda split: Echo("train"))
     assert tasks.make("sort").name == "sort"
+
+
+def test_tasks_are_described_without_being_made():
+    for name in TASKS:
+        assert tasks.describe(name) == type(tasks.make(name)).__doc__.split("\n")[0]
+    with pytest.raises(ConfigError, match="did you mean 'sort'"):
+        tasks.describe("sord")
+
+
+def test_tasks_of_other_libraries_are_described_by_these():
+    pytest.importorskip("reasoning_gym")
+    assert tasks.describe("reasoning_gym:sudoku").startswith("games: ")
+    with pytest.raises(ConfigError, match="did you mean 'sudoku'"):
+        tasks.describe("reasoning_gym:sudoko")

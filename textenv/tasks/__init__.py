@@ -25,6 +25,7 @@ __all__ = [
     "GeneratedTask",
     "Task",
     "Turn",
+    "describe",
     "make",
     "names",
     "register_task",
@@ -63,12 +64,26 @@ def make(name: str, **kwargs: Any) -> Task:
     if factory is None and colon and source in _SOURCES:
         return _SOURCES[source].make(rest, **kwargs)
     if factory is None:
-        patterns = [f"{source}:NAME" for source in _SOURCES]
-        raise ConfigError(unknown("task", name, [*sorted(_factories), *patterns]))
+        raise ConfigError(_unknown(name))
     try:
         return factory(**kwargs)
     except TypeError as error:
         raise ConfigError(f"task {name!r}: {error}") from error
+
+
+def describe(name: str) -> str:
+    """A task in one line, without making it; empty where nobody describes it.
+
+    Raises:
+        ConfigError: for an unknown task.
+        MissingDependencyError: for a task of a library that is not installed.
+    """
+    source, colon, rest = name.partition(":")
+    if name in _factories:
+        return (_factories[name].__doc__ or "").strip().partition("\n")[0]
+    if colon and source in _SOURCES:
+        return _SOURCES[source].describe(rest)
+    raise ConfigError(_unknown(name))
 
 
 def register_task(name: str, factory: Callable[..., Task]) -> None:
@@ -85,3 +100,8 @@ def register_task(name: str, factory: Callable[..., Task]) -> None:
     if name in _factories:
         raise ConfigError(f"task {name!r} is registered already")
     _factories[name] = factory
+
+
+def _unknown(name: str) -> str:
+    patterns = [f"{source}:NAME" for source in _SOURCES]
+    return unknown("task", name, [*sorted(_factories), *patterns])

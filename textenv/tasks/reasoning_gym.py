@@ -53,6 +53,14 @@ def names() -> list[str]:
     return sorted(f"{SOURCE}:{name}" for name in _factory().DATASETS if name not in _NOT_ALONE)
 
 
+def describe(dataset: str) -> str:
+    """The library's kind of dataset, and what it says of this one."""
+    made_by, _ = _known(dataset)
+    says = (made_by.__doc__ or "").strip().partition("\n")[0].rstrip(".:")
+    kind = made_by.__module__.split(".")[1]
+    return f"{kind}: {says}" if says else kind
+
+
 class ReasoningGym(GeneratedTask):
     """One dataset, endless: an example's id is the seed of all that is drawn for it.
 
@@ -71,10 +79,7 @@ class ReasoningGym(GeneratedTask):
         check_split(split)
         self.name = f"{SOURCE}:{dataset}"
         self.split = split
-        factory = _factory()
-        if dataset not in factory.DATASETS:
-            raise ConfigError(unknown("reasoning-gym dataset", dataset, sorted(factory.DATASETS)))
-        self._class, config_class = factory.DATASETS[dataset]
+        self._class, config_class = _known(dataset)
         self._costly = dataset in _COSTLY
         self._source_name = dataset
         defuse(dataset, self._class.__module__)
@@ -85,7 +90,7 @@ class ReasoningGym(GeneratedTask):
             )
         given = config if level is None else {"level": level, **config}
         if level is not None:
-            config = {**self._of_level(factory, dataset, level), **config}
+            config = {**self._of_level(dataset, level), **config}
         try:
             self._config = config_class(**config)
             with Contained(0).inside():
@@ -145,8 +150,9 @@ class ReasoningGym(GeneratedTask):
             return made
         return self._class(config=dataclasses.replace(self._config, seed=seed, size=1))
 
-    def _of_level(self, factory: Any, dataset: str, level: int) -> dict[str, Any]:
+    def _of_level(self, dataset: str, level: int) -> dict[str, Any]:
         """The config's fields at a level of the curriculum; a shorter attribute's last level."""
+        factory = _factory()
         if not factory.has_curriculum(dataset):
             raise ConfigError(f"{self.name} has no curriculum, so no level: set its fields")
         curriculum = factory.create_curriculum(dataset)
@@ -163,6 +169,14 @@ class ReasoningGym(GeneratedTask):
 def make(dataset: str, **kwargs: Any) -> ReasoningGym:
     """The task of a dataset; see `ReasoningGym`."""
     return ReasoningGym(dataset, **kwargs)
+
+
+def _known(dataset: str) -> tuple[type[Any], type[Any]]:
+    """The classes of a dataset and of its config."""
+    known = _factory().DATASETS
+    if dataset not in known:
+        raise ConfigError(unknown("reasoning-gym dataset", dataset, sorted(known)))
+    return known[dataset]
 
 
 def _factory() -> Any:

@@ -37,6 +37,12 @@ def names() -> list[str]:
     ]
 
 
+def describe(game: str) -> str:
+    """The settings that the library makes a game with."""
+    settings = _spec(game).kwargs
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
 class TextArena(Task):
     """One game; an example's id is the seed of all that is drawn in it.
 
@@ -58,11 +64,7 @@ class TextArena(Task):
         check_split(split)
         self.name = f"{SOURCE}:{game}"
         self.split, self._game, self._parameters = split, game, parameters
-        registry = _registry()
-        if game not in registry:
-            known = [name.removeprefix(f"{SOURCE}:") for name in names()]
-            raise ConfigError(unknown("game of TextArena", game, known))
-        if missing := _missing(registry[game].entry_point):
+        if missing := _missing(_spec(game).entry_point):
             raise ConfigError(f"{self.name} {missing}")
         limit = self._begun(0)[0].state.max_turns
         # An invalid move is forgiven once and takes none of the game's turns, so that twice the
@@ -144,6 +146,15 @@ def _asks(game: Any) -> str:
 def make(game: str, **kwargs: Any) -> TextArena:
     """The task of a game; see `TextArena`."""
     return TextArena(game, **kwargs)
+
+
+def _spec(game: str) -> Any:
+    """What the library has registered under this name."""
+    registry = _registry()
+    if game not in registry:
+        known = [name.removeprefix(f"{SOURCE}:") for name in names()]
+        raise ConfigError(unknown("game of TextArena", game, known))
+    return registry[game]
 
 
 def _registry() -> Any:
