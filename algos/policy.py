@@ -6,6 +6,7 @@ A batch of observations gives a list of actions, and each entry of ``extras`` ha
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,7 +20,9 @@ from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 
 backend.prepare()
 
+import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_flatten  # noqa: E402
 
 from textenv.algos.generation import Completion, Generator  # noqa: E402
 from textenv.algos.models import context_length  # noqa: E402
@@ -203,6 +206,14 @@ class LanguageModelPolicy:
         """Text of a completion, without its EOS."""
         ids = completion.token_ids
         return self.tokenizer.decode(ids if completion.truncated else ids[:-1])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights: names, types, shapes and bytes, in the order of the names."""
+        digest = hashlib.sha256()
+        for name, weights in sorted(tree_flatten(self.model.parameters())):
+            digest.update(f"{name} {weights.dtype} {weights.shape}\n".encode())
+            digest.update(memoryview(mx.reshape(weights, [-1]).view(mx.uint8)))
+        return digest.hexdigest()
 
     def with_params(self, **changes: Any) -> LanguageModelPolicy:
         """The same model under other settings."""

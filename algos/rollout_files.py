@@ -1,65 +1,75 @@
-"""Rollouts as files: JSON, or one trajectory a line as compressed JSON Lines.
+"""Rollouts as files: names, formats, and what is checked.
 
-A file is written whole or not at all, names never collide, and NaN is refused.
+A file is written whole or not at all, names never collide, and NaN is refused. A new format is
+one file with ``prepare`` and ``read``, and one line below.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
+import importlib
 import os
 import re
-import zlib
-from dataclasses import fields
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import numpy as np
+from textenv.algos.trajectory import Buffer
+from textenv.errors import ConfigError, DataError, MissingFileError, unknown
 
-from textenv.algos.trajectory import Buffer, Trajectory
-from textenv.errors import ConfigError, DataError, MissingFileError
+# ending -> the module here that writes and reads it
+FORMATS = {
+    "json": "rollout_json",
+    "jsonl.gz": "rollout_json",
+}
+_NAME = re.compile(r"rollout_(\d+)_\d{8}_\d{6}\.(.+)")
+_RESERVED = re.compile(r"\.rollout_(\d+)\.saving")
 
-SCHEMA_VERSION = 1
-_HEADER = {"format": "textenv.rollout", "schema_version": SCHEMA_VERSION}
-_NAME = re.compile(r"rollout_(\d+)_\d{8}_\d{6}\.")
 
-
-def save_rollout(rollout: Buffer, path: str | Path) -> Path:
+def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Path:
     """Write a rollout.
 
     Args:
         rollout: what to write.
-        path: a name ending in ``.json`` or ``.jsonl.gz``, or a folder, in which the file is
-            called ``rollout_{index}_{YYYYMMDD_HHMMSS}.json`` and the index goes on.
+        path: a name that ends in one of `FORMATS`, or a folder, in which the file is called
+            ``rollout_{index}_{YYYYMMDD_HHMMSS}.{format}`` and the index goes on, whoever else
+            writes there.
+        format: which of `FORMATS`, where ``path`` is a folder.
 
     Returns:
         The file written.
 
     Raises:
-        ConfigError: for another ending.
-        DataError: for a value that JSON cannot hold (NaN, an object); names the trajectory.
+        ConfigError: for another ending or format.
+        DataError: for a value that cannot be written (NaN, an object); names the trajectory.
+        MissingDependencyError: for a format whose library is not installed.
     """
     path = Path(path)
-    rows = [_encode_trajectory(number, t) for number, t in enumerate(rollout)]
-    if path.is_dir() or not path.suffix:
+    ending = _ending(path)
+    if (path.is_dir() and ending != "minari") or not path.suffix:
+        if format not in FORMATS:
+            raise ConfigError(unknown("format", format, FORMATS))
+        write = _module(format).prepare(rollout)
         path.mkdir(parents=True, exist_ok=True)
-        path = _next_name(path)
-    if path.name.endswith(".jsonl.gz"):
-        lines = [json.dumps(_HEADER), *rows]
-        data = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
-    elif path.suffix == ".json":
-        header = json.dumps(_HEADER)[:-1]
-        data = (header + ', "trajectories": [\n' + ",\n".join(rows) + "\n]}\n").encode()
-    else:
-        raise ConfigError(f"cannot write a rollout as {path.name!r}; known: .json, .jsonl.gz")
+        with _reserved_index(path) as (index, staging):
+            name = f"rollout_{index}_{datetime.now():%Y%m%d_%H%M%S}.{format}"
+            write(staging / name)
+            os.replace(staging / name, path / name)
+        return path / name
+    if ending is None:
+        known = ", ".join(f".{known}" for known in FORMATS)
+        raise ConfigError(f"cannot write a rollout as {path.name!r}; known: {known}")
+    write = _module(ending).prepare(rollout)
+    if path.is_dir():
+        raise ConfigError(f"{path} is there already, and a dataset is not overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.saving")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        staged = Path(folder) / path.name
+        write(staged)
+        os.replace(staged, path)
     return path
 
 
@@ -74,77 +84,69 @@ def load_rollout(path: str | Path) -> Buffer:
         DataError: for a file that is cut off, not a rollout, or of another schema version.
     """
     path = Path(path)
-    if not path.is_file():
+    ending = _ending(path) or "json"
+    if ending != "minari" and not path.is_file():
         raise MissingFileError(f"rollout {path} is not a file")
+    return _module(ending).read(path)
+
+
+def load_rollouts(folder: str | Path, count: int | None = None) -> list[Buffer]:
+    """Read the rollouts of a folder, in the order of their index.
+
+    Args:
+        folder: where `save_rollout` or ``textenv rollout`` put them.
+        count: how many, from the first; all where None.
+
+    Raises:
+        MissingFileError: where there is no such folder.
+        DataError: where it holds none, or fewer than ``count``; says both numbers.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"folder {folder} of rollouts is not there")
+    found = sorted(
+        (int(match.group(1)), path)
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and match.group(2) in FORMATS
+    )
+    if not found:
+        raise DataError(f"folder {folder} holds no rollout (rollout_0_20241225_143022.json, say)")
+    if count is not None and len(found) < count:
+        raise DataError(f"folder {folder} holds {len(found)} rollouts, and {count} are asked for")
+    return [load_rollout(path) for _, path in found[:count]]
+
+
+def _ending(path: Path) -> str | None:
+    return next((ending for ending in FORMATS if path.name.endswith(f".{ending}")), None)
+
+
+def _module(ending: str) -> ModuleType:
+    return importlib.import_module(f"textenv.algos.{FORMATS[ending]}")
+
+
+@contextmanager
+def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The next index of a folder, and a hidden folder whose name keeps it from others."""
+    index = _next_index(folder)
+    while True:
+        staging = folder / f".rollout_{index}.saving"
+        try:
+            staging.mkdir()
+        except FileExistsError:
+            index += 1
+            continue
+        # Between the look and the reservation another may have written and gone.
+        if _next_index(folder, besides=staging.name) <= index:
+            break
+        staging.rmdir()
+        index = _next_index(folder)
     try:
-        if path.name.endswith((".jsonl.gz", ".jsonl")):
-            opened = gzip.open if path.suffix == ".gz" else open
-            with opened(path, "rt", encoding="utf-8") as file:
-                header, *rows = [json.loads(line) for line in file]
-        else:
-            header = json.loads(path.read_text(encoding="utf-8"))
-            rows = header.get("trajectories", []) if isinstance(header, dict) else []
-    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is cut off or not a rollout: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != _HEADER["format"]:
-        raise DataError(f"{path} is not a rollout of textenv")
-    if header.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has schema version {header.get('schema_version')!r}; "
-            f"this textenv reads version {SCHEMA_VERSION}"
-        )
-    known = {field.name for field in fields(Trajectory)}
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, trajectory {number}: expected an object, got {row!r:.40}")
-        if unknown := row.keys() - known:
-            raise DataError(f"{path}, trajectory {number}: unknown keys {sorted(unknown)}")
-    return Buffer(Trajectory(**{k: _decode(v) for k, v in row.items()}) for row in rows)
+        yield index, staging
+    finally:
+        shutil.rmtree(staging)
 
 
-def _next_name(folder: Path) -> Path:
-    taken = [int(m.group(1)) for p in folder.iterdir() if (m := _NAME.match(p.name))]
-    index = max(taken, default=-1) + 1
-    return folder / f"rollout_{index}_{datetime.now():%Y%m%d_%H%M%S}.json"
-
-
-def _encode_trajectory(number: int, trajectory: Trajectory) -> str:
-    values = {f.name: getattr(trajectory, f.name) for f in fields(trajectory)}
-    try:
-        _check_keys(values)
-        return json.dumps(
-            {k: v for k, v in values.items() if v is not None}, default=_encode, allow_nan=False
-        )
-    except (TypeError, ValueError) as error:
-        raise DataError(f"trajectory {number} cannot be written as JSON: {error}") from error
-
-
-def _check_keys(value: Any) -> None:
-    """JSON would turn a key that is a number into text."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"key {key!r} is not text")
-            _check_keys(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_keys(item)
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"__ndarray__": value.tolist(), "dtype": str(value.dtype), "shape": value.shape}
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    if isinstance(value, dict):
-        if value.keys() == {"__ndarray__", "dtype", "shape"}:
-            items = np.array(value["__ndarray__"], np.dtype(value["dtype"]))
-            return items.reshape(value["shape"])
-        return {key: _decode(item) for key, item in value.items()}
-    return value
+def _next_index(folder: Path, besides: str = "") -> int:
+    names = [path.name for path in folder.iterdir() if path.name != besides]
+    matches = [_NAME.match(name) or _RESERVED.match(name) for name in names]
+    return max((int(match.group(1)) for match in matches if match), default=-1) + 1

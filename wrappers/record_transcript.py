@@ -15,7 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from textenv.errors import ConfigError, DataError
 
-HEADER = {"format": "textenv.rollout", "schema_version": 1}
+HEADER = {"format": "textenv.rollout", "schema_version": 2}
 """The first line of a transcript; each other line is a trajectory."""
 
 
@@ -33,8 +33,8 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
     * ``final_observation``, ``terminated``, ``truncated`` (both false: left in the middle);
     * ``reset_info``, and where they are known ``seed`` and, of a text, ``prompt``.
 
-    An array is ``{"__ndarray__": list, "dtype": name}``. It records what passes where it stands:
-    put it innermost to record text, outermost to record what the agent saw.
+    An array is ``{"dtype": name, "shape": list, "data": list}``. It records what passes where it
+    stands: put it innermost to record text, outermost to record what the agent saw.
 
     It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
     around each, and each writes a file.
@@ -146,7 +146,7 @@ def _free_name(folder: Path) -> Path:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return {"__ndarray__": value.tolist(), "dtype": str(value.dtype)}
+        return {"dtype": str(value.dtype), "shape": value.shape, "data": value.tolist()}
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")

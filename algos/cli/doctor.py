@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -11,17 +10,7 @@ from dataclasses import dataclass
 
 from textenv.algos import blas
 from textenv.algos.backend import EXTRA
-
-PACKAGES = (
-    "textenv",
-    "gymnasium",
-    "numpy",
-    "mlx",
-    "mlx-lm",
-    "transformers",
-    "torch",
-    "stable-baselines3",
-)
+from textenv.algos.versions import versions
 
 
 @dataclass
@@ -54,14 +43,3 @@ def run(args: Args) -> int:
     print(f"{'BLAS':<18}{status.name}: {status.detail}")
     print(f"{'float32 matmul':<18}{blas.measure_gflops():.0f} GFLOP/s (1024 x 1024, median of 5)")
     return 0
-
-
-def versions() -> dict[str, str]:
-    """Versions of what matters here, for those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

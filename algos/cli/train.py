@@ -15,12 +15,12 @@ import tyro
 
 from textenv.algos import blas
 from textenv.algos.cli.display import TrainingDisplay
-from textenv.algos.cli.doctor import versions
 from textenv.algos.cli.run_folder import RunFolder
 from textenv.algos.config import from_table, read_toml, to_table
 from textenv.algos.evaluation import evaluate
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer
 from textenv.algos.trajectory import Buffer
+from textenv.algos.versions import versions
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError, MissingFileError
 

@@ -155,13 +155,13 @@ def test_a_file_with_a_broken_byte(tmp_path):
         load_rollout(path)
 
 
-HEADER = {"format": "textenv.rollout", "schema_version": 1}
+HEADER = {"format": "textenv.rollout", "schema_version": 2}
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({**HEADER, "schema_version": 2, "trajectories": []}, "schema version 2.*reads version 1"),
+        ({**HEADER, "schema_version": 1, "trajectories": []}, "schema version 1.*reads version 2"),
         ({"trajectories": []}, "not a rollout of textenv"),
         ([1, 2], "not a rollout of textenv"),
         ({**HEADER, "trajectories": [{}, {"colour": 1}]}, r"trajectory 1: unknown keys \['colour'"),

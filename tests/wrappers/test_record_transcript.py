@@ -102,7 +102,7 @@ def test_arrays_come_back(tmp_path):
     [row] = read(env.path)
     first = row["observations"][0]
     assert first["dtype"] == "float32"
-    assert np.array_equal(np.array(first["__ndarray__"], first["dtype"]), observation - 100)
+    assert np.array_equal(np.array(first["data"], first["dtype"]), observation - 100)
     assert row["actions"] == [1]
     assert "prompt" not in row
 
