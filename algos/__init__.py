@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from textenv.algos import grpo as grpo
     from textenv.algos import gspo as gspo
+    from textenv.algos import ppo as ppo
     from textenv.algos.grpo import GRPOConfig as GRPOConfig
     from textenv.algos.grpo import GRPOTrainer as GRPOTrainer
+    from textenv.algos.mlp_policy import load_policy as load_policy
     from textenv.algos.models import load_model as load_model
     from textenv.algos.policy import create_policy as create_policy
+    from textenv.algos.ppo import PPOConfig as PPOConfig
+    from textenv.algos.ppo import PPOTrainer as PPOTrainer
     from textenv.algos.rollout import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.rollout import RolloutRunner as RolloutRunner
     from textenv.algos.rollout_files import load_rollout as load_rollout
@@ -30,6 +34,8 @@ _HOMES = {
     "Buffer": "trajectory",
     "GRPOConfig": "grpo",
     "GRPOTrainer": "grpo",
+    "PPOConfig": "ppo",
+    "PPOTrainer": "ppo",
     "RolloutCoordinator": "rollout",
     "RolloutRunner": "rollout",
     "SB3Trainer": "sb3_trainer",
@@ -39,9 +45,10 @@ _HOMES = {
     "create_policy": "policy",
     "create_strategy": "strategy",
     "load_model": "models",
+    "load_policy": "mlp_policy",
     "load_rollout": "rollout_files",
 }
-_MODULES = ("grpo", "gspo")
+_MODULES = ("grpo", "gspo", "ppo")
 
 __all__ = [*_HOMES, *_MODULES]
 

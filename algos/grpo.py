@@ -30,8 +30,9 @@ import numpy as np
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch
 from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.envs import make_env
 from textenv.algos.metrics import rollout_metrics
-from textenv.algos.rollout import RolloutRunner, is_text, make_env, max_turns
+from textenv.algos.rollout import RolloutRunner, is_text, max_turns
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError, ConfigTypeError, unknown

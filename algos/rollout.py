@@ -388,22 +388,6 @@ class RolloutCoordinator:
         self.runner.close()
 
 
-def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
-    """An environment from an id, a function that makes one, or one as it is.
-
-    Raises:
-        ConfigError: for ``env_kwargs`` without an id, or an id that is not registered.
-    """
-    if isinstance(env, str):
-        try:
-            return gym.make(env, **(env_kwargs or {}))
-        except gym.error.UnregisteredEnv as error:
-            raise ConfigError(f"environment {env!r} is not registered: {error}") from error
-    if env_kwargs:
-        raise ConfigError("env_kwargs go with an environment's id, and env is not one")
-    return env() if callable(env) else env
-
-
 def max_turns(env: Any) -> int:
     """Most steps that an episode of a text environment can have."""
     spec = getattr(env, "spec", None)

@@ -1,0 +1,90 @@
+"""Observations of control as flat rows, and which spaces a network takes.
+
+Shapes: B observations, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from textenv.errors import ConfigError
+
+_OBSERVATION_HELP = {
+    spaces.Text: "textenv.wrappers.HashedBagOfWords, ByteObservation or TokenizeObservation",
+    spaces.Discrete: "gymnasium.wrappers.FlattenObservation",
+    spaces.MultiDiscrete: "gymnasium.wrappers.FlattenObservation",
+    spaces.MultiBinary: "gymnasium.wrappers.FlattenObservation",
+    spaces.Tuple: "gymnasium.wrappers.FlattenObservation",
+    spaces.Dict: "gymnasium.wrappers.FlattenObservation",
+}
+_ACTION_HELP = {
+    spaces.Text: "textenv.wrappers.ChoiceAction or DetokenizeAction",
+    spaces.MultiBinary: "gymnasium.wrappers.TransformAction, onto MultiDiscrete([2, ...])",
+    spaces.Dict: "gymnasium.wrappers.TransformAction, onto a Box or MultiDiscrete",
+    spaces.Tuple: "gymnasium.wrappers.TransformAction, onto a Box or MultiDiscrete",
+}
+
+
+class ObservationEncoder:
+    """Observations of a Box, or of a flat Dict of Boxes (by key), as float32 rows.
+
+    Args:
+        space: of a single environment.
+
+    Raises:
+        ConfigError: for another space; names the wrapper that helps.
+    """
+
+    def __init__(self, space: spaces.Space):
+        if isinstance(space, spaces.Dict) and all(
+            isinstance(part, spaces.Box) for part in space.values()
+        ):
+            self._keys: list[str] | None = sorted(space)
+            self._shapes = [space[key].shape for key in self._keys]
+        elif isinstance(space, spaces.Box):
+            self._keys, self._shapes = None, [space.shape]
+        else:
+            raise ConfigError(_refusal("observation", space, _OBSERVATION_HELP))
+        self.space = space
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self.size = sum(self._sizes)
+        """D."""
+
+    def is_single(self, observation: Any) -> bool:
+        """Whether this is one observation, and not a batch of them."""
+        part = observation if self._keys is None else observation[self._keys[0]]
+        return np.ndim(part) == len(self._shapes[0])
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """One observation, or a batch as a vector environment gives it, as rows (B, D)."""
+        if self._keys is None:
+            return np.asarray(observation, np.float32).reshape(-1, self.size)
+        parts = [
+            np.asarray(observation[key], np.float32).reshape(-1, size)
+            for key, size in zip(self._keys, self._sizes)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def rows(self, observations: Sequence[Any]) -> np.ndarray:
+        """A list of single observations as rows (B, D)."""
+        if self._keys is None:
+            return np.asarray(observations, np.float32).reshape(-1, self.size)
+        return np.concatenate([self(observation) for observation in observations])
+
+
+def refuse_action_space(space: spaces.Space) -> ConfigError:
+    """The error for an action space that no head of a network can draw from."""
+    return ConfigError(_refusal("action", space, _ACTION_HELP))
+
+
+def _refusal(kind: str, space: spaces.Space, help_: dict[type, str]) -> str:
+    known = (
+        "Box, or a flat Dict of Box" if kind == "observation" else "Discrete, MultiDiscrete or Box"
+    )
+    wrapper = next((text for cls, text in help_.items() if isinstance(space, cls)), None)
+    hint = f"; {wrapper} makes it one of these" if wrapper else ""
+    return f"{kind}s must be {known}, got {space!r:.120}{hint}"

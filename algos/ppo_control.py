@@ -1,0 +1,328 @@
+"""PPO's update of an actor and a critic of control, in MLX.
+
+rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights, which go back to the
+NumPy policy that collects. One minibatch is one call of a compiled function: forward, backward,
+clipping of the gradient and Adam on all weights as one vector, with the learning rate and the clip
+range as arguments, so that it is compiled once for each size of minibatch.
+
+Shapes: N transitions of a rollout, B of a minibatch, D features, P outputs of the actor, K
+components of an action, W weights in all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textenv.algos import backend
+from textenv.algos.mlp_policy import MLPPolicy, stack_masks
+from textenv.algos.ppo import (
+    PPOConfig,
+    bootstrap_value,
+    explained_variance,
+    gae,
+    minibatches,
+    policy_loss,
+    value_loss,
+)
+from textenv.algos.running_stats import RunningStats
+from textenv.algos.strategy import create_strategy
+from textenv.algos.trajectory import Buffer
+from textenv.errors import DataError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+from textenv.algos.activations import tanh  # noqa: E402
+
+_BETAS = (0.9, 0.999)
+_ADAM_EPSILON = 1e-5
+_EPSILON = 1e-8
+
+Weights = dict[str, mx.array]
+
+
+@dataclass
+class ControlBatch:
+    """A rollout of control as arrays, N transitions in the order of its trajectories."""
+
+    observations: np.ndarray
+    """(N, D) float32, raw."""
+    actions: np.ndarray
+    """(N, K), as they were drawn: counted from 0, or not clipped."""
+    logprobs: np.ndarray
+    """(N,) float32."""
+    values: np.ndarray
+    """(N,) float64, in units of the rewards."""
+    advantages: np.ndarray
+    """(N,) float64, in units of the rewards."""
+    masks: np.ndarray | None
+    """(N, P) bool; None where nothing is masked."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """(N,) float64, what the critic is to predict, in units of the rewards."""
+        return self.advantages + self.values
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+
+class ControlLearner:
+    """Trains an `MLPPolicy` by PPO.
+
+    Args:
+        env: the environment, single or vector; its spaces decide the networks.
+        config: settings.
+    """
+
+    strategy = create_strategy("ppo")
+
+    def __init__(self, env: Any, config: PPOConfig):
+        self.config = config
+        self.policy = MLPPolicy(
+            getattr(env, "single_observation_space", env.observation_space),
+            getattr(env, "single_action_space", env.action_space),
+            config.hidden,
+            config.activation,
+            config.normalize_observations,
+            config.seed,
+        )
+        self._rng = np.random.default_rng((config.seed, 1))
+        self._reward_stats = RunningStats(1)
+        self._discounted: dict[int | None, float] = {}  # return so far, by environment
+        weights = self.policy.weights
+        self._shapes = {name: value.shape for name, value in weights.items()}
+        flat = np.concatenate([value.reshape(-1) for value in weights.values()])
+        # All weights as one vector, and Adam's two moments of it.
+        self._state = mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))
+        self._steps = 0
+        self._step = mx.compile(self._one_step)
+
+    def update(
+        self, rollout: Buffer, remaining: float, max_updates: int | None = None
+    ) -> dict[str, float]:
+        """Train on a rollout of the policy, as it is now.
+
+        Args:
+            rollout: trajectories with values and log-probabilities.
+            remaining: share of the training that is still to come, for annealing.
+            max_updates: stop after this many optimizer steps.
+
+        Returns:
+            Means over the minibatches, under Stable-Baselines3's names.
+
+        Raises:
+            DataError: where the rollout is of another kind of policy.
+            FloatingPointError: where the loss is not finite; the weights are left as they were.
+        """
+        config = self.config
+        batch = control_batch(rollout, self.policy, config)
+        if config.normalize_rewards:
+            self._count_rewards(rollout)
+        scale = self.policy.reward_scale
+        rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1)
+        clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
+        data = self._data(batch, scale)
+        history: list[mx.array] = []
+        before = self._state, self._steps
+        for rows in minibatches(config, len(batch), self._rng):
+            if len(history) == max_updates:
+                break
+            step = self._steps + 1
+            # Powers on the host: in the compiled step they would be taken once a weight.
+            settings = [rate / (1 - _BETAS[0] ** step), 1 / (1 - _BETAS[1] ** step), clip]
+            *state, figures = self._step(
+                *self._state, mx.array(settings), [mx.array(part[rows]) for part in data]
+            )
+            if config.target_kl is not None and figures[3].item() > 1.5 * config.target_kl:
+                break
+            self._state, self._steps = tuple(state), step
+            history.append(figures)
+            mx.async_eval(*state, figures)
+        figures = np.array(mx.stack(history)) if history else np.zeros((0, 6))
+        if not np.isfinite(figures).all():
+            self._state, self._steps = before
+            raise FloatingPointError(
+                "the loss of a minibatch is not finite: lower learning_rate, or look for "
+                "observations or rewards that are too large; the weights were left as they were"
+            )
+        self.policy.set_weights(self._split(np.array(self._state[0])))
+        self.policy.update_stats(batch.observations)
+        names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl")
+        names += ("clip_fraction", "grad_norm")
+        means = figures.mean(axis=0) if history else np.zeros(len(names))
+        metrics = {f"train/{name}": float(mean) for name, mean in zip(names, means)}
+        if self.policy.distribution.learns_std:
+            metrics["train/std"] = float(np.exp(self.policy.weights["log_std"]).mean())
+        return metrics | {
+            "train/explained_variance": explained_variance(batch.values, batch.returns),
+            "train/learning_rate": rate,
+            "train/clip_range": clip,
+            "train/n_updates": float(len(history)),
+        }
+
+    def describe(self) -> str:
+        """What is trained, in a line."""
+        c = self.config
+        layers = " x ".join(map(str, c.hidden))
+        switches = {"observations": c.normalize_observations, "rewards": c.normalize_rewards}
+        normalized = [name for name, on in switches.items() if on]
+        return (
+            f"PPO: actor and critic of {layers} {c.activation} units, "
+            f"{self._state[0].size} weights; "
+            f"{c.n_steps} transitions a rollout over {c.num_envs} environment(s), "
+            f"{c.n_epochs} epochs of minibatches of {c.batch_size}, Adam at {c.learning_rate:g}"
+            + (f"; normalised {' and '.join(normalized)}" if normalized else "")
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy, statistics included; `load_policy` reads it."""
+        self.policy.save(folder)
+
+    def _count_rewards(self, rollout: Buffer) -> None:
+        """Take a rollout's discounted returns into the scale of the rewards."""
+        returns = []
+        for trajectory in rollout:
+            total = self._discounted.pop(trajectory.env_index, 0.0)
+            for reward in trajectory.rewards:
+                total = total * self.config.gamma + reward
+                returns.append(total)
+            if not (trajectory.terminated or trajectory.truncated):
+                self._discounted[trajectory.env_index] = total
+        self._reward_stats.update(np.array(returns)[:, None])
+        self.policy.reward_scale = float(np.sqrt(self._reward_stats.var[0] + _EPSILON))
+
+    def _data(self, batch: ControlBatch, scale: float) -> list[np.ndarray]:
+        """Columns of the minibatches, rewards in units of the critic's output."""
+        data = [
+            self.policy.normalize(batch.observations),
+            batch.actions,
+            batch.logprobs,
+            (batch.advantages / scale).astype(np.float32),
+            (batch.values / scale).astype(np.float32),
+            (batch.returns / scale).astype(np.float32),
+        ]
+        return data if batch.masks is None else [*data, batch.masks]
+
+    def _split(self, flat: Any) -> dict[str, Any]:
+        """Weights by name out of the vector (W,) of all."""
+        weights, start = {}, 0
+        for name, shape in self._shapes.items():
+            end = start + math.prod(shape)
+            weights[name] = flat[start:end].reshape(shape)
+            start = end
+        return weights
+
+    def _one_step(
+        self,
+        flat: mx.array,
+        first: mx.array,
+        second: mx.array,
+        settings: mx.array,
+        data: list[mx.array],
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """One optimizer step: new weights and moments (W,), and six figures of the old weights."""
+        (_, figures), grads = mx.value_and_grad(self._loss)(self._split(flat), settings[2], *data)
+        gradient = mx.concatenate([grads[name].reshape(-1) for name in self._shapes])
+        norm = mx.sqrt((gradient * gradient).sum())
+        if self.config.max_grad_norm:
+            gradient = gradient * mx.minimum(self.config.max_grad_norm / (norm + 1e-6), 1)
+        first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
+        second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient * gradient
+        flat = flat - settings[0] * first / (mx.sqrt(second * settings[1]) + _ADAM_EPSILON)
+        return flat, first, second, mx.concatenate([figures, norm[None]])
+
+    def _loss(
+        self,
+        weights: Weights,
+        clip: mx.array,
+        observations: mx.array,
+        actions: mx.array,
+        old_logprobs: mx.array,
+        advantages: mx.array,
+        old_values: mx.array,
+        returns: mx.array,
+        mask: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """The loss, and its parts as one array."""
+        config = self.config
+        outputs, values = forward(weights, observations, config.activation)
+        logprobs, entropies = self.policy.distribution.score(
+            outputs, weights.get("log_std"), actions, mask
+        )
+        if config.normalize_advantage and advantages.size > 1:
+            spread = mx.std(advantages, ddof=1)
+            advantages = (advantages - advantages.mean()) / (spread + _EPSILON)
+        ones = mx.ones((len(advantages), 1))
+        surrogate, metrics = policy_loss(
+            logprobs[:, None], old_logprobs[:, None], advantages, ones, clip_range=clip
+        )
+        error = value_loss(
+            values[:, None],
+            old_values[:, None],
+            returns[:, None],
+            ones,
+            clip_range_vf=config.clip_range_vf,
+        )
+        entropy_loss = -entropies.mean()
+        loss = surrogate + config.vf_coef * error + config.ent_coef * entropy_loss
+        parts = [surrogate, error, entropy_loss, metrics["approx_kl"], metrics["clip_fraction"]]
+        return loss, mx.stop_gradient(mx.stack(parts))
+
+
+def forward(weights: Weights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:
+    """Outputs of the actor (B, P) and of the critic (B,) for normalised observations (B, D).
+
+    As `MLPPolicy.forward`, in MLX.
+    """
+    x = x[None]
+    layer = 0
+    while f"hidden.{layer}.weight" in weights:
+        x = x @ weights[f"hidden.{layer}.weight"] + weights[f"hidden.{layer}.bias"]  # (2, B, H)
+        x = tanh(x) if activation == "tanh" else mx.maximum(x, 0)
+        layer += 1
+    outputs = x[0] @ weights["actor.weight"] + weights["actor.bias"]
+    return outputs, (x[1] @ weights["critic.weight"] + weights["critic.bias"])[:, 0]
+
+
+def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> ControlBatch:
+    """A rollout as arrays, with advantages by GAE.
+
+    Raises:
+        DataError: for an empty rollout, or one without values and log-probabilities.
+    """
+    trajectories = [t for t in rollout if len(t)]
+    if not trajectories:
+        raise DataError("there is nothing to train on: the rollout holds no transitions")
+    if any(t.values is None or t.logprobs is None for t in trajectories):
+        raise DataError(
+            "PPO needs the value and the log-probability of each action, and this rollout has "
+            "none: its policy has no critic"
+        )
+    distribution = policy.distribution
+    advantages = [
+        gae(
+            t.rewards,
+            t.values or [],
+            bootstrap_value(t, config.bootstrap_truncated),
+            config.gamma,
+            config.gae_lambda,
+        )[0]
+        for t in trajectories
+    ]
+    drawn = [a for t in trajectories for a in (t.unclipped_actions or t.actions)]
+    infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
+    return ControlBatch(
+        observations=policy.encoder.rows([o for t in trajectories for o in t.observations]),
+        actions=distribution.from_env(np.asarray(drawn)),
+        logprobs=np.array([x for t in trajectories for x in t.logprobs or ()], np.float32),
+        values=np.array([x for t in trajectories for x in t.values or ()], np.float64),
+        advantages=np.concatenate(advantages),
+        masks=stack_masks(infos, len(drawn), distribution.outputs),
+    )

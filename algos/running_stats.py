@@ -1,0 +1,31 @@
+"""Mean and variance of a stream of rows (Chan, Golub and LeVeque 1983, equation 2.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class RunningStats:
+    """Mean and variance of everything seen so far, column by column, in float64.
+
+    Args:
+        size: columns.
+    """
+
+    def __init__(self, size: int):
+        self.count = 0
+        self.mean = np.zeros(size)
+        self.var = np.ones(size)
+
+    def update(self, rows: np.ndarray) -> None:
+        """Add rows, (N, size)."""
+        rows = np.asarray(rows, np.float64)
+        count, added = self.count, len(rows)
+        if not added:
+            return
+        mean, var, total = rows.mean(axis=0), rows.var(axis=0), count + added
+        delta = mean - self.mean
+        squares = self.var * count + var * added + delta**2 * count * added / total
+        self.mean = self.mean + delta * added / total
+        self.var = squares / total
+        self.count = total
