@@ -5,14 +5,38 @@ Stable-Baselines3 and torch are imported where they are used: ``pip install 'tex
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import json
+import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 
-from textenv.errors import ConfigTypeError, DataError, MissingDependencyError
+from textenv.errors import (
+    ConfigError,
+    ConfigTypeError,
+    DataError,
+    MissingDependencyError,
+    MissingFileError,
+    unknown,
+)
+
+# algorithm -> the package that has it
+_PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")
+_PACKAGES |= dict.fromkeys(("MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO"), "sb3_contrib")
+# module of a saved agent's policy class -> its algorithm, where only one uses it
+_BY_POLICY = {
+    "stable_baselines3.dqn.policies": "DQN",
+    "stable_baselines3.sac.policies": "SAC",
+    "sb3_contrib.common.maskable.policies": "MaskablePPO",
+    "sb3_contrib.common.recurrent.policies": "RecurrentPPO",
+    "sb3_contrib.qrdqn.policies": "QRDQN",
+    "sb3_contrib.tqc.policies": "TQC",
+}
 
 
 class SB3Policy:
@@ -264,3 +288,85 @@ def as_sb3_policy(policy: Callable[..., Any]) -> Any:
     if not callable(policy):
         raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
     return _PredictingPolicy(policy)
+
+
+def load_sb3(
+    path: str | Path, trust: bool = False, algorithm: str | type | None = None, device: str = "auto"
+) -> Any:
+    """Load an agent that Stable-Baselines3 or sb3-contrib has saved.
+
+    Args:
+        path: the zip file; ``.zip`` may be left out, as in their own ``load``.
+        trust: must be true: the file holds pickled objects, and loading it runs the code in them.
+        algorithm: its name, such as ``"PPO"``, or its class. None: found out from the file.
+        device: where torch puts it.
+
+    Returns:
+        The model, without an environment: ``model.set_env(env)`` gives it one.
+
+    Raises:
+        ConfigError: where ``trust`` is not true, or the algorithm has to be named.
+        MissingFileError: where there is no such file.
+        DataError: where the file is no agent, or not one of ``algorithm``.
+        MissingDependencyError: where the package that has the algorithm is not installed.
+    """
+    path = Path(path)
+    if not path.exists() and path.with_name(path.name + ".zip").exists():
+        path = path.with_name(path.name + ".zip")
+    data = _read_data(path)
+    if trust is not True:
+        raise ConfigError(
+            f"{path}: an agent of Stable-Baselines3 is saved with pickled objects, and loading it "
+            "runs whatever code they hold; pass trust=True only for a file that you trust"
+        )
+    algorithm = algorithm or _algorithm_of(data)
+    if algorithm is None:
+        raise ConfigError(
+            f"{path} does not tell which algorithm saved it; pass algorithm=, its class or one of "
+            f"{', '.join(sorted(_PACKAGES))}"
+        )
+    cls = _find_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+    try:
+        return cls.load(path, device=device)  # type: ignore[attr-defined]
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be loaded as {cls.__name__}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    """The settings in a saved agent: JSON, in which the pickled objects stay strings."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not a file; expected an agent saved by model.save()")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            data = None if broken else json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise DataError(f"{path} is no agent saved by Stable-Baselines3: {error}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} is damaged: {broken or 'data'} cannot be read")
+    return data
+
+
+def _algorithm_of(data: dict[str, Any]) -> str | None:
+    """The algorithm that an agent's settings belong to; None where they do not tell."""
+    policy_class = data.get("policy_class")
+    module = policy_class.get("__module__") if isinstance(policy_class, dict) else None
+    if module == "stable_baselines3.td3.policies":  # DDPG is TD3 without its three tricks
+        plain = data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0
+        return "DDPG" if plain else "TD3"
+    if module == "stable_baselines3.common.policies":
+        marks = {"cg_max_steps": "TRPO", "clip_range": "PPO", "normalize_advantage": "A2C"}
+        return next((name for mark, name in marks.items() if mark in data), None)
+    return _BY_POLICY.get(str(module))
+
+
+def _find_algorithm(name: str) -> type:
+    if name not in _PACKAGES:
+        raise ConfigError(unknown("algorithm", name, sorted(_PACKAGES)))
+    package = _PACKAGES[name]
+    try:
+        return getattr(importlib.import_module(package), name)
+    except ImportError as error:
+        raise MissingDependencyError(package.replace("_", "-"), "sb3", name) from error
