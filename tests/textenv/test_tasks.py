@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import math
 import re
 from collections import Counter
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv import register_task, tasks
+from textenv import TextGenerationEnv, TokenGenerationEnv, register_task, tasks
 from textenv.errors import ConfigError
 from textenv.tasks.base import Task
 
@@ -269,3 +271,41 @@ def test_tasks_of_other_libraries_are_described_by_these():
     assert tasks.describe("reasoning_gym:sudoku").startswith("games: ")
     with pytest.raises(ConfigError, match="did you mean 'sudoku'"):
         tasks.describe("reasoning_gym:sudoko")
+
+
+SECTIONS = (
+    *("Description", "Action Space", "Observation Space", "Rewards", "Starting State"),
+    *("Episode End", "Arguments", "Version History"),
+)
+
+
+@pytest.mark.parametrize("made_by", tasks.BUILT_IN, ids=lambda task: task.name)
+def test_docstrings_have_gymnasiums_sections(made_by):
+    told = inspect.getdoc(made_by)
+    assert tuple(re.findall("^## (.*)$", told, re.MULTILINE)) == SECTIONS
+    arguments = told.partition("## Arguments")[2].partition("##")[0]
+    named = set(re.findall("``(.*?)``", arguments)) - {"task_kwargs"}
+    assert named == {field.name for field in dataclasses.fields(made_by)}
+
+
+@pytest.mark.parametrize("made_by", tasks.BUILT_IN, ids=lambda task: task.name)
+def test_what_a_docstring_says_is_answered_so(made_by):
+    told = " ".join(inspect.getdoc(made_by).split())
+    pairs = re.findall(r"``([^`]*)`` is answered by ``([^`]*)``", told)
+    assert pairs or made_by is tasks.make("guess_number").__class__
+    for prompt, answer in pairs:
+        example = {"prompt": prompt, "answer": answer}
+        if made_by.name == "countdown":
+            target, *numbers = map(int, re.findall(r"\d+", prompt))
+            example |= {"target": target, "numbers": numbers}
+        assert made_by().score(example, answer) == 1
+        # The same kind of prompt as the generator's, word for word and number for number.
+        shape = [re.sub(r"\d+|\b[a-j]{4,6}\b", "N", text).strip() for text in
+                 (prompt, *(made_by().example(i)["prompt"] for i in range(40)))]  # fmt: skip
+        assert shape[0] in shape[1:]
+
+
+def test_the_environments_docstrings_have_the_sections_too():
+    for made_by in (TextGenerationEnv, TokenGenerationEnv):
+        shown = re.findall("^## (.*)$", inspect.getdoc(made_by), re.MULTILINE)
+        assert tuple(name for name in shown if name != "Information") == SECTIONS

@@ -14,7 +14,33 @@ from textenv.tasks.base import MOST_LISTED, Example, GeneratedTask, check_range,
 
 @dataclass(frozen=True)
 class Arithmetic(GeneratedTask):
-    """Sums (or differences, products) of whole numbers; by default two of two digits."""
+    """Sums (or differences, products) of whole numbers; by default two of two digits.
+
+    ## Description
+    The prompt is a formula that ends with ``=``, the answer its value: ``12+30=`` is answered by
+    ``42``. ``*`` binds tighter than ``+`` and ``-``.
+
+    ## Action Space
+    `UnicodeText`: the value in digits, spaces around it aside.
+
+    ## Observation Space
+    `UnicodeText`: the formula.
+
+    ## Rewards
+    1 for the right number, 0 for anything else.
+
+    ## Starting State
+    Numbers drawn uniformly among those of ``digits`` digits, each sign from ``operations``.
+
+    ## Episode End
+    Terminates after one action.
+
+    ## Arguments
+    As ``task_kwargs``: ``digits``, ``operands`` and ``operations``, described below; and ``split``.
+
+    ## Version History
+    * v0: first version.
+    """
 
     name = "arithmetic"
 

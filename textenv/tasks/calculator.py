@@ -14,7 +14,35 @@ _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Calculator(GeneratedTask):
-    """Answer a sum of products; ``calc(EXPRESSION)`` as an action shows a result first."""
+    """Answer a sum of products; ``calc(EXPRESSION)`` as an action shows a result first.
+
+    ## Description
+    A product and a sum, too large for the head, and a tool: an action ``calc(12*34)`` is followed
+    by a line with its value, any other action is the answer: ``12*34+56, tool calc(EXPRESSION):``
+    is answered by ``464``.
+
+    ## Action Space
+    `UnicodeText`: a call of the tool, of whole numbers, ``+ - * /`` and brackets; or the answer
+    in digits, spaces around it aside.
+
+    ## Observation Space
+    `UnicodeText`: the transcript, with the tool's results, or what is wrong with a call.
+
+    ## Rewards
+    1 for the right answer, 0 for a wrong one and for a call of the tool.
+
+    ## Starting State
+    Three numbers drawn uniformly among those of ``digits`` digits.
+
+    ## Episode End
+    Terminates with the answer, right or wrong. Truncates after ``max_turns`` actions without one.
+
+    ## Arguments
+    As ``task_kwargs``: ``digits`` and ``max_turns``, described below; and ``split``.
+
+    ## Version History
+    * v0: first version.
+    """
 
     name = "calculator"
 

@@ -15,7 +15,35 @@ from textenv.tasks.expression import evaluate
 
 @dataclass(frozen=True)
 class Countdown(GeneratedTask):
-    """Reach a target from given numbers, each used once, with ``+ - * /`` and brackets."""
+    """Reach a target from given numbers, each used once, with ``+ - * /`` and brackets.
+
+    ## Description
+    ``make 24 from 3 5 3=`` is answered by ``3*(5+3)``, or by any other expression of exactly these
+    numbers with this value. A number that is given twice is used twice.
+
+    ## Action Space
+    `UnicodeText`: an expression of at most 200 characters.
+
+    ## Observation Space
+    `UnicodeText`: the target and the numbers.
+
+    ## Rewards
+    1 for an expression of the given numbers that equals the target exactly, 0 for anything else.
+
+    ## Starting State
+    Numbers drawn uniformly up to ``max_number``, combined at random until a target up to
+    ``max_target`` comes out: so there always is a solution.
+
+    ## Episode End
+    Terminates after one action.
+
+    ## Arguments
+    As ``task_kwargs``: ``numbers``, ``max_number`` and ``max_target``, described below; and
+    ``split``.
+
+    ## Version History
+    * v0: first version.
+    """
 
     name = "countdown"
 

@@ -20,7 +20,34 @@ from textenv.tasks.base import (
 
 @dataclass(frozen=True)
 class GuessNumber(GeneratedTask):
-    """Guess a hidden number within a budget of turns, with hints higher and lower."""
+    """Guess a hidden number within a budget of turns, with hints higher and lower.
+
+    ## Description
+    ``guess a number from 1 to 20:`` asks for guesses; each is followed by ``higher`` or ``lower``
+    (where the hidden number lies), or by ``right``.
+
+    ## Action Space
+    `UnicodeText`: a whole number in digits, spaces around it aside; to anything else the answer
+    is ``not a number``, and it costs a turn.
+
+    ## Observation Space
+    `UnicodeText`: the transcript, guesses and hints.
+
+    ## Rewards
+    1 for the hidden number, 0 for each guess before it.
+
+    ## Starting State
+    A range within ``low`` and ``high``, whose ends vary, and a number drawn uniformly in it.
+
+    ## Episode End
+    Terminates with the right guess. Truncates after ``max_turns`` guesses without it.
+
+    ## Arguments
+    As ``task_kwargs``: ``low``, ``high`` and ``max_turns``, described below; and ``split``.
+
+    ## Version History
+    * v0: first version.
+    """
 
     name = "guess_number"
 

@@ -11,7 +11,33 @@ from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 
 @dataclass(frozen=True)
 class Reverse(GeneratedTask):
-    """Write a word of random letters backwards."""
+    """Write a word of random letters backwards.
+
+    ## Description
+    ``reverse abcd=`` is answered by ``dcba``.
+
+    ## Action Space
+    `UnicodeText`: the word backwards, spaces around it aside.
+
+    ## Observation Space
+    `UnicodeText`: the word.
+
+    ## Rewards
+    1 for the word backwards, 0 for anything else.
+
+    ## Starting State
+    A length drawn uniformly from ``min_length`` to ``max_length``, then so many letters.
+
+    ## Episode End
+    Terminates after one action.
+
+    ## Arguments
+    As ``task_kwargs``: ``min_length``, ``max_length`` and ``alphabet``, described below; and
+    ``split``.
+
+    ## Version History
+    * v0: first version.
+    """
 
     name = "reverse"
 

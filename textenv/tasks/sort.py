@@ -10,7 +10,34 @@ from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
 
 @dataclass(frozen=True)
 class Sort(GeneratedTask):
-    """Put whole numbers in ascending order."""
+    """Put whole numbers in ascending order.
+
+    ## Description
+    ``sort 52 7 31=`` is answered by ``7 31 52``. Numbers may repeat, and then do so in the answer.
+
+    ## Action Space
+    `UnicodeText`: the numbers with spaces between them, one or more.
+
+    ## Observation Space
+    `UnicodeText`: the numbers.
+
+    ## Rewards
+    1 for all numbers in order, 0 for anything else.
+
+    ## Starting State
+    A count drawn uniformly from ``min_count`` to ``max_count``, then so many numbers up to
+    ``max_number``.
+
+    ## Episode End
+    Terminates after one action.
+
+    ## Arguments
+    As ``task_kwargs``: ``min_count``, ``max_count`` and ``max_number``, described below; and
+    ``split``.
+
+    ## Version History
+    * v0: first version.
+    """
 
     name = "sort"
 
