@@ -74,7 +74,7 @@ def test_every_wrapper_is_here():
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version:UserWarning")
 @pytest.mark.filterwarnings("error")
 def test_check_env_has_nothing_to_say(make):
-    check_env(make(), skip_render_check=True)
+    check_env(make())
 
 
 def play(env, seed):
