@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
-from textenv.algos.rollout import RolloutRunner, max_turns
+from textenv.algos.rollout import RolloutRunner, declared, max_turns
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
 
@@ -69,3 +70,40 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
         length=float(np.mean([sum(t.token_mask or ()) for t in trajectories])),
         examples=len(ids),
     )
+
+
+def episode_returns(
+    policy: Any, env: gym.Env, episodes: int = 20, seed: int = 0, deterministic: bool = True
+) -> np.ndarray:
+    """Play whole episodes of a single environment of control, and return each one's return.
+
+    Args:
+        policy: a policy of that environment; one that declares ``episode_start`` or ``infos`` is
+            given them.
+        env: the environment; the first episode is reset with ``seed``, the next with seed + 1.
+        episodes: how many, at least 1.
+        seed: of the first episode; those of training are drawn, so that these are others.
+        deterministic: passed on to the policy.
+
+    Returns:
+        Returns (episodes,), float64, of the rewards as they are.
+
+    Raises:
+        ConfigError: for fewer than one episode.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes must be an integer >= 1, got {episodes!r}")
+    given = declared(policy, ("episode_start", "infos"))
+    returns = np.zeros(episodes)
+    for episode in range(episodes):
+        observation, info = env.reset(seed=seed + episode)
+        ended, start = False, True
+        while not ended:
+            now = {"episode_start": start, "infos": info}
+            action, _ = policy(
+                observation, deterministic=deterministic, **{name: now[name] for name in given}
+            )
+            observation, reward, terminated, truncated, info = env.step(action)
+            returns[episode] += float(reward)
+            ended, start = terminated or truncated, False
+    return returns

@@ -311,6 +311,7 @@ class PPOTrainer:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each update so far.
         num_timesteps: transitions collected so far.
+        last_export: the file of the last rollout that was written.
 
     Raises:
         ConfigError: for a model that does not fit the environment, spaces that the networks
@@ -347,6 +348,7 @@ class PPOTrainer:
         self._on_step = on_step
         self._export_to = None if export_to is None else Path(export_to)
         self._episodes = EpisodeStats()
+        self.last_export: Path | None = None
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
@@ -378,7 +380,7 @@ class PPOTrainer:
             self.num_timesteps += rollout.num_transitions
             if self._export_to is not None:
                 rollout.source = self._source()
-                rollout.save(self._export_to)
+                self.last_export = rollout.save(self._export_to)
             exported = time.perf_counter()
             remaining = max(0.0, 1 - self.num_timesteps / config.total_timesteps)
             left = None if config.max_steps is None else config.max_steps - self._updates
@@ -390,6 +392,7 @@ class PPOTrainer:
             metrics |= self._episodes.metrics()
             metrics |= {
                 "step": float(self._updates),
+                "time/iterations": float(len(self.history) + 1),
                 "time/total_timesteps": float(self.num_timesteps),
                 "time/fps": rollout.num_transitions / (end - start),
                 "time/time_elapsed": end - began,
@@ -399,7 +402,6 @@ class PPOTrainer:
                 "time/export": exported - collected,
                 "time/update": end - exported,
             }
-            metrics["train/n_updates"] = float(self._updates)
             self.history.append(metrics)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)

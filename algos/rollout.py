@@ -87,7 +87,7 @@ class RolloutRunner:
         self.seconds = {"environment": 0.0, "policy": 0.0}
         self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._given = _declared(policy, ("episode_start", "infos", "context"))
+        self._given = declared(policy, ("episode_start", "infos", "context"))
         self._deterministic = False
         self._batched = getattr(policy, "batched", False)
         vector = isinstance(getattr(self.env, "env", None), VectorEnv)
@@ -421,7 +421,7 @@ def _as_dict_step(env: Any) -> Any:
     return env
 
 
-def _declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
+def declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
     """Which of the parameters a callable has."""
     try:
         parameters = inspect.signature(function).parameters

@@ -11,7 +11,7 @@ from textenv.errors import MissingDependencyError, TextEnvError
 
 # command -> what it does; its module here has ``Args``, a dataclass, and ``run(args)``.
 COMMANDS = {
-    "train": "train a language model on a task (with no argument: GRPO on sums, with tiny-lm)",
+    "train": "train by GRPO or PPO (with no argument: GRPO on sums, with tiny-lm)",
     "eval": "how well a model answers a task's test examples, greedy and sampled",
     "envs": "list the environments, tasks and reward functions",
     "play": "answer a task yourself, or watch recorded episodes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -21,15 +22,16 @@ class TrainingDisplay:
     """Shows each step: live on a terminal, a line now and then elsewhere.
 
     Args:
-        total: optimizer steps of the run.
+        total: steps of the run.
         console: where to; standard output where None.
+        unit: what a step is: an optimizer ``"step"``, or an ``"update"`` by a whole rollout.
     """
 
-    def __init__(self, total: int, console: Console | None = None):
+    def __init__(self, total: int, console: Console | None = None, unit: str = "step"):
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._total = total
+        self._total, self._unit = total, unit
         self._progress = Progress(
-            TextColumn("step"),
+            TextColumn(unit),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("time left"),
@@ -56,20 +58,81 @@ class TrainingDisplay:
 
     def on_step(self, metrics: Mapping[str, float], rollout: Buffer) -> None:
         """Show one step."""
-        step = int(metrics["step"])
+        step = int(metrics["step" if self._unit == "step" else "time/iterations"])
         why = no_signal(metrics)
         if why:
-            self.console.print(f"step {step}: no update, {why}")
+            self.console.print(f"{self._unit} {step}: no update, {why}")
         if self.console.is_terminal:
             self._progress.update(self._bar, completed=step)
             self._live.update(Group(self._progress, _figures(metrics), _samples(rollout)))
         elif step == 1 or step % self._every == 0 or step == self._total:
-            self.console.print(_line(metrics, self._total))
+            self.console.print(
+                f"{self._unit} {step}/{self._total}  {_line(metrics)}  "
+                f"{_tokens_a_second(metrics):.0f} tokens/s"
+            )
+
+
+class ConsoleDisplay:
+    """A line for each update of control, over a bar where the output is a terminal.
+
+    Args:
+        total: transitions of the run.
+        console: where to; standard output where None.
+    """
+
+    def __init__(self, total: int, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("transitions"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._bar = self._progress.add_task("train", total=total)
+
+    def __enter__(self) -> ConsoleDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def on_step(self, metrics: Mapping[str, float], rollout: Buffer, exported: Path | None) -> None:
+        """Show one update, and where its rollout went."""
+        self._progress.update(self._bar, completed=metrics["time/total_timesteps"])
+        self.console.print(ppo_line(metrics, rollout.num_transitions, exported))
+
+
+def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | None) -> str:
+    """What a console shows of an update of control."""
+    figures = [
+        f"{shown}={metrics[name]:.4g}"
+        for name, shown in (
+            ("train/policy_gradient_loss", "policy_loss"),
+            ("train/value_loss", "value_loss"),
+            ("train/entropy_loss", "entropy_loss"),
+            ("train/approx_kl", "approx_kl"),
+            ("rollout/ep_rew_mean", "ep_rew_mean"),
+        )
+        if name in metrics
+    ]
+    update = int(metrics["time/iterations"]) - 1  # from 0, as the files of an empty folder
+    total = int(metrics["time/total_timesteps"])
+    where = f"; exported {transitions} transitions to {exported.name}" if exported else ""
+    return f"PPO update {update}: {' '.join(figures)} total_steps={total}{where}"
 
 
 def no_signal(metrics: Mapping[str, float]) -> str:
     """Why a step made no update, or nothing where it made one."""
-    if "loss" in metrics:
+    if "loss" in metrics or metrics.get("train/n_updates", 0) > 0:
         return ""
     groups = int(metrics["groups"])
     equal = round(metrics["frac_reward_zero_std"] * groups)
@@ -86,12 +149,9 @@ def _tokens_a_second(metrics: Mapping[str, float]) -> float:
     return tokens / metrics["step_time"]
 
 
-def _line(metrics: Mapping[str, float], total: int) -> str:
-    figures = "  ".join(
+def _line(metrics: Mapping[str, float]) -> str:
+    return "  ".join(
         f"{name.split('/')[-1]} {metrics[name]:.3f}" for name in _FIGURES if name in metrics
-    )
-    return (
-        f"step {int(metrics['step'])}/{total}  {figures}  {_tokens_a_second(metrics):.0f} tokens/s"
     )
 
 

@@ -62,25 +62,37 @@ class RunFolder:
         """Write ``summary.json``."""
         _write(self.path / "summary.json", json.dumps(dict(summary), indent=2) + "\n")
 
-    def draw(self, history: list[dict[str, float]], title: str) -> None:
-        """Draw ``reward.png``: the reward of each step."""
-        draw_rewards(self.path / "reward.png", history, title)
+    def draw(self, history: list[dict[str, float]], across: str, up: str, title: str) -> None:
+        """Draw ``reward.png``: one metric over another."""
+        draw_metric(self.path / "reward.png", history, across, up, title)
 
 
-def draw_rewards(path: Path, history: list[dict[str, float]], title: str) -> None:
-    """Draw the reward of each step, and its running mean over ten steps, as a PNG."""
+_LABELS = {
+    "step": "optimizer step",
+    "reward": "reward",
+    "time/iterations": "update",
+    "time/total_timesteps": "transitions",
+    "rollout/ep_rew_mean": "return, mean of the last 100 episodes",
+}
+
+
+def draw_metric(
+    path: Path, history: list[dict[str, float]], across: str, up: str, title: str
+) -> None:
+    """Draw one metric over another, and its running mean over ten rows, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    steps = [metrics["step"] for metrics in history]
-    rewards = [metrics["reward"] for metrics in history]
-    means = [sum(rewards[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(rewards))]
+    rows = [metrics for metrics in history if up in metrics]
+    steps = [metrics[across] for metrics in rows]
+    values = [metrics[up] for metrics in rows]
+    means = [sum(values[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(values))]
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    axes.plot(steps, rewards, color="tab:blue", alpha=0.3, linewidth=1, label="reward of a step")
-    axes.plot(steps, means, color="tab:blue", linewidth=2, label="mean of ten steps")
-    axes.set(xlabel="optimizer step", ylabel="reward", title=title)
+    axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each update")
+    axes.plot(steps, means, color="tab:blue", linewidth=2, label="mean of ten")
+    axes.set(xlabel=_LABELS.get(across, across), ylabel=_LABELS.get(up, up), title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)

@@ -1,50 +1,49 @@
-"""textenv train: a language model learns a task."""
+"""textenv train: GRPO or PPO, on text or on control."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium as gym
 import tyro
 
 from textenv.algos import blas
-from textenv.algos.cli.display import TrainingDisplay
+from textenv.algos.cli.display import ConsoleDisplay, TrainingDisplay
 from textenv.algos.cli.run_folder import RunFolder
+from textenv.algos.cli.text_envs import TextTask, make_text_envs
 from textenv.algos.config import from_table, read_toml, to_table
-from textenv.algos.evaluation import evaluate
+from textenv.algos.envs import make_env
+from textenv.algos.evaluation import episode_returns, evaluate
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer
+from textenv.algos.ppo import PPOConfig, PPOTrainer
+from textenv.algos.ppo_presets import preset
+from textenv.algos.rollout import is_text
 from textenv.algos.trajectory import Buffer
 from textenv.algos.versions import versions
-from textenv.env import TextGenerationEnv
-from textenv.errors import ConfigError, DataError, MissingFileError
+from textenv.errors import ConfigError
+
+_EVALUATION_SEED = 2**30  # of control's evaluation episodes: far from the seeds of training
+
+Result = dict[str, dict[str, Any]]
 
 
 @dataclass
-class Args:
-    """Train a language model on a text task. With no argument: GRPO on sums, with tiny-lm."""
+class GRPOArgs:
+    """Train a language model on a text task by GRPO. `--algo ppo --help` shows PPO's options."""
 
     config: Path | None = None
     """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
     algo: Literal["grpo"] = "grpo"
-    """The algorithm."""
+    """The algorithm: grpo or ppo."""
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
     env: str = "TextGen-v0"
     """Id of a text environment."""
-    task: str | None = None
-    """Name of a task, see textenv envs; unset: arithmetic."""
-    task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Difficulty parameters of the task, as --task-kwargs digits 3."""
-    dataset: Path | None = None
-    """JSON Lines file of own examples, rows {"prompt", "answer", ...}, in place of a task."""
-    reward: tuple[str, ...] = ()
-    """Reward functions: names, or FILE.py:FUNCTION; unset: the task's own verifier."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     eval_examples: int = 500
@@ -54,148 +53,237 @@ class Args:
     grpo: Annotated[GRPOConfig, tyro.conf.arg(name="")] = field(default_factory=GRPOConfig)
 
 
+@dataclass
+class PPOArgs:
+    """Train by PPO: two small networks on control, or a language model on text.
+
+    The defaults shown are those of the environment that --env names, where it has a preset.
+    """
+
+    config: Path | None = None
+    """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
+    algo: Literal["ppo"] = "ppo"
+    """The algorithm: grpo or ppo."""
+    model: str | None = None
+    """mlp on control; on text tiny-lm, a folder, or a hub name. Unset: mlp or tiny-lm."""
+    env: str = "TextGen-v0"
+    """Id of an environment, of text or of control."""
+    size: Literal["fast", "standard", "stable"] | None = None
+    """Transitions of a rollout: 1024, 2048 or 4096; unset: --n-steps."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
+    out: Path | None = None
+    """The run's folder; unset: runs/NAME-TIME."""
+    export: Literal["json", "off"] = "json"
+    """Control: write each rollout into the run's folder, or none."""
+    eval_episodes: int = 20
+    """Control: episodes to evaluate on, before and after; 0 skips it."""
+    eval_examples: int = 500
+    """Text: test examples to evaluate on, before and after; 0 skips it."""
+    rollouts_every: int = 20
+    """Text: save the rollout of every so many updates, the first included; 0 saves none."""
+    ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+
+
+Args = GRPOArgs | PPOArgs
+
+
+@dataclass
+class _Job:
+    """A training about to start."""
+
+    name: str
+    """What it trains on."""
+    model: str
+    trainer: GRPOTrainer | PPOTrainer
+    evaluate: Callable[[], Result | None]
+    display: TrainingDisplay | ConsoleDisplay
+    axes: tuple[str, str]
+    """Metrics to draw: across and up."""
+
+
 def parse(argv: Sequence[str]) -> Args:
-    """Options over the settings of ``--config`` over the defaults."""
+    """Options over the settings of ``--config`` over the defaults of the environment."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    path = first.parse_known_args(argv)[0].config
-    default = Args() if path is None else from_table(Args, _typed(read_toml(path)), str(path))
-    return tyro.cli(Args, args=list(argv), prog="textenv train", default=default)
+    for option in ("--config", "--algo", "--env", "--size"):
+        first.add_argument(option)
+    given = first.parse_known_args(argv)[0]
+    table = {} if given.config is None else read_toml(given.config)
+    algo = given.algo or table.get("algo", "grpo")
+    kind: Any = PPOArgs if algo == "ppo" else GRPOArgs
+    if table:
+        default = from_table(kind, _typed(table), given.config)
+    elif kind is PPOArgs:
+        env = given.env or PPOArgs.env
+        # A wrong size is for the real parser to refuse, which knows how to say it.
+        size = given.size if given.size in ("fast", "standard", "stable") else None
+        default = PPOArgs(env=env, ppo=preset(env, size))
+    else:
+        default = GRPOArgs()
+    return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 
 def run(args: Args) -> int:
     """Evaluate, train, evaluate again, and leave the run's folder."""
     started = time.perf_counter()
-    name = args.task or (args.dataset.stem if args.dataset else "arithmetic")
-    folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}"))
-    env, test_env = _make_envs(args)
-    display = TrainingDisplay(args.grpo.max_steps)
-    say = display.console.print
+    name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
+    folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
+    job = _grpo_job(args, folder) if isinstance(args, GRPOArgs) else _ppo_job(args, name, folder)
+    trainer, say = job.trainer, job.display.console.print
     blas_status = blas.status()
-
-    def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
-        folder.add_metrics(metrics)
-        if args.rollouts_every and (len(trainer.history) - 1) % args.rollouts_every == 0:
-            folder.add_rollout(rollout)
-        display.on_step(metrics, rollout)
-
-    trainer = GRPOTrainer(args.model, env, args.grpo, on_step=on_step)
-    say(f"{args.model} on {name}; BLAS: {blas_status.name}")
+    say(f"{job.model} on {job.name}; BLAS: {blas_status.name}")
     say(trainer.describe())
-    before = _evaluate(trainer, test_env, args.eval_examples)
+    before = job.evaluate()
     _say_evaluation(say, "before", before)
     folder.create(to_table(replace(args, config=None, out=None)))
     state = "failed"
     try:
-        with display:
+        with job.display:
             trainer.train()
         state = "finished"
     except KeyboardInterrupt:
         state = "interrupted"
-        say(f"interrupted after {len(trainer.history)} steps: saving what there is")
+        say(f"interrupted after {len(trainer.history)} updates: saving what there is")
     finally:
         if state != "failed":
             trainer.save(folder.model)
-        after = None if state == "failed" else _evaluate(trainer, test_env, args.eval_examples)
+        after = None if state == "failed" else job.evaluate()
         folder.write_summary(
             {
                 "state": state,
                 "algo": args.algo,
-                "model": args.model,
-                "task": name,
+                "model": job.model,
+                "task": job.name,
                 "loss": trainer.describe(),
                 "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
                 "before": before,
                 "after": after,
                 "seconds": round(time.perf_counter() - started, 1),
-                "seed": args.grpo.seed,
+                "seed": trainer.config.seed,
                 "blas": {"name": blas_status.name, "detail": blas_status.detail},
                 "versions": versions(),
             }
         )
         if trainer.history:
-            folder.draw(trainer.history, f"{args.algo.upper()} on {name}, {Path(args.model).name}")
+            title = f"{args.algo.upper()} on {job.name}, {Path(job.model).name}"
+            folder.draw(trainer.history, *job.axes, title)
     _say_evaluation(say, "after", after)
     seconds = time.perf_counter() - started
     say(f"{seconds:.1f} s; the run is in {folder.path}, the model in {folder.model}")
     return 130 if state == "interrupted" else 0
 
 
-def _make_envs(args: Args) -> tuple[gym.Env, gym.Env | None]:
-    """The environment to train in, and the one to evaluate in, where there is one."""
-    if args.task is not None and args.dataset is not None:
-        raise ConfigError("give --task or --dataset, not both")
-    kwargs: dict[str, Any] = {}
-    if args.task is not None:
-        kwargs["task"] = args.task
-    if args.task_kwargs:
-        kwargs["task_kwargs"] = args.task_kwargs
-    if args.dataset is not None:
-        kwargs["dataset"] = str(args.dataset)
-    if args.reward:
-        kwargs["reward_fn"] = [_reward(name) for name in args.reward]
-    try:
-        env = gym.make(args.env, **kwargs)
-    except gym.error.UnregisteredEnv as error:
-        raise ConfigError(f"environment {args.env!r} is not registered: {error}") from error
-    if not isinstance(env.unwrapped, TextGenerationEnv) or not args.eval_examples:
-        return env, None
-    try:
-        test_env = gym.make(args.env, **kwargs, split="test")
-        train_env = gym.make(args.env, **kwargs, split="train")
-    except DataError:  # a dataset so small that one side is empty
-        print(f"{args.dataset} has too few rows to hold some back: it is evaluated on all of them")
-        return env, env
-    return train_env, test_env
+def _grpo_job(args: GRPOArgs, folder: RunFolder) -> _Job:
+    env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
+    display = TrainingDisplay(args.grpo.max_steps)
+    on_step = _on_text_step(args.rollouts_every, folder, display)
+    trainer = GRPOTrainer(args.model, env, args.grpo, on_step=on_step)
+    judge = _text_judge(trainer, test_env, args.eval_examples)
+    return _Job(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
 
 
-def _reward(name: str) -> str | Callable[..., Any]:
-    """A reward function's name, or the function of ``FILE.py:FUNCTION``."""
-    path, colon, function = name.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        return name
-    if not Path(path).is_file():
-        raise MissingFileError(f"--reward {name}: {path} is not a file")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise ConfigError(f"--reward {name}: {path} has no function {function!r}")
-    return getattr(module, function)
+def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
+    config = args.ppo
+    probe = make_env(args.env)
+    text = is_text(probe)
+    if text:
+        model = args.model or "tiny-lm"
+        env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
+        updates = -(-config.total_timesteps // config.n_steps)
+        shown = TrainingDisplay(updates, unit="update")
+        on_step = _on_text_step(args.rollouts_every, folder, shown)
+        trainer = PPOTrainer(model, env, config, on_step=on_step)
+        judge = _text_judge(trainer, test_env, args.eval_examples)
+        axes = ("time/iterations", "reward")
+        return _Job(args.text.name, model, trainer, judge, shown, axes)
+    if args.text.given:
+        raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
+    if args.eval_episodes < 0:
+        raise ConfigError(f"eval_episodes must be an integer >= 0, got {args.eval_episodes}")
+    display = ConsoleDisplay(config.total_timesteps)
+
+    def on_control_step(metrics: dict[str, float], rollout: Buffer) -> None:
+        folder.add_metrics(metrics)
+        display.on_step(metrics, rollout, trainer.last_export)
+
+    model = args.model or "mlp"
+    export_to = folder.path / "rollouts" if args.export == "json" else None
+    trainer = PPOTrainer(model, args.env, config, on_step=on_control_step, export_to=export_to)
+
+    def judge_control() -> Result | None:
+        if not args.eval_episodes:
+            return None
+        found = {}
+        for kind, deterministic in (("greedy", True), ("sampled", False)):
+            returns = episode_returns(
+                trainer.policy, probe, args.eval_episodes, _EVALUATION_SEED, deterministic
+            )
+            found[kind] = {
+                "return": float(returns.mean()),
+                "return_std": float(returns.std()),
+                "examples": args.eval_episodes,
+            }
+        return found
+
+    axes = ("time/total_timesteps", "rollout/ep_rew_mean")
+    return _Job(name, model, trainer, judge_control, display, axes)
 
 
-def _evaluate(
-    trainer: GRPOTrainer, env: gym.Env | None, examples: int
-) -> dict[str, dict[str, Any]] | None:
+def _on_text_step(
+    every: int, folder: RunFolder, display: TrainingDisplay
+) -> Callable[[dict[str, float], Buffer], None]:
+    """Write the metrics, now and then the rollout, and show both."""
+    steps = 0
+
+    def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
+        nonlocal steps
+        folder.add_metrics(metrics)
+        if every and steps % every == 0:
+            folder.add_rollout(rollout)
+        steps += 1
+        display.on_step(metrics, rollout)
+
+    return on_step
+
+
+def _text_judge(
+    trainer: GRPOTrainer | PPOTrainer, env: Any, examples: int
+) -> Callable[[], Result | None]:
     """Greedy and sampled, the sampled answers with a seed of their own."""
-    if env is None:
-        return None
-    policy = trainer.policy.with_params(seed=trainer.config.seed + 1)
-    return {
-        "greedy": evaluate(policy, env, examples, deterministic=True).as_dict(),
-        "sampled": evaluate(policy, env, examples, deterministic=False).as_dict(),
-    }
+
+    def judge() -> Result | None:
+        if env is None:
+            return None
+        policy = trainer.policy.with_params(seed=trainer.config.seed + 1)
+        return {
+            "greedy": evaluate(policy, env, examples, deterministic=True).as_dict(),
+            "sampled": evaluate(policy, env, examples, deterministic=False).as_dict(),
+        }
+
+    return judge
 
 
-def _say_evaluation(
-    say: Callable[[str], None], when: str, result: dict[str, dict[str, Any]] | None
-) -> None:
+def _say_evaluation(say: Callable[[str], None], when: str, result: Result | None) -> None:
     if result is None:
-        say(f"{when}: not evaluated (no test examples)")
+        say(f"{when}: not evaluated")
         return
-    figure = "accuracy" if result["greedy"]["accuracy"] is not None else "reward"
+    greedy, sampled = result["greedy"], result["sampled"]
+    if "return" in greedy:
+        say(
+            f"{when}: return greedy {greedy['return']:.1f}, sampled {sampled['return']:.1f}, "
+            f"mean of {greedy['examples']} episodes each"
+        )
+        return
+    figure = "accuracy" if greedy["accuracy"] is not None else "reward"
     say(
-        f"{when}: {figure} greedy {result['greedy'][figure]:.3f}, "
-        f"sampled {result['sampled'][figure]:.3f} on {result['greedy']['examples']} test examples"
+        f"{when}: {figure} greedy {greedy[figure]:.3f}, sampled {sampled[figure]:.3f} "
+        f"on {greedy['examples']} test examples"
     )
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """TOML has no paths and no tuples."""
-    for key in ("dataset", "out", "config"):
-        if isinstance(table.get(key), str):
-            table[key] = Path(table[key])
-    if isinstance(table.get("reward"), list):
-        table["reward"] = tuple(table["reward"])
+    for place, keys in ((table, ("out", "config")), (table.get("text", {}), ("dataset",))):
+        for key in keys:
+            if isinstance(place.get(key), str):
+                place[key] = Path(place[key])
     return table
