@@ -1,17 +1,15 @@
 """PPO's update of an actor and a critic of control, in MLX.
 
 rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights, which go back to the
-NumPy policy that collects. One minibatch is one call of a compiled function: forward, backward,
-clipping of the gradient and Adam on all weights as one vector, with the learning rate and the clip
-range as arguments, so that it is compiled once for each size of minibatch.
+NumPy policy that collects. One minibatch is one call of a compiled function, see
+`textenv.algos.mlp_training.Adam`.
 
 Shapes: N transitions of a rollout, B of a minibatch, D features, P outputs of the actor, K
-components of an action, W weights in all.
+components of an action.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from textenv.algos import backend
-from textenv.algos.mlp_policy import MLPPolicy, stack_masks
+from textenv.algos.mlp_policy import MLPPolicy
+from textenv.algos.mlp_training import Adam, Weights, columns, forward
 from textenv.algos.ppo import (
     PPOConfig,
     bootstrap_value,
@@ -38,13 +37,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.activations import tanh  # noqa: E402
-
-_BETAS = (0.9, 0.999)
-_ADAM_EPSILON = 1e-5
 _EPSILON = 1e-8
-
-Weights = dict[str, mx.array]
 
 
 @dataclass
@@ -96,13 +89,7 @@ class ControlLearner:
         self._rng = np.random.default_rng((config.seed, 1))
         self._reward_stats = RunningStats(1)
         self._discounted: dict[int | None, float] = {}  # return so far, by environment
-        weights = self.policy.weights
-        self._shapes = {name: value.shape for name, value in weights.items()}
-        flat = np.concatenate([value.reshape(-1) for value in weights.values()])
-        # All weights as one vector, and Adam's two moments of it.
-        self._state = mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))
-        self._steps = 0
-        self._step = mx.compile(self._one_step)
+        self._optimizer = Adam(self.policy.weights, self._loss, config.max_grad_norm)
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
@@ -130,29 +117,24 @@ class ControlLearner:
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
         data = self._data(batch, scale)
         history: list[mx.array] = []
-        before = self._state, self._steps
+        before = self._optimizer.state
         for rows in minibatches(config, len(batch), self._rng):
             if len(history) == max_updates:
                 break
-            step = self._steps + 1
-            # Powers on the host: in the compiled step they would be taken once a weight.
-            settings = [rate / (1 - _BETAS[0] ** step), 1 / (1 - _BETAS[1] ** step), clip]
-            *state, figures = self._step(
-                *self._state, mx.array(settings), [mx.array(part[rows]) for part in data]
-            )
+            kept = self._optimizer.state
+            figures = self._optimizer.step(rate, [part[rows] for part in data], [clip])
             if config.target_kl is not None and figures[3].item() > 1.5 * config.target_kl:
+                self._optimizer.state = kept
                 break
-            self._state, self._steps = tuple(state), step
             history.append(figures)
-            mx.async_eval(*state, figures)
         figures = np.array(mx.stack(history)) if history else np.zeros((0, 6))
         if not np.isfinite(figures).all():
-            self._state, self._steps = before
+            self._optimizer.state = before
             raise FloatingPointError(
                 "the loss of a minibatch is not finite: lower learning_rate, or look for "
                 "observations or rewards that are too large; the weights were left as they were"
             )
-        self.policy.set_weights(self._split(np.array(self._state[0])))
+        self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
         names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl")
         names += ("clip_fraction", "grad_norm")
@@ -175,7 +157,7 @@ class ControlLearner:
         normalized = [name for name, on in switches.items() if on]
         return (
             f"PPO: actor and critic of {layers} {c.activation} units, "
-            f"{self._state[0].size} weights; "
+            f"{self._optimizer.size} weights; "
             f"{c.n_steps} transitions a rollout over {c.num_envs} environment(s), "
             f"{c.n_epochs} epochs of minibatches of {c.batch_size}, Adam at {c.learning_rate:g}"
             + (f"; normalised {' and '.join(normalized)}" if normalized else "")
@@ -210,38 +192,10 @@ class ControlLearner:
         ]
         return data if batch.masks is None else [*data, batch.masks]
 
-    def _split(self, flat: Any) -> dict[str, Any]:
-        """Weights by name out of the vector (W,) of all."""
-        weights, start = {}, 0
-        for name, shape in self._shapes.items():
-            end = start + math.prod(shape)
-            weights[name] = flat[start:end].reshape(shape)
-            start = end
-        return weights
-
-    def _one_step(
-        self,
-        flat: mx.array,
-        first: mx.array,
-        second: mx.array,
-        settings: mx.array,
-        data: list[mx.array],
-    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        """One optimizer step: new weights and moments (W,), and six figures of the old weights."""
-        (_, figures), grads = mx.value_and_grad(self._loss)(self._split(flat), settings[2], *data)
-        gradient = mx.concatenate([grads[name].reshape(-1) for name in self._shapes])
-        norm = mx.sqrt((gradient * gradient).sum())
-        if self.config.max_grad_norm:
-            gradient = gradient * mx.minimum(self.config.max_grad_norm / (norm + 1e-6), 1)
-        first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
-        second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient * gradient
-        flat = flat - settings[0] * first / (mx.sqrt(second * settings[1]) + _ADAM_EPSILON)
-        return flat, first, second, mx.concatenate([figures, norm[None]])
-
     def _loss(
         self,
         weights: Weights,
-        clip: mx.array,
+        settings: mx.array,
         observations: mx.array,
         actions: mx.array,
         old_logprobs: mx.array,
@@ -250,7 +204,7 @@ class ControlLearner:
         returns: mx.array,
         mask: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """The loss, and its parts as one array."""
+        """The loss, and its parts as one array; the only setting is the clip range."""
         config = self.config
         outputs, values = forward(weights, observations, config.activation)
         logprobs, entropies = self.policy.distribution.score(
@@ -261,7 +215,7 @@ class ControlLearner:
             advantages = (advantages - advantages.mean()) / (spread + _EPSILON)
         ones = mx.ones((len(advantages), 1))
         surrogate, metrics = policy_loss(
-            logprobs[:, None], old_logprobs[:, None], advantages, ones, clip_range=clip
+            logprobs[:, None], old_logprobs[:, None], advantages, ones, clip_range=settings[0]
         )
         error = value_loss(
             values[:, None],
@@ -274,21 +228,6 @@ class ControlLearner:
         loss = surrogate + config.vf_coef * error + config.ent_coef * entropy_loss
         parts = [surrogate, error, entropy_loss, metrics["approx_kl"], metrics["clip_fraction"]]
         return loss, mx.stop_gradient(mx.stack(parts))
-
-
-def forward(weights: Weights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:
-    """Outputs of the actor (B, P) and of the critic (B,) for normalised observations (B, D).
-
-    As `MLPPolicy.forward`, in MLX.
-    """
-    x = x[None]
-    layer = 0
-    while f"hidden.{layer}.weight" in weights:
-        x = x @ weights[f"hidden.{layer}.weight"] + weights[f"hidden.{layer}.bias"]  # (2, B, H)
-        x = tanh(x) if activation == "tanh" else mx.maximum(x, 0)
-        layer += 1
-    outputs = x[0] @ weights["actor.weight"] + weights["actor.bias"]
-    return outputs, (x[1] @ weights["critic.weight"] + weights["critic.bias"])[:, 0]
 
 
 def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> ControlBatch:
@@ -305,7 +244,6 @@ def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> Cont
             "PPO needs the value and the log-probability of each action, and this rollout has "
             "none: its policy has no critic"
         )
-    distribution = policy.distribution
     advantages = [
         gae(
             t.rewards,
@@ -316,13 +254,12 @@ def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> Cont
         )[0]
         for t in trajectories
     ]
-    drawn = [a for t in trajectories for a in (t.unclipped_actions or t.actions)]
-    infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
+    seen = columns(trajectories, policy)
     return ControlBatch(
-        observations=policy.encoder.rows([o for t in trajectories for o in t.observations]),
-        actions=distribution.from_env(np.asarray(drawn)),
+        observations=seen.observations,
+        actions=seen.actions,
         logprobs=np.array([x for t in trajectories for x in t.logprobs or ()], np.float32),
         values=np.array([x for t in trajectories for x in t.values or ()], np.float64),
         advantages=np.concatenate(advantages),
-        masks=stack_masks(infos, len(drawn), distribution.outputs),
+        masks=seen.masks,
     )
