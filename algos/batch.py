@@ -45,6 +45,8 @@ class TokenBatch:
     """(N,) float64, total reward of each trajectory."""
     group_ids: np.ndarray
     """(N,) int64."""
+    order: np.ndarray
+    """(N,) int64, which of the trajectories that the batch was made of each row is."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -64,6 +66,7 @@ class TokenBatch:
             temperature=self.temperature[rows],
             rewards=self.rewards[rows],
             group_ids=self.group_ids[rows],
+            order=self.order[rows],
         )
 
 
@@ -113,6 +116,7 @@ def make_batch(
         temperature=np.array([t.temperature or 1.0 for t in rows], np.float32),
         rewards=np.array([t.total_reward for t in rows]),
         group_ids=_group_ids(rows),
+        order=order,
     )
 
 

@@ -17,7 +17,6 @@ Shapes: N trajectories, T tokens.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from textenv.algos import backend
-from textenv.algos.batch import BatchSize, TokenBatch
+from textenv.algos.batch import BatchSize
 from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.envs import make_env
 from textenv.algos.metrics import rollout_metrics
@@ -42,10 +41,10 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.models import add_lora, load_model, save_model, without_lora  # noqa: E402
+from textenv.algos.models import add_lora, load_model, save_model  # noqa: E402
 from textenv.algos.policy import create_policy  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402
-from textenv.algos.scoring import Scorer  # noqa: E402
+from textenv.algos.scoring import frozen_scores  # noqa: E402
 from textenv.algos.trainer import Trainer, default_learning_rate  # noqa: E402
 
 LOSS_TYPES = {
@@ -358,7 +357,7 @@ class GRPOTrainer:
             raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
-        reference = self._make_reference()
+        reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         self.policy = create_policy(model, tokenizer, config.sampling)
@@ -459,17 +458,3 @@ class GRPOTrainer:
         return optim.AdamW(
             decay, betas=[0.9, 0.95], weight_decay=c.weight_decay, bias_correction=True
         )
-
-    def _make_reference(self) -> Callable[[TokenBatch], mx.array] | None:
-        if not self.config.beta:
-            return None
-        if self.config.lora_rank:  # the same model without its adapters: no second copy
-            return self._score_without_lora
-        scorer = Scorer(copy.deepcopy(self.model))
-        return lambda batch: scorer(batch)[0]
-
-    def _score_without_lora(self, batch: TokenBatch) -> mx.array:
-        with without_lora(self.model):
-            logprobs = Scorer(self.model)(batch)[0]
-            mx.eval(logprobs)
-        return logprobs

@@ -7,7 +7,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,21 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     return model, tokenizer
 
 
-def save_model(model: nn.Module, tokenizer: Any, folder: str | Path) -> None:
+def save_model(
+    model: nn.Module,
+    tokenizer: Any,
+    folder: str | Path,
+    beside: Mapping[str, dict[str, mx.array]] | None = None,
+) -> None:
     """Write a folder that `mlx_lm.load` reads; LoRA layers are merged in the copy written.
 
     The folder appears whole or not at all; one that is there already is replaced.
+
+    Args:
+        model: an mlx-lm model.
+        tokenizer: its tokenizer.
+        folder: where to.
+        beside: safetensors files of other weights, by name; not ``model*``, which mlx-lm reads.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +109,8 @@ def save_model(model: nn.Module, tokenizer: Any, folder: str | Path) -> None:
             mlx_lm.utils.save_model(target, model)
         mlx_lm.utils.save_config(dict(config), target / "config.json")
         tokenizer.save_pretrained(str(target))
+        for name, weights in (beside or {}).items():
+            mx.save_safetensors(str(target / name), weights)
         if folder.exists():
             shutil.rmtree(folder)
         target.rename(folder)

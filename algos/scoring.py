@@ -8,6 +8,9 @@ Shapes: as in `textenv.algos.batch`; D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 
 from textenv.algos import backend
@@ -20,7 +23,7 @@ import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
-from textenv.algos.models import check_cache, split_head  # noqa: E402
+from textenv.algos.models import check_cache, split_head, without_lora  # noqa: E402
 
 _CHUNK = 2**22  # logits that exist at once; beyond this they are computed again in the backward
 
@@ -45,7 +48,39 @@ class Scorer:
             and the entropies (N, T) of these distributions, without gradient. Both are
             meaningless where the mask is 0.
         """
-        hidden = self._hidden(batch)  # (N, T, D)
+        return self.score(batch, self.hidden(batch))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the hidden states."""
+        return int(self._body(mx.array([[0]])).shape[-1])  # lazy: nothing is computed
+
+    def hidden(self, batch: TokenBatch) -> mx.array:
+        """The hidden states (N, T, D) that predict the tokens of a batch."""
+        ids, padding = pad_left(batch.prompts)
+        caches = [GrowingCache(padding) for _ in range(self._layers)]
+        last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token
+        rows, uniform = mx.array(batch.prompt_index), _uniform(batch.prompt_index)
+        first = mx.repeat(last, uniform, axis=0) if uniform else last[rows]
+        if batch.token_ids.shape[1] == 1:
+            return first
+        forks = [cache.fork(rows, uniform) for cache in caches]
+        rest = self._body(mx.array(batch.token_ids[:, :-1]), forks)
+        return mx.concatenate([first, rest], axis=1)
+
+    def score(
+        self, batch: TokenBatch, hidden: mx.array, train_entropies: bool = False
+    ) -> tuple[mx.array, mx.array]:
+        """Score a batch whose hidden states (N, T, D) are there already.
+
+        Args:
+            batch: what to score.
+            hidden: from `hidden`.
+            train_entropies: let gradients flow through the entropies too.
+
+        Returns:
+            As a call: log-probabilities (N, T) and entropies (N, T).
+        """
         n, width = batch.token_ids.shape
         flat = hidden.reshape(n * width, -1)
         targets = mx.array(batch.token_ids.reshape(-1))
@@ -60,25 +95,14 @@ class Scorer:
                 targets[i : i + rows],
                 temperature[i : i + rows],
                 None if support is None else mx.array(support[i : i + rows]),
+                train_entropies,
                 again=n * width > rows,
             )
             for i in range(0, n * width, rows)
         ]
         logprobs = mx.concatenate([p for p, _ in parts]).reshape(n, width)
         entropies = mx.concatenate([e for _, e in parts]).reshape(n, width)
-        return logprobs, mx.stop_gradient(entropies)
-
-    def _hidden(self, batch: TokenBatch) -> mx.array:
-        ids, padding = pad_left(batch.prompts)
-        caches = [GrowingCache(padding) for _ in range(self._layers)]
-        last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token
-        rows, uniform = mx.array(batch.prompt_index), _uniform(batch.prompt_index)
-        first = mx.repeat(last, uniform, axis=0) if uniform else last[rows]
-        if batch.token_ids.shape[1] == 1:
-            return first
-        forks = [cache.fork(rows, uniform) for cache in caches]
-        rest = self._body(mx.array(batch.token_ids[:, :-1]), forks)
-        return mx.concatenate([first, rest], axis=1)
+        return logprobs, entropies
 
     def _vocabulary(self, flat: mx.array) -> int:
         return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed
@@ -89,13 +113,14 @@ class Scorer:
         targets: mx.array,
         temperature: mx.array,
         support: mx.array | None,
+        train_entropies: bool,
         again: bool,
     ) -> tuple[mx.array, mx.array]:
         def project(hidden: mx.array) -> tuple[mx.array, mx.array]:
             logits = self._head(hidden)
             if logits.dtype != mx.float64:
                 logits = logits.astype(mx.float32)
-            return token_logprobs(logits / temperature, targets, support)
+            return token_logprobs(logits / temperature, targets, support, train_entropies)
 
         if again:  # nn's checkpoint and not mx's: gradients flow to the head's weights too
             project = nn.utils.checkpoint(self._model, project)
@@ -103,7 +128,10 @@ class Scorer:
 
 
 def token_logprobs(
-    logits: mx.array, targets: mx.array, support: mx.array | None
+    logits: mx.array,
+    targets: mx.array,
+    support: mx.array | None,
+    train_entropies: bool = False,
 ) -> tuple[mx.array, mx.array]:
     """Log-probabilities (M,) of targets, and entropies (M,), over a support.
 
@@ -111,6 +139,7 @@ def token_logprobs(
         logits: (M, V), divided by the temperature.
         targets: (M,) token ids, each in its support.
         support: (M, K) ids padded with -1; None for the whole vocabulary.
+        train_entropies: let gradients flow through the entropies too.
     """
     chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     if support is not None:
@@ -119,10 +148,46 @@ def token_logprobs(
         gathered = mx.take_along_axis(logits, mx.maximum(support, 0), axis=-1)
         logits = mx.where(inside, gathered, -mx.inf)
     normalizer = mx.logsumexp(logits, axis=-1)
-    detached = mx.stop_gradient(logits - normalizer[:, None])
-    probs = mx.exp(detached)
-    entropies = -mx.sum(mx.where(probs > 0, probs * detached, 0.0), axis=-1)
+    every = logits - normalizer[:, None]
+    if not train_entropies:
+        every = mx.stop_gradient(every)
+    probs = mx.exp(every)
+    # Of what cannot be drawn neither the product nor its gradient may be 0 * inf.
+    entropies = -mx.sum(probs * mx.where(probs > 0, every, 0.0), axis=-1)
     return chosen - normalizer, entropies
+
+
+def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.array]:
+    """The log-probabilities (N, T) of a batch under a model as it is now, however it is trained.
+
+    Args:
+        model: an mlx-lm model.
+        lora: adapters alone will be trained: then the model without them is the one to score
+            by, and there is no second copy.
+    """
+    if not lora:
+        scorer = Scorer(copy.deepcopy(model))
+        return lambda batch: scorer(batch)[0]
+
+    def score(batch: TokenBatch) -> mx.array:
+        with without_lora(model):
+            logprobs = Scorer(model)(batch)[0]
+            mx.eval(logprobs)
+        return logprobs
+
+    return score
+
+
+def by_parts(
+    score: Callable[[TokenBatch], mx.array], batch: TokenBatch, rows: int | None
+) -> np.ndarray:
+    """A function (N, T) of the tokens of a batch, of so many trajectories at a time (None: all)."""
+    step = rows or len(batch)
+    out = np.zeros(batch.token_ids.shape, np.float32)
+    for start in range(0, len(batch), step):
+        part = batch.take(np.arange(start, min(start + step, len(batch))))
+        out[start : start + step, : part.token_ids.shape[1]] = np.array(score(part))
+    return out
 
 
 def _uniform(prompt_index: np.ndarray) -> int:

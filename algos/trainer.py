@@ -23,10 +23,10 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
-from mlx.utils import tree_map  # noqa: E402
 
+from textenv.algos.gradients import accumulate, apply_gradient  # noqa: E402
 from textenv.algos.models import count_parameters, has_lora  # noqa: E402
-from textenv.algos.scoring import Scorer  # noqa: E402
+from textenv.algos.scoring import Scorer, by_parts  # noqa: E402
 
 AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
 """``advantage_fn(rewards, group_ids) -> advantages``, all (N,)."""
@@ -165,12 +165,7 @@ class Trainer:
     def _ref_logprobs(self, batch: TokenBatch) -> np.ndarray | None:
         if self.reference is None or "ref_logprobs" not in self._declares:
             return None
-        step = self.micro_batch_size or len(batch)
-        out = np.zeros(batch.token_ids.shape, np.float32)
-        for start in range(0, len(batch), step):
-            part = batch.take(np.arange(start, min(start + step, len(batch))))
-            out[start : start + step, : part.token_ids.shape[1]] = np.array(self.reference(part))
-        return out
+        return by_parts(self.reference, batch, self.micro_batch_size)
 
     def _update(
         self,
@@ -191,10 +186,7 @@ class Trainer:
             parts = [rows]
         if not has_signal[rows].any():
             return {}
-        total: Any = None
-        summed, worst = 0.0, 0.0
-        metrics: dict[str, float] = {}
-        tokens = batch.mask[rows].sum()
+        arguments = []
         for part in parts:
             small = batch.take(part)
             if not small.mask.any():
@@ -202,27 +194,19 @@ class Trainer:
             extra: dict[str, Any] = {"batch_size": whole} if self._divisible else {}
             if ref_logprobs is not None:
                 extra["ref_logprobs"] = mx.array(ref_logprobs[part, : small.token_ids.shape[1]])
-            (loss, values, off), grads = nn.value_and_grad(self.model, self._loss)(
-                small, mx.array(advantages[part]), extra
-            )
-            total = grads if total is None else tree_map(mx.add, total, grads)
-            mx.eval(loss, values, off, total)
+            arguments.append((small, mx.array(advantages[part]), extra))
+        outputs, gradient = accumulate(self.model, self._loss, arguments)
+        norm = apply_gradient(self.model, self.optimizer, gradient, self.max_grad_norm)
+        metrics: dict[str, float] = {}
+        tokens = batch.mask[rows].sum()
+        for (small, *_), (_, values, _) in zip(arguments, outputs):
             share = float(small.mask.sum() / tokens)
-            summed, worst = summed + loss.item(), max(worst, off.item())
             for name, value in values.items():
                 metrics[name] = metrics.get(name, 0.0) + share * float(value)
-        grads, norm = optim.clip_grad_norm(total, self.max_grad_norm or math.inf)
-        if not math.isfinite(norm.item()):
-            raise FloatingPointError(
-                f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "
-                "precision; the weights were left as they were"
-            )
-        self.optimizer.update(self.model, grads)
-        mx.eval(self.model.parameters(), self.optimizer.state)
         return metrics | {
-            "loss": summed,
-            "sampling/logprob_difference/max": worst,
-            "grad_norm": norm.item(),
+            "loss": sum(loss.item() for loss, _, _ in outputs),
+            "sampling/logprob_difference/max": max(off.item() for _, _, off in outputs),
+            "grad_norm": norm,
             "learning_rate": float(self.optimizer.learning_rate.item()),
         }
 
