@@ -82,7 +82,7 @@ class SB3Trainer:
             raise ConfigTypeError(f"total_timesteps must be an integer, got {total_timesteps!r}")
         if total_timesteps < 1:
             raise ConfigError(f"total_timesteps must be an integer >= 1, got {total_timesteps}")
-        self.model = model
+        self.model: Any = model
         self.total_timesteps = total_timesteps
         self.policy = SB3Policy(model)
         self.history: list[dict[str, float]] = []
@@ -295,7 +295,7 @@ class _ModelVecEnv(SB3VectorEnv):
             )
         dones = model._last_episode_starts
         with torch.no_grad():
-            memory = ()
+            memory: tuple[Any, ...] = ()
             if self._policy.recurrent:
                 model._last_lstm_states = states[-1]
                 memory = states[-1].vf, torch.tensor(dones, dtype=torch.float32).to(model.device)

@@ -61,6 +61,8 @@ class SB3Policy:
     Attributes:
         values: ``values(observations) -> floats``, for agents whose critic needs the observation
             alone; None for the others.
+        recurrent: whether it has a memory, which is here: one policy for each runner.
+        masked: whether it knows of action masks.
 
     Raises:
         ConfigTypeError: where ``model`` is no algorithm of Stable-Baselines3.
@@ -80,7 +82,7 @@ class SB3Policy:
                 f"SB3Policy drives a Stable-Baselines3 algorithm such as PPO, got "
                 f"{type(model).__name__}"
             )
-        self.model = model
+        self.model: Any = model
         takes = inspect.signature(model.policy.forward).parameters
         self.recurrent = "lstm_states" in takes
         self.masked = "action_masks" in takes
@@ -164,10 +166,12 @@ class SB3Policy:
         if states is None or states.pi[0].shape[1] != count or episode_start is None:
             zeros = torch.zeros(layers, count, hidden, device=policy.device)
             states = RNNStates((zeros, zeros), (zeros, zeros))
-        starts = np.ones(count) if episode_start is None else np.reshape(episode_start, -1)
-        starts = torch.tensor(starts, dtype=torch.float32, device=policy.device)
-        *answer, self._lstm_states = policy(tensor, states, starts, deterministic=deterministic)
-        return tuple(answer)  # type: ignore[return-value]
+        flags = np.ones(count) if episode_start is None else np.reshape(episode_start, -1)
+        starts = torch.tensor(flags, dtype=torch.float32, device=policy.device)
+        actions, values, logprobs, self._lstm_states = policy(
+            tensor, states, starts, deterministic=deterministic
+        )
+        return actions, values, logprobs
 
     def _draw_by_actor(self, tensor: Any, deterministic: bool) -> tuple[Any, Any]:
         """Actions in [-1, 1] and their log-probabilities, of SAC and its kin."""

@@ -43,6 +43,18 @@ class OneWay(gym.Wrapper):
         return np.array([lean > -0.05, lean < 0.05])
 
 
+class Parts(gym.ObservationWrapper):
+    """The observation as a dict."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        box = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.observation_space = gym.spaces.Dict(cart=box, pole=box)
+
+    def observation(self, observation):
+        return {"cart": observation[:2], "pole": observation[2:]}
+
+
 def build(
     name="PPO", env=CARTPOLE, num_envs=4, limit=30, normalize=False, wrapper=None, vec=None, **kw
 ):
@@ -58,6 +70,8 @@ def build(
     if normalize:
         venv = VecNormalize(venv, gamma=0.98)
     policy, network = "MlpPolicy", {"net_arch": [8]}
+    if wrapper is Parts:
+        policy = "MultiInputPolicy"
     if name == "RecurrentPPO":
         policy, network["lstm_hidden_size"] = "MlpLstmPolicy", 6
     if name != "A2C":
@@ -113,6 +127,7 @@ CASES = {
     "PPO, Box, VecNormalize": {"env": PENDULUM, "normalize": True},
     "PPO, Box, gSDE": {"env": PENDULUM, "use_sde": True, "sde_sample_freq": 4},
     "PPO, processes": {"vec": SubprocVecEnv, "num_envs": 1},
+    "PPO, Dict": {"wrapper": Parts},
     "A2C": {"limit": 7},
     "A2C, Box, one environment": {"env": PENDULUM, "num_envs": 1, "limit": 7},
     "TRPO": {},
@@ -141,10 +156,10 @@ def test_parameters_are_equal_to_those_of_learn(case):
     assert theirs.num_timesteps == ours.num_timesteps >= steps
     per_rollout = ours.n_steps * ours.n_envs
     assert len(trainer.history) == ours.num_timesteps // per_rollout
-    np.testing.assert_array_equal(theirs._last_obs, ours._last_obs)
+    np.testing.assert_equal(theirs._last_obs, ours._last_obs)
     untimed = [[(e["r"], e["l"]) for e in model.ep_info_buffer] for model in (theirs, ours)]
     assert untimed[0] == untimed[1]
-    for name in ("observations", "actions", "rewards", "returns", "advantages", "log_probs"):
+    for name in ("actions", "rewards", "returns", "advantages", "values", "log_probs"):
         expected, filled = (getattr(m.rollout_buffer, name) for m in (theirs, ours))
         np.testing.assert_array_equal(filled, expected)
         assert filled.dtype == expected.dtype
