@@ -12,7 +12,9 @@ from textenv.errors import MissingDependencyError, TextEnvError
 # command -> what it does; its module here has ``Args``, a dataclass, and ``run(args)``.
 COMMANDS = {
     "train": "train by GRPO or PPO (with no argument: GRPO on sums, with tiny-lm)",
+    "rollout": "collect rollouts and leave them as files, without training",
     "eval": "how well a model answers a task's test examples, greedy and sampled",
+    "compare": "agents side by side: one loop, environment, seeds and evaluation for all",
     "envs": "list the environments, tasks and reward functions",
     "play": "answer a task yourself, or watch recorded episodes",
     "view": "an overview of a transcript, a rollout, or a run",

@@ -1,0 +1,187 @@
+"""textenv compare: agents side by side, in one loop."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from textenv.algos.cli.run_folder import RunFolder
+from textenv.algos.compare.arena import Arena
+from textenv.algos.compare.loop import Observer, compare
+from textenv.algos.compare.report import write_report
+from textenv.algos.compare.results import Comparison, Evaluation, Run
+from textenv.algos.compare.threads import import_seconds, use_threads
+from textenv.algos.versions import versions
+from textenv.errors import ConfigError
+
+_EVALUATIONS = 20  # of a run, where eval_every is not given
+_STEPS = 100_000
+
+
+@dataclass
+class Args:
+    """Train agents in one environment from the same seeds, and tell how they differ."""
+
+    env: str = "CartPole-v1"
+    """Id of the environment."""
+    agents: tuple[str, ...] = ("ppo", "sb3:PPO")
+    """ppo (native) and sb3:NAME (of Stable-Baselines3 or sb3-contrib)."""
+    seeds: int = 5
+    """How many runs of each agent."""
+    seed: int = 0
+    """The first seed; the others count up from it."""
+    total_timesteps: int | None = None
+    """Transitions of each run; unset: those of the environment's preset."""
+    eval_every: int | None = None
+    """Transitions between two evaluations; unset: a twentieth of a run."""
+    eval_episodes: int = 20
+    """Episodes of an evaluation, the same ones always."""
+    reach: float | None = None
+    """A return; tells how long each agent took until an evaluation reached it."""
+    threads: int = 1
+    """Threads of torch and of MLX's matrix products."""
+    out: Path | None = None
+    """Folder of the results; unset: runs/compare-ENV-TIME."""
+
+
+def run(args: Args) -> int:
+    """Compare, and leave results.json, results.csv, results.md and curves.png."""
+    for name in ("seeds", "threads"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+    out = args.out or RunFolder.default_path(f"compare-{args.env.replace('/', '_')}")
+    RunFolder(out)  # refuses a folder that holds something
+    imports = import_seconds(["torch"])
+    threads = use_threads(args.threads)  # before MLX is imported
+    imports |= import_seconds(["textenv.algos.ppo", "stable_baselines3", "sb3_contrib"])
+    machine = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)",
+        "threads asked for": args.threads,
+        "threads": threads,
+        "import, s": imports,
+        "versions": versions(),
+    }
+    display = _Display(out)
+    seeds = range(args.seed, args.seed + args.seeds)
+    try:
+        with display:
+            compare(
+                args.agents,
+                _arena(args),
+                seeds,
+                reach=args.reach,
+                machine=machine,
+                observer=display,
+            )
+    except KeyboardInterrupt:
+        done = display.runs
+        display.console.print(f"interrupted: {out} holds the {done} run(s) that were finished")
+        return 130
+    display.console.print(f"results.md, results.json, results.csv and curves.png are in {out}")
+    return 0
+
+
+def _arena(args: Args) -> Arena:
+    from textenv.algos.ppo_presets import PRESETS
+
+    total = args.total_timesteps
+    if total is None:
+        total = PRESETS[args.env].total_timesteps if args.env in PRESETS else _STEPS
+    every = max(1, total // _EVALUATIONS) if args.eval_every is None else args.eval_every
+    return Arena(args.env, {}, total, every, args.eval_episodes)
+
+
+class _Display(Observer):
+    """A live table on a terminal, a line for each run elsewhere; keeps the files up to date."""
+
+    def __init__(self, out: Path):
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.runs = 0
+        self._out = out
+        self._comparison: Comparison | None = None
+        self._now: tuple[str, int] | None = None
+        self._last: Evaluation | None = None
+        self._live = Live(console=self.console, refresh_per_second=4)
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def on_ready(self, comparison: Comparison) -> None:
+        """Say who competes."""
+        self._comparison = comparison
+        for name, info in comparison.agents.items():
+            self.console.print(f"{name}: {info.description}")
+        self._out.mkdir(parents=True, exist_ok=True)
+        if self.console.is_terminal:
+            self._live.start()
+
+    def on_start(self, agent: str, seed: int) -> None:
+        """Show whose turn it is."""
+        self._now, self._last = (agent, seed), None
+        self._refresh()
+
+    def on_evaluation(self, agent: str, seed: int, evaluation: Evaluation) -> None:
+        """Show how far it is."""
+        self._last = evaluation
+        self._refresh()
+
+    def on_run(self, comparison: Comparison, run: Run) -> None:
+        """Write the files again."""
+        write_report(comparison, self._out)
+        self.runs = len(comparison.runs)
+        self._now = None
+        self._refresh()
+        if not self.console.is_terminal:
+            self.console.print(
+                f"seed {run.seed}  {run.agent}: return {run.final:.4g} after {run.steps} steps, "
+                f"{run.seconds:.1f} s"
+            )
+
+    def _refresh(self) -> None:
+        if self.console.is_terminal and self._comparison is not None:
+            self._live.update(Group(_table(self._comparison), self._line()))
+
+    def _line(self) -> str:
+        if self._now is None:
+            return ""
+        agent, seed = self._now
+        if self._last is None:
+            return f"seed {seed}, {agent}: starting"
+        e = self._last
+        return f"seed {seed}, {agent}: return {e.mean:.4g} at {e.steps:,} steps, {e.seconds:.1f} s"
+
+
+def _table(comparison: Comparison) -> Table:
+    """What the finished runs come to."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("agent")
+    titles = ("runs", "IQM", "95% interval", "seconds", "steps/s", "env", "policy", "update")
+    for title in titles:
+        table.add_column(title, justify="right")
+    summary = comparison.summary()
+    for name in comparison.agents:
+        if (s := summary.get(name)) is None:
+            table.add_row(name, "0")
+            continue
+        low, high = s["final_interval"]
+        table.add_row(
+            name,
+            str(s["runs"]),
+            f"{s['final_iqm']:.4g}",
+            f"{low:.4g} to {high:.4g}",
+            f"{s['seconds']:.1f}",
+            f"{s['steps_per_second']:,.0f}",
+            *(f"{s['shares'][part]:.0%}" for part in ("environment", "policy", "update")),
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Agents side by side: one loop, one evaluation, the statistics of few runs, a report."""

@@ -1,0 +1,114 @@
+"""The loop of a comparison: every agent, every seed, measured in the same way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from textenv.algos.compare.arena import Arena
+from textenv.algos.compare.clock import Watch
+from textenv.algos.compare.contestants import Contestant, create
+from textenv.algos.compare.results import AgentInfo, Comparison, Evaluation, Run
+from textenv.errors import ConfigError
+
+
+class Observer:
+    """Is told what happens; every method does nothing here."""
+
+    def on_ready(self, comparison: Comparison) -> None:
+        """All agents can act, and are warm."""
+
+    def on_start(self, agent: str, seed: int) -> None:
+        """A run begins."""
+
+    def on_evaluation(self, agent: str, seed: int, evaluation: Evaluation) -> None:
+        """An agent was evaluated."""
+
+    def on_run(self, comparison: Comparison, run: Run) -> None:
+        """A run is over, and in the comparison."""
+
+
+def compare(
+    agents: Sequence[str],
+    arena: Arena,
+    seeds: Sequence[int],
+    *,
+    reach: float | None = None,
+    machine: dict[str, Any] | None = None,
+    observer: Observer | None = None,
+) -> Comparison:
+    """Train every agent from every seed, and evaluate all alike.
+
+    Seeds come one after another, and within each the agents in turn, so that a machine that
+    slows down slows all of them. What an agent does only once, imports and compilation, is done
+    before the first run, in a rollout and an update that are thrown away, and counted apart.
+
+    Args:
+        agents: names, as `create` takes them.
+        arena: the environment and the budget.
+        seeds: of the runs.
+        reach: a return; when it was first reached is measured.
+        machine: what is known about the machine, for the record.
+        observer: is told what happens.
+
+    Raises:
+        ConfigError: for no seeds, an agent that is not known, or one that cannot act there;
+            before anything is trained.
+    """
+    if not seeds:
+        raise ConfigError("seeds must be >= 1, got 0")
+    observer = observer or Observer()
+    contestants: list[Contestant] = []
+    settings = {
+        "env": arena.env,
+        "env_kwargs": arena.env_kwargs,
+        "agents": list(agents),
+        "seeds": list(seeds),
+        "total_timesteps": arena.total_timesteps,
+        "eval_every": arena.eval_every,
+        "eval_episodes": arena.eval_episodes,
+        "reach": reach,
+    }
+    comparison = Comparison(settings, dict(machine or {}), {})
+    for make in create(agents, arena):
+        began = time.perf_counter()
+        contestant = make()
+        contestants.append(contestant)
+        comparison.agents[contestant.name] = AgentInfo(
+            contestant.description, contestant.settings, time.perf_counter() - began
+        )
+    player = arena.player()
+    for contestant in contestants:
+        comparison.agents[contestant.name].first_use_seconds += _warm_up(contestant)
+    observer.on_ready(comparison)
+    for seed in seeds:
+        for contestant in contestants:
+            observer.on_start(contestant.name, seed)
+            run = _run(contestant, arena, seed, player, observer)
+            comparison.runs.append(run)
+            observer.on_run(comparison, run)
+    return comparison
+
+
+def _run(
+    contestant: Contestant,
+    arena: Arena,
+    seed: int,
+    player: Callable[[Any], list[float]],
+    observer: Observer,
+) -> Run:
+    watch = Watch(
+        player,
+        arena.eval_every,
+        lambda evaluation: observer.on_evaluation(contestant.name, seed, evaluation),
+    )
+    return contestant.train(seed, arena.total_timesteps, watch)
+
+
+def _warm_up(contestant: Contestant) -> float:
+    """The seconds of a rollout and an update that are thrown away."""
+    began = time.perf_counter()
+    steps = contestant.warm_up_timesteps
+    contestant.train(0, steps, Watch(lambda policy: [0.0], steps))
+    return time.perf_counter() - began

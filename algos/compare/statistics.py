@@ -1,0 +1,133 @@
+"""What few runs tell: interquartile mean, bootstrap interval, probability of improvement.
+
+Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv
+2108.13264), sections 4.1 to 4.3, whose own library is rliable.
+
+Shapes: R runs, M tasks (environments), P points of a learning curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+REPETITIONS = 50_000  # as in the paper's library
+_CURVE_REPETITIONS = 2_000  # of each point of a curve
+_AT_ONCE = 4_000_000  # numbers held by one part of a bootstrap
+
+
+class Interval(NamedTuple):
+    """The ends of a confidence interval."""
+
+    low: float
+    high: float
+
+
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """Mean of what is left when the lowest and the highest quarter of the scores are dropped.
+
+    Of n scores ``floor(n / 4)`` are dropped at each end, those of all tasks together, as
+    ``scipy.stats.trim_mean(scores, 0.25, axis=None)`` does: of 5 runs the middle 3 are left.
+
+    Args:
+        scores: (..., R, M).
+
+    Returns:
+        (...).
+
+    Example:
+        >>> float(interquartile_mean(np.array([[0.0], [4.0], [5.0], [9.0], [1000.0]])))
+        6.0
+    """
+    scores = np.asarray(scores, np.float64)
+    pooled = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    cut = pooled.shape[-1] // 4
+    return pooled[..., cut : pooled.shape[-1] - cut].mean(axis=-1)
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How likely a run of X scores above a run of Y on the same task; a tie counts as one half.
+
+    The Mann-Whitney U statistic of each task over the number of its pairs, mean over the tasks.
+
+    Args:
+        x: (..., R, M) scores of X.
+        y: (..., R', M) scores of Y.
+
+    Returns:
+        (...), 0 to 1.
+
+    Example:
+        >>> float(probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]])))
+        0.625
+    """
+    first, second = x[..., :, None, :], y[..., None, :, :]  # pairs: (..., R, R', M)
+    return ((first > second) + 0.5 * (first == second)).mean(axis=(-3, -2, -1))
+
+
+def bootstrap_interval(
+    statistic: Callable[..., np.ndarray],
+    *scores: np.ndarray,
+    confidence: float = 0.95,
+    repetitions: int = REPETITIONS,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of a statistic by the stratified bootstrap.
+
+    The runs of each task are drawn again with replacement, each task apart (a task is a stratum),
+    and those of each agent apart.
+
+    Args:
+        statistic: takes arrays (..., R, M), one of each agent, and gives (...).
+        scores: (R, M) of each agent.
+        confidence: how much of the distribution lies within.
+        repetitions: how often the runs are drawn again.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    part = max(1, _AT_ONCE // sum(array.size for array in scores))
+    found = []
+    for start in range(0, repetitions, part):
+        count = min(part, repetitions - start)
+        found.append(statistic(*(_draw_again(array, count, rng) for array in scores)))
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(np.concatenate(found), [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+class Curve(NamedTuple):
+    """A learning curve of several runs: (P,) each."""
+
+    x: np.ndarray
+    middle: np.ndarray
+    """Interquartile mean of the runs."""
+    low: np.ndarray
+    high: np.ndarray
+
+
+def learning_curve(
+    runs: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray, seed: int = 0
+) -> Curve:
+    """Runs that were measured at different places, as one curve with a 95% band.
+
+    Args:
+        runs: the places and the scores of each; between two places a run is a straight line.
+        x: (P,), where the curve is wanted.
+        seed: of the bootstrap.
+    """
+    scores = np.stack([np.interp(x, *run) for run in runs])  # (R, P)
+    rng = np.random.default_rng(seed)
+    drawn = scores[rng.integers(len(runs), size=(_CURVE_REPETITIONS, len(runs)))]
+    # Each point is a task of its own here: (..., P, R, 1).
+    points = np.moveaxis(drawn, -1, -2)[..., None]
+    low, high = np.percentile(interquartile_mean(points), [2.5, 97.5], axis=0)
+    return Curve(x, interquartile_mean(scores.T[..., None]), low, high)
+
+
+def _draw_again(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, R, M): the runs of each task drawn with replacement."""
+    runs, tasks = scores.shape
+    picked = rng.integers(runs, size=(count, runs, tasks))
+    return scores[picked, np.arange(tasks)]
