@@ -136,7 +136,10 @@ class MLPPolicy:
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Act by other weights, of the same names and shapes."""
-        self.weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+        # Contiguous, so that a policy read from a file rounds as the one written did.
+        self.weights = {
+            name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()
+        }
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the actions: weights, statistics, architecture."""

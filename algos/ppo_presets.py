@@ -81,13 +81,13 @@ def preset(env_id: str | None = None, size: str | None = None) -> PPOConfig:
     """The settings for an environment; the defaults where it has none of its own.
 
     Args:
-        env_id: Gymnasium's id.
+        env_id: Gymnasium's id, with or without the ``module:`` that registers it.
         size: one of `SIZES`; None keeps the environment's own.
 
     Raises:
         ConfigError: for an unknown size.
     """
-    config = PRESETS.get(env_id or "", PPOConfig())
+    config = PRESETS.get((env_id or "").rpartition(":")[2], PPOConfig())
     if size is None:
         return config
     if size not in SIZES:

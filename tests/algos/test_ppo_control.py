@@ -1,0 +1,401 @@
+"""PPO on control: its update against torch's on the same data, and what it learns."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from textenv.algos import load_policy, load_rollout
+from textenv.algos.evaluation import episode_returns
+from textenv.algos.mlp_policy import MLPPolicy
+from textenv.algos.ppo import PPOConfig, PPOTrainer, minibatches
+from textenv.algos.ppo_control import ControlLearner, control_batch
+from textenv.algos.ppo_presets import preset
+from textenv.algos.rollout import RolloutRunner
+from textenv.errors import ConfigError, DataError
+
+
+class Bandit(gym.Env):
+    """One step an episode; the reward is a function of the action and the generator."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+
+    def __init__(self, action_space=None, reward=None, observe=None, mask=None):
+        self.action_space = spaces.Discrete(2) if action_space is None else action_space
+        self.reward = reward or (lambda action, observation, rng: float(action == 1))
+        self.observe = observe or (lambda rng: rng.uniform(-1, 1, 2))
+        self.mask = mask
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = np.asarray(self.observe(self.np_random), np.float32)
+        return self.state, {} if self.mask is None else {"action_mask": self.mask}
+
+    def step(self, action):
+        reward = float(self.reward(action, self.state, self.np_random))
+        return self.state, reward, True, False, {}
+
+
+class Endless(gym.Env):
+    """A reward of 1 at every step, cut after five."""
+
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(1, np.float32), 1.0, False, self.steps == 5, {}
+
+
+def quick(**settings):
+    settings = {"n_steps": 256, "batch_size": 64, "n_epochs": 4, "hidden": (16,)} | settings
+    return PPOConfig(**settings)
+
+
+# --- the update ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ent_coef": 0.1, "vf_coef": 0.7, "clip_range_vf": 0.2},
+        {"normalize_advantage": False, "max_grad_norm": 0.0, "clip_range": 0.05},
+    ],
+)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_weights_after_an_update_are_those_of_torch(env, settings):
+    """The loss as Stable-Baselines3 writes it, torch's Adam and gradient clipping."""
+    torch = pytest.importorskip("torch")
+    config = quick(hidden=(8, 8), learning_rate=3e-3, **settings)
+    env = gym.make(env)
+    learner = ControlLearner(env, config)
+    rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+    batch = control_batch(rollout, learner.policy, config)
+    weights = {
+        name: torch.tensor(value, requires_grad=True)
+        for name, value in learner.policy.weights.items()
+    }
+    names = list(weights)
+    adam = torch.optim.Adam(weights.values(), lr=config.learning_rate, eps=1e-5)
+    columns = [batch.observations, batch.actions, batch.logprobs, batch.advantages]
+    columns += [batch.values, batch.returns]
+    data = [torch.tensor(np.asarray(c)) for c in columns]
+    for rows in minibatches(config, 256, np.random.default_rng((config.seed, 1))):
+        observations, actions, old, advantages, old_values, returns = (c[rows] for c in data)
+        x = observations[None]
+        for layer in range(2):
+            x = x @ weights[f"hidden.{layer}.weight"] + weights[f"hidden.{layer}.bias"]
+            x = torch.tanh(x)
+        outputs = x[0] @ weights["actor.weight"] + weights["actor.bias"]
+        values = (x[1] @ weights["critic.weight"] + weights["critic.bias"])[:, 0]
+        if "log_std" in weights:
+            normal = torch.distributions.Normal(outputs, weights["log_std"].exp())
+            logprobs, entropy = normal.log_prob(actions).sum(1), normal.entropy().sum(1)
+        else:
+            categorical = torch.distributions.Categorical(logits=outputs)
+            logprobs, entropy = categorical.log_prob(actions[:, 0]), categorical.entropy()
+        advantages = advantages.float()
+        if config.normalize_advantage:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        ratio = torch.exp(logprobs - old)
+        clip = config.clip_range
+        surrogate = -torch.min(
+            advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)
+        ).mean()
+        if config.clip_range_vf is not None:
+            bound = config.clip_range_vf
+            values = old_values.float() + torch.clamp(values - old_values.float(), -bound, bound)
+        error = torch.nn.functional.mse_loss(returns.float(), values)
+        loss = surrogate - config.ent_coef * entropy.mean() + config.vf_coef * error
+        adam.zero_grad()
+        loss.backward()
+        if config.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(weights.values(), config.max_grad_norm)
+        adam.step()
+    metrics = learner.update(rollout, 1.0)
+    assert metrics["train/n_updates"] == 16
+    for name in names:
+        np.testing.assert_allclose(
+            learner.policy.weights[name], weights[name].detach().numpy(), atol=1e-5, err_msg=name
+        )
+
+
+def test_the_first_minibatch_sees_a_ratio_of_one():
+    env = gym.make("CartPole-v1")
+    learner = ControlLearner(env, quick(n_epochs=1, batch_size=256, normalize_observations=True))
+    runner = RolloutRunner(env, learner.policy, max_steps=256)
+    for _ in range(3):  # statistics have moved since
+        metrics = learner.update(runner.collect(), 1.0)
+        assert abs(metrics["train/approx_kl"]) < 1e-6
+        assert metrics["train/clip_fraction"] == 0
+
+
+def test_target_kl_ends_the_passes_before_the_step_that_would_go_too_far():
+    env = gym.make("CartPole-v1")
+    config = quick(learning_rate=0.01, target_kl=1e-7)
+    learner = ControlLearner(env, config)
+    rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+    assert learner.update(rollout, 1.0)["train/n_updates"] == 1
+    free = ControlLearner(env, quick(learning_rate=0.01, target_kl=100.0))
+    assert free.update(rollout, 1.0)["train/n_updates"] == 16
+
+
+def test_annealing_reaches_zero():
+    trainer = PPOTrainer(
+        "mlp",
+        env="CartPole-v1",
+        config=quick(total_timesteps=1024, anneal_learning_rate=True, anneal_clip_range=True),
+    )
+    history = trainer.train()
+    rates = [row["train/learning_rate"] / trainer.config.learning_rate for row in history]
+    np.testing.assert_allclose(rates, [0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose([row["train/clip_range"] for row in history], 0.2 * np.array(rates))
+
+
+def test_max_steps_counts_optimizer_steps():
+    trainer = PPOTrainer("mlp", env="CartPole-v1", config=quick(max_steps=19))
+    history = trainer.train()
+    assert [row["train/n_updates"] for row in history] == [16, 3]
+    assert history[-1]["step"] == 19
+    assert trainer._runner.policy_version == 19
+
+
+@pytest.mark.filterwarnings("ignore:.*(overflow|invalid value).*:RuntimeWarning")
+def test_a_loss_that_is_not_finite_leaves_the_weights():
+    env = Bandit(reward=lambda action, observation, rng: np.inf)
+    learner = ControlLearner(env, quick())
+    before = learner.policy.fingerprint()
+    rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        learner.update(rollout, 1.0)
+    assert learner.policy.fingerprint() == before
+    good = RolloutRunner(Bandit(), learner.policy, max_steps=256).collect()
+    assert np.isfinite(learner.update(good, 1.0)["train/value_loss"])
+
+
+def test_a_rollout_without_a_critic_is_refused():
+    env = gym.make("CartPole-v1")
+    learner = ControlLearner(env, quick())
+    rollout = RolloutRunner(env, lambda observation: (0, {}), max_steps=64).collect()
+    with pytest.raises(DataError, match="its policy has no critic"):
+        learner.update(rollout, 1.0)
+
+
+# --- what a rollout is ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_a_rollout_is_n_steps_in_all_shared_evenly(num_envs):
+    rollouts = []
+    trainer = PPOTrainer(
+        "mlp",
+        env="CartPole-v1",
+        config=quick(num_envs=num_envs, total_timesteps=512),
+        on_step=lambda metrics, rollout: rollouts.append(rollout),
+    )
+    trainer.train()
+    assert [r.num_transitions for r in rollouts] == [256, 256]
+    for rollout in rollouts:
+        shares = dict.fromkeys(range(num_envs), 0)
+        for trajectory in rollout:
+            shares[trajectory.env_index] += len(trajectory)
+        assert set(shares.values()) == {256 // num_envs}
+    # What one rollout cut goes on in the next.
+    for env in range(num_envs):
+        cut = [t for t in rollouts[0] if t.env_index == env][-1]
+        rest = next(t for t in rollouts[1] if t.env_index == env)
+        if not (cut.terminated or cut.truncated):
+            np.testing.assert_array_equal(cut.final_observation, rest.observations[0])
+
+
+def test_last_values_are_the_critics_of_the_last_observation():
+    env = gym.make("CartPole-v1", max_episode_steps=9)
+    policy = MLPPolicy(env.observation_space, env.action_space, (8,), seed=4)
+    rollout = RolloutRunner(env, policy, max_steps=100).collect()
+    assert any(t.truncated for t in rollout)
+    for trajectory in rollout:
+        if trajectory.terminated:
+            assert trajectory.last_value is None
+        else:
+            value = policy.values([trajectory.final_observation])[0]
+            assert trajectory.last_value == pytest.approx(value, rel=1e-5)
+
+
+def test_an_environment_or_a_function_that_makes_one():
+    for env, num_envs in ((gym.make("CartPole-v1"), 1), (lambda: gym.make("CartPole-v1"), 2)):
+        trainer = PPOTrainer("mlp", env=env, config=quick(total_timesteps=256, num_envs=num_envs))
+        assert len(trainer.train()) == 1
+    with pytest.raises(ConfigError, match="num_envs=2 copies need an id or a function"):
+        PPOTrainer("mlp", env=gym.make("CartPole-v1"), config=quick(num_envs=2))
+    vector = gym.make_vec("CartPole-v1", num_envs=3)
+    with pytest.raises(ConfigError, match="num_envs=2, and the environment has 3"):
+        PPOTrainer("mlp", env=vector, config=quick(num_envs=2))
+    with pytest.raises(ConfigError, match="max_steps=256 must be divisible by num_envs=3"):
+        PPOTrainer("mlp", env=vector, config=quick())
+
+
+def test_seeds_reproduce():
+    def run(seed):
+        config = quick(total_timesteps=512, num_envs=2, seed=seed)
+        trainer = PPOTrainer("mlp", env="CartPole-v1", config=config)
+        trainer.train()
+        return trainer.policy.fingerprint()
+
+    assert run(3) == run(3) != run(4)
+
+
+# --- what it learns ------------------------------------------------------------------------
+
+
+def test_cartpole_is_solved(tmp_path):
+    config = preset("CartPole-v1")
+    trainer = PPOTrainer("mlp", env="CartPole-v1", config=config)
+    env = gym.make("CartPole-v1")
+    assert episode_returns(trainer.policy, env, 10, seed=2**30).mean() < 100
+    trainer.train()
+    assert episode_returns(trainer.policy, env, 10, seed=2**30).mean() >= 475
+    assert trainer.history[-1]["rollout/ep_rew_mean"] >= 450
+    assert trainer.num_timesteps >= 100_000
+    trainer.save(tmp_path / "model")
+    loaded = load_policy(tmp_path / "model")
+    assert episode_returns(loaded, env, 3, seed=2**30).mean() >= 475
+
+
+def taught(env, updates=30, **settings):
+    settings = {"learning_rate": 3e-3, "total_timesteps": 256 * updates} | settings
+    trainer = PPOTrainer("mlp", env=env, config=quick(**settings))
+    trainer.train()
+    return trainer.policy
+
+
+def share_of(policy, wanted, **call):
+    """How often the policy, sampled, does what is wanted."""
+    rows = np.random.default_rng(5).uniform(-1, 1, (2000, 2)).astype(np.float32)
+    actions, _ = policy(rows, **call)
+    return np.mean([wanted(action, row) for action, row in zip(actions, rows)])
+
+
+def test_random_rewards_teach_nothing():
+    """The same budget: with a signal one action is nearly sure, without it neither is."""
+    signal = taught(Bandit())
+    assert share_of(signal, lambda action, row: action == 1) > 0.95
+    shares = [
+        share_of(
+            taught(Bandit(reward=lambda action, observation, rng: rng.integers(2)), seed=seed),
+            lambda action, row: action == 1,
+        )
+        for seed in range(4)
+    ]
+    assert abs(np.mean(shares) - 0.5) < 0.2, shares
+
+
+def test_a_choice_that_depends_on_the_observation():
+    env = Bandit(reward=lambda action, observation, rng: action == (observation[0] > 0))
+    policy = taught(env, 40)
+    assert share_of(policy, lambda action, row: action == (row[0] > 0)) > 0.9
+
+
+def test_several_choices_at_once():
+    space = spaces.MultiDiscrete([3, 2])
+    env = Bandit(space, lambda action, observation, rng: (action[0] == 2) + (action[1] == 0))
+    policy = taught(env, 60)
+    assert share_of(policy, lambda action, row: action[0] == 2 and action[1] == 0) > 0.9
+
+
+def test_a_box_of_actions():
+    space = spaces.Box(-1, 1, (1,))
+    env = Bandit(space, lambda action, observation, rng: -((action[0] - 0.6) ** 2))
+    policy = taught(env, 60, learning_rate=0.01)
+    assert (
+        share_of(policy, lambda action, row: abs(action[0] - 0.6) < 0.15, deterministic=True) == 1
+    )
+
+
+def test_flat_dicts_of_observations():
+    inner = Bandit(reward=lambda action, observation, rng: action == (observation[1] > 0))
+    space = spaces.Dict({"x": spaces.Box(-1, 1, (1,)), "y": spaces.Box(-1, 1, (1,))})
+    env = gym.wrappers.TransformObservation(inner, lambda o: {"x": o[:1], "y": o[1:]}, space)
+    policy = taught(env, 40)
+    rows = np.random.default_rng(5).uniform(-1, 1, (1000, 2)).astype(np.float32)
+    actions, _ = policy({"x": rows[:, :1], "y": rows[:, 1:]})
+    assert np.mean(actions == (rows[:, 1] > 0)) > 0.9
+
+
+def test_masked_actions_are_never_taken_and_the_best_allowed_one_is_learnt():
+    """The best action of all is masked; the mask reaches collection and update alike."""
+    mask = np.array([1, 1, 0], np.int8)
+    seen = []
+
+    def reward(action, observation, rng):
+        seen.append(int(action))
+        return float(action)
+
+    policy = taught(Bandit(spaces.Discrete(3), reward, mask=mask))
+    assert set(seen) == {0, 1}
+    infos = [{"action_mask": mask}] * 2000
+    assert share_of(policy, lambda action, row: action == 1, infos=infos) > 0.95
+
+
+@pytest.mark.parametrize(("bootstrap", "value"), [(True, 10.0), (False, 3.0)])
+def test_a_truncated_episode_is_worth_what_would_have_come(bootstrap, value):
+    """At discount .9 endless ones are worth 10; five of them, seen from the middle, about 3."""
+    policy = taught(
+        Endless(), 60, gamma=0.9, gae_lambda=0.9, bootstrap_truncated=bootstrap, learning_rate=0.02
+    )
+    worth = sum(sum(0.9**k for k in range(left)) for left in range(1, 6)) / 5
+    expected = value if bootstrap else worth
+    assert expected == pytest.approx(value, abs=0.4)
+    assert policy.values([np.zeros(1, np.float32)])[0] == pytest.approx(expected, rel=0.15)
+
+
+def test_normalisation_makes_scales_no_matter():
+    """Rewards of thousands and observations far from 0: the same lesson, value in their units."""
+
+    def reward(action, observation, rng):
+        return 3000.0 * (action == (observation[0] > 500))
+
+    env = Bandit(reward=reward, observe=lambda rng: 500 + 200 * rng.uniform(-1, 1, 2))
+    env.observation_space = spaces.Box(-1e4, 1e4, (2,))
+    policy = taught(env, 40, normalize_observations=True, normalize_rewards=True)
+    rows = np.random.default_rng(5).uniform(300, 700, (1000, 2)).astype(np.float32)
+    actions, extras = policy(rows)
+    assert np.mean(actions == (rows[:, 0] > 500)) > 0.9
+    assert np.mean(extras["value"]) == pytest.approx(3000, rel=0.2)
+    assert policy.reward_scale == pytest.approx(1500, rel=0.5)
+
+
+# --- export --------------------------------------------------------------------------------
+
+
+def test_each_rollout_is_exported_with_its_policy(tmp_path):
+    hashes, rollouts = [], []
+
+    def on_step(metrics, rollout):
+        rollouts.append(rollout)
+        hashes.append(trainer.policy.fingerprint())
+
+    config = quick(total_timesteps=768, num_envs=2, gamma=0.9, gae_lambda=0.8, seed=11)
+    trainer = PPOTrainer(
+        "mlp", env="CartPole-v1", config=config, on_step=on_step, export_to=tmp_path
+    )
+    first = trainer.policy.fingerprint()
+    trainer.train()
+    files = sorted(tmp_path.iterdir())
+    assert [f.name.split("_")[1] for f in files] == ["0", "1", "2"]
+    loaded = [load_rollout(f) for f in files]
+    assert loaded == rollouts
+    assert [r.source.policy_hash for r in loaded] == [first, *hashes[:-1]]
+    assert [r.source.policy_version for r in loaded] == [0, 16, 32]
+    source = loaded[0].source
+    assert (source.env_id, source.num_envs, source.seed) == ("CartPole-v1", 2, 11)
+    assert (source.gamma, source.gae_lambda) == (0.9, 0.8)
+    header = json.loads(files[0].read_text())
+    assert header["format"] == "textenv.rollout"
