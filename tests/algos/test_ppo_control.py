@@ -306,7 +306,7 @@ def test_a_choice_that_depends_on_the_observation():
 def test_several_choices_at_once():
     space = spaces.MultiDiscrete([3, 2])
     env = Bandit(space, lambda action, observation, rng: (action[0] == 2) + (action[1] == 0))
-    policy = taught(env, 60)
+    policy = taught(env, 60, learning_rate=0.01)
     assert share_of(policy, lambda action, row: action[0] == 2 and action[1] == 0) > 0.9
 
 
