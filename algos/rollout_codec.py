@@ -46,7 +46,11 @@ def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
 
 
 def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:
-    """The rollout of some rows, or a `DataError` that names where they are from."""
+    """The rollout of some rows.
+
+    Raises:
+        DataError: for rows of another kind; names the place.
+    """
     trajectories = []
     known = {field.name for field in fields(Trajectory)}
     for number, row in enumerate(rows):
@@ -58,7 +62,7 @@ def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:
             trajectories.append(_decode_trajectory(row))
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise DataError(f"{where}, trajectory {number}: {error}") from error
-    return Buffer(trajectories, _decode_source(source, where))
+    return Buffer(trajectories, decode_source(source, where))
 
 
 def encode_source(source: RolloutSource | None) -> dict[str, Any] | None:
@@ -75,7 +79,12 @@ def encode_source(source: RolloutSource | None) -> dict[str, Any] | None:
         raise DataError(f"the rollout's source cannot be written: {error}") from error
 
 
-def _decode_source(row: Any, where: Any) -> RolloutSource | None:
+def decode_source(row: Any, where: Any) -> RolloutSource | None:
+    """What `encode_source` wrote.
+
+    Raises:
+        DataError: for an object of another kind; names the place.
+    """
     if row is None:
         return None
     known = {field.name for field in fields(RolloutSource)}
@@ -103,6 +112,10 @@ def _decode_trajectory(row: dict[str, Any]) -> Trajectory:
     for name, value in row.items():
         if name in COLUMNS:
             values[name] = unpack(decode_column(value))
+        elif name in FLOAT_LISTS + INT_LISTS:
+            if not isinstance(value, list):
+                raise ValueError(f"{name} must be a list, got {value!r:.40}")
+            values[name] = value
         else:
             values[name] = decode(value)
     return Trajectory(**values)
@@ -177,6 +190,31 @@ def decode_column(value: Any) -> Any:
             return tuple(decode_column(part) for part in value[_TUPLE])
         return {key: decode_column(part) for key, part in value.items()}
     return decode(value)
+
+
+def outline(column: Any) -> Any:
+    """What a packed column is, without its data, as JSON: ``"float32"``, say, or ``"list"``."""
+    if isinstance(column, dict):
+        return {key: outline(part) for key, part in column.items()}
+    if isinstance(column, tuple):
+        return {_TUPLE: [outline(part) for part in column]}
+    return str(column.dtype) if isinstance(column, np.ndarray) else "list"
+
+
+def fill(shape: Any, data: Any) -> Any:
+    """The packed column of an `outline`, from data that another format gives back.
+
+    That is an array or a list where the outline has a word, and elsewhere a dict of these or, of
+    a tuple, anything that has them in its order.
+    """
+    if isinstance(shape, dict) and shape.keys() == {_TUPLE}:
+        pieces = data.values() if isinstance(data, dict) else data
+        return tuple(fill(part, piece) for part, piece in zip(shape[_TUPLE], pieces, strict=True))
+    if isinstance(shape, dict):
+        return {key: fill(part, data[key]) for key, part in shape.items()}
+    if shape != "list":
+        return np.asarray(data, _dtype(shape))
+    return data.tolist() if isinstance(data, np.ndarray) else list(data)
 
 
 def _like(first: Any, item: Any) -> bool:

@@ -24,6 +24,8 @@ from textenv.errors import ConfigError, DataError, MissingFileError, unknown
 FORMATS = {
     "json": "rollout_json",
     "jsonl.gz": "rollout_json",
+    "parquet": "rollout_parquet",
+    "minari": "rollout_minari",
 }
 _NAME = re.compile(r"rollout_(\d+)_\d{8}_\d{6}\.(.+)")
 _RESERVED = re.compile(r"\.rollout_(\d+)\.saving")
@@ -85,8 +87,9 @@ def load_rollout(path: str | Path) -> Buffer:
     """
     path = Path(path)
     ending = _ending(path) or "json"
-    if ending != "minari" and not path.is_file():
-        raise MissingFileError(f"rollout {path} is not a file")
+    if not (path.is_dir() if ending == "minari" else path.is_file()):
+        what = "folder" if ending == "minari" else "file"
+        raise MissingFileError(f"rollout {path} is not a {what}")
     return _module(ending).read(path)
 
 
@@ -127,7 +130,7 @@ def _module(ending: str) -> ModuleType:
 @contextmanager
 def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
     """The next index of a folder, and a hidden folder whose name keeps it from others."""
-    index = _next_index(folder)
+    index = max(_indices(folder), default=-1) + 1
     while True:
         staging = folder / f".rollout_{index}.saving"
         try:
@@ -135,18 +138,19 @@ def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
         except FileExistsError:
             index += 1
             continue
-        # Between the look and the reservation another may have written and gone.
-        if _next_index(folder, besides=staging.name) <= index:
+        # Between the look and the reservation another may have written this index, and gone.
+        if index not in _indices(folder, besides=staging.name):
             break
         staging.rmdir()
-        index = _next_index(folder)
+        index += 1
     try:
         yield index, staging
     finally:
         shutil.rmtree(staging)
 
 
-def _next_index(folder: Path, besides: str = "") -> int:
+def _indices(folder: Path, besides: str = "") -> set[int]:
+    """Those that are taken."""
     names = [path.name for path in folder.iterdir() if path.name != besides]
     matches = [_NAME.match(name) or _RESERVED.match(name) for name in names]
-    return max((int(match.group(1)) for match in matches if match), default=-1) + 1
+    return {int(match.group(1)) for match in matches if match}

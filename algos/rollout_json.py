@@ -54,7 +54,11 @@ def read(path: Path) -> Buffer:
             rows = head.pop("trajectories", None) if isinstance(head, dict) else None
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is cut off or not a rollout: {error}") from error
-    return from_rows(head, rows, path)
+    check_header(head, path)
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of trajectories, got {rows!r:.40}")
+    check_count(head, len(rows), path)
+    return decode_rollout(rows, head.get("source"), path)
 
 
 def make_header(rollout: Buffer) -> dict[str, Any]:
@@ -77,11 +81,11 @@ def make_header(rollout: Buffer) -> dict[str, Any]:
     }
 
 
-def from_rows(head: Any, rows: Any, path: Path) -> Buffer:
-    """The rollout of a header and its rows.
+def check_header(head: Any, path: Path) -> None:
+    """Refuse what is not the header of a rollout of this schema version.
 
     Raises:
-        DataError: where they are not those of a rollout of this schema version; names the file.
+        DataError: names the file.
     """
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise DataError(f"{path} is not a rollout of textenv")
@@ -90,13 +94,18 @@ def from_rows(head: Any, rows: Any, path: Path) -> Buffer:
             f"{path} has schema version {head.get('schema_version')!r}; "
             f"this textenv reads version {SCHEMA_VERSION}"
         )
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of trajectories, got {rows!r:.40}")
+
+
+def check_count(head: dict[str, Any], count: int, path: Path) -> None:
+    """Refuse a file that holds another number of trajectories than its header says.
+
+    Raises:
+        DataError: names the file and both numbers.
+    """
     layout = head.get("layout")
     said = layout.get("num_trajectories") if isinstance(layout, dict) else None
-    if said is not None and said != len(rows):
-        raise DataError(f"{path} is cut off: it holds {len(rows)} trajectories of {said}")
-    return decode_rollout(rows, head.get("source"), path)
+    if said not in (None, count):
+        raise DataError(f"{path} is cut off or changed: it holds {count} trajectories of {said}")
 
 
 def _parse(text: str) -> Any:

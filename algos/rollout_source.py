@@ -41,7 +41,7 @@ def describe_source(
     if policy is None and runner is not None:
         policy = runner.policy
     env_id, kwargs = _spec(env)
-    observation_space, action_space = _spaces(env)
+    observation_space, action_space = single_spaces(env)
     fingerprint = getattr(policy, "fingerprint", None)
     return RolloutSource(
         env_id=env_id,
@@ -79,7 +79,7 @@ def check_source(rollout: Buffer | str | Path, env: Any) -> None:
     there = source.env_id or "an environment without an id"
     if None not in (env_id, source.env_id) and env_id != source.env_id:
         raise DataError(f"{name} was made for {there}, and this is {here}")
-    for what, space in zip(("observation", "action"), _spaces(env)):
+    for what, space in zip(("observation", "action"), single_spaces(env)):
         said = getattr(source, f"{what}_space")
         if said is not None and said != describe_space(space):
             raise DataError(
@@ -104,7 +104,7 @@ def _vector(env: Any) -> VectorEnv | None:
     return env if isinstance(env, VectorEnv) else None
 
 
-def _spaces(env: Any) -> tuple[Space, Space]:
+def single_spaces(env: Any) -> tuple[Space, Space]:
     """Of a single environment."""
     vector = _vector(env)
     if vector is not None:

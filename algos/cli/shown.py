@@ -30,7 +30,7 @@ def shown(value: Any) -> str:
         return np.array2string(value, threshold=16, precision=4)
     if isinstance(value, dict):
         return "\n".join(f"{key}: {shown(item)}" for key, item in value.items())
-    return printable(repr(value))
+    return printable(repr(value.item() if isinstance(value, np.generic) else value))
 
 
 def one_line(value: Any) -> str:

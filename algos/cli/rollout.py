@@ -1,0 +1,126 @@
+"""textenv rollout: collect rollouts and leave them as files, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from textenv.algos.envs import make_training_env
+from textenv.algos.random_policy import RandomPolicy
+from textenv.algos.rollout import RolloutRunner, is_text
+from textenv.algos.rollout_files import save_rollout
+from textenv.algos.rollout_source import describe_source, single_spaces
+from textenv.algos.space_json import describe_space
+from textenv.algos.strategy import create_strategy
+from textenv.errors import ConfigError
+
+
+@dataclass
+class Args:
+    """Collect rollouts and leave them as files. With no argument: CartPole, at random."""
+
+    env: str | None = None
+    """Id of an environment, of control or of text; unset: CartPole-v1, with --task TextGen-v0."""
+    task: str | None = None
+    """Name of a task of TextGen-v0, see textenv envs; unset: arithmetic."""
+    policy: str | None = None
+    """random; for control the folder of a trained policy, for text a model (tiny-lm, a folder,
+    or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
+    n_steps: int = 2048
+    """Transitions of a rollout, in all environments together; for text at most that many, in
+    whole groups."""
+    num_envs: int = 8
+    """Parallel environments of control; for text the copies are made as they are needed."""
+    num_generations: int = 8
+    """Text: completions of each prompt (a group)."""
+    rollouts: int = 1
+    """How many rollouts, a file each."""
+    out: Path = Path("rollouts")
+    """The folder; the index in the names goes on from what is there."""
+    format: Literal["json", "jsonl.gz", "parquet", "minari"] = "json"
+    """Of the files."""
+    seed: int = 0
+    """Of the environments and of the policy."""
+
+
+def run(args: Args) -> int:
+    """Collect, and print a line for each file."""
+    for name in ("n_steps", "num_envs", "rollouts"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+    env = _make_env(args)
+    text = is_text(env)
+    if not text and args.n_steps % args.num_envs:
+        raise ConfigError(
+            f"n_steps={args.n_steps} must be divisible by num_envs={args.num_envs}: a rollout is "
+            "shared evenly by all environments"
+        )
+    strategy = create_strategy("grpo", num_generations=args.num_generations) if text else None
+    policy = (_text_policy if text else _control_policy)(args, env)
+    runner = RolloutRunner(env, policy, strategy, args.n_steps, args.seed)
+    try:
+        _collect(args, runner)
+    finally:
+        runner.close()
+    return 0
+
+
+def _collect(args: Args, runner: RolloutRunner) -> None:
+    """One file a rollout, each there as soon as its line is printed."""
+    console = Console(highlight=False, soft_wrap=True)
+    total = 0
+    columns = (
+        TextColumn("rollout"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("collect", total=args.rollouts)
+        for _ in range(args.rollouts):
+            rollout = runner.collect()
+            rollout.source = describe_source(runner)
+            path = save_rollout(rollout, args.out, args.format)
+            count = rollout.num_transitions
+            total += count
+            progress.advance(bar)
+            console.print(f"exported {count} transitions to {path.name} ({total} in all)")
+
+
+def _make_env(args: Args) -> Any:
+    name = args.env or ("CartPole-v1" if args.task is None else "TextGen-v0")
+    kwargs = {} if args.task is None else {"task": args.task}
+    try:
+        return make_training_env(name, kwargs, args.num_envs)
+    except TypeError as error:
+        raise ConfigError(f"environment {name!r} cannot be made of {kwargs}: {error}") from error
+
+
+def _control_policy(args: Args, env: Any) -> Any:
+    observation_space, action_space = single_spaces(env)
+    if args.policy in (None, "random"):
+        return RandomPolicy(action_space, args.seed, getattr(env, "num_envs", None))
+    from textenv.algos.mlp_policy import load_policy
+
+    policy = load_policy(str(args.policy), args.seed)
+    for what, has, needs in (
+        ("observations", policy.encoder.space, observation_space),
+        ("actions", policy.distribution.space, action_space),
+    ):
+        if describe_space(has) != describe_space(needs):
+            raise ConfigError(f"{args.policy} is of {what} {has}, and the environment has {needs}")
+    return policy
+
+
+def _text_policy(args: Args, env: Any) -> Any:
+    if args.policy == "random":
+        return RandomPolicy(single_spaces(env)[1], args.seed)
+    from textenv.algos.models import load_model
+    from textenv.algos.policy import create_policy
+
+    return create_policy(*load_model(args.policy or "tiny-lm"), {"seed": args.seed})
