@@ -163,7 +163,7 @@ class SB3Policy:
         count = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
         layers, _, hidden = policy.lstm_hidden_state_shape
         states = self._lstm_states
-        if states is None or states.pi[0].shape[1] != count or episode_start is None:
+        if states is None or states.pi[0].shape[1] != count:
             zeros = torch.zeros(layers, count, hidden, device=policy.device)
             states = RNNStates((zeros, zeros), (zeros, zeros))
         flags = np.ones(count) if episode_start is None else np.reshape(episode_start, -1)

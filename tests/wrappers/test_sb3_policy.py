@@ -217,6 +217,8 @@ def test_masked_actions_are_never_taken(num_envs):
     seen = set()
     for trajectory in rollout:  # of one step each
         mask = trajectory.reset_info["action_mask"]
+        assert trajectory.reset_info["prompt"] == ("x" if mask.all() else "y")
+        assert "completion" not in trajectory.reset_info
         seen.add((tuple(map(int, mask)), int(trajectory.actions[0])))
         observations, actions = tensors(trajectory.observations, trajectory.actions)
         with torch.no_grad():
