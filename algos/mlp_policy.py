@@ -30,7 +30,8 @@ from textenv.errors import ConfigError, DataError, MissingFileError, unknown
 ACTIVATIONS = ("tanh", "relu")
 _FORMAT = "textenv.mlp_policy"
 _VERSION = 1
-_CLIP = 10.0  # normalised observations stay within this, as in SB3's VecNormalize
+NORMALIZED_BOUND = 10.0
+"""Normalised observations stay within this, as in SB3's VecNormalize."""
 _EPSILON = 1e-8
 
 
@@ -48,6 +49,8 @@ class MLPPolicy:
     Attributes:
         weights: arrays by name; replace them by `set_weights`.
         stats: running statistics of the observations, where they are normalised.
+        normalization: mean (D,) and inverse deviation (D,) that observations are standardised
+            by, where they are.
         reward_scale: what the critic's output is multiplied by to be in units of the rewards.
 
     Raises:
@@ -126,7 +129,8 @@ class MLPPolicy:
         """Observations (B, D) as the networks see them."""
         if self.stats is None:
             return rows
-        return np.clip((rows - self._mean) * self._inverse_std, -_CLIP, _CLIP)
+        mean, inverse_std = self.normalization
+        return np.clip((rows - mean) * inverse_std, -NORMALIZED_BOUND, NORMALIZED_BOUND)
 
     def update_stats(self, rows: np.ndarray) -> None:
         """Count raw observations (B, D) into the running statistics, where there are any."""
@@ -178,8 +182,10 @@ class MLPPolicy:
 
     def _freeze_stats(self) -> None:
         if self.stats is not None:
-            self._mean = self.stats.mean.astype(np.float32)
-            self._inverse_std = (1 / np.sqrt(self.stats.var + _EPSILON)).astype(np.float32)
+            self.normalization = (
+                self.stats.mean.astype(np.float32),
+                (1 / np.sqrt(self.stats.var + _EPSILON)).astype(np.float32),
+            )
 
     def _initial_weights(self) -> dict[str, np.ndarray]:
         """Orthogonal matrices: gain sqrt(2) for hidden layers, .01 for the actor, 1 the critic."""
