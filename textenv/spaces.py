@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Text
 
-from textenv.errors import ConfigTypeError
+from textenv.errors import ConfigError, ConfigTypeError
 
 _SAMPLE_CHARS = "".join(map(chr, range(32, 127)))
 _SAMPLE_LENGTH = 64  # random text longer than this helps nobody
@@ -25,6 +25,9 @@ class UnicodeText(Text):
         max_length: longest string, in characters.
         min_length: shortest string, in characters.
         seed: seed for `sample`.
+
+    Raises:
+        ConfigError: for lengths that no string has.
     """
 
     def __init__(
@@ -34,6 +37,13 @@ class UnicodeText(Text):
         min_length: int = 0,
         seed: int | np.random.Generator | None = None,
     ):
+        for name, length in (("min_length", min_length), ("max_length", max_length)):
+            if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
+                raise ConfigError(f"{name} must be an integer >= 0, got {length!r}")
+        if min_length > max_length:
+            raise ConfigError(
+                f"min_length must be at most max_length, got {min_length} and {max_length}"
+            )
         super().__init__(max_length, min_length=min_length, charset=_SAMPLE_CHARS, seed=seed)
 
     def contains(self, x: Any) -> bool:

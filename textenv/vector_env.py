@@ -57,6 +57,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         ConfigError: for a setting with a value that cannot be used.
     """
 
+    closed = True  # until it is made: Gymnasium closes one whose making failed, too
     metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(
@@ -97,6 +98,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         self._turns = np.zeros(num_envs, int)
         self._unbegun = set(self._lanes)
         self._over = np.zeros(num_envs, bool)
+        self.closed = False
 
     def reset(
         self,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.errors import ConfigTypeError
+from textenv.errors import ConfigError, ConfigTypeError
 from textenv.spaces import UnicodeText
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one glyph of five characters
@@ -126,7 +126,16 @@ def test_composes_with_gymnasium():
     assert not space.is_np_flattenable
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1, 5), (3, 2), (0, -1)])
-def test_impossible_lengths_are_refused(low, high):
-    with pytest.raises(ValueError, match="length"):
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (-1, 5, "min_length must be .* got -1"),
+        (3, 2, "got 3 and 2"),
+        (0, -1, "max_length must be .* got -1"),
+        (0, 2.5, "max_length must be .* got 2.5"),
+        (True, 5, "min_length must be .* got True"),
+    ],
+)
+def test_impossible_lengths_are_refused(low, high, says):
+    with pytest.raises(ConfigError, match=says):
         UnicodeText(high, min_length=low)
