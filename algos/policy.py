@@ -210,9 +210,10 @@ class LanguageModelPolicy:
     def fingerprint(self) -> str:
         """SHA-256 of the weights: names, types, shapes and bytes, in the order of the names."""
         digest = hashlib.sha256()
-        for name, weights in sorted(tree_flatten(self.model.parameters())):
+        parameters: Any = tree_flatten(self.model.parameters())
+        for name, weights in sorted(parameters, key=lambda pair: pair[0]):
             digest.update(f"{name} {weights.dtype} {weights.shape}\n".encode())
-            digest.update(memoryview(mx.reshape(weights, [-1]).view(mx.uint8)))
+            digest.update(np.asarray(mx.reshape(weights, [-1]).view(mx.uint8)).tobytes())
         return digest.hexdigest()
 
     def with_params(self, **changes: Any) -> LanguageModelPolicy:

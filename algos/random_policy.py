@@ -66,4 +66,5 @@ class RandomPolicy:
     def _stack(self, actions: Sequence[Any]) -> Any:
         """A batch, as the vector environment's action space has it."""
         space = self.action_space
-        return concatenate(space, actions, create_empty_array(space, len(actions)))
+        out: Any = create_empty_array(space, len(actions))
+        return concatenate(space, actions, out)

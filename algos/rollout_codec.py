@@ -108,7 +108,7 @@ def _encode_trajectory(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def _decode_trajectory(row: dict[str, Any]) -> Trajectory:
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in row.items():
         if name in COLUMNS:
             values[name] = unpack(decode_column(value))

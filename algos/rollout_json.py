@@ -44,6 +44,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
 
 def read(path: Path) -> Buffer:
     """Read a file of JSON or JSON Lines."""
+    rows: Any
     try:
         if path.name.endswith((".jsonl.gz", ".jsonl")):
             opened = gzip.open if path.suffix == ".gz" else open

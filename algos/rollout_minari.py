@@ -207,7 +207,9 @@ def _env_spec(source: RolloutSource) -> Any:
     if source.env_id not in gym.registry:
         return None
     spec = copy.deepcopy(gym.registry[source.env_id])
-    spec.kwargs = {**spec.kwargs, **source.env_kwargs}
+    kwargs = dict(source.env_kwargs)
+    spec.max_episode_steps = kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    spec.kwargs = {**spec.kwargs, **kwargs}
     return spec
 
 

@@ -6,15 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Space
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from textenv.algos.rollout_files import load_rollout
 from textenv.algos.space_json import describe_space, make_space
 from textenv.algos.trajectory import Buffer, RolloutSource
 from textenv.algos.versions import versions
 from textenv.errors import DataError
+
+# What make_vec writes among the kwargs of a vector environment.
+_OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs")
 
 
 def describe_source(
@@ -113,16 +117,19 @@ def single_spaces(env: Any) -> tuple[Space, Space]:
 
 
 def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
-    """Id and kwargs of a single environment."""
+    """Id of a single environment, and what ``gym.make`` was given beside it."""
     vector = _vector(env)
     spec = getattr(env, "spec", None)
-    if vector is not None:
-        singles = getattr(vector.unwrapped, "envs", None)  # what make_vec says is of the vector
-        spec = singles[0].spec if singles else vector.spec
+    if isinstance(getattr(vector, "unwrapped", None), (SyncVectorEnv, AsyncVectorEnv)):
+        spec = vector.unwrapped.get_attr("spec")[0]  # type: ignore[union-attr]  # of one of them
     if spec is None:
         return None, {}
-    of_vectors = ("num_envs", "vectorization_mode", "vector_kwargs") if vector is not None else ()
-    return spec.id, {key: value for key, value in spec.kwargs.items() if key not in of_vectors}
+    kwargs = {key: value for key, value in spec.kwargs.items() if key not in _OF_VECTORS}
+    registered = gym.registry.get(spec.id)
+    limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)  # a kwarg of some vectors
+    if registered is not None and registered.max_episode_steps != limit:
+        kwargs["max_episode_steps"] = limit
+    return spec.id, kwargs
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,7 @@ def make_space(description: Any) -> Space:
         raise DataError(f"not the description of a space: {description!r:.80}")
     try:
         return _KINDS[kind][2](description)
-    except (KeyError, TypeError, ValueError, AssertionError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise DataError(f"not the description of a {kind}: {description!r:.80}: {error}") from error
 
 

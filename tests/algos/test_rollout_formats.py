@@ -191,7 +191,7 @@ def test_read_with_json_and_numpy_alone(control, tmp_path):
     assert content["layout"]["num_envs"] == 4 and content["layout"]["n_steps"] == 50
     source = content["source"]
     assert (source["env_id"], source["gamma"], source["gae_lambda"]) == ("CartPole-v1", 0.99, 0.95)
-    assert source["env_kwargs"] == {} and source["seed"] == 0
+    assert source["env_kwargs"] == {"max_episode_steps": 30} and source["seed"] == 0
     env = gym.make("CartPole-v1")
     space = env.observation_space
     assert [float(low) for low in source["observation_space"]["low"]] == pytest.approx(space.low)
@@ -333,7 +333,8 @@ def test_minari_finds_it_by_its_name_and_by_its_id(minari, control, tmp_path, mo
     path = control.save(tmp_path / "cart pole.minari")
     dataset = minari.load_dataset("cart pole.minari")
     assert dataset.total_steps == 200 and dataset.id == "cart-pole-v0"
-    assert dataset.recover_environment().spec.id == "CartPole-v1"
+    spec = dataset.recover_environment().spec
+    assert (spec.id, spec.max_episode_steps) == ("CartPole-v1", 30)
     assert next(iter(dataset.sample_episodes(1))).rewards.sum() > 0
     shutil.move(path, tmp_path / "cart-pole-v0")
     assert [*minari.list_local_datasets()] == ["cart-pole-v0"]
