@@ -85,7 +85,7 @@ def _episode(env: gym.Env, game: TextGenerationEnv, title: str, seed: int | None
         except InvalidAction as error:
             print(error)
             continue
-        total += reward
+        total += float(reward)
         over = terminated or truncated
         if said := _tidy(info.get("turn", "")):
             print(said)
