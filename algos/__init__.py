@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from textenv.algos.mlp_policy import MLPPolicy as MLPPolicy
     from textenv.algos.mlp_policy import load_policy as load_policy
     from textenv.algos.models import load_model as load_model
-    from textenv.algos.policy import create_policy as create_policy
     from textenv.algos.offline import OfflineConfig as OfflineConfig
     from textenv.algos.offline import OfflineTrainer as OfflineTrainer
     from textenv.algos.offline_text import OfflineTextConfig as OfflineTextConfig
     from textenv.algos.offline_text import OfflineTextTrainer as OfflineTextTrainer
     from textenv.algos.onnx_export import export_onnx as export_onnx
+    from textenv.algos.policy import create_policy as create_policy
     from textenv.algos.ppo import PPOConfig as PPOConfig
     from textenv.algos.ppo import PPOTrainer as PPOTrainer
     from textenv.algos.rollout import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.rollout import RolloutRunner as RolloutRunner
     from textenv.algos.rollout_files import load_rollout as load_rollout
-    from textenv.algos.rollout_files import load_rollouts as load_rollouts
     from textenv.algos.rollout_files import load_rollouts as load_rollouts
     from textenv.algos.sb3_trainer import SB3Trainer as SB3Trainer
     from textenv.algos.strategy import create_strategy as create_strategy
@@ -61,7 +60,6 @@ _HOMES = {
     "load_model": "models",
     "load_policy": "mlp_policy",
     "load_rollout": "rollout_files",
-    "load_rollouts": "rollout_files",
     "load_rollouts": "rollout_files",
 }
 _MODULES = ("grpo", "gspo", "ppo")
