@@ -16,9 +16,6 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from textenv.algos import (
     Buffer,
@@ -28,7 +25,6 @@ from textenv.algos import (
     create_strategy,
     load_rollout,
 )
-from textenv.algos.rollout_codec import decode, encode, pack, unpack
 from textenv.algos.rollout_files import FORMATS, load_rollouts, save_rollout
 from textenv.algos.rollout_source import describe_source
 from textenv.algos.space_json import describe_space
@@ -195,62 +191,6 @@ def test_text_and_its_tokens(tiny, tmp_path, ending):
     assert any(kept is not None for t in read for kept in t.support)
     assert read.source.env_id == "TextGen-v0" and len(read.source.policy_hash) == 64
     assert read.source.env_kwargs["reward_fn"].endswith("<lambda>>")
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_every_float_comes_back_to_the_bit(tmp_path, dtype):
-    rng = np.random.default_rng(0)
-    bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[np.dtype(dtype).itemsize]
-    drawn = rng.integers(np.iinfo(bits).max, size=60_000, dtype=bits, endpoint=True).view(dtype)
-    drawn = drawn[np.isfinite(drawn)]
-    steps = [*drawn[:3000].reshape(-1, 3), np.array([-0.0, np.finfo(dtype).max, 0], dtype)]
-    read = load_rollout(Buffer([Trajectory(observations=steps)]).save(tmp_path / "r.json"))
-    assert strictly_equal(read.trajectories[0].observations, steps)
-    again = decode(json.loads(json.dumps(encode(drawn))))
-    assert again.dtype == dtype and again.tobytes() == drawn.tobytes()
-
-
-def test_a_float_is_as_short_as_can_be():
-    assert json.dumps(encode(np.array([0.1, 1e10, 1 / 3], np.float32))["data"]) == (
-        "[0.1, 10000000000.0, 0.33333334]"
-    )
-
-
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**60), 2**60)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=5)
-)
-arrays = hnp.arrays(
-    st.sampled_from(["bool", "int8", "uint64", "int64", "float16", "float32", "float64", "<U3"]),
-    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
-    elements=None,
-    fill=st.nothing(),
-).filter(lambda a: a.dtype.kind != "f" or np.isfinite(a).all())
-keys = st.text(max_size=3) | st.sampled_from(["dtype", "shape", "data", "value", "__tuple__"])
-values = st.recursive(
-    scalars | arrays | arrays.map(lambda a: a.reshape(-1)[0] if a.size else a),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(keys, inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(values)
-def test_any_value_comes_back(value):
-    assert strictly_equal(decode(json.loads(json.dumps(encode(value)))), value)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(values, max_size=4))
-def test_any_column_comes_back(items):
-    assert strictly_equal(unpack(pack(items)), items)
 
 
 def test_alike_steps_are_one_array(tmp_path):
