@@ -73,10 +73,10 @@ class OfflineConfig:
 
     method: str = "awr"
     """awr, filtered_bc where a few episodes are good, or bc for an expert's data."""
-    epochs: int = 50
+    epochs: int = 40
     """Passes over the data. Fewer where holdout/logprob falls."""
     critic_epochs: int = 20
-    """awr: passes that fit the critic alone, before the first of these."""
+    """awr: passes that fit the critic alone, before all others."""
     batch_size: int = 256
     """Transitions of a minibatch."""
     learning_rate: float = 1e-3
@@ -92,7 +92,8 @@ class OfflineConfig:
     max_weight: float = 20.0
     """awr: no action counts more than this."""
     share: float = 0.25
-    """filtered_bc: this share of the whole episodes, the best by their return."""
+    """filtered_bc: this share of the whole episodes, the best by their return. Not for tasks where
+    the return depends on the start more than on the actions."""
     holdout: float = 0.1
     """Share of the episodes that is not trained on, for the holdout/ metrics; 0 holds none out."""
     normalize_observations: bool = True
@@ -173,7 +174,7 @@ class OfflineTrainer:
         self.gamma = next(x for x in (gamma, source.gamma, 0.99) if x is not None)
         self.gae_lambda = next(x for x in (lam, source.gae_lambda, 0.95) if x is not None)
         self.policy = MLPPolicy(
-            *_spaces(source, env),
+            *spaces_of(source, env),
             config.hidden,
             config.activation,
             config.normalize_observations,
@@ -192,7 +193,6 @@ class OfflineTrainer:
         self._widen()
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
         self._on_step = on_step
-        self._passes = 0
         self.history: list[dict[str, float]] = []
 
     def train(self) -> list[dict[str, float]]:
@@ -207,11 +207,9 @@ class OfflineTrainer:
             FloatingPointError: where the loss is not finite; the weights are as they were before
                 the pass.
         """
-        total = self._critic_passes + self.config.epochs
-        while self._passes < total:
-            metrics = self._pass(critic_alone=self._passes < self._critic_passes)
-            self._passes += 1
-            self.history.append(metrics | {"epoch": float(self._passes)})
+        while len(self.history) < self.passes:
+            metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
+            self.history.append(metrics | {"epoch": len(self.history) + 1.0})
             if self._on_step is not None:
                 self._on_step(self.history[-1])
         return self.history
@@ -234,6 +232,11 @@ class OfflineTrainer:
     def save(self, folder: str | Path) -> None:
         """Write the policy, statistics included; `load_policy` reads it."""
         self.policy.save(folder)
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the data the whole training has."""
+        return self._critic_passes + self.config.epochs
 
     @property
     def _critic_passes(self) -> int:
@@ -401,8 +404,16 @@ def _discounted(rewards: Sequence[float], gamma: float) -> np.ndarray:
     return out
 
 
-def _spaces(source: Any, env: Any) -> list[Any]:
-    """Observation and action space of a single environment."""
+def spaces_of(source: Any, env: Any) -> list[Any]:
+    """Observation and action space of the environment that rollouts are of.
+
+    Args:
+        source: where they come from.
+        env: the environment, for what the source does not say; None where there is none.
+
+    Raises:
+        DataError: where neither says it.
+    """
     spaces = []
     for name in ("observation_space", "action_space"):
         said = getattr(source, name)

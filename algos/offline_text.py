@@ -68,7 +68,8 @@ class OfflineTextConfig:
     batch_size: int = 64
     """Completions of an optimizer step."""
     learning_rate: float | None = None
-    """AdamW's step, falling to 0; unset: by the model's size, see `default_learning_rate`."""
+    """AdamW's step, falling to 0; unset: by the model's size, see
+    `trainer.default_learning_rate`, and with grpo a tenth of that."""
     weight_decay: float = 0.0
     """AdamW's pull of all weights towards 0."""
     max_grad_norm: float = 1.0
@@ -173,10 +174,18 @@ class OfflineTextTrainer:
         self.history: list[dict[str, float]] = []
 
     @property
+    def passes(self) -> int:
+        """How many passes over the completions the whole training has."""
+        return self.config.epochs
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate at its highest."""
         rate = self.config.learning_rate
-        return default_learning_rate(self.model) if rate is None else rate
+        if rate is not None:
+            return rate
+        share = 0.1 if self.config.method == "grpo" else 1.0
+        return share * default_learning_rate(self.model)
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the completions.

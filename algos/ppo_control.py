@@ -72,13 +72,14 @@ class ControlLearner:
     Args:
         env: the environment, single or vector; its spaces decide the networks.
         config: settings.
+        policy: to go on from; one with new weights where None.
     """
 
     strategy = create_strategy("ppo")
 
-    def __init__(self, env: Any, config: PPOConfig):
+    def __init__(self, env: Any, config: PPOConfig, policy: MLPPolicy | None = None):
         self.config = config
-        self.policy = MLPPolicy(
+        self.policy = policy or MLPPolicy(
             getattr(env, "single_observation_space", env.observation_space),
             getattr(env, "single_action_space", env.action_space),
             config.hidden,

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from textenv.algos import blas
+from textenv.algos.cli import train_offline
 from textenv.algos.cli.display import ConsoleDisplay, TrainingDisplay
+from textenv.algos.cli.judging import Judge, control_judge, say_evaluation, text_judge
 from textenv.algos.cli.run_folder import RunFolder
 from textenv.algos.cli.text_envs import TextTask, make_text_envs
 from textenv.algos.config import from_table, read_toml, to_table
 from textenv.algos.envs import make_env
-from textenv.algos.evaluation import episode_returns, evaluate
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer
 from textenv.algos.ppo import PPOConfig, PPOTrainer
 from textenv.algos.ppo_presets import preset
@@ -26,14 +27,14 @@ from textenv.algos.trajectory import Buffer
 from textenv.algos.versions import versions
 from textenv.errors import ConfigError
 
-_EVALUATION_SEED = 2**30  # of control's evaluation episodes: far from the seeds of training
-
-Result = dict[str, dict[str, Any]]
-
 
 @dataclass
 class GRPOArgs:
-    """Train a language model on a text task by GRPO. `--algo ppo --help` shows PPO's options."""
+    """Train a language model on a text task by GRPO.
+
+    `--algo ppo --help` shows PPO's options, `--from-rollouts DIR --help` those of training from
+    exported rollouts.
+    """
 
     config: Path | None = None
     """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
@@ -95,19 +96,21 @@ class _Job:
     """What it trains on."""
     model: str
     trainer: GRPOTrainer | PPOTrainer
-    evaluate: Callable[[], Result | None]
+    evaluate: Judge
     display: TrainingDisplay | ConsoleDisplay
     axes: tuple[str, str]
     """Metrics to draw: across and up."""
 
 
-def parse(argv: Sequence[str]) -> Args:
+def parse(argv: Sequence[str]) -> Args | train_offline.Job:
     """Options over the settings of ``--config`` over the defaults of the environment."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--config", "--algo", "--env", "--size"):
+    for option in ("--config", "--algo", "--env", "--size", "--from-rollouts"):
         first.add_argument(option)
     given = first.parse_known_args(argv)[0]
     table = {} if given.config is None else read_toml(given.config)
+    if given.from_rollouts or "from_rollouts" in table:
+        return train_offline.parse(argv, table)
     algo = given.algo or table.get("algo", "grpo")
     kind: Any = PPOArgs if algo == "ppo" else GRPOArgs
     if table:
@@ -122,8 +125,10 @@ def parse(argv: Sequence[str]) -> Args:
     return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 
-def run(args: Args) -> int:
+def run(args: Args | train_offline.Job) -> int:
     """Evaluate, train, evaluate again, and leave the run's folder."""
+    if isinstance(args, train_offline.Job):
+        return train_offline.run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
     folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
@@ -133,7 +138,7 @@ def run(args: Args) -> int:
     say(f"{job.model} on {job.name}; BLAS: {blas_status.name}")
     say(trainer.describe())
     before = job.evaluate()
-    _say_evaluation(say, "before", before)
+    say_evaluation(say, "before", before)
     folder.create(to_table(replace(args, config=None, out=None)))
     state = "failed"
     try:
@@ -166,7 +171,7 @@ def run(args: Args) -> int:
         if trainer.history:
             title = f"{args.algo.upper()} on {job.name}, {Path(job.model).name}"
             folder.draw(trainer.history, *job.axes, title)
-    _say_evaluation(say, "after", after)
+    say_evaluation(say, "after", after)
     seconds = time.perf_counter() - started
     say(f"{seconds:.1f} s; the run is in {folder.path}, the model in {folder.model}")
     return 130 if state == "interrupted" else 0
@@ -177,7 +182,7 @@ def _grpo_job(args: GRPOArgs, folder: RunFolder) -> _Job:
     display = TrainingDisplay(args.grpo.max_steps)
     on_step = _on_text_step(args.rollouts_every, folder, display)
     trainer = GRPOTrainer(args.model, env, args.grpo, on_step=on_step)
-    judge = _text_judge(trainer, test_env, args.eval_examples)
+    judge = text_judge(trainer, test_env, args.eval_examples)
     return _Job(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
 
 
@@ -192,13 +197,11 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
         shown = TrainingDisplay(updates, unit="update")
         on_step = _on_text_step(args.rollouts_every, folder, shown)
         trainer = PPOTrainer(model, env, config, on_step=on_step)
-        judge = _text_judge(trainer, test_env, args.eval_examples)
+        judge = text_judge(trainer, test_env, args.eval_examples)
         axes = ("time/iterations", "reward")
         return _Job(args.text.name, model, trainer, judge, shown, axes)
     if args.text.given:
         raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
-    if args.eval_episodes < 0:
-        raise ConfigError(f"eval_episodes must be an integer >= 0, got {args.eval_episodes}")
     display = ConsoleDisplay(config.total_timesteps)
 
     def on_control_step(metrics: dict[str, float], rollout: Buffer) -> None:
@@ -209,23 +212,9 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
     export_to = folder.path / "rollouts" if args.export == "json" else None
     trainer = PPOTrainer(model, args.env, config, on_step=on_control_step, export_to=export_to)
 
-    def judge_control() -> Result | None:
-        if not args.eval_episodes:
-            return None
-        found = {}
-        for kind, deterministic in (("greedy", True), ("sampled", False)):
-            returns = episode_returns(
-                trainer.policy, probe, args.eval_episodes, _EVALUATION_SEED, deterministic
-            )
-            found[kind] = {
-                "return": float(returns.mean()),
-                "return_std": float(returns.std()),
-                "examples": args.eval_episodes,
-            }
-        return found
-
+    judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
-    return _Job(name, model, trainer, judge_control, display, axes)
+    return _Job(name, model, trainer, judge, display, axes)
 
 
 def _on_text_step(
@@ -243,41 +232,6 @@ def _on_text_step(
         display.on_step(metrics, rollout)
 
     return on_step
-
-
-def _text_judge(
-    trainer: GRPOTrainer | PPOTrainer, env: Any, examples: int
-) -> Callable[[], Result | None]:
-    """Greedy and sampled, the sampled answers with a seed of their own."""
-
-    def judge() -> Result | None:
-        if env is None:
-            return None
-        policy = trainer.policy.with_params(seed=trainer.config.seed + 1)
-        return {
-            "greedy": evaluate(policy, env, examples, deterministic=True).as_dict(),
-            "sampled": evaluate(policy, env, examples, deterministic=False).as_dict(),
-        }
-
-    return judge
-
-
-def _say_evaluation(say: Callable[[str], None], when: str, result: Result | None) -> None:
-    if result is None:
-        say(f"{when}: not evaluated")
-        return
-    greedy, sampled = result["greedy"], result["sampled"]
-    if "return" in greedy:
-        say(
-            f"{when}: return greedy {greedy['return']:.1f}, sampled {sampled['return']:.1f}, "
-            f"mean of {greedy['examples']} episodes each"
-        )
-        return
-    figure = "accuracy" if greedy["accuracy"] is not None else "reward"
-    say(
-        f"{when}: {figure} greedy {greedy[figure]:.3f}, sampled {sampled[figure]:.3f} "
-        f"on {greedy['examples']} test examples"
-    )
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:

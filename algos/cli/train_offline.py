@@ -1,0 +1,345 @@
+"""textenv train --from-rollouts: train offline, from rollouts that are files."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from textenv.algos.cli.judging import control_judge, say_evaluation, text_judge
+from textenv.algos.cli.run_folder import RunFolder, draw_metric
+from textenv.algos.config import from_table, to_table
+from textenv.algos.envs import make_env
+from textenv.algos.offline import OfflineConfig, OfflineTrainer
+from textenv.algos.offline_data import common_source, refuse_stale
+from textenv.algos.offline_text import OfflineTextConfig, OfflineTextTrainer
+from textenv.algos.ppo import PPOConfig
+from textenv.algos.ppo_presets import preset
+from textenv.algos.rollout_files import load_rollouts
+from textenv.algos.rollout_source import check_source
+from textenv.algos.trajectory import Buffer
+from textenv.algos.versions import versions
+from textenv.env import TextGenerationEnv
+from textenv.errors import ConfigError, DataError, TextEnvError
+
+_LINES = 10  # that a training prints
+
+
+@dataclass
+class _Common:
+    from_rollouts: Path
+    """A folder of exported rollouts, or a run's folder."""
+    config: Path | None = None
+    """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
+    rollouts: int | None = None
+    """How many of them, from the first; unset: all."""
+    env: str | None = None
+    """The environment that they must be of, and to evaluate in; unset: what they say."""
+    out: Path | None = None
+    """The run's folder; unset: runs/NAME-TIME."""
+
+
+@dataclass
+class ControlArgs(_Common):
+    """Train a control policy from exported rollouts of any policy; nothing is collected."""
+
+    eval_episodes: int = 20
+    """Episodes to evaluate on, before and after; 0 skips it."""
+    offline: Annotated[OfflineConfig, tyro.conf.arg(name="")] = field(default_factory=OfflineConfig)
+
+
+@dataclass
+class TextArgs(_Common):
+    """Train a language model from exported rollouts of text; nothing is generated."""
+
+    model: str = "tiny-lm"
+    """tiny-lm, a folder, or a hub name; of the tokenizer that the rollouts were recorded with."""
+    eval_examples: int = 500
+    """Test examples to evaluate on, before and after; 0 skips it."""
+    offline: Annotated[OfflineTextConfig, tyro.conf.arg(name="")] = field(
+        default_factory=OfflineTextConfig
+    )
+
+
+@dataclass
+class PPOArgs(_Common):
+    """One update of PPO, on rollouts that the very policy of --model collected."""
+
+    algo: Literal["ppo"] = "ppo"
+    """PPO, which is on-policy. Leave it out to train offline."""
+    model: str | None = None
+    """The folder of the control policy to train; unset: one with new weights."""
+    eval_episodes: int = 20
+    """Episodes to evaluate on, before and after; 0 skips it."""
+    ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+
+
+Args = ControlArgs | TextArgs | PPOArgs
+
+
+@dataclass
+class Job:
+    """What is parsed: the settings, and the rollouts, whose kind decided which there are."""
+
+    args: Args
+    rollouts: list[Buffer]
+
+
+def parse(argv: Sequence[str], table: Mapping[str, Any]) -> Job:
+    """Options over the settings of ``--config`` over the defaults.
+
+    Args:
+        argv: the command line.
+        table: of the file that it names with ``--config``.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--from-rollouts", "--config", "--algo", "--env"):
+        first.add_argument(option)
+    first.add_argument("--rollouts", type=int)
+    given = first.parse_known_args(argv)[0]
+    folder = Path(given.from_rollouts or table["from_rollouts"])
+    count = given.rollouts if given.rollouts is not None else table.get("rollouts")
+    if count is not None and count < 1:
+        raise ConfigError(f"rollouts must be an integer >= 1, got {count}")
+    inner = folder / "rollouts"  # of a run's folder
+    rollouts = load_rollouts(inner if inner.is_dir() else folder, count)
+    algo = given.algo or table.get("algo")
+    kind: Any = TextArgs if is_text_data(rollouts) else ControlArgs
+    if algo == "ppo":
+        kind = PPOArgs
+    elif algo is not None:
+        raise ConfigError(
+            f"--algo {algo} collects its own rollouts; --from-rollouts trains offline, with "
+            "--method awr, filtered_bc or bc (control), rft or grpo (text)"
+        )
+    if table:
+        paths = {key: Path(table[key]) for key in ("from_rollouts", "out") if key in table}
+        default = from_table(kind, {**table, **paths}, str(given.config))
+    elif kind is PPOArgs:
+        default = PPOArgs(folder, ppo=preset(given.env or common_source(rollouts).env_id))
+    else:
+        default = kind(folder)
+    args = tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
+    return Job(args, rollouts)
+
+
+def run(job: Job) -> int:
+    """Evaluate, train, evaluate again, and leave the run's folder."""
+    started = time.perf_counter()
+    args, rollouts = job.args, job.rollouts
+    source = common_source(rollouts)
+    name = args.env or source.env_id or args.from_rollouts.name
+    method = "ppo" if isinstance(args, PPOArgs) else args.offline.method
+    short = name.rpartition(":")[2].replace("/", "-")
+    folder = RunFolder(args.out or RunFolder.default_path(f"{method}-{short}"))
+    console = Console(highlight=False, soft_wrap=True)
+    say = console.print
+    env, why = _make_env(args, rollouts)
+    display = _Display(say)
+
+    def on_step(metrics: dict[str, float]) -> None:
+        folder.add_metrics(metrics)
+        display.on_step(metrics, trainer)
+
+    trainer: Any
+    if isinstance(args, TextArgs):
+        trainer = OfflineTextTrainer(rollouts, args.model, args.offline, on_step=on_step)
+        judge = text_judge(trainer, env, args.eval_examples)
+    elif isinstance(args, ControlArgs):
+        trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step)
+        judge = control_judge(trainer, env, args.eval_episodes)
+    else:
+        trainer = _OneUpdate(rollouts, args, env, on_step)
+        judge = control_judge(trainer, env, args.eval_episodes)
+    transitions = sum(r.num_transitions for r in rollouts)
+    data = _describe_data(trainer)
+    say(f"{len(rollouts)} rollouts of {name}, {transitions} transitions; {_in_words(data)}")
+    say(trainer.describe())
+    if why:
+        say(why)
+    before = judge()
+    say_evaluation(say, "before", before)
+    folder.create(to_table(replace(args, config=None, out=None)))
+    state = "failed"
+    try:
+        with display:
+            trainer.train()
+        state = "finished"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        say(f"interrupted after {len(trainer.history)} passes: saving what there is")
+    finally:
+        if state != "failed":
+            trainer.save(folder.model)
+        after = None if state == "failed" else judge()
+        folder.write_summary(
+            {
+                "state": state,
+                "algo": method,
+                "task": name,
+                "rollouts": len(rollouts),
+                "transitions": transitions,
+                "data": data,
+                "loss": trainer.describe(),
+                "before": before,
+                "after": after,
+                "seconds": round(time.perf_counter() - started, 1),
+                "seed": trainer.config.seed,
+                "versions": versions(),
+            }
+        )
+        if trainer.history and not isinstance(args, PPOArgs):
+            up = "loss" if isinstance(args, TextArgs) else "train/policy_loss"
+            draw_metric(folder.path / "loss.png", trainer.history, "epoch", up, f"{method}: {name}")
+    say_evaluation(say, "after", after)
+    if not isinstance(args, TextArgs) and importlib.util.find_spec("onnx"):
+        from textenv.algos.onnx_export import export_onnx
+
+        say(f"for other programs: {export_onnx(trainer.policy, folder.path / 'policy.onnx')}")
+    seconds = time.perf_counter() - started
+    say(f"{seconds:.1f} s; the run is in {folder.path}, the model in {folder.model}")
+    return 130 if state == "interrupted" else 0
+
+
+def is_text_data(rollouts: Sequence[Buffer]) -> bool:
+    """Whether these are rollouts of text.
+
+    Raises:
+        DataError: where some are and others not.
+    """
+    kinds = {t.prompt is not None for rollout in rollouts for t in rollout}
+    if len(kinds) > 1:
+        raise DataError("some of the rollouts are of text and others of control")
+    return True in kinds
+
+
+class _Display:
+    """A line for some of the passes."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say_line = say
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def on_step(self, metrics: Mapping[str, float], trainer: Any) -> None:
+        """Show one pass."""
+        total = trainer.passes
+        epoch = int(metrics["epoch"])
+        if epoch == 1 or epoch == total or epoch % max(1, total // _LINES) == 0:
+            shown = [
+                f"{key.rpartition('/')[2] if 'holdout' not in key else key} {value:.4g}"
+                for key, value in metrics.items()
+                if key not in ("epoch", "step", "train/n_updates", "learning_rate")
+            ]
+            self._say_line(f"pass {epoch}/{total}  {'  '.join(shown)}")
+
+
+class _OneUpdate:
+    """PPO's update on rollouts of the policy itself, with the methods of a trainer."""
+
+    passes = 1
+
+    def __init__(
+        self,
+        rollouts: list[Buffer],
+        args: PPOArgs,
+        env: Any,
+        on_step: Callable[[dict[str, float]], None],
+    ):
+        from textenv.algos.mlp_policy import MLPPolicy, load_policy
+        from textenv.algos.offline import spaces_of
+        from textenv.algos.ppo_control import ControlLearner
+
+        self.config = args.ppo
+        if is_text_data(rollouts):
+            raise ConfigError(
+                "PPO on text collects its own rollouts (--algo ppo without --from-rollouts); from "
+                "these a language model is trained with --method rft or grpo"
+            )
+        if args.model is None:
+            policy = MLPPolicy(*spaces_of(common_source(rollouts), env), seed=args.ppo.seed)
+        else:
+            policy = load_policy(args.model, args.ppo.seed)
+        refuse_stale(rollouts, policy)
+        self.policy = policy
+        self._learner = ControlLearner(env, args.ppo, policy)
+        self._rollout = Buffer([t for rollout in rollouts for t in rollout])
+        self._on_step = on_step
+        self.history: list[dict[str, float]] = []
+
+    def train(self) -> list[dict[str, float]]:
+        """Make the update."""
+        metrics = self._learner.update(self._rollout, 1.0, self.config.max_steps)
+        self.history.append(metrics | {"epoch": 1.0})
+        self._on_step(self.history[-1])
+        return self.history
+
+    def describe(self) -> str:
+        """What is trained, in a line."""
+        return f"one update of {self._learner.describe()}"
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy."""
+        self.policy.save(folder)
+
+
+def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
+    """The environment to evaluate in; where there is none, why.
+
+    Raises:
+        DataError: where the rollouts are of another environment than ``--env``.
+    """
+    source = common_source(rollouts)
+    if args.env is not None:
+        env = make_env(args.env, source.env_kwargs if args.env == source.env_id else None)
+        for rollout in rollouts:
+            check_source(rollout, env)
+        return env, ""
+    if source.env_id is None:
+        return None, "the rollouts do not say of which environment they are; --env says it"
+    try:
+        env = make_env(source.env_id, source.env_kwargs)
+        if isinstance(env.unwrapped, TextGenerationEnv):
+            env = _test_split(source.env_id, source.env_kwargs) or env
+    except (TextEnvError, TypeError, ValueError) as error:
+        return (
+            None,
+            f"{source.env_id} cannot be made as it was for the rollouts ({error}); see --env",
+        )
+    return env, ""
+
+
+def _test_split(env_id: str, kwargs: dict[str, Any]) -> Any:
+    """The environment on examples that were held out, where there are any."""
+    try:
+        return make_env(env_id, {**kwargs, "split": "test"})
+    except (DataError, ConfigError):
+        return None
+
+
+def _describe_data(trainer: Any) -> dict[str, float | None]:
+    """What the data is like, in the units of the evaluation."""
+    names = {"return": "data_return", "accuracy": "data_accuracy", "reward": "data_reward"}
+    return {key: getattr(trainer, name) for key, name in names.items() if hasattr(trainer, name)}
+
+
+def _in_words(data: Mapping[str, float | None]) -> str:
+    known = [f"mean {name} {value:.4g}" for name, value in data.items() if value is not None]
+    return f"data: {', '.join(known) or 'no whole episode'}"
