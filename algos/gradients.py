@@ -1,4 +1,4 @@
-"""One optimizer step: the gradient of a batch, in parts that fit into memory, clipped and applied."""
+"""One optimizer step: the gradient of a batch, taken in parts, clipped and applied."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Settings of PPO that are known to work, by environment, and three sizes of rollout.
 
 The figures for control are those of RL Baselines3 Zoo's ``hyperparams/ppo.yml`` (Pendulum without
-its gSDE); ``n_steps`` here is theirs times the number of environments.
+its gSDE); ``n_steps`` here is theirs times the number of environments. Those for text were found
+with tiny-lm on arithmetic; a large model wants a smaller ``learning_rate``
+(`textenv.algos.trainer.default_learning_rate`).
 """
 
 from __future__ import annotations
@@ -58,6 +60,18 @@ PRESETS: dict[str, PPOConfig] = {
         gamma=0.999,
         gae_lambda=0.98,
         ent_coef=0.01,
+    ),
+    "TextGen-v0": PPOConfig(
+        total_timesteps=40 * 512,
+        n_steps=512,
+        batch_size=256,
+        n_epochs=2,
+        gamma=1.0,
+        gae_lambda=1.0,
+        learning_rate=1e-3,
+        anneal_learning_rate=True,
+        vf_coef=0.1,  # the critic shares the model's layers: .5 held the policy back at first
+        max_grad_norm=1.0,
     ),
 }
 

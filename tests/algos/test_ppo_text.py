@@ -1,0 +1,557 @@
+"""PPO on text: against numbers worked by hand, a dense loss of one row at a time, and what pays."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from textenv import TextGenerationEnv
+from textenv.algos import (
+    Buffer,
+    PPOConfig,
+    PPOTrainer,
+    RolloutRunner,
+    Trainer,
+    Trajectory,
+    grpo,
+    load_model,
+    load_rollout,
+    ppo,
+)
+from textenv.algos.batch import make_batch
+from textenv.algos.evaluation import evaluate
+from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo_text import (
+    VALUE_HEAD,
+    TextLearner,
+    token_advantages,
+    turn_rewards,
+    whiten,
+)
+from textenv.algos.scoring import Scorer
+from textenv.errors import ConfigError, ConfigTypeError, DataError
+
+PROMPTS = ["12+30=", "a", "hello there", "9-1="]
+ROWS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "b", "b"]
+SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "gamma": 1.0, "max_completion_length": 6}
+
+
+def vowels(prompt, completion, example):
+    return sum(c in "aeiou" for c in completion) / 6
+
+
+def starts_with(letter):
+    return lambda prompt, completion, example: float(completion.startswith(letter))
+
+
+def make_env(reward_fn=vowels):
+    return TextGenerationEnv(PROMPTS, reward_fn)
+
+
+def make_learner(model, tokenizer, **settings):
+    return TextLearner(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
+
+
+def make_trainer(model, tokenizer, reward_fn=vowels, **settings):
+    config = PPOConfig(**SMALL | settings)
+    return PPOTrainer(model, make_env(reward_fn), config, tokenizer=tokenizer)
+
+
+def weights_of(model):
+    from mlx.utils import tree_flatten
+
+    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
+
+
+def recorder():
+    """An optimizer that keeps the gradients, and leaves the weights as they are."""
+    import mlx.optimizers as optim
+    from mlx.utils import tree_flatten
+
+    class Record(optim.SGD):
+        def update(self, model, gradients):
+            seen.append({name: np.array(g) for name, g in tree_flatten(gradients)})
+
+    seen: list = []
+    return Record(0.0), seen
+
+
+# --- advantages, by hand ----------------------------------------------------------------------
+
+
+def two_turns(**changes):
+    fields = {
+        "rewards": [1.0, 2.0],
+        "prompt_ids": [5, 6],
+        "token_ids": [12, 13, 20, 21, 14],
+        "token_mask": [1, 1, 0, 0, 1],
+        "token_logprobs": [-1.0, -1.0, 0.0, 0.0, -1.0],
+    }
+    return Trajectory(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "gae_lambda", "expected"),
+    [
+        # deltas 0 + 1 - .5, 1 + 1.5 - 1, 2 - 1.5 = .5, 1.5, .5
+        (1.0, 0.5, [1.375, 1.75, 0, 0, 0.5]),
+        # deltas 0 + .5 - .5, 1 + .75 - 1, 2 - 1.5 = 0, .75, .5
+        (0.5, 1.0, [0.5, 1.0, 0, 0, 0.5]),
+    ],
+)
+def test_advantages_step_over_what_the_environment_said(gamma, gae_lambda, expected):
+    trajectories = [two_turns()]
+    batch = make_batch(trajectories)
+    rewards = turn_rewards(trajectories, batch)
+    assert rewards.tolist() == [[0, 1, 0, 0, 2]]
+    values = np.array([[0.5, 1.0, 99.0, np.nan, 1.5]])
+    advantages = token_advantages(rewards, values, batch.mask, gamma, gae_lambda)
+    np.testing.assert_allclose(advantages, [expected])
+
+
+def test_a_turn_that_ends_without_a_word_of_the_environment():
+    trajectories = [two_turns(token_mask=[1, 1, 1, 1, 1])]
+    with pytest.raises(DataError, match=r"2 turn\(s\).*fall into 1"):
+        turn_rewards(trajectories, make_batch(trajectories))
+
+
+def test_whitening_is_over_the_tokens_of_the_mask():
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    advantages = np.array([[1.0, 2.0, 50.0], [3.0, np.nan, 0.0]])
+    np.testing.assert_allclose(whiten(advantages, mask), [[-1, 0, 0], [1, 0, 0]], atol=1e-7)
+    rounding = np.array([[0.1, 0.1 + 6e-8, 0.0], [0.1, 0.0, 0.0]])
+    assert not whiten(rounding, mask).any()
+
+
+# --- one update, against a dense computation --------------------------------------------------
+
+
+def rollout_of(sample, model, tokenizer, **settings):
+    """Completions of one turn, and two in which the environment spoke in between."""
+    trajectories = sample(model, tokenizer, ROWS, **settings)
+    rng = np.random.default_rng(0)
+    for i, t in enumerate(trajectories):
+        # Ratios away from the kinks at the clip, some clipped and some not.
+        shift = rng.choice([-0.4, -0.1, 0.1, 0.4], len(t.token_ids))
+        t.token_logprobs = (np.array(t.token_logprobs) + shift).tolist()
+        if len(t.token_ids) > 4 and i % 3 == 0:
+            t.token_mask = [1, 1, 0, 0, *[1] * (len(t.token_ids) - 4)]
+            t.rewards = [0.5, float(i)]
+    assert sum(len(t.rewards) == 2 for t in trajectories) >= 2
+    return trajectories
+
+
+def dense_gradients(network, trajectories, config, kl=0.0):
+    """Each row by a plain forward of its own; GAE as a sum of sums; no batch, cache or chunk."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+
+    model, head = network.model, network.value_head
+
+    def forward(t):
+        count = len(t.prompt_ids)
+        hidden = model.model(mx.array([t.prompt_ids + t.token_ids]))[0, count - 1 : -1]
+        logits = model.model.embed_tokens.as_linear(hidden) / t.temperature
+        if t.support is not None:
+            kept = np.zeros(logits.shape, bool)
+            for position, ids in enumerate(t.support):
+                kept[position, ids] = True
+            logits = mx.where(mx.array(kept), logits, -1e9)
+        scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(scores, mx.array(t.token_ids)[:, None], axis=-1)[:, 0]
+        entropies = -(mx.exp(scores) * scores).sum(axis=-1)
+        own = mx.array(np.flatnonzero(t.token_mask))
+        values = (hidden * head.weight).sum(axis=-1) + head.bias
+        return chosen[own], entropies[own], values[own]
+
+    advantages, returns = [], []
+    for t in trajectories:
+        values = np.array(forward(t)[2], np.float64)
+        own = np.flatnonzero(t.token_mask)
+        rewards = np.full(len(own), -config.beta * kl)
+        ends = [i for i in range(len(own)) if i + 1 == len(own) or own[i + 1] > own[i] + 1]
+        rewards[ends] += t.rewards
+        deltas = rewards + config.gamma * np.append(values[1:], 0) - values
+        decay = config.gamma * config.gae_lambda
+        steps = range(len(own))
+        mine = [sum(decay ** (k - i) * deltas[k] for k in steps if k >= i) for i in steps]
+        advantages.append(np.array(mine))
+        returns.append(np.array(mine) + values)
+    flat = np.concatenate(advantages)
+    if config.normalize_advantage:
+        advantages = [(a - flat.mean()) / flat.std(ddof=1) for a in advantages]
+
+    def loss():
+        total = 0
+        for t, a, g in zip(trajectories, advantages, returns):
+            logprobs, entropies, values = forward(t)
+            old = np.array(t.token_logprobs)[np.flatnonzero(t.token_mask)]
+            ratio = mx.exp(logprobs - mx.array(old.astype(np.float32)))
+            a, g = mx.array(a.astype(np.float32)), mx.array(g.astype(np.float32))
+            clipped = mx.clip(ratio, 1 - config.clip_range, 1 + config.clip_range)
+            total = total - mx.minimum(ratio * a, clipped * a).sum()
+            total = total + config.vf_coef * ((values - g) ** 2).sum()
+            total = total - config.ent_coef * entropies.sum()
+        return total / len(flat)
+
+    _, grads = nn.value_and_grad(network, loss)()
+    return {name: np.array(g) for name, g in tree_flatten(grads)}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "settings"),
+    [
+        ({}, {}),
+        ({"temperature": 0.7, "top_p": 0.9}, {"ent_coef": 0.3}),
+        ({"top_k": 5}, {"beta": 0.3, "normalize_advantage": False, "gamma": 0.9}),
+    ],
+    ids=["plain", "top_p and entropy", "top_k and KL"],
+)
+def test_gradients_are_those_of_a_dense_computation(fresh, sample, sampling, settings):
+    import mlx.core as mx
+
+    model, tokenizer = fresh
+    trajectories = rollout_of(sample, model, tokenizer, **sampling)
+    settings |= {"batch_size": len(ROWS), "n_epochs": 1, "vf_coef": 0.4, "max_grad_norm": 0.0}
+    gradients = []
+    for micro_batch_size in (None, 1, 3):
+        learner = make_learner(model, tokenizer, **settings, micro_batch_size=micro_batch_size)
+        rng = np.random.default_rng(5)
+        head = learner.network.value_head
+        head.weight = mx.array(rng.normal(0, 0.1, head.weight.shape).astype(np.float32))
+        head.bias = mx.array([0.3])
+        if learner.reference is not None:
+            learner.reference = lambda batch: mx.array(batch.old_logprobs) - 0.2
+        learner._optimizer, seen = recorder()
+        metrics = learner.update(Buffer(trajectories), 1.0, None)
+        assert metrics["train/n_updates"] == len(seen) == 1
+        if learner.reference is not None:
+            assert metrics["kl"] == pytest.approx(math.exp(-0.2) + 0.2 - 1, rel=1e-4)
+        gradients += seen
+    expected = dense_gradients(learner.network, trajectories, learner.config, kl=0.2)
+    for ours in gradients:
+        assert ours.keys() == expected.keys()
+        for name, gradient in expected.items():
+            scale = np.abs(gradient).max()
+            assert scale > 0, name
+            np.testing.assert_allclose(ours[name], gradient, atol=1e-5 * scale, err_msg=name)
+
+
+def test_the_ratio_of_the_first_minibatch_is_one(fresh, sample, sampling):
+    model, tokenizer = fresh
+    learner = make_learner(model, tokenizer, n_epochs=1)
+    metrics = learner.update(Buffer(sample(model, tokenizer, ROWS, **sampling)), 1.0, None)
+    assert metrics["sampling/logprob_difference/max"] < 1e-4
+    assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-7)
+    assert metrics["train/clip_fraction"] == 0
+    # The critic knows nothing yet: its error is the mean square of the rewards to come, a token.
+    batch = make_batch(sample(model, tokenizer, ROWS, **sampling))
+    lengths = batch.mask.sum(axis=1)
+    expected = (lengths * batch.rewards**2).sum() / lengths.sum()
+    learner = make_learner(copy.deepcopy(model), tokenizer, n_epochs=1, gae_lambda=1.0)
+    metrics = learner.update(Buffer(sample(model, tokenizer, ROWS, **sampling)), 1.0, None)
+    assert metrics["train/value_loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["train/explained_variance"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("why", ["no reward at all", "not scored"])
+def test_without_signal_nothing_moves(fresh, sample, why):
+    model, tokenizer = fresh
+    learner = make_learner(model, tokenizer, ent_coef=0.1)
+    trajectories = sample(model, tokenizer, ROWS)
+    for t in trajectories:
+        t.rewards = [0.0 if why == "no reward at all" else math.nan]
+    before = weights_of(learner.network)
+    metrics = learner.update(Buffer(trajectories), 1.0, None)
+    assert metrics["train/n_updates"] == 0
+    np.testing.assert_equal(weights_of(learner.network), before)
+    assert int(learner._optimizer.step.item()) == 0
+
+
+def test_what_no_reward_function_scored_counts_for_nothing(fresh, sample):
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, ROWS)
+    trajectories[2].rewards = [math.nan]
+    gradients = []
+    for rows in (trajectories, trajectories[:2] + trajectories[3:]):
+        learner = make_learner(model, tokenizer, n_epochs=1)
+        learner._optimizer, seen = recorder()
+        learner.update(Buffer(rows), 1.0, None)
+        gradients += seen
+    for name, gradient in gradients[1].items():
+        np.testing.assert_allclose(gradients[0][name], gradient, atol=1e-5 * abs(gradient).max())
+
+
+def test_epochs_end_where_the_policy_has_gone_too_far(fresh, sample):
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, ROWS)
+    run = {"batch_size": 4, "n_epochs": 3, "learning_rate": 3e-3}
+
+    def updates(max_updates=None, **settings):
+        learner = make_learner(copy.deepcopy(model), tokenizer, **run | settings)
+        return learner.update(Buffer(trajectories), 0.5, max_updates)
+
+    assert updates()["train/n_updates"] == 6
+    assert updates(max_updates=4)["train/n_updates"] == 4
+    assert updates(target_kl=1e-8)["train/n_updates"] == 1  # the first is of the policy itself
+    annealed = updates(anneal_learning_rate=True, anneal_clip_range=True)
+    assert annealed["train/learning_rate"] == pytest.approx(1.5e-3)
+    assert annealed["train/clip_range"] == pytest.approx(0.1)
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(fresh, sample):
+    import mlx.core as mx
+
+    model, tokenizer = fresh
+    learner = make_learner(model, tokenizer)
+    learner.network.value_head.bias = mx.array([math.nan])
+    before = weights_of(model)
+    with pytest.raises(FloatingPointError, match="norm"):
+        learner.update(Buffer(sample(model, tokenizer, ROWS)), 1.0, None)
+    np.testing.assert_equal(weights_of(model), before)
+
+
+# --- learning -----------------------------------------------------------------------------------
+
+
+def accuracy(trainer, letter):
+    policy = trainer.policy.with_params(seed=99)
+    return np.mean([text.startswith(letter) for text in policy(PROMPTS * 64)[0]])
+
+
+LEARN = {"n_steps": 128, "batch_size": 64, "learning_rate": 3e-3, "max_grad_norm": 1.0}
+
+
+def test_it_learns_what_pays(fresh):
+    trainer = make_trainer(*fresh, starts_with("e"), **LEARN, total_timesteps=128 * 15)
+    before = accuracy(trainer, "e")
+    history = trainer.train()
+    assert before < 0.2
+    assert accuracy(trainer, "e") > 0.9
+    assert np.mean([m["reward"] for m in history[-3:]]) > 0.8
+    assert history[-1]["rollout/ep_rew_mean"] > 0.8
+    assert max(m["sampling/logprob_difference/max"] for m in history) < 1e-4
+
+
+def test_the_critic_learns_what_a_prompt_is_worth(fresh):
+    """A reward of the prompt alone, which no token can change."""
+    reward = lambda prompt, completion, example: float(prompt in PROMPTS[:2])  # noqa: E731
+    trainer = make_trainer(*fresh, reward, **LEARN, total_timesteps=128 * 15, vf_coef=1.0)
+    history = trainer.train()
+    assert history[0]["train/explained_variance"] == pytest.approx(0)
+    assert history[-1]["train/explained_variance"] > 0.9
+
+
+def gradient_scores(model, tokenizer, reward, batches, critic=0.0, **settings):
+    """How many standard errors the mean gradient is from zero, along fixed directions.
+
+    The first direction is that along which the reward `vowels` rises.
+    """
+    import mlx.core as mx
+
+    optimizer, seen = recorder()
+    fixed = {"n_epochs": 1, "vf_coef": 0.0, "max_grad_norm": 0.0, "gae_lambda": 1.0}
+
+    def gradients(reward_fn, size, seed):
+        learner = make_learner(model, tokenizer, batch_size=size, **fixed, **settings)
+        learner._optimizer = optimizer
+        head = learner.network.value_head
+        head.weight = critic * mx.random.normal(head.weight.shape, key=mx.random.key(1))
+        runner = RolloutRunner(make_env(reward_fn), learner.policy, None, size, seed)
+        while True:
+            learner.update(runner.collect(), 1.0, None)
+            flat = [g.ravel() for name, g in seen.pop().items() if name.startswith("model.")]
+            yield np.concatenate(flat)
+
+    uphill = next(gradients(vowels, 512, 1))
+    directions = np.random.default_rng(2).normal(0, 1, (9, len(uphill)))
+    directions = np.vstack([uphill, directions])
+    steps = gradients(reward, 16, 3)
+    projections = np.array([directions @ next(steps) for _ in range(batches)])
+    return projections.mean(0) / (projections.std(0, ddof=1) / math.sqrt(batches))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"critic": 0.02, "normalize_advantage": False}],
+    ids=["whitened", "whatever the critic says"],
+)
+def test_random_rewards_have_no_mean_gradient(fresh, settings):
+    rng = np.random.default_rng(4)
+    coin = lambda *_: float(rng.random() < 0.5)  # noqa: E731
+    assert np.abs(gradient_scores(*fresh, coin, batches=80, **settings)).max() < 3
+    # The same statistic sees a reward that is none of chance.
+    assert gradient_scores(*fresh, vowels, batches=40, **settings)[0] > 4
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_the_kl_penalty_keeps_near_the_first_policy(fresh, lora_rank):
+    first, tokenizer = fresh
+    score = Scorer(first)
+
+    def distance(beta):
+        settings = {"beta": beta, "lora_rank": lora_rank, "total_timesteps": 128 * 10}
+        model = copy.deepcopy(first)
+        trainer = make_trainer(model, tokenizer, starts_with("e"), **LEARN, **settings)
+        history = trainer.train()
+        runner = RolloutRunner(make_env(), trainer.policy.with_params(seed=9), None, 128)
+        batch = make_batch(runner.collect().trajectories)
+        own = batch.mask > 0
+        return (batch.old_logprobs - np.array(score(batch)[0]))[own].mean(), history
+
+    free, _ = distance(0.0)
+    kept, history = distance(1.0)
+    assert kept < 0.5 * free
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert history[-1]["kl"] > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "reached"),
+    [
+        pytest.param({}, 0.95, marks=pytest.mark.slow, id="preset"),
+        pytest.param({"n_steps": 256, "total_timesteps": 256 * 10}, 0.8, id="short"),
+    ],
+)
+def test_it_teaches_arithmetic(changes, reached):
+    import gymnasium as gym
+
+    config = replace(preset("TextGen-v0"), **changes)
+    trainer = PPOTrainer("tiny-lm", env="TextGen-v0", config=config if changes else None)
+    test = gym.make("textenv:TextGen-v0", split="test")
+    sampled = partial(evaluate, trainer.policy.with_params(seed=99), test, 500, deterministic=False)
+    before = sampled().accuracy
+    trainer.train()
+    assert before <= 0.6
+    assert sampled().accuracy >= reached
+
+
+# --- models in and out --------------------------------------------------------------------------
+
+
+def test_lora_trains_adapters_and_the_critic_and_saves_them(tiny_folder, tmp_path):
+    import mlx.core as mx
+    import mlx_lm
+
+    trainer = make_trainer(tiny_folder, None, total_timesteps=128, lora_rank=4, learning_rate=1e-2)
+    network = trainer._learner.network
+    before = weights_of(network)
+    trainer.train()
+    after = weights_of(network)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in before if "lora_" in name or "value_head" in name}
+    trainer.save(tmp_path / "model")
+    model, tokenizer = mlx_lm.load(str(tmp_path / "model"))
+    ids = mx.array([tokenizer.encode("12+30=")])
+    np.testing.assert_allclose(model(ids), network.model(ids), atol=1e-4)
+
+
+def test_a_saved_folder_brings_its_critic_along(tiny_folder, tmp_path):
+    import mlx.core as mx
+
+    trainer = make_trainer(tiny_folder, None, total_timesteps=64)
+    trainer.train()
+    for _ in range(2):  # the second time in the place of the first
+        trainer.save(tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+    again = make_trainer(tmp_path / "model", None)
+    ours, theirs = weights_of(trainer._learner.network), weights_of(again._learner.network)
+    np.testing.assert_equal(theirs, ours)
+    assert np.abs(ours["value_head.weight"]).max() > 0
+    assert len(weights_of(load_model(tmp_path / "model")[0])) == len(ours) - 2
+    mx.save_safetensors(str(tmp_path / "model" / VALUE_HEAD), {"weight": mx.zeros((1, 3))})
+    with pytest.raises(DataError, match=r"value_head.safetensors holds .*\(1, 3\).*expected"):
+        make_trainer(tmp_path / "model", None)
+
+
+def test_equal_seeds_give_equal_runs(tiny_folder):
+    def run(seed):
+        trainer = make_trainer(tiny_folder, None, total_timesteps=128, seed=seed)
+        trainer.train()
+        return weights_of(trainer._learner.network), [m["reward"] for m in trainer.history]
+
+    first = run(0)
+    np.testing.assert_equal(run(0), first)
+    assert run(1)[1] != first[1]
+
+
+def test_many_turns_and_an_exported_rollout(tmp_path):
+    config = PPOConfig(n_steps=60, total_timesteps=1, n_epochs=1, max_completion_length=8)
+    kwargs = {"task": "guess_number"}
+    rollouts = []
+    trainer = PPOTrainer(
+        *("tiny-lm", "TextGen-v0", config),
+        env_kwargs=kwargs,
+        on_step=lambda metrics, rollout: rollouts.append(rollout),
+        export_to=tmp_path,
+    )
+    (metrics,) = trainer.train()
+    assert max(len(t) for t in rollouts[0]) > 1
+    assert metrics["train/n_updates"] > 0
+    assert metrics["sampling/logprob_difference/max"] < 1e-4
+    (path,) = tmp_path.iterdir()
+    assert load_rollout(path) == rollouts[0]
+
+
+def test_the_objective_in_a_trainer_of_ones_own(fresh, sample):
+    """On-policy and at one update the clip does nothing: the step is that of GRPO's dapo."""
+    import mlx.optimizers as optim
+
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, ROWS)
+    trained = []
+    for loss_fn in (ppo.policy_loss, grpo.policy_loss):
+        copied, buffer = copy.deepcopy(model), Buffer(trajectories)
+        metrics = Trainer(
+            model=copied,
+            advantage_fn=grpo.compute_advantages,
+            loss_fn=loss_fn,
+            optimizer=optim.SGD(0.1),
+            buffer=buffer,
+        ).train()
+        assert metrics["updates"] == 1
+        assert len(buffer) == 0
+        trained.append(weights_of(copied))
+    before = weights_of(model)
+    assert max(np.abs(trained[0][k] - v).max() for k, v in before.items()) > 1e-4
+    for name, value in trained[1].items():
+        np.testing.assert_allclose(trained[0][name], value, atol=1e-6, err_msg=name)
+    buffer = Buffer(trajectories)
+    metrics = Trainer(
+        model=model,
+        advantage_fn=grpo.compute_advantages,
+        loss_fn=ppo.policy_loss,
+        optimizer=None,
+        buffer=buffer,
+    ).train()
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-7)
+
+
+def test_the_preset_of_text():
+    assert preset("textenv:TextGen-v0") == preset("TextGen-v0") != PPOConfig()
+    assert preset("TextGen-v0").gamma == 1
+
+
+def test_what_cannot_be_trained(fresh):
+    model, tokenizer = fresh
+    with pytest.raises(ConfigError, match="'mlp' is for environments of control"):
+        PPOTrainer("mlp", make_env())
+    with pytest.raises(ConfigTypeError, match="tokenizer="):
+        PPOTrainer(model, make_env())
+    with pytest.raises(ConfigError, match="temperature must be above 0"):
+        make_trainer(model, tokenizer, temperature=0)
+    with pytest.raises(ConfigError, match="must be 'mlp'"):
+        PPOTrainer(model, "CartPole-v1", PPOConfig(), tokenizer=tokenizer)
+    with pytest.raises(DataError, match="no trajectories"):
+        make_learner(model, tokenizer).update(Buffer(), 1.0, None)
+    with pytest.warns(UserWarning, match="learning_rate=0.1 is high for a model of"):
+        make_trainer(model, tokenizer, learning_rate=0.1)
+    model.freeze()
+    with pytest.raises(ConfigError, match="no trainable weights"):
+        make_trainer(model, tokenizer)
