@@ -32,6 +32,7 @@ from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.envs import make_env
 from textenv.algos.metrics import rollout_metrics
 from textenv.algos.rollout import RolloutRunner, is_text, max_turns
+from textenv.algos.rollout_source import Exporter
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError, ConfigTypeError, unknown
@@ -317,10 +318,14 @@ class GRPOTrainer:
         env_kwargs: arguments of ``gym.make``, where ``env`` is an id.
         tokenizer: of a model that is passed itself.
         on_step: called after each optimizer step with the metrics and the rollout.
+        export_to: a folder that rollouts are written to, as
+            ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
+        export_every: write the first of each so many.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each step so far.
+        exporter: its ``last`` is the file of the last rollout, where that was written.
 
     Raises:
         ConfigError: for an environment that is not text to text, or a temperature of 0.
@@ -340,6 +345,8 @@ class GRPOTrainer:
         env_kwargs: dict[str, Any] | None = None,
         tokenizer: Any = None,
         on_step: Callable[[dict[str, float], Buffer], None] | None = None,
+        export_to: str | Path | None = None,
+        export_every: int = 1,
     ):
         self.config = config = config or GRPOConfig()
         if config.temperature == 0:
@@ -385,6 +392,7 @@ class GRPOTrainer:
             reference=reference,
             seed=config.seed,
         )
+        self.exporter = Exporter(export_to, export_every)
         self._on_step = on_step
         self._tokens = 0
 
@@ -414,6 +422,8 @@ class GRPOTrainer:
             start = time.perf_counter()
             rollout = self._runner.collect()
             generated = time.perf_counter()
+            self.exporter.write(rollout, self._runner)
+            exported = time.perf_counter()
             self._trainer.buffer = Buffer(rollout)
             metrics = self._trainer.train(max_updates=self.config.max_steps - steps)
             end = time.perf_counter()
@@ -426,7 +436,8 @@ class GRPOTrainer:
                 "num_tokens": float(self._tokens),
                 "step_time": end - start,
                 "time/generate": generated - start,
-                "time/update": end - generated,
+                "time/export": exported - generated,
+                "time/update": end - exported,
             }
             self.history.append(metrics)
             if self._on_step is not None:

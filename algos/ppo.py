@@ -33,7 +33,7 @@ from textenv.algos.batch import BatchSize
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.mlp_policy import ACTIVATIONS
 from textenv.algos.rollout import RolloutRunner, is_text
-from textenv.algos.rollout_source import describe_source
+from textenv.algos.rollout_source import Exporter
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, unknown
 
@@ -306,12 +306,13 @@ class PPOTrainer:
         on_step: called after each update with the metrics and the rollout.
         export_to: a folder that each rollout is written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
+        export_every: write the first of each so many.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each update so far.
         num_timesteps: transitions collected so far.
-        last_export: the file of the last rollout that was written.
+        exporter: its ``last`` is the file of the last rollout, where that was written.
 
     Raises:
         ConfigError: for a model that does not fit the environment, spaces that the networks
@@ -334,6 +335,7 @@ class PPOTrainer:
         tokenizer: Any = None,
         on_step: Callable[[dict[str, float], Buffer], None] | None = None,
         export_to: str | Path | None = None,
+        export_every: int = 1,
     ):
         from textenv.algos.envs import make_training_env
         from textenv.algos.ppo_presets import preset
@@ -346,9 +348,8 @@ class PPOTrainer:
             self.env, self.policy, self._learner.strategy, config.n_steps, config.seed
         )
         self._on_step = on_step
-        self._export_to = None if export_to is None else Path(export_to)
+        self.exporter = Exporter(export_to, export_every)
         self._episodes = EpisodeStats()
-        self.last_export: Path | None = None
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
@@ -378,9 +379,9 @@ class PPOTrainer:
             rollout = self._runner.collect()
             collected = time.perf_counter()
             self.num_timesteps += rollout.num_transitions
-            if self._export_to is not None:
-                rollout.source = self._source()
-                self.last_export = rollout.save(self._export_to)
+            self.exporter.write(
+                rollout, self._runner, gamma=config.gamma, gae_lambda=config.gae_lambda
+            )
             exported = time.perf_counter()
             remaining = max(0.0, 1 - self.num_timesteps / config.total_timesteps)
             left = None if config.max_steps is None else config.max_steps - self._updates
@@ -395,6 +396,7 @@ class PPOTrainer:
                 "time/iterations": float(len(self.history) + 1),
                 "time/total_timesteps": float(self.num_timesteps),
                 "time/fps": rollout.num_transitions / (end - start),
+                "step_time": end - start,
                 "time/time_elapsed": end - began,
                 "time/rollout": collected - start,
                 "time/environment": self._runner.seconds["environment"] - before["environment"],
@@ -425,10 +427,6 @@ class PPOTrainer:
 
     def _spent(self) -> bool:
         return self.config.max_steps is not None and self._updates >= self.config.max_steps
-
-    def _source(self) -> Any:
-        c = self.config
-        return describe_source(self._runner, self.policy, gamma=c.gamma, gae_lambda=c.gae_lambda)
 
 
 class EpisodeStats:

@@ -15,7 +15,7 @@ from textenv.algos.rollout_files import load_rollout
 from textenv.algos.space_json import describe_space, make_space
 from textenv.algos.trajectory import Buffer, RolloutSource
 from textenv.algos.versions import versions
-from textenv.errors import DataError
+from textenv.errors import ConfigError, DataError
 
 # What make_vec writes among the kwargs of a vector environment.
 _OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs")
@@ -60,6 +60,39 @@ def describe_source(
         gae_lambda=gae_lambda,
         versions=versions(),
     )
+
+
+class Exporter:
+    """Writes the rollouts of a training into a folder, each with where it comes from.
+
+    Args:
+        folder: where to; None writes none.
+        every: write the first of each so many.
+
+    Attributes:
+        last: the file of the last rollout that was written; None where that was not the last one.
+    """
+
+    def __init__(self, folder: str | Path | None, every: int = 1):
+        if every < 1:
+            raise ConfigError(f"export_every must be an integer >= 1, got {every!r}")
+        self._folder = None if folder is None else Path(folder)
+        self._every, self._seen = every, 0
+        self.last: Path | None = None
+
+    def write(self, rollout: Buffer, runner: Any, **facts: float | None) -> None:
+        """Write a rollout, if its turn has come, before the policy that made it is changed.
+
+        Args:
+            rollout: what was collected.
+            runner: the `RolloutRunner` that collected it.
+            facts: ``gamma`` and ``gae_lambda``, as in `describe_source`.
+        """
+        self.last = None
+        if self._folder is not None and self._seen % self._every == 0:
+            rollout.source = describe_source(runner, **facts)
+            self.last = rollout.save(self._folder)
+        self._seen += 1
 
 
 def check_source(rollout: Buffer | str | Path, env: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import tomli_w
 
-from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError
 
 
@@ -47,11 +46,10 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(metrics)) + "\n")
 
-    def add_rollout(self, rollout: Buffer) -> None:
-        """Write a rollout into ``rollouts/``."""
-        folder = self.path / "rollouts"
-        folder.mkdir(exist_ok=True)
-        rollout.save(folder)
+    @property
+    def rollouts(self) -> Path:
+        """Where rollouts go."""
+        return self.path / "rollouts"
 
     @property
     def model(self) -> Path:

@@ -180,8 +180,7 @@ def run(args: Args | train_offline.Job) -> int:
 def _grpo_job(args: GRPOArgs, folder: RunFolder) -> _Job:
     env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
     display = TrainingDisplay(args.grpo.max_steps)
-    on_step = _on_text_step(args.rollouts_every, folder, display)
-    trainer = GRPOTrainer(args.model, env, args.grpo, on_step=on_step)
+    trainer = GRPOTrainer(args.model, env, args.grpo, **_on_text(args, folder, display))
     judge = text_judge(trainer, test_env, args.eval_examples)
     return _Job(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
 
@@ -195,8 +194,7 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
         env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
         updates = -(-config.total_timesteps // config.n_steps)
         shown = TrainingDisplay(updates, unit="update")
-        on_step = _on_text_step(args.rollouts_every, folder, shown)
-        trainer = PPOTrainer(model, env, config, on_step=on_step)
+        trainer = PPOTrainer(model, env, config, **_on_text(args, folder, shown))
         judge = text_judge(trainer, test_env, args.eval_examples)
         axes = ("time/iterations", "reward")
         return _Job(args.text.name, model, trainer, judge, shown, axes)
@@ -206,10 +204,10 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
 
     def on_control_step(metrics: dict[str, float], rollout: Buffer) -> None:
         folder.add_metrics(metrics)
-        display.on_step(metrics, rollout, trainer.last_export)
+        display.on_step(metrics, rollout, trainer.exporter.last)
 
     model = args.model or "mlp"
-    export_to = folder.path / "rollouts" if args.export == "json" else None
+    export_to = folder.rollouts if args.export == "json" else None
     trainer = PPOTrainer(model, args.env, config, on_step=on_control_step, export_to=export_to)
 
     judge = control_judge(trainer, probe, args.eval_episodes)
@@ -217,21 +215,17 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
     return _Job(name, model, trainer, judge, display, axes)
 
 
-def _on_text_step(
-    every: int, folder: RunFolder, display: TrainingDisplay
-) -> Callable[[dict[str, float], Buffer], None]:
-    """Write the metrics, now and then the rollout, and show both."""
-    steps = 0
+def _on_text(args: Args, folder: RunFolder, display: TrainingDisplay) -> dict[str, Any]:
+    """What a trainer of text writes and shows after each step."""
+    if args.rollouts_every < 0:
+        raise ConfigError(f"rollouts_every must be an integer >= 0, got {args.rollouts_every}")
 
     def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
-        nonlocal steps
         folder.add_metrics(metrics)
-        if every and steps % every == 0:
-            folder.add_rollout(rollout)
-        steps += 1
         display.on_step(metrics, rollout)
 
-    return on_step
+    export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
+    return {"on_step": on_step} | (export if args.rollouts_every else {})
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
