@@ -132,6 +132,7 @@ class TextLearner:
         self._load_value_head()
         self._optimizer = optim.Adam(config.learning_rate, betas=[0.9, 0.95], bias_correction=True)
         self._rng = np.random.default_rng((config.seed, 1))
+        self._tokens = 0
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
@@ -160,6 +161,8 @@ class TextLearner:
         values = by_parts(self._values, batch, config.micro_batch_size or config.batch_size)
         rewards = turn_rewards([trajectories[i] for i in batch.order], batch)
         metrics = rollout_metrics(rollout)
+        self._tokens += int(metrics["num_tokens"])
+        metrics["num_tokens"] = float(self._tokens)
         if self.reference is not None:
             log_ratio = self._log_ratio(batch)
             rewards = rewards - config.beta * log_ratio

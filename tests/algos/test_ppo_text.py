@@ -46,7 +46,10 @@ def vowels(prompt, completion, example):
 
 
 def starts_with(letter):
-    return lambda prompt, completion, example: float(completion.startswith(letter))
+    def starts_with(prompt, completion, example):
+        return float(completion.startswith(letter))
+
+    return starts_with
 
 
 def make_env(reward_fn=vowels):
@@ -336,6 +339,8 @@ def test_it_learns_what_pays(fresh):
     assert accuracy(trainer, "e") > 0.9
     assert np.mean([m["reward"] for m in history[-3:]]) > 0.8
     assert history[-1]["rollout/ep_rew_mean"] > 0.8
+    assert history[-1]["num_tokens"] > history[0]["num_tokens"] > 128  # of all rollouts so far
+    assert {"step_time", "rewards/starts_with/mean", "entropy"} <= history[0].keys()
     assert max(m["sampling/logprob_difference/max"] for m in history) < 1e-4
 
 

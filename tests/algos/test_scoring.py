@@ -122,6 +122,38 @@ def test_chunks_change_neither_values_nor_gradients(
     assert ("lm_head.weight" in expected) == (not tied)
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}], ids=["full", "top_k"])
+def test_entropies_have_a_gradient_where_that_is_wanted(fresh, sample, monkeypatch, settings):
+    import mlx.core as mx
+
+    model, tokenizer = fresh
+    batch = make_batch(sample(model, tokenizer, UNEVEN, **settings))
+    scorer = Scorer(model)
+
+    def plain_entropies(batch):
+        rows = []
+        for i, ids in enumerate(batch.token_ids):
+            prompt = batch.prompts[batch.prompt_index[i]]
+            logits = model(mx.array([[*prompt, *ids.tolist()]]))[0, len(prompt) - 1 : -1]
+            if batch.support is not None:
+                logits = mx.take_along_axis(logits, mx.array(batch.support[i]), axis=-1)
+            probs = mx.softmax(logits, axis=-1)
+            rows.append(-(probs * mx.log(probs)).sum(axis=-1))
+        return mx.stack(rows)
+
+    def ours(batch):
+        return scorer.score(batch, scorer.hidden(batch), train_entropies=True)[1]
+
+    value, expected = gradients(model, plain_entropies, batch)
+    for chunk in (scoring._CHUNK, 4 * 42):
+        monkeypatch.setattr(scoring, "_CHUNK", chunk)
+        own_value, own = gradients(model, ours, batch)
+        assert own_value == pytest.approx(value, rel=1e-5)
+        assert_close(own, expected)
+    _, none = gradients(model, lambda b: scorer(b)[1], batch)
+    assert all((gradient == 0).all() for gradient in none.values())
+
+
 def test_the_chunks_bound_the_logits_that_exist(tiny, sample, monkeypatch):
     model, tokenizer = tiny
     batch = make_batch(sample(model, tokenizer, UNEVEN))
