@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tianshou")
 
 from tianshou.algorithm.algorithm_base import Policy  # noqa: E402
-from tianshou.data import Batch, Collector, ReplayBuffer, VectorReplayBuffer  # noqa: E402
+from tianshou.data import Batch, Collector, VectorReplayBuffer  # noqa: E402
 from tianshou.env import DummyVectorEnv, SubprocVectorEnv  # noqa: E402
 
 COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red"}
