@@ -18,8 +18,10 @@ from textenv.algos.cli.judging import control_judge, say_evaluation, text_judge
 from textenv.algos.cli.run_folder import RunFolder, draw_metric
 from textenv.algos.config import from_table, to_table
 from textenv.algos.envs import make_env
-from textenv.algos.offline import OfflineConfig, OfflineTrainer
+from textenv.algos.mlp_policy import MLPPolicy, load_policy
+from textenv.algos.offline import METHODS, OfflineConfig, OfflineTrainer, spaces_of
 from textenv.algos.offline_data import common_source, refuse_stale
+from textenv.algos.offline_text import METHODS as TEXT_METHODS
 from textenv.algos.offline_text import OfflineTextConfig, OfflineTextTrainer
 from textenv.algos.ppo import PPOConfig
 from textenv.algos.ppo_presets import preset
@@ -101,7 +103,7 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> Job:
         table: of the file that it names with ``--config``.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--from-rollouts", "--config", "--algo", "--env"):
+    for option in ("--from-rollouts", "--config", "--algo", "--env", "--method"):
         first.add_argument(option)
     first.add_argument("--rollouts", type=int)
     given = first.parse_known_args(argv)[0]
@@ -113,6 +115,9 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> Job:
     rollouts = load_rollouts(inner if inner.is_dir() else folder, count)
     algo = given.algo or table.get("algo")
     kind: Any = TextArgs if is_text_data(rollouts) else ControlArgs
+    for methods, data in ((METHODS, "control"), (TEXT_METHODS, "text")):
+        if given.method in methods and kind is not {"control": ControlArgs, "text": TextArgs}[data]:
+            raise ConfigError(f"--method {given.method} is for {data}, and these rollouts are not")
     if algo == "ppo":
         kind = PPOArgs
     elif algo is not None:
@@ -244,7 +249,7 @@ class _Display:
         epoch = int(metrics["epoch"])
         if epoch == 1 or epoch == total or epoch % max(1, total // _LINES) == 0:
             shown = [
-                f"{key.rpartition('/')[2] if 'holdout' not in key else key} {value:.4g}"
+                f"{key.removeprefix('train/')} {value:.4g}"
                 for key, value in metrics.items()
                 if key not in ("epoch", "step", "train/n_updates", "learning_rate")
             ]
@@ -263,21 +268,17 @@ class _OneUpdate:
         env: Any,
         on_step: Callable[[dict[str, float]], None],
     ):
-        from textenv.algos.mlp_policy import MLPPolicy, load_policy
-        from textenv.algos.offline import spaces_of
         from textenv.algos.ppo_control import ControlLearner
 
         self.config = args.ppo
-        if is_text_data(rollouts):
+        text = is_text_data(rollouts)
+        policy = _text_policy(args) if text else _control_policy(args, rollouts, env)
+        refuse_stale(rollouts, policy)
+        if text:
             raise ConfigError(
                 "PPO on text collects its own rollouts (--algo ppo without --from-rollouts); from "
                 "these a language model is trained with --method rft or grpo"
             )
-        if args.model is None:
-            policy = MLPPolicy(*spaces_of(common_source(rollouts), env), seed=args.ppo.seed)
-        else:
-            policy = load_policy(args.model, args.ppo.seed)
-        refuse_stale(rollouts, policy)
         self.policy = policy
         self._learner = ControlLearner(env, args.ppo, policy)
         self._rollout = Buffer([t for rollout in rollouts for t in rollout])
@@ -293,11 +294,28 @@ class _OneUpdate:
 
     def describe(self) -> str:
         """What is trained, in a line."""
-        return f"one update of {self._learner.describe()}"
+        c = self.config
+        return (
+            f"one update of PPO on {self._rollout.num_transitions} transitions: {c.n_epochs} "
+            f"epochs of minibatches of {c.batch_size}, Adam at {c.learning_rate:g}"
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the policy."""
         self.policy.save(folder)
+
+
+def _control_policy(args: PPOArgs, rollouts: list[Buffer], env: Any) -> MLPPolicy:
+    if args.model is not None:
+        return load_policy(args.model, args.ppo.seed)
+    return MLPPolicy(*spaces_of(common_source(rollouts), env), seed=args.ppo.seed)
+
+
+def _text_policy(args: PPOArgs) -> Any:
+    from textenv.algos.models import load_model
+    from textenv.algos.policy import create_policy
+
+    return create_policy(*load_model(args.model or "tiny-lm"))
 
 
 def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
