@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from textenv.algos.cli.run_folder import RunFolder
+from textenv.algos.cli.text_envs import TextTask
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.loop import Observer, compare
 from textenv.algos.compare.report import write_report
 from textenv.algos.compare.results import Comparison, Evaluation, Run
 from textenv.algos.compare.threads import import_seconds, use_threads
+from textenv.algos.envs import make_env
+from textenv.algos.rollout import is_text
 from textenv.algos.versions import versions
 from textenv.errors import ConfigError
 
@@ -31,7 +36,8 @@ class Args:
     env: str = "CartPole-v1"
     """Id of the environment."""
     agents: tuple[str, ...] = ("ppo", "sb3:PPO")
-    """ppo (native) and sb3:NAME (of Stable-Baselines3 or sb3-contrib)."""
+    """ppo (native), grpo (text), random, sb3:NAME (of Stable-Baselines3 or sb3-contrib; trained
+    from the rollout loop where on-policy), sb3-learn:NAME (on-policy, by its own learn())."""
     seeds: int = 5
     """How many runs of each agent."""
     seed: int = 0
@@ -46,6 +52,11 @@ class Args:
     """A return; tells how long each agent took until an evaluation reached it."""
     threads: int = 1
     """Threads of torch and of MLX's matrix products."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
+    model: str = "tiny-lm"
+    """Text: what grpo and ppo train: tiny-lm, a folder, or a name on the Hugging Face hub."""
+    choices: tuple[str, ...] = ()
+    """Text: answers that sb3 agents and random choose from; unset: found in the task."""
     out: Path | None = None
     """Folder of the results; unset: runs/compare-ENV-TIME."""
 
@@ -95,7 +106,22 @@ def _arena(args: Args) -> Arena:
     if total is None:
         total = PRESETS[args.env].total_timesteps if args.env in PRESETS else _STEPS
     every = max(1, total // _EVALUATIONS) if args.eval_every is None else args.eval_every
-    return Arena(args.env, {}, total, every, args.eval_episodes)
+    arena = Arena(
+        args.env,
+        args.text.env_kwargs(),
+        total,
+        every,
+        args.eval_episodes,
+        args.model,
+        args.choices,
+    )
+    if args.text.given or args.choices:
+        probe = make_env(args.env)
+        if not is_text(probe):
+            raise ConfigError(
+                f"--task, --dataset, --reward and --choices are for text, and {args.env} is control"
+            )
+    return arena
 
 
 class _Display(Observer):
@@ -105,9 +131,9 @@ class _Display(Observer):
         self.console = Console(highlight=False, soft_wrap=True)
         self.runs = 0
         self._out = out
-        self._comparison: Comparison | None = None
         self._now: tuple[str, int] | None = None
         self._last: Evaluation | None = None
+        self._table = Table()
         self._live = Live(console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> _Display:
@@ -119,7 +145,7 @@ class _Display(Observer):
 
     def on_ready(self, comparison: Comparison) -> None:
         """Say who competes."""
-        self._comparison = comparison
+        self._table = _table(comparison)
         for name, info in comparison.agents.items():
             self.console.print(f"{name}: {info.description}")
         self._out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +166,7 @@ class _Display(Observer):
         """Write the files again."""
         write_report(comparison, self._out)
         self.runs = len(comparison.runs)
-        self._now = None
+        self._now, self._table = None, _table(comparison)
         self._refresh()
         if not self.console.is_terminal:
             self.console.print(
@@ -149,8 +175,8 @@ class _Display(Observer):
             )
 
     def _refresh(self) -> None:
-        if self.console.is_terminal and self._comparison is not None:
-            self._live.update(Group(_table(self._comparison), self._line()))
+        if self.console.is_terminal:
+            self._live.update(Group(self._table, self._line()))
 
     def _line(self) -> str:
         if self._now is None:

@@ -38,6 +38,25 @@ class TextTask:
         """Whether any of it is set."""
         return bool(self.task or self.task_kwargs or self.dataset or self.reward)
 
+    def env_kwargs(self) -> dict[str, Any]:
+        """Arguments of ``gym.make``.
+
+        Raises:
+            ConfigError: for both a task and a dataset.
+        """
+        if self.task is not None and self.dataset is not None:
+            raise ConfigError("give --task or --dataset, not both")
+        kwargs: dict[str, Any] = {}
+        if self.task is not None:
+            kwargs["task"] = self.task
+        if self.task_kwargs:
+            kwargs["task_kwargs"] = self.task_kwargs
+        if self.dataset is not None:
+            kwargs["dataset"] = str(self.dataset)
+        if self.reward:
+            kwargs["reward_fn"] = [load_reward(name) for name in self.reward]
+        return kwargs
+
 
 def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env, gym.Env | None]:
     """The environment to train in, and the one to evaluate in, where there is one.
@@ -45,17 +64,7 @@ def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env
     Raises:
         ConfigError: for both a task and a dataset, or an id that is not registered.
     """
-    if task.task is not None and task.dataset is not None:
-        raise ConfigError("give --task or --dataset, not both")
-    kwargs: dict[str, Any] = {}
-    if task.task is not None:
-        kwargs["task"] = task.task
-    if task.task_kwargs:
-        kwargs["task_kwargs"] = task.task_kwargs
-    if task.dataset is not None:
-        kwargs["dataset"] = str(task.dataset)
-    if task.reward:
-        kwargs["reward_fn"] = [load_reward(name) for name in task.reward]
+    kwargs = task.env_kwargs()
     env = make_env(env_id, kwargs)
     if not isinstance(env.unwrapped, TextGenerationEnv) or not evaluate:
         return env, None

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from textenv.algos.compare.results import PARTS, Evaluation, Run
 
 
@@ -32,13 +34,12 @@ class Watch:
         self._every = eval_every
         self._next = 0
         self._on_evaluation = on_evaluation
-        self._stopped = 0.0
-        self._began = time.perf_counter()
+        self._began, self._stopped = _now(), np.zeros(2)
 
     @property
     def seconds(self) -> float:
         """Since the start, without what evaluations took."""
-        return time.perf_counter() - self._began - self._stopped
+        return float(self._spent()[0])
 
     def __call__(self, steps: int, policy: Any) -> None:
         """Say how far the run is; evaluates the policy where a checkpoint is due."""
@@ -58,17 +59,25 @@ class Watch:
             policy: what was trained.
             parts: seconds by `PARTS`; what none of them accounts for is ``other``.
         """
-        seconds = self.seconds
+        seconds, cpu_seconds = map(float, self._spent())
         if not self.evaluations or self.evaluations[-1].steps < steps:
             self._measure(steps, policy)
         known = {part: parts.get(part, 0.0) for part in PARTS if part != "other"}
         known["other"] = max(0.0, seconds - sum(known.values()))
-        return Run(agent, seed, tuple(self.evaluations), seconds, known)
+        return Run(agent, seed, tuple(self.evaluations), seconds, cpu_seconds, known)
 
     def _measure(self, steps: int, policy: Any) -> None:
-        seconds = self.seconds
+        spent = self._spent()
         returns = tuple(float(value) for value in self._evaluate(policy))
-        self.evaluations.append(Evaluation(steps, seconds, returns))
+        self.evaluations.append(Evaluation(steps, float(spent[0]), float(spent[1]), returns))
         if self._on_evaluation is not None:
             self._on_evaluation(self.evaluations[-1])
-        self._stopped = time.perf_counter() - self._began - seconds
+        self._stopped = _now() - self._began - spent
+
+    def _spent(self) -> np.ndarray:
+        """Seconds, and seconds of all threads."""
+        return _now() - self._began - self._stopped
+
+
+def _now() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])

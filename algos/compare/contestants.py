@@ -1,14 +1,18 @@
-"""The agents that can be compared. A new one is a class here or beside, and a line in `create`."""
+"""The agents that can be compared. A new one is a class here or beside, and a line in `_makers`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Protocol
 
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
+from textenv.algos.envs import make_training_env
+from textenv.algos.random_policy import RandomPolicy
+from textenv.algos.rollout import RolloutRunner
 from textenv.errors import ConfigError, unknown
 
 
@@ -16,6 +20,8 @@ class Contestant(Protocol):
     """An agent with its settings, before it is trained."""
 
     name: str
+    language: bool
+    """Whether its policy writes text."""
     description: str
     settings: dict[str, Any]
 
@@ -33,10 +39,11 @@ class NativePPO:
     """PPO in MLX, with the environment's preset.
 
     Args:
-        arena: where it is trained.
+        arena: where it is trained; of control.
     """
 
     name = "ppo"
+    language = False
 
     def __init__(self, arena: Arena):
         from textenv.algos.ppo import PPOTrainer
@@ -76,26 +83,81 @@ class NativePPO:
         return run
 
 
+class RandomContestant:
+    """Acts at random, in rollouts of the size that PPO has there.
+
+    Args:
+        arena: where it acts.
+    """
+
+    name = "random"
+    language = False
+
+    def __init__(self, arena: Arena):
+        from textenv.algos.ppo_presets import preset
+
+        self._arena = arena
+        config = preset(arena.env)
+        self._num_envs, self._n_steps = config.num_envs, config.n_steps
+        self.settings: dict[str, Any] = {"num_envs": self._num_envs, "n_steps": self._n_steps}
+        arena.make().close()  # says what is missing
+        self.description = f"actions at random, in {self._num_envs} environment(s)"
+
+    @property
+    def warm_up_timesteps(self) -> int:
+        """One rollout."""
+        return self._n_steps
+
+    def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
+        """Act, and learn nothing."""
+        env = make_training_env(self._arena.make, None, self._num_envs)
+        several = self._num_envs > 1
+        space = env.single_action_space if several else env.action_space
+        policy = RandomPolicy(space, seed, self._num_envs if several else None)
+        playing = RandomPolicy(space, seed)
+        runner = RolloutRunner(env, policy, max_steps=self._n_steps, seed=seed)
+        watch(0, playing)
+        steps = 0
+        while steps < total_timesteps:
+            steps += runner.collect().num_transitions
+            watch(steps, playing)
+        run = watch.finish(self.name, seed, steps, playing, runner.seconds)
+        runner.close()
+        return run
+
+
 def create(names: Sequence[str], arena: Arena) -> list[Callable[[], Contestant]]:
     """Functions that make the agents named, in that order.
 
     Raises:
         ConfigError: for no names, a name twice, or one that is not known.
     """
-    from textenv.algos.compare.sb3_agents import ALGORITHMS, SB3Contestant
-
-    known = ["ppo", *(f"sb3:{name}" for name in ALGORITHMS)]
+    makers = _makers(arena)
     if not names:
-        raise ConfigError(f"no agents are named; known: {', '.join(known)}")
+        raise ConfigError(f"no agents are named; known: {', '.join(makers)}")
     for name in names:
-        if name not in known:
-            raise ConfigError(unknown("agent", name, known))
+        if name == "grpo" and name not in makers:
+            raise ConfigError(f"agent 'grpo' trains a language model, and {arena.env} is not text")
+        if name not in makers:
+            raise ConfigError(unknown("agent", name, makers))
         if list(names).count(name) > 1:
             raise ConfigError(f"agent {name!r} is named twice")
+    return [makers[name] for name in names]
 
-    def maker(name: str) -> Callable[[], Contestant]:
-        if name == "ppo":
-            return lambda: NativePPO(arena)
-        return lambda: SB3Contestant(name.removeprefix("sb3:"), arena)
 
-    return [maker(name) for name in names]
+def _makers(arena: Arena) -> dict[str, Callable[[], Contestant]]:
+    from textenv.algos.compare.sb3_agents import ALGORITHMS, SB3Contestant
+
+    makers: dict[str, Callable[[], Contestant]]
+    if arena.is_text:
+        from textenv.algos.compare.text_agents import GRPOContestant, TextPPO
+
+        makers = {"grpo": lambda: GRPOContestant(arena), "ppo": lambda: TextPPO(arena)}
+    else:
+        makers = {"ppo": lambda: NativePPO(arena)}
+    makers["random"] = lambda: RandomContestant(arena)
+    for algorithm, what in ALGORITHMS.items():
+        makers[f"sb3:{algorithm}"] = partial(SB3Contestant, algorithm, arena)
+        if what.on_policy:
+            makers[f"sb3-learn:{algorithm}"] = partial(SB3Contestant, algorithm, arena, True)
+    return makers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from textenv.algos.compare.arena import Arena
+from textenv.algos.compare.arena import Arena, Player
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.contestants import Contestant, create
 from textenv.algos.compare.results import AgentInfo, Comparison, Evaluation, Run
@@ -62,7 +62,7 @@ def compare(
     contestants: list[Contestant] = []
     settings = {
         "env": arena.env,
-        "env_kwargs": arena.env_kwargs,
+        "env_kwargs": {key: _plain(value) for key, value in arena.env_kwargs.items()},
         "agents": list(agents),
         "seeds": list(seeds),
         "total_timesteps": arena.total_timesteps,
@@ -70,6 +70,8 @@ def compare(
         "eval_episodes": arena.eval_episodes,
         "reach": reach,
     }
+    if arena.is_text:
+        settings |= {"model": arena.model, "choices": list(arena.choices)}
     comparison = Comparison(settings, dict(machine or {}), {})
     for make in create(agents, arena):
         began = time.perf_counter()
@@ -78,14 +80,14 @@ def compare(
         comparison.agents[contestant.name] = AgentInfo(
             contestant.description, contestant.settings, time.perf_counter() - began
         )
-    player = arena.player()
+    players = {c.language: arena.player(c.language) for c in contestants}
     for contestant in contestants:
         comparison.agents[contestant.name].first_use_seconds += _warm_up(contestant)
     observer.on_ready(comparison)
     for seed in seeds:
         for contestant in contestants:
             observer.on_start(contestant.name, seed)
-            run = _run(contestant, arena, seed, player, observer)
+            run = _run(contestant, arena, seed, players[contestant.language], observer)
             comparison.runs.append(run)
             observer.on_run(comparison, run)
     return comparison
@@ -95,7 +97,7 @@ def _run(
     contestant: Contestant,
     arena: Arena,
     seed: int,
-    player: Callable[[Any], list[float]],
+    player: Player,
     observer: Observer,
 ) -> Run:
     watch = Watch(
@@ -104,6 +106,13 @@ def _run(
         lambda evaluation: observer.on_evaluation(contestant.name, seed, evaluation),
     )
     return contestant.train(seed, arena.total_timesteps, watch)
+
+
+def _plain(value: Any) -> Any:
+    """A value for a file: functions by their name."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return getattr(value, "__name__", str(value)) if callable(value) else value
 
 
 def _warm_up(contestant: Contestant) -> float:

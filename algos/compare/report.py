@@ -15,7 +15,17 @@ from textenv.algos.compare.results import PARTS, Comparison
 
 FORMAT = "textenv.compare"
 VERSION = 1
-COLUMNS = ("agent", "seed", "steps", "seconds", "episodes", "mean_return", "std_return", "final")
+COLUMNS = (
+    "agent",
+    "seed",
+    "steps",
+    "seconds",
+    "cpu_seconds",
+    "episodes",
+    "mean_return",
+    "std_return",
+    "final",
+)
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
@@ -41,11 +51,9 @@ def to_json(comparison: Comparison, summary: dict[str, Any]) -> str:
                 "seed": run.seed,
                 "steps": run.steps,
                 "seconds": run.seconds,
+                "cpu_seconds": run.cpu_seconds,
                 "parts": run.parts,
-                "evaluations": [
-                    {"steps": e.steps, "seconds": e.seconds, "returns": list(e.returns)}
-                    for e in run.evaluations
-                ],
+                "evaluations": [vars(e) | {"returns": list(e.returns)} for e in run.evaluations],
             }
             for run in comparison.runs
         ],
@@ -63,7 +71,8 @@ def to_csv(comparison: Comparison) -> str:
         for e in run.evaluations:
             std = (sum((x - e.mean) ** 2 for x in e.returns) / len(e.returns)) ** 0.5
             last = int(e is run.evaluations[-1])
-            row = (run.agent, run.seed, e.steps, e.seconds, len(e.returns), e.mean, std, last)
+            times = (e.seconds, e.cpu_seconds)
+            row = (run.agent, run.seed, e.steps, *times, len(e.returns), e.mean, std, last)
             writer.writerow(row)
     return text.getvalue()
 
@@ -104,16 +113,17 @@ def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
         "",
         "## Time",
         "",
-        "Median seconds of a run, and where they went. First use (compilation, and a rollout and "
-        "an update that were thrown away) is not in them, nor are imports; what agents share is "
-        "counted with the first that needs it.",
+        "Median seconds of a run, those of all its threads together, and where they went. First "
+        "use (compilation, and a rollout and an update that were thrown away) is not in them, nor "
+        "are imports; what agents share is counted with the first that needs it.",
         "",
         *_table(
-            ("agent", "seconds", "steps/s", *PARTS, "first use, s"),
+            ("agent", "seconds", "CPU seconds", "steps/s", *PARTS, "first use, s"),
             [
                 (
                     name,
                     f"{s['seconds']:.2f}",
+                    f"{s['cpu_seconds']:.2f}",
                     f"{s['steps_per_second']:,.0f}",
                     *(f"{s['shares'][part]:.0%}" for part in PARTS),
                     f"{comparison.agents[name].first_use_seconds:.1f}",
@@ -152,12 +162,13 @@ def _reach_lines(comparison: Comparison, summary: dict[str, Any]) -> list[str]:
         f"## Until an evaluation reached {threshold:g}",
         "",
         *_table(
-            ("agent", "reached", "median seconds", "median steps"),
+            ("agent", "reached", "median seconds", "median CPU seconds", "median steps"),
             [
                 (
                     name,
                     f"{s['reach']['reached']} of {s['runs']}",
                     _number(s["reach"]["median_seconds"]),
+                    _number(s["reach"]["median_cpu_seconds"]),
                     _number(s["reach"]["median_steps"], 0),
                 )
                 for name, s in summary.items()

@@ -28,6 +28,8 @@ class Evaluation:
     """Transitions that the agent has collected."""
     seconds: float
     """Of the agent alone: evaluations are not in them."""
+    cpu_seconds: float
+    """Of all threads of the process, in the same time; little moved by what else is running."""
     returns: tuple[float, ...]
 
     @property
@@ -45,6 +47,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     """In order; the first before any training, the last after all of it."""
     seconds: float
+    cpu_seconds: float
     parts: dict[str, float]
     """Seconds by `PARTS`; they add up to ``seconds``."""
 
@@ -135,6 +138,7 @@ class Comparison:
             "final_lowest": float(finals.min()),
             "final_highest": float(finals.max()),
             "seconds": float(np.median([run.seconds for run in runs])),
+            "cpu_seconds": float(np.median([run.cpu_seconds for run in runs])),
             "steps_per_second": sum(run.steps for run in runs) / seconds,
             "shares": {p: sum(run.parts[p] for run in runs) / seconds for p in PARTS},
         }
@@ -147,15 +151,15 @@ def _reach(runs: list[Run], threshold: float) -> dict[str, Any]:
     """When the runs of an agent first reached a threshold; the medians None where most did not."""
     first = [run.reached(threshold) for run in runs]
     medians = {
-        "seconds": np.median([np.inf if e is None else e.seconds for e in first]),
-        "steps": np.median([np.inf if e is None else e.steps for e in first]),
+        name: np.median([np.inf if e is None else getattr(e, name) for e in first])
+        for name in ("seconds", "cpu_seconds", "steps")
     }
     return {
         "threshold": threshold,
         "reached": sum(e is not None for e in first),
         **{f"median_{k}": float(v) if np.isfinite(v) else None for k, v in medians.items()},
         "by_seed": {
-            str(run.seed): None if e is None else {"steps": e.steps, "seconds": e.seconds}
+            str(run.seed): None if e is None else {name: getattr(e, name) for name in medians}
             for run, e in zip(runs, first)
         },
     }

@@ -1,8 +1,9 @@
 """Agents of Stable-Baselines3 and sb3-contrib in a comparison.
 
-On-policy agents are trained by `SB3Trainer` from the rollout loop here, off-policy agents by their
-own ``learn()``. PPO and its kin get the environment's preset, translated; the others the settings
-below, or Stable-Baselines3's defaults.
+On-policy agents are trained by `SB3Trainer` from the rollout loop here, or, named ``sb3-learn:``,
+by their own ``learn()``, which gives the same agent and is what a user of Stable-Baselines3 would
+time; off-policy agents always by ``learn()``. On control, PPO and its kin get the environment's
+preset, translated; others the settings below, or Stable-Baselines3's defaults.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     | {"exploration_fraction": 0.2, "exploration_final_eps": 0.07},
     ("SAC", "Pendulum-v1"): {"learning_rate": 1e-3},
 }
+DEFAULTS = "Stable-Baselines3's defaults"
 _NOISE = 0.1  # of TD3's and DDPG's exploration, which they have none of by default
 _OFF_POLICY_STEPS = 256  # of a warm-up, after learning has started
 
@@ -76,19 +78,23 @@ class SB3Contestant:
     Args:
         algorithm: one of `ALGORITHMS`.
         arena: where it is trained.
+        by_learn: train an on-policy agent by its own ``learn()`` too.
 
     Raises:
         ConfigError: where the algorithm cannot act in the arena's environment.
         MissingDependencyError: where the package that has it is not installed.
     """
 
-    def __init__(self, algorithm: str, arena: Arena):
-        self.name = f"sb3:{algorithm}"
+    language = False
+
+    def __init__(self, algorithm: str, arena: Arena, by_learn: bool = False):
+        self.name = f"{'sb3-learn' if by_learn else 'sb3'}:{algorithm}"
         self._algorithm = algorithm
         self._arena = arena
-        self._config = preset(arena.env)
+        self._config = PPOConfig() if arena.is_text else preset(arena.env)
         self._class = _find(algorithm)
         self._on_policy = ALGORITHMS[algorithm].on_policy
+        self._by_learn = by_learn or not self._on_policy
         env = arena.make()
         self._check_spaces(env)
         self._policy = (
@@ -99,14 +105,16 @@ class SB3Contestant:
         env.close()
         self._num_envs = self._config.num_envs if self._on_policy else 1
         self._like_ppo = algorithm in _LIKE_PPO
-        self.settings = {"policy": self._policy, "num_envs": self._num_envs}
+        self.settings: dict[str, Any] = {"policy": self._policy, "num_envs": self._num_envs}
         if self._like_ppo:
             self.settings |= translate(self._config)
-            source = "the settings of ppo"
+            source = DEFAULTS if arena.is_text else "the settings of ppo"
         else:
             given = SETTINGS.get((algorithm, arena.env), {})
             self.settings |= given
-            source = "RL Baselines3 Zoo's settings" if given else "Stable-Baselines3's defaults"
+            if algorithm == "TRPO":  # its default would be as much for each environment
+                self.settings["n_steps"] = 2048 // self._num_envs
+            source = "RL Baselines3 Zoo's settings" if given else DEFAULTS
         if self._normalizes:
             self.settings["normalize"] = {
                 "observations": self._config.normalize_observations,
@@ -115,7 +123,7 @@ class SB3Contestant:
         if algorithm in ("TD3", "DDPG"):
             self.settings["action_noise"] = f"normal, {_NOISE}"
             source += f", with normal action noise of {_NOISE}"
-        by = "trained from the rollout loop" if self._on_policy else "trained by its learn()"
+        by = "trained by its learn()" if self._by_learn else "trained from the rollout loop"
         self.description = (
             f"Stable-Baselines3's {algorithm}, {by}; {self._num_envs} environment(s), {source}"
             + ("; VecNormalize" if self._normalizes else "")
@@ -135,10 +143,8 @@ class SB3Contestant:
         model = self.make_model(seed, total_timesteps)
         policy = self._playing(model)
         watch(0, policy)
-        if self._on_policy:
-            parts = self._train_on_policy(model, total_timesteps, watch, policy)
-        else:
-            parts = self._train_off_policy(model, total_timesteps, watch, policy)
+        train = self._learn if self._by_learn else self._train_from_rollouts
+        parts = train(model, total_timesteps, watch, policy)
         run = watch.finish(self.name, seed, model.num_timesteps, policy, parts)
         model.env.close()
         return run
@@ -178,7 +184,7 @@ class SB3Contestant:
             return SB3Policy(model)
         return _Normalized(SB3Policy(model), model.get_env())
 
-    def _train_on_policy(
+    def _train_from_rollouts(
         self, model: Any, total: int, watch: Watch, policy: Any
     ) -> dict[str, float]:
         trainer = SB3Trainer(
@@ -190,26 +196,25 @@ class SB3Contestant:
             for part in ("environment", "policy", "update")
         }
 
-    def _train_off_policy(
-        self, model: Any, total: int, watch: Watch, policy: Any
-    ) -> dict[str, float]:
+    def _learn(self, model: Any, total: int, watch: Watch, policy: Any) -> dict[str, float]:
         """Seconds in the environment and in ``train()`` are measured, the rest is the policy's."""
         from stable_baselines3.common.callbacks import BaseCallback
 
         class Checkpoints(BaseCallback):
+            def _on_rollout_start(self) -> None:  # after an update; a rollout may be one step
+                watch(self.num_timesteps, policy)
+
             def _on_step(self) -> bool:
-                if self.num_timesteps < total:  # the last comes after the last update
-                    watch(self.num_timesteps, policy)
                 return True
 
         step = model.env.step = _Timed(model.env.step)
         train = model.train = _Timed(model.train)
         model.learn(total, callback=Checkpoints())
-        spent = step.seconds + train.seconds
+        seconds = watch.seconds
         return {
             "environment": step.seconds,
             "update": train.seconds,
-            "policy": watch.seconds - spent,
+            "policy": seconds - step.seconds - train.seconds,
         }
 
     def _check_spaces(self, env: Any) -> None:

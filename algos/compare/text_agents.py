@@ -1,0 +1,112 @@
+"""Language models in a comparison, trained by GRPO and by PPO."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, replace
+from typing import Any
+
+from textenv.algos.compare.arena import Arena
+from textenv.algos.compare.clock import Watch
+from textenv.algos.compare.results import Run
+from textenv.algos.grpo import GRPOConfig, GRPOTrainer
+from textenv.algos.ppo import PPOTrainer
+from textenv.algos.ppo_presets import preset
+from textenv.algos.trajectory import Buffer
+
+_GENERATION = "stepping the environment is counted with the policy"
+
+
+class GRPOContestant:
+    """GRPO on a language model, with the default settings.
+
+    Args:
+        arena: where it is trained; of text.
+    """
+
+    name = "grpo"
+    language = True
+
+    def __init__(self, arena: Arena):
+        self._arena = arena
+        self._config = GRPOConfig()
+        self.settings: dict[str, Any] = {"model": arena.model} | asdict(self._config)
+        trainer = GRPOTrainer(arena.model, arena.make_text(), self._config)
+        self.description = f"{arena.model}, {trainer.describe()}; {_GENERATION}"
+
+    @property
+    def warm_up_timesteps(self) -> int:
+        """One rollout."""
+        return self._config.num_prompts * self._config.num_generations
+
+    def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
+        """Train from a seed, until there are as many transitions."""
+        steps = 0
+
+        def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
+            nonlocal steps
+            steps += rollout.num_transitions
+            watch(steps, playing)
+            if steps >= total_timesteps:
+                raise _SpentError
+
+        rollouts = -(-total_timesteps // self.warm_up_timesteps)  # more where a task has turns
+        trainer = GRPOTrainer(
+            self._arena.model,
+            self._arena.make_text(),
+            replace(self._config, seed=seed, max_steps=rollouts),
+            on_step=on_step,
+        )
+        playing = trainer.policy.with_params(seed=seed)
+        watch(0, playing)
+        with contextlib.suppress(_SpentError):
+            trainer.train()
+        parts = {
+            "policy": sum(metrics["time/generate"] for metrics in trainer.history),
+            "update": sum(metrics["time/update"] for metrics in trainer.history),
+        }
+        return watch.finish(self.name, seed, steps, playing, parts)
+
+
+class TextPPO:
+    """PPO on a language model, one decision a token, with the preset of text.
+
+    Args:
+        arena: where it is trained; of text.
+    """
+
+    name = "ppo"
+    language = True
+
+    def __init__(self, arena: Arena):
+        self._arena = arena
+        self._config = preset("TextGen-v0")
+        self.settings: dict[str, Any] = {"model": arena.model} | asdict(self._config)
+        trainer = PPOTrainer(arena.model, arena.make_text(), self._config)
+        self.description = f"{arena.model}, {trainer.describe()}; {_GENERATION}"
+
+    @property
+    def warm_up_timesteps(self) -> int:
+        """One rollout."""
+        return self._config.n_steps
+
+    def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
+        """Train from a seed."""
+        trainer = PPOTrainer(
+            self._arena.model,
+            self._arena.make_text(),
+            replace(self._config, seed=seed, total_timesteps=total_timesteps),
+            on_step=lambda metrics, rollout: watch(trainer.num_timesteps, playing),
+        )
+        playing = trainer.policy.with_params(seed=seed)
+        watch(0, playing)
+        history = trainer.train()
+        parts = {
+            "policy": sum(metrics["time/rollout"] for metrics in history),
+            "update": sum(metrics["time/update"] for metrics in history),
+        }
+        return watch.finish(self.name, seed, trainer.num_timesteps, playing, parts)
+
+
+class _SpentError(Exception):
+    """The transitions of a run are spent."""
