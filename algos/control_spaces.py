@@ -44,12 +44,13 @@ class ObservationEncoder:
             isinstance(part, spaces.Box) for part in space.values()
         ):
             self._keys: list[str] | None = sorted(space)
-            self._shapes = [space[key].shape for key in self._keys]
+            parts = [space[key] for key in self._keys]
         elif isinstance(space, spaces.Box):
-            self._keys, self._shapes = None, [space.shape]
+            self._keys, parts = None, [space]
         else:
             raise ConfigError(_refusal("observation", space, _OBSERVATION_HELP))
         self.space = space
+        self._shapes = [part.shape or () for part in parts]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.size = sum(self._sizes)
         """D."""

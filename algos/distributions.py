@@ -101,7 +101,7 @@ class Categorical:
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions (B, K) as a batch of the space's."""
         shifted = actions + self._starts
-        return shifted[:, 0] if self.single_choice else shifted.reshape(-1, *self.space.shape)
+        return shifted.reshape(-1, *(self.space.shape or ()))
 
     def from_env(self, actions: Any) -> np.ndarray:
         """A batch of the space's actions, counted from 0, (B, K)."""

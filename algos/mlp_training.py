@@ -102,9 +102,12 @@ class Adam:
     def __init__(self, weights: Mapping[str, np.ndarray], loss_fn: LossFn, max_grad_norm: float):
         self._shapes = {name: value.shape for name, value in weights.items()}
         flat = np.concatenate([np.asarray(value).reshape(-1) for value in weights.values()])
-        self.state = mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat)), 0
+        self.state: tuple[mx.array, mx.array, mx.array, int] = (
+            *(mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))),
+            0,
+        )
         self._loss_fn, self._max_grad_norm = loss_fn, max_grad_norm
-        self._step = mx.compile(self._one_step)
+        self._step: Any = mx.compile(self._one_step)
 
     @property
     def size(self) -> int:
@@ -130,14 +133,15 @@ class Adam:
             The loss's figures of the weights as they were, and behind them the norm of the
             gradient, (F + 1,), not yet computed.
         """
-        *vectors, steps = self.state
+        flat, first, second, steps = self.state
         steps += 1
         # Powers on the host: in the compiled step they would be taken once a weight.
-        rate, second = learning_rate / (1 - _BETAS[0] ** steps), 1 / (1 - _BETAS[1] ** steps)
-        numbers = mx.array([rate, second, *settings])
-        *moved, figures = self._step(*vectors, numbers, [mx.array(part) for part in data])
-        mx.async_eval(*moved, figures)
-        self.state = (*moved, steps)
+        corrections = learning_rate / (1 - _BETAS[0] ** steps), 1 / (1 - _BETAS[1] ** steps)
+        numbers = mx.array([*corrections, *settings])
+        minibatch = [mx.array(part) for part in data]
+        flat, first, second, figures = self._step(flat, first, second, numbers, minibatch)
+        mx.async_eval(flat, first, second, figures)
+        self.state = flat, first, second, steps
         return figures
 
     def _split(self, flat: Any) -> dict[str, Any]:

@@ -38,6 +38,10 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 _EPSILON = 1e-8
+_FIGURES = (
+    *("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction"),
+    "grad_norm",
+)
 
 
 @dataclass
@@ -123,12 +127,14 @@ class ControlLearner:
             if len(history) == max_updates:
                 break
             kept = self._optimizer.state
-            figures = self._optimizer.step(rate, [part[rows] for part in data], [clip])
-            if config.target_kl is not None and figures[3].item() > 1.5 * config.target_kl:
-                self._optimizer.state = kept
-                break
-            history.append(figures)
-        figures = np.array(mx.stack(history)) if history else np.zeros((0, 6))
+            measured = self._optimizer.step(rate, [part[rows] for part in data], [clip])
+            if config.target_kl is not None:
+                approx_kl = float(np.array(measured)[_FIGURES.index("approx_kl")])
+                if approx_kl > 1.5 * config.target_kl:
+                    self._optimizer.state = kept
+                    break
+            history.append(measured)
+        figures = np.array(mx.stack(history)) if history else np.zeros((1, len(_FIGURES)))
         if not np.isfinite(figures).all():
             self._optimizer.state = before
             raise FloatingPointError(
@@ -137,10 +143,8 @@ class ControlLearner:
             )
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
-        names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl")
-        names += ("clip_fraction", "grad_norm")
-        means = figures.mean(axis=0) if history else np.zeros(len(names))
-        metrics = {f"train/{name}": float(mean) for name, mean in zip(names, means)}
+        means: list[float] = figures.mean(axis=0).tolist()
+        metrics = {f"train/{name}": mean for name, mean in zip(_FIGURES, means)}
         if self.policy.distribution.learns_std:
             metrics["train/std"] = float(np.exp(self.policy.weights["log_std"]).mean())
         return metrics | {
