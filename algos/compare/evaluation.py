@@ -78,7 +78,8 @@ class EpisodePlayer:
                     for observation, info in zip(observations, infos)
                 ]
             count = len(observations)
-            batch = concatenate(self._space, observations, create_empty_array(self._space, n=count))
+            empty: Any = create_empty_array(self._space, n=count)
+            batch = concatenate(self._space, observations, empty)
             return self._ask(policy, takes, batch, infos, np.full(count, first))
 
         return act

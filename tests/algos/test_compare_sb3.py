@@ -116,7 +116,7 @@ def test_memory_is_kept_through_an_episode_and_between_evaluations():
     assert player(policy) == returns_by_predict(model, "CartPole-v1", 3) == player(policy)
 
 
-@pytest.mark.parametrize("env", list(PRESETS))
+@pytest.mark.parametrize("env", [name for name in PRESETS if name != "TextGen-v0"])
 def test_the_settings_are_those_of_the_preset(env):
     config = PRESETS[env]
     if env.startswith("LunarLander"):
