@@ -70,7 +70,6 @@ PRESETS: dict[str, PPOConfig] = {
         gae_lambda=1.0,
         learning_rate=1e-3,
         anneal_learning_rate=True,
-        vf_coef=0.1,  # the critic shares the model's layers: .5 held the policy back at first
         max_grad_norm=1.0,
     ),
 }

@@ -13,8 +13,8 @@ Deviations from PPO on control:
   completions leave few tokens in one.
 - The critic is one linear layer, zero at first, on the hidden state that predicts the token. Its
   values are those of the weights as the rollout ends, before the first epoch. Its gradient goes on
-  into the model, as in TRL; on arithmetic its error then fell two to four times as far as with the
-  model's states held fixed, and the policy learnt as fast where ``vf_coef`` was small (.1).
+  into the model: with tiny-lm on arithmetic (two seeds) its error after 20 rollouts was then .02
+  to .03, and .07 with the model's states held fixed; the accuracy at the end was the same.
 
 Shapes: N trajectories, T tokens of the longest, D hidden size.
 """
