@@ -26,7 +26,6 @@ from textenv.algos.versions import versions
 from textenv.errors import ConfigError
 
 _EVALUATIONS = 20  # of a run, where eval_every is not given
-_STEPS = 100_000
 
 
 @dataclass
@@ -66,7 +65,9 @@ def run(args: Args) -> int:
     for name in ("seeds", "threads"):
         if getattr(args, name) < 1:
             raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
-    out = args.out or RunFolder.default_path(f"compare-{args.env.replace('/', '_')}")
+    out = args.out or RunFolder.default_path(
+        f"compare-{args.env.rpartition(':')[2]}".replace("/", "-")
+    )
     RunFolder(out)  # refuses a folder that holds something
     imports = import_seconds(["torch"])
     threads = use_threads(args.threads)  # before MLX is imported
@@ -100,11 +101,11 @@ def run(args: Args) -> int:
 
 
 def _arena(args: Args) -> Arena:
-    from textenv.algos.ppo_presets import PRESETS
+    from textenv.algos.ppo_presets import preset
 
     total = args.total_timesteps
     if total is None:
-        total = PRESETS[args.env].total_timesteps if args.env in PRESETS else _STEPS
+        total = preset(args.env).total_timesteps
     every = max(1, total // _EVALUATIONS) if args.eval_every is None else args.eval_every
     arena = Arena(
         args.env,

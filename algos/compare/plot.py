@@ -34,7 +34,7 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
             axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("return, interquartile mean and 95% band")
     left.legend(loc="lower right")
-    figure.suptitle(comparison.settings["env"])
+    figure.suptitle(comparison.title)
     figure.savefig(path, dpi=120, format="png")
     plt.close(figure)
 

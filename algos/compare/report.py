@@ -80,10 +80,9 @@ def to_csv(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
     """Tables for people."""
     settings, machine = comparison.settings, comparison.machine
-    task = settings["env_kwargs"].get("task")
     seeds = settings["seeds"]
     lines = [
-        f"# {settings['env']}{f', {task}' if task else ''}",
+        f"# {comparison.title}",
         "",
         f"{settings['total_timesteps']:,} steps from each of {len(seeds)} seed(s) "
         f"({seeds[0]} to {seeds[-1]}); evaluated every {settings['eval_every']:,} steps on "

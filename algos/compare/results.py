@@ -85,6 +85,12 @@ class Comparison:
     agents: dict[str, AgentInfo]
     runs: list[Run] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """The environment, and its task where it has one."""
+        task = self.settings["env_kwargs"].get("task")
+        return self.settings["env"] + (f", {task}" if task else "")
+
     def runs_of(self, agent: str) -> list[Run]:
         """The runs of an agent, by seed."""
         return [run for run in self.runs if run.agent == agent]

@@ -110,7 +110,7 @@ class SB3Contestant:
             self.settings |= translate(self._config)
             source = DEFAULTS if arena.is_text else "the settings of ppo"
         else:
-            given = SETTINGS.get((algorithm, arena.env), {})
+            given = SETTINGS.get((algorithm, arena.env.rpartition(":")[2]), {})
             self.settings |= given
             if algorithm == "TRPO":  # its default would be as much for each environment
                 self.settings["n_steps"] = 2048 // self._num_envs
