@@ -1,0 +1,104 @@
+r"""Rollouts as files, and a better policy trained from them, without the environment.
+
+    python examples/rollouts_to_offline.py                        # some 20 seconds
+    python examples/rollouts_to_offline.py --env Acrobot-v1 --method filtered_bc
+
+What is done, stage by stage: PPO collects five rollouts of 2048 steps with 8 agents, and writes
+each to a file after which it updates its policy; a new policy is trained from the folder alone
+(advantage-weighted regression); it is saved, loaded back, and plays. PPO has hardly begun after
+five updates, so that the data is mediocre, and the policy trained from it is better.
+
+The same on the command line:
+
+    textenv train --algo ppo --env CartPole-v1 --num-envs 8 --n-steps 2048 \
+        --total-timesteps 10240 --out runs/ppo
+    textenv train --from-rollouts runs/ppo/rollouts --rollouts 5 --out runs/offline
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+from textenv.algos import (
+    OfflineConfig,
+    OfflineTrainer,
+    PPOConfig,
+    PPOTrainer,
+    load_policy,
+    load_rollouts,
+)
+from textenv.algos.evaluation import episode_returns
+
+_EVALUATION_SEED = 10**6  # far from those of training
+
+
+def collect(env_id: str, folder: Path, rollouts: int, n_steps: int, agents: int, seed: int) -> None:
+    """PPO's first rollouts, each a file in the folder."""
+    total = 0
+
+    def on_step(metrics: dict[str, float], rollout) -> None:
+        nonlocal total
+        total += rollout.num_transitions
+        print(
+            f"  PPO update {len(trainer.history) - 1}: "
+            f"policy_loss={metrics['train/policy_gradient_loss']:.4f} "
+            f"value_loss={metrics['train/value_loss']:.4f}, exported {rollout.num_transitions} "
+            f"transitions to {trainer.exporter.last.name} ({total} in all)"
+        )
+
+    config = PPOConfig(
+        total_timesteps=rollouts * n_steps, num_envs=agents, n_steps=n_steps, seed=seed
+    )
+    trainer = PPOTrainer("mlp", env=env_id, config=config, on_step=on_step, export_to=folder)
+    trainer.train()
+    trainer.close()
+
+
+def train_offline(folder: Path, rollouts: int, method: str, epochs: int, seed: int):
+    """A policy from the files."""
+    data = load_rollouts(folder, count=rollouts)
+    trainer = OfflineTrainer(data, OfflineConfig(method=method, epochs=epochs, seed=seed))
+    print(f"  {trainer.describe()}")
+    whole = [e.trajectory.total_reward for e in trainer.episodes if e.whole]
+    print(f"  data: {len(whole)} whole episodes, mean return {np.mean(whole):.1f}")
+    trainer.train()
+    return trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--out", type=Path, default=Path("runs/rollouts_to_offline"))
+    parser.add_argument("--method", default="awr", choices=["awr", "filtered_bc", "bc"])
+    parser.add_argument("--rollouts", type=int, default=5)
+    parser.add_argument("--n-steps", type=int, default=2048, help="of all agents together")
+    parser.add_argument("--agents", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    folder, model = args.out / "rollouts", args.out / "model"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this example
+
+    print(f"1. collect {args.rollouts} rollouts of {args.n_steps} steps, {args.agents} agents")
+    collect(args.env, folder, args.rollouts, args.n_steps, args.agents, args.seed)
+
+    print(f"2. train offline from {folder}")
+    trainer = train_offline(folder, args.rollouts, args.method, args.epochs, args.seed)
+    trainer.save(model)
+
+    print(f"3. load {model} back")
+    policy = load_policy(model)
+
+    print("4. evaluate")
+    returns = episode_returns(policy, gym.make(args.env), 20, _EVALUATION_SEED)
+    print(f"  mean return of the data  {trainer.data_return:8.1f}")
+    print(f"  trained from it, greedy  {returns.mean():8.1f}  (20 episodes)")
+
+
+if __name__ == "__main__":
+    main()
