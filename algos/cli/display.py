@@ -135,6 +135,8 @@ def no_signal(metrics: Mapping[str, float]) -> str:
     if "loss" in metrics or metrics.get("train/n_updates", 0) > 0:
         return ""
     groups = int(metrics["groups"])
+    if groups == metrics["completions/count"]:  # no groups, but a critic's judgement
+        return "no token did better or worse than the critic foresaw: nothing to learn from"
     equal = round(metrics["frac_reward_zero_std"] * groups)
     if equal == groups:
         return f"{equal} of {groups} groups had equal rewards: nothing to learn from"

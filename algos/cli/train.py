@@ -21,7 +21,7 @@ from textenv.algos.config import from_table, read_toml, to_table
 from textenv.algos.envs import make_env
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer
 from textenv.algos.ppo import PPOConfig, PPOTrainer
-from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo_presets import SIZES, preset
 from textenv.algos.rollout import is_text
 from textenv.algos.trajectory import Buffer
 from textenv.algos.versions import versions
@@ -116,12 +116,12 @@ def parse(argv: Sequence[str]) -> Args | train_offline.Job:
     if table:
         default = from_table(kind, _typed(table), given.config)
     elif kind is PPOArgs:
-        env = given.env or PPOArgs.env
-        # A wrong size is for the real parser to refuse, which knows how to say it.
-        size = given.size if given.size in ("fast", "standard", "stable") else None
-        default = PPOArgs(env=env, ppo=preset(env, size))
+        default = PPOArgs(env=given.env or PPOArgs.env, ppo=preset(given.env or PPOArgs.env))
     else:
         default = GRPOArgs()
+    # A size that is none of these is for the real parser to refuse, which knows how to say it.
+    if kind is PPOArgs and given.size in SIZES:
+        default.ppo = replace(default.ppo, n_steps=SIZES[given.size].n_steps)
     return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 

@@ -231,9 +231,41 @@ def test_interrupt_leaves_a_whole_folder(tmp_path):
 
 
 def test_no_signal_says_why():
-    metrics = {"groups": 32.0, "frac_reward_zero_std": 1.0}
+    metrics = {"groups": 32.0, "frac_reward_zero_std": 1.0, "completions/count": 256.0}
     assert "32 of 32 groups had equal rewards" in no_signal(metrics)
     assert no_signal(metrics | {"loss": 0.0}) == ""
+    ppo = metrics | {"completions/count": 32.0, "train/n_updates": 0.0}
+    assert "than the critic foresaw" in no_signal(ppo)
+    assert no_signal(ppo | {"train/n_updates": 2.0}) == ""
+
+
+def test_ppo_on_control_leaves_its_rollouts_and_says_so(tmp_path, capsys):
+    from textenv.algos import load_policy, load_rollouts
+
+    out = tmp_path / "run"
+    argv = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--total-timesteps", "2048"]
+    argv += ["--n-steps", "1024", "--num-envs", "4", "--n-epochs", "1", "--eval-episodes", "2"]
+    assert main([*argv, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    rollouts = load_rollouts(out / "rollouts")
+    assert [r.num_transitions for r in rollouts] == [1024, 1024]
+    names = sorted(p.name for p in (out / "rollouts").iterdir())
+    assert f"total_steps=2048; exported 1024 transitions to {names[1]}" in printed
+    assert "PPO update 1: policy_loss=" in printed and "after: return greedy" in printed
+    config = read_toml(out / "config.toml")
+    assert config["ppo"]["learning_rate"] == 1e-3  # of CartPole's preset
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["state"] == "finished" and summary["after"]["greedy"]["examples"] == 2
+    hashes = [r.source.policy_hash for r in rollouts]
+    assert hashes[0] != hashes[1] == load_policy(out / "model").fingerprint()  # rate 0 at the end
+    again = tmp_path / "again"
+    argv = ["train", "--config", str(out / "config.toml"), "--export", "off"]
+    assert main([*argv, "--out", str(again)]) == 0
+    assert not (again / "rollouts").exists()
+    assert load_policy(again / "model").fingerprint() == load_policy(out / "model").fingerprint()
+    larger = tmp_path / "larger"
+    assert main([*argv, "--size", "standard", "--out", str(larger)]) == 0
+    assert read_toml(larger / "config.toml")["ppo"]["n_steps"] == 2048
 
 
 def test_the_display_shows_figures_and_samples():
