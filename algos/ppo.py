@@ -11,7 +11,7 @@ Deviations:
 - A truncated episode goes on in the value of its last observation (Pardo et al. 2018, 1712.00378);
   ``bootstrap_truncated=False`` ends it there, as the paper does.
 - Statistics of observations stand still while a rollout is collected, and count it in after the
-  update, so that the ratio of the first minibatch is 1. Rewards are divided and not clipped.
+  update, so that the ratio of the first minibatch is 1.
 - The optional third bound of the objective is the dual clip of Ye et al. 2020 (1912.09729), eq. 5.
 
 Shapes: N rows, T tokens of a row (1 in control).

@@ -38,6 +38,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 _EPSILON = 1e-8
+_MAX_REWARD = 10.0  # normalised rewards stay within this, as in Stable-Baselines3's VecNormalize
 _FIGURES = (
     *("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction"),
     "grad_norm",
@@ -114,9 +115,9 @@ class ControlLearner:
             FloatingPointError: where the loss is not finite; the weights are left as they were.
         """
         config = self.config
-        batch = control_batch(rollout, self.policy, config)
         if config.normalize_rewards:
             self._count_rewards(rollout)
+        batch = control_batch(rollout, self.policy, config)
         scale = self.policy.reward_scale
         rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1)
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
@@ -249,9 +250,10 @@ def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> Cont
             "PPO needs the value and the log-probability of each action, and this rollout has "
             "none: its policy has no critic"
         )
+    limit = _MAX_REWARD * policy.reward_scale if config.normalize_rewards else np.inf
     advantages = [
         gae(
-            t.rewards,
+            np.clip(t.rewards, -limit, limit),
             t.values or [],
             bootstrap_value(t, config.bootstrap_truncated),
             config.gamma,

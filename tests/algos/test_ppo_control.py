@@ -378,6 +378,19 @@ def test_normalisation_makes_scales_no_matter():
     assert policy.reward_scale == pytest.approx(1500, rel=0.5)
 
 
+def test_normalised_rewards_are_clipped_as_they_are_scaled():
+    """One reward far beyond ten deviations counts as ten; without normalisation as itself."""
+    env = Bandit(reward=lambda action, observation, rng: 1.0)
+    for normalize, most in ((True, 10.0), (False, 1e6)):
+        learner = ControlLearner(env, quick(normalize_rewards=normalize, gamma=0.0))
+        rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+        rollout.trajectories[7].rewards[0] = 1e6
+        learner.policy.reward_scale = 1.0
+        returns = control_batch(rollout, learner.policy, learner.config).returns
+        assert returns[7] == pytest.approx(most)
+        np.testing.assert_allclose(np.delete(returns, 7), 1.0)
+
+
 # --- export --------------------------------------------------------------------------------
 
 
