@@ -49,7 +49,7 @@ def columns(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> Columns:
     Raises:
         DataError: where an action is not one that the policy can take.
     """
-    drawn = [a for t in trajectories for a in (t.unclipped_actions or t.actions)]
+    drawn = [a for t in trajectories for a in _drawn(t, policy)]
     infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
     try:
         rows = policy.encoder.rows([o for t in trajectories for o in t.observations])
@@ -65,6 +65,19 @@ def columns(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> Columns:
             f"they are not of the spaces {policy.encoder.space} and {policy.distribution.space}"
         )
     return Columns(rows, actions, stack_masks(infos, len(drawn), policy.distribution.outputs))
+
+
+def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
+    """What was drawn, where the actions are that, clipped; elsewhere the actions.
+
+    An agent that squashes (SAC) records what it drew before it was stretched to the bounds.
+    """
+    drawn, distribution = trajectory.unclipped_actions, policy.distribution
+    if drawn is None:
+        return trajectory.actions
+    clipped = distribution.to_env(distribution.from_env(np.asarray(drawn)))
+    same = np.shape(clipped) == np.shape(trajectory.actions)
+    return drawn if same and np.allclose(clipped, trajectory.actions) else trajectory.actions
 
 
 def forward(weights: Weights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:

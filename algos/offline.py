@@ -39,10 +39,10 @@ from textenv.algos.offline_data import (
     common_source,
     join_episodes,
     mean_return,
+    spaces_of,
 )
 from textenv.algos.ppo import explained_variance, gae
 from textenv.algos.rollout_source import check_source
-from textenv.algos.space_json import make_space
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, DataError
 
@@ -369,7 +369,7 @@ class OfflineTrainer:
         logprobs, _ = self.policy.distribution.score(
             outputs, weights.get("log_std"), mx.array(held.actions), mask
         )
-        return float(logprobs.mean().item())
+        return float(np.array(logprobs).mean())
 
 
 def advantage_weights(
@@ -402,27 +402,3 @@ def _discounted(rewards: Sequence[float], gamma: float) -> np.ndarray:
         total = rewards[t] + gamma * total
         out[t] = total
     return out
-
-
-def spaces_of(source: Any, env: Any) -> list[Any]:
-    """Observation and action space of the environment that rollouts are of.
-
-    Args:
-        source: where they come from.
-        env: the environment, for what the source does not say; None where there is none.
-
-    Raises:
-        DataError: where neither says it.
-    """
-    spaces = []
-    for name in ("observation_space", "action_space"):
-        said = getattr(source, name)
-        if said is not None:
-            spaces.append(make_space(said))
-        elif env is not None:
-            spaces.append(getattr(env, f"single_{name}", None) or getattr(env, name))
-        else:
-            raise DataError(
-                "the rollouts do not say what their spaces are: pass the environment they are of"
-            )
-    return spaces

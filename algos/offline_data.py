@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 
+from textenv.algos.rollout_source import single_spaces
+from textenv.algos.space_json import make_space
 from textenv.algos.trajectory import Buffer, RolloutSource, Trajectory
 from textenv.errors import ConfigError, DataError
 
@@ -109,6 +112,26 @@ def common_source(rollouts: Sequence[Buffer]) -> RolloutSource:
                     f"{name} of the first is {here!r:.200}, of number {number} {there!r:.200}"
                 )
     return first
+
+
+def spaces_of(source: RolloutSource, env: Any = None) -> tuple[Space, Space]:
+    """Observation and action space of the environment that rollouts are of.
+
+    Args:
+        source: where they come from.
+        env: the environment, for what the source does not say.
+
+    Raises:
+        DataError: where neither says it.
+    """
+    said = source.observation_space, source.action_space
+    if None not in said:
+        return make_space(said[0]), make_space(said[1])
+    if env is None:
+        raise DataError(
+            "the rollouts do not say what their spaces are: pass the environment they are of"
+        )
+    return single_spaces(env)
 
 
 def refuse_stale(rollouts: Sequence[Buffer], policy: Any) -> None:

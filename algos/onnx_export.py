@@ -159,7 +159,7 @@ class _Graph:
         return self._node("Gemm", x, self._constant(weight), self._constant(bias.reshape(-1)))
 
     def _action_of_choices(self, logits: str) -> None:
-        space = self._policy.distribution.space
+        space: Any = self._policy.distribution.space
         single = isinstance(space, spaces.Discrete)
         counts = [int(space.n)] if single else [int(n) for n in space.nvec.reshape(-1)]
         parts = [logits]
@@ -175,7 +175,7 @@ class _Graph:
         self._output("action", self._shaped(action, shape), "i", ["batch", *shape])
 
     def _action_of_box(self, mean: str) -> None:
-        space = self._policy.distribution.space
+        space: Any = self._policy.distribution.space
         low, high = (np.asarray(b, np.float32).reshape(-1) for b in (space.low, space.high))
         inside = self._node("Min", mean, self._constant(high))
         inside = self._node("Max", inside, self._constant(low))

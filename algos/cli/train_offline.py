@@ -19,8 +19,8 @@ from textenv.algos.cli.run_folder import RunFolder, draw_metric
 from textenv.algos.config import from_table, to_table
 from textenv.algos.envs import make_env
 from textenv.algos.mlp_policy import MLPPolicy, load_policy
-from textenv.algos.offline import METHODS, OfflineConfig, OfflineTrainer, spaces_of
-from textenv.algos.offline_data import common_source, refuse_stale
+from textenv.algos.offline import METHODS, OfflineConfig, OfflineTrainer
+from textenv.algos.offline_data import common_source, refuse_stale, spaces_of
 from textenv.algos.offline_text import METHODS as TEXT_METHODS
 from textenv.algos.offline_text import OfflineTextConfig, OfflineTextTrainer
 from textenv.algos.ppo import PPOConfig

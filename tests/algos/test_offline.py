@@ -320,6 +320,19 @@ def test_every_method_improves_on_its_data(data, method, tmp_path):
     assert history[-1]["train/explained_variance"] > 0.2 or env.spec is None
 
 
+def test_what_was_drawn_counts_where_the_actions_are_that_clipped():
+    source = RolloutSource(
+        observation_space=SPACES.observation_space,
+        action_space={"type": "Box", "dtype": "float32", "shape": [1], "low": -1, "high": 1},
+    )
+    drawn = [np.array([x], np.float32) for x in (-3.0, 0.5, 2.0)]
+    t = part(0, 0, [1, 1, 1], "terminated", seed=0, unclipped_actions=drawn)
+    for actions, expected in (([-1, 0.5, 1], [-3, 0.5, 2]), ([-0.9, 0.1, 0.7], [-0.9, 0.1, 0.7])):
+        t.actions = [np.array([x], np.float32) for x in actions]
+        trainer = OfflineTrainer([Buffer([t], source)], OfflineConfig("bc", holdout=0.0))
+        np.testing.assert_allclose(trainer._data.actions[:, 0], expected)
+
+
 def test_awr_is_better_than_what_it_copies():
     """Two actions, one always worth 1 more: bc keeps their frequencies, awr does not."""
     rng = np.random.default_rng(0)
@@ -369,6 +382,31 @@ def test_what_is_held_out_is_not_trained_on():
     assert len(kept) == 21 and len(held) == 9
     assert sorted([*kept, *held]) == sorted(100 * i + j for i in range(10) for j in range(3))
     assert "holdout/logprob" in trainer.train()[0]
+
+
+@pytest.mark.parametrize(("agent", "env_id"), [("DQN", "CartPole-v1"), ("SAC", "Pendulum-v1")])
+def test_rollouts_of_agents_of_stable_baselines3(agent, env_id):
+    """An untrained agent of another library, copied: the copy acts as it does."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    from textenv.wrappers.sb3 import SB3Policy
+
+    env = gym.make(env_id)
+    model = getattr(sb3, agent)("MlpPolicy", env, seed=0, device="cpu")
+    act = SB3Policy(model)
+    runner = RolloutRunner(env, lambda o: act(o, deterministic=True), max_steps=512, seed=1)
+    rollout = runner.collect()
+    rollout.source = describe_source(runner)
+    trainer = OfflineTrainer([rollout], OfflineConfig("bc", epochs=60, holdout=0.0))
+    trainer.train()
+    seen = [o for t in rollout for o in t.observations]
+    theirs = np.array([a for t in rollout for a in t.actions], np.float64).reshape(512, -1)
+    ours = trainer.policy(np.array(seen), deterministic=True)[0].reshape(512, -1)
+    if agent == "DQN":
+        assert (ours == theirs).mean() > 0.97
+    else:
+        # What SAC drew lies in [-1, 1], and was stretched to [-2, 2].
+        assert trainer._data.actions == pytest.approx(theirs)
+        assert np.abs(ours - theirs).mean() < 0.2 * theirs.std()
 
 
 # --- what is refused ---------------------------------------------------------------------------
