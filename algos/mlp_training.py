@@ -28,8 +28,11 @@ _ADAM_EPSILON = 1e-5
 
 Weights = dict[str, mx.array]
 
-LossFn = Callable[..., "tuple[mx.array, mx.array]"]
-"""``loss_fn(weights, settings, *data) -> (loss, figures)``, figures (F,) without gradient."""
+Figures = dict[str, mx.array]
+"""Numbers by name, not yet computed."""
+
+LossFn = Callable[..., "tuple[mx.array, Figures]"]
+"""``loss_fn(weights, settings, *data) -> (loss, figures)``, figures without gradient."""
 
 
 class Columns(NamedTuple):
@@ -134,23 +137,22 @@ class Adam:
 
     def step(
         self, learning_rate: float, data: Sequence[np.ndarray], settings: Sequence[float] = ()
-    ) -> mx.array:
+    ) -> Figures:
         """One step on a minibatch.
 
         Args:
             learning_rate: of this step.
             data: arrays of the minibatch, given to the loss.
-            settings: numbers that change from step to step, given to the loss as one array.
+            settings: numbers that change from step to step, given to the loss as a list.
 
         Returns:
-            The loss's figures of the weights as they were, and behind them the norm of the
-            gradient, (F + 1,), not yet computed.
+            The loss's figures of the weights as they were, and ``grad_norm``; see `mean_figures`.
         """
         flat, first, second, steps = self.state
         steps += 1
         # Powers on the host: in the compiled step they would be taken once a weight.
         corrections = learning_rate / (1 - _BETAS[0] ** steps), 1 / (1 - _BETAS[1] ** steps)
-        numbers = mx.array([*corrections, *settings])
+        numbers = [mx.array(number) for number in (*corrections, *settings)]
         minibatch = [mx.array(part) for part in data]
         flat, first, second, figures = self._step(flat, first, second, numbers, minibatch)
         mx.async_eval(flat, first, second, figures)
@@ -170,9 +172,9 @@ class Adam:
         flat: mx.array,
         first: mx.array,
         second: mx.array,
-        settings: mx.array,
+        settings: list[mx.array],
         data: list[mx.array],
-    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array, mx.array, Figures]:
         (_, figures), grads = mx.value_and_grad(self._loss_fn)(
             self._split(flat), settings[2:], *data
         )
@@ -183,4 +185,20 @@ class Adam:
         first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
         second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient * gradient
         flat = flat - settings[0] * first / (mx.sqrt(second * settings[1]) + _ADAM_EPSILON)
-        return flat, first, second, mx.concatenate([figures, norm[None]])
+        return flat, first, second, figures | {"grad_norm": norm}
+
+
+def mean_figures(history: Sequence[Figures]) -> dict[str, float]:
+    """The mean of each figure over some steps.
+
+    Raises:
+        FloatingPointError: where one is not finite.
+    """
+    names = history[0] if history else {}
+    means = {name: float(np.mean([row[name].item() for row in history])) for name in names}
+    if not np.isfinite(list(means.values())).all():
+        raise FloatingPointError(
+            "the loss of a minibatch is not finite: lower learning_rate, or look for "
+            "observations or rewards that are too large; the weights were left as they were"
+        )
+    return means

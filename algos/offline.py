@@ -32,7 +32,7 @@ import numpy as np
 from textenv.algos import backend
 from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.mlp_policy import ACTIVATIONS, MLPPolicy
-from textenv.algos.mlp_training import Adam, Weights, columns, forward
+from textenv.algos.mlp_training import Adam, Figures, Weights, columns, forward, mean_figures
 from textenv.algos.offline_data import (
     Episode,
     best_episodes,
@@ -59,7 +59,6 @@ _MAX_GRAD_NORM = 1.0
 _EPSILON = 1e-5
 _LEAST_SPREAD = 1e-3  # of an action that never changes
 _NARROWING = 5.0  # how far a log standard deviation may fall below that of the data's actions
-_FIGURES = ("policy_loss", "value_loss", "entropy", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -294,17 +293,13 @@ class OfflineTrainer:
         steps = [
             self._optimizer.step(config.learning_rate, [part[r] for part in parts]) for r in rows
         ]
-        figures = np.array(mx.stack(steps))
-        if not np.isfinite(figures).all():
+        try:
+            means = mean_figures(steps)
+        except FloatingPointError:
             self._optimizer.state = before
-            raise FloatingPointError(
-                "the loss of a minibatch is not finite: lower learning_rate, or look for "
-                "observations or rewards that are too large; the weights were left as they were"
-            )
+            raise
         self.policy.set_weights(self._bounded(self._optimizer.weights))
-        metrics |= {
-            f"train/{name}": float(mean) for name, mean in zip(_FIGURES, figures.mean(axis=0))
-        }
+        metrics |= {f"train/{name}": mean for name, mean in means.items()}
         metrics["train/explained_variance"] = explained_variance(values, returns)
         metrics["train/n_updates"] = float(self._optimizer.state[3])
         if self._held is not None:
@@ -329,13 +324,13 @@ class OfflineTrainer:
     def _loss(
         self,
         weights: Weights,
-        settings: mx.array,
+        settings: list[mx.array],
         observations: mx.array,
         actions: mx.array,
         counts: mx.array,
         returns: mx.array,
         mask: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array]:
+    ) -> tuple[mx.array, Figures]:
         """Weighted negative log-likelihood, and the critic's error."""
         outputs, values = forward(weights, observations, self.config.activation)
         logprobs, entropies = self.policy.distribution.score(
@@ -343,8 +338,8 @@ class OfflineTrainer:
         )
         policy_loss = -(counts * logprobs).mean()
         error = ((returns - values) ** 2).mean()
-        parts = mx.stack([policy_loss, error, entropies.mean()])
-        return policy_loss + error, mx.stop_gradient(parts)
+        parts = {"policy_loss": policy_loss, "value_loss": error, "entropy": entropies.mean()}
+        return policy_loss + error, {k: mx.stop_gradient(v) for k, v in parts.items()}
 
     def _bounded(self, weights: dict[str, Any]) -> dict[str, Any]:
         """The weights, no standard deviation so small that a likelihood has no bound."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.mlp_policy import MLPPolicy
-from textenv.algos.mlp_training import Adam, Weights, columns, forward
+from textenv.algos.mlp_training import Adam, Figures, Weights, columns, forward, mean_figures
 from textenv.algos.ppo import (
     PPOConfig,
     bootstrap_value,
@@ -39,10 +39,7 @@ import mlx.core as mx  # noqa: E402
 
 _EPSILON = 1e-8
 _MAX_REWARD = 10.0  # normalised rewards stay within this, as in Stable-Baselines3's VecNormalize
-_FIGURES = (
-    *("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction"),
-    "grad_norm",
-)
+_ADVANTAGES = 3  # the place of the advantages among the columns of a minibatch
 
 
 @dataclass
@@ -122,30 +119,29 @@ class ControlLearner:
         rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1)
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
         data = self._data(batch, scale)
-        history: list[mx.array] = []
+        history: list[Figures] = []
         before = self._optimizer.state
         for rows in minibatches(config, len(batch), self._rng):
             if len(history) == max_updates:
                 break
+            minibatch = [part[rows] for part in data]
+            if config.normalize_advantage and len(rows) > 1:
+                minibatch[_ADVANTAGES] = _standardised(minibatch[_ADVANTAGES])
             kept = self._optimizer.state
-            measured = self._optimizer.step(rate, [part[rows] for part in data], [clip])
-            if config.target_kl is not None:
-                approx_kl = float(np.array(measured)[_FIGURES.index("approx_kl")])
-                if approx_kl > 1.5 * config.target_kl:
-                    self._optimizer.state = kept
-                    break
-            history.append(measured)
-        figures = np.array(mx.stack(history)) if history else np.zeros((1, len(_FIGURES)))
-        if not np.isfinite(figures).all():
+            figures = self._optimizer.step(rate, minibatch, [clip])
+            most = None if config.target_kl is None else 1.5 * config.target_kl
+            if most is not None and mean_figures([figures])["approx_kl"] > most:
+                self._optimizer.state = kept
+                break
+            history.append(figures)
+        try:
+            means = mean_figures(history)
+        except FloatingPointError:
             self._optimizer.state = before
-            raise FloatingPointError(
-                "the loss of a minibatch is not finite: lower learning_rate, or look for "
-                "observations or rewards that are too large; the weights were left as they were"
-            )
+            raise
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
-        means: list[float] = figures.mean(axis=0).tolist()
-        metrics = {f"train/{name}": mean for name, mean in zip(_FIGURES, means)}
+        metrics = {f"train/{name}": mean for name, mean in means.items()}
         if self.policy.distribution.learns_std:
             metrics["train/std"] = float(np.exp(self.policy.weights["log_std"]).mean())
         return metrics | {
@@ -201,7 +197,7 @@ class ControlLearner:
     def _loss(
         self,
         weights: Weights,
-        settings: mx.array,
+        settings: list[mx.array],
         observations: mx.array,
         actions: mx.array,
         old_logprobs: mx.array,
@@ -209,16 +205,13 @@ class ControlLearner:
         old_values: mx.array,
         returns: mx.array,
         mask: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array]:
-        """The loss, and its parts as one array; the only setting is the clip range."""
+    ) -> tuple[mx.array, Figures]:
+        """The loss, and its parts; the only setting is the clip range."""
         config = self.config
         outputs, values = forward(weights, observations, config.activation)
         logprobs, entropies = self.policy.distribution.score(
             outputs, weights.get("log_std"), actions, mask
         )
-        if config.normalize_advantage and advantages.size > 1:
-            spread = mx.std(advantages, ddof=1)
-            advantages = (advantages - advantages.mean()) / (spread + _EPSILON)
         ones = mx.ones((len(advantages), 1))
         surrogate, metrics = policy_loss(
             logprobs[:, None], old_logprobs[:, None], advantages, ones, clip_range=settings[0]
@@ -232,8 +225,17 @@ class ControlLearner:
         )
         entropy_loss = -entropies.mean()
         loss = surrogate + config.vf_coef * error + config.ent_coef * entropy_loss
-        parts = [surrogate, error, entropy_loss, metrics["approx_kl"], metrics["clip_fraction"]]
-        return loss, mx.stop_gradient(mx.stack(parts))
+        parts = {
+            "policy_gradient_loss": surrogate,
+            "value_loss": error,
+            "entropy_loss": entropy_loss,
+        }
+        return loss, {k: mx.stop_gradient(v) for k, v in parts.items()} | metrics
+
+
+def _standardised(advantages: np.ndarray) -> np.ndarray:
+    centred = advantages - advantages.mean()
+    return centred / (advantages.std(ddof=1) + np.float32(_EPSILON))
 
 
 def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> ControlBatch:
