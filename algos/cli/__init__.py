@@ -13,7 +13,7 @@ from textenv.errors import MissingDependencyError, TextEnvError
 COMMANDS = {
     "train": "train by GRPO or PPO (with no argument: GRPO on sums, with tiny-lm)",
     "rollout": "collect rollouts and leave them as files, without training",
-    "eval": "how well a model answers a task's test examples, greedy and sampled",
+    "eval": "how well a model answers test examples, or a control policy plays",
     "compare": "agents side by side: one loop, environment, seeds and evaluation for all",
     "envs": "list the environments, tasks and reward functions",
     "play": "answer a task yourself, or watch recorded episodes",

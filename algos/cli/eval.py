@@ -1,4 +1,4 @@
-"""textenv eval: how well a model answers a task's test examples."""
+"""textenv eval: how well a model answers a task's test examples, or a control policy plays."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 import gymnasium as gym
 
-from textenv.algos.evaluation import evaluate
+from textenv.algos.envs import make_env
+from textenv.algos.evaluation import episode_returns, evaluate
+from textenv.algos.mlp_policy import load_policy
 from textenv.algos.models import load_model
 from textenv.algos.policy import create_policy
+from textenv.algos.rollout import is_text
 from textenv.errors import ConfigError
 
 
@@ -17,25 +20,35 @@ class Args:
     """What to evaluate."""
 
     model: str = "tiny-lm"
-    """tiny-lm, a folder (a run's model, say), or a name on the Hugging Face hub."""
+    """tiny-lm, a folder (a run's model, say), or a name on the Hugging Face hub; with --env of
+    control, the folder of a control policy."""
+    env: str = "TextGen-v0"
+    """Id of an environment, of text or of control."""
     task: str = "arithmetic"
-    """Name of the task."""
+    """Text: name of the task."""
     task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Difficulty parameters of the task, as --task-kwargs digits 3."""
+    """Text: difficulty parameters of the task, as --task-kwargs digits 3."""
     split: str = "test"
-    """train or test."""
+    """Text: train or test."""
     examples: int = 500
-    """How many examples; fewer where the task has fewer."""
+    """Text: how many examples; fewer where the task has fewer."""
     max_completion_length: int = 64
-    """Longest completion in tokens."""
+    """Text: longest completion in tokens."""
     temperature: float = 1.0
-    """Of the sampled answers."""
+    """Text: of the sampled answers."""
+    episodes: int = 20
+    """Control: how many episodes."""
     seed: int = 0
-    """Of the sampled answers."""
+    """Of the sampled answers; of control, of the sampled actions and the first episode."""
 
 
 def run(args: Args) -> int:
-    """Print accuracy, reward and length, greedy and sampled."""
+    """Print accuracy, reward and length, or the return, greedy and sampled."""
+    if args.env != "TextGen-v0":
+        env = make_env(args.env)
+        if not is_text(env):
+            return _play_control(args, env)
+        raise ConfigError(f"--env {args.env}: tasks of text are named by --task, in TextGen-v0")
     if args.examples < 1:
         raise ConfigError(f"examples must be an integer >= 1, got {args.examples}")
     env = gym.make(
@@ -53,5 +66,16 @@ def run(args: Args) -> int:
         print(
             f"{name:<8} accuracy {accuracy}  reward {result.reward:.3f}  "
             f"length {result.length:.1f} tokens  ({result.examples} {args.split} examples)"
+        )
+    return 0
+
+
+def _play_control(args: Args, env: gym.Env) -> int:
+    policy = load_policy(args.model, args.seed)
+    for name, deterministic in (("greedy", True), ("sampled", False)):
+        returns = episode_returns(policy, env, args.episodes, args.seed, deterministic)
+        print(
+            f"{name:<8} return {returns.mean():.1f} +- {returns.std():.1f}  "
+            f"lowest {returns.min():.1f}  highest {returns.max():.1f}  ({args.episodes} episodes)"
         )
     return 0

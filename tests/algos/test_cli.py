@@ -258,6 +258,9 @@ def test_ppo_on_control_leaves_its_rollouts_and_says_so(tmp_path, capsys):
     assert summary["state"] == "finished" and summary["after"]["greedy"]["examples"] == 2
     hashes = [r.source.policy_hash for r in rollouts]
     assert hashes[0] != hashes[1] == load_policy(out / "model").fingerprint()  # rate 0 at the end
+    model = ["--model", str(out / "model"), "--env", "CartPole-v1", "--episodes", "3"]
+    assert main(["eval", *model]) == 0
+    assert "(3 episodes)" in capsys.readouterr().out
     again = tmp_path / "again"
     argv = ["train", "--config", str(out / "config.toml"), "--export", "off"]
     assert main([*argv, "--out", str(again)]) == 0
