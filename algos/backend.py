@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from textenv.algos import blas
+from textenv.algos import blas, heap
 from textenv.errors import MissingDependencyError
 
 EXTRA = "mlx" if sys.platform == "darwin" else "cpu"
@@ -13,7 +13,7 @@ EXTRA = "mlx" if sys.platform == "darwin" else "cpu"
 
 
 def prepare() -> None:
-    """Put the fast BLAS in place, and say which extra to install where MLX is missing.
+    """Put the fast BLAS in place and keep freed memory; say which extra brings MLX, if it is not.
 
     Raises:
         MissingDependencyError: where mlx or mlx-lm is not installed.
@@ -24,3 +24,4 @@ def prepare() -> None:
                 package.replace("_", "-"), EXTRA, "A language model or a native trainer"
             )
     blas.load()
+    heap.keep_freed_memory()

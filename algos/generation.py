@@ -5,10 +5,8 @@ Shapes: P distinct prompts, B rows (completions), V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +19,8 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
-from textenv.algos.kv_cache import DecodeCache, GrowingCache  # noqa: E402
+from textenv.algos.forks import Cache, fork_caches, lay_out  # noqa: E402
+from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 from textenv.algos.models import check_cache, split_head  # noqa: E402
 
 _COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
@@ -52,9 +51,10 @@ class Generator:
     """
 
     def __init__(self, model: nn.Module, eos_token_ids: Sequence[int], batch_size: int = 512):
+        self._model = model
         self._layers = check_cache(model)
         self._body, self._head = split_head(model)
-        self._eos = frozenset(eos_token_ids)
+        self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
 
     def generate(
@@ -91,75 +91,109 @@ class Generator:
         params: SamplingParams,
         uniforms: np.ndarray,
     ) -> list[Completion]:
-        keys = [tuple(p) for p in prompts]
-        distinct = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        rows = mx.array([distinct[key] for key in keys])  # (B,)
+        distinct: dict[tuple[int, ...], int] = {}
+        index = np.array([distinct.setdefault(tuple(p), len(distinct)) for p in prompts])
+        layout = lay_out(index, len(distinct), self._model.shares_prompts)
         prefix, last_hidden = self.prefill(list(distinct))
-        caches = [DecodeCache.continuing(cache, rows, max_tokens) for cache in prefix]
-        logits = self._head(last_hidden)[rows]  # (B, V)
+        caches = fork_caches(self._model, prefix, layout, max_tokens)
+        rows = layout.slots  # the completion in each place; -1 where there is none
+        logits = self._head(last_hidden)[mx.array(index[rows])]  # (places, V)
 
-        out = [Completion(support=None if params.full_support else []) for _ in prompts]
-        alive = list(range(len(prompts)))  # the completion that each cache row belongs to
+        tokens, logprobs, entropies = _empty(len(prompts), max_tokens)
+        lengths = np.full(len(prompts), max_tokens)
+        support: list[list[np.ndarray]] | None = (
+            None if params.full_support else [[] for _ in prompts]
+        )
         for step in range(max_tokens):
-            noise = mx.array(uniforms[alive, step])
             restricted = restrict(logits, params)
-            tokens, logprobs, entropies = draw(restricted, noise)
+            drawn = draw(restricted, mx.array(uniforms[rows, step]))
             if step + 1 < max_tokens:  # the next step is under way while this one is read
-                hidden = self._body(tokens[:, None], caches)
+                hidden = self._body(drawn[0][:, None], caches)
                 logits = self._head(hidden[:, -1])
-                mx.async_eval(tokens, logprobs, entropies, logits)
-            self._record(out, alive, tokens, logprobs, entropies, restricted, params)
-
-            going = [i for i, row in enumerate(alive) if out[row].truncated]
-            if not going:
-                break
-            if len(going) < _COMPACT_BELOW * len(alive):
-                index = mx.array(going)
-                alive = [alive[i] for i in going]
-                logits = logits[index]
-                for cache in caches:
-                    cache.keep(index)
-        return out
-
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[GrowingCache], mx.array]:
-        """Caches of prompts padded on the left, and the hidden state (P, D) of each last token."""
-        ids, padding = pad_left(prompts)
-        caches = [GrowingCache(padding) for _ in range(self._layers)]
-        return caches, self._body(ids, caches)[:, -1]
-
-    def _record(
-        self,
-        out: list[Completion],
-        alive: list[int],
-        tokens: mx.array,
-        logprobs: mx.array,
-        entropies: mx.array,
-        restricted: mx.array,
-        params: SamplingParams,
-    ) -> None:
-        support = None if params.full_support else np.array(restricted > -mx.inf)  # (B, V)
-        columns: Any = tokens.tolist(), logprobs.tolist(), entropies.tolist()
-        for i, (row, token, logprob, entropy) in enumerate(zip(alive, *columns)):
-            completion = out[row]
-            if not completion.truncated:
-                continue  # finished, and not yet dropped from the batch
-            if not math.isfinite(logprob):  # a draw from NaN would be token 0
+                mx.async_eval(*drawn, logits)
+            here = np.flatnonzero(rows >= 0)
+            going = rows[here]
+            for column, values in zip((tokens, logprobs, entropies), drawn):
+                column[going, step] = np.array(values)[here]
+            if not np.isfinite(logprobs[going, step]).all():  # a draw from NaN would be token 0
                 raise DataError(
                     "the model's logits are not finite numbers: its weights are broken, or it "
                     "cannot take prompts of different lengths in one batch"
                 )
-            completion.token_ids.append(token)
-            completion.token_logprobs.append(logprob)
-            completion.token_entropies.append(entropy)
-            if support is not None and completion.support is not None:
-                completion.support.append(np.flatnonzero(support[i]).astype(np.int32))
-            completion.truncated = token not in self._eos
+            if support is not None:
+                _record_support(support, going, np.array(restricted > -mx.inf)[here])
+            ended = np.isin(tokens[going, step], self._eos)
+            lengths[going[ended]] = step + 1
+            rows = rows.copy()
+            rows[here[ended]] = -1
+            if ended.all():
+                break
+            if ended.any() and step + 1 < max_tokens:
+                rows, logits = _compact(rows, logits, caches)
+        return [
+            Completion(
+                tokens[i, : lengths[i]].tolist(),
+                logprobs[i, : lengths[i]].tolist(),
+                entropies[i, : lengths[i]].tolist(),
+                None if support is None else support[i],
+                int(tokens[i, lengths[i] - 1]) not in self._eos,
+            )
+            for i in range(len(prompts))
+        ]
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[GrowingCache], mx.array]:
+        """Caches of prompts padded on the left, and the hidden state (P, D) of each last token."""
+        ids, padding, padded = pad_left(prompts)
+        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
+        return caches, self._body(ids, caches)[:, -1]
 
 
-def pad_left(sequences: Sequence[Sequence[int]]) -> tuple[mx.array, mx.array]:
-    """Token ids (P, L) padded on the left with 0, and the number of pads in each row (P,)."""
+def _empty(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, log-probabilities and entropies to be filled in, (rows, columns) each."""
+    shape = rows, columns
+    return np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+
+def _record_support(support: list[list[np.ndarray]], rows: np.ndarray, inside: np.ndarray) -> None:
+    for row, ids in zip(rows, inside):
+        support[row].append(np.flatnonzero(ids).astype(np.int32))
+
+
+def _compact(
+    rows: np.ndarray, logits: mx.array, caches: Sequence[Cache]
+) -> tuple[np.ndarray, mx.array]:
+    """Drop places without a row, where enough of them would go for that to be worth a copy.
+
+    Args:
+        rows: (places,) the row in each place, -1 where there is none.
+        logits: (places, V).
+        caches: of each layer; changed in place.
+    """
+    group = getattr(caches[0], "per_prompt", 1)
+    by_prompt = (rows >= 0).reshape(-1, group)
+    counts = by_prompt.sum(axis=1)
+    prompts = np.flatnonzero(counts)
+    width = int(counts.max())
+    if len(prompts) * width > _COMPACT_BELOW * len(rows):
+        return rows, logits
+    # The places that stay: of each prompt its rows first, filled up with finished ones.
+    order = np.argsort(~by_prompt[prompts], axis=1, kind="stable")[:, :width]
+    places = (prompts[:, None] * group + order).reshape(-1)
+    index = mx.array(places)
+    for cache in caches:
+        if isinstance(cache, ForkedCache):
+            kept = None if len(prompts) == len(counts) else mx.array(prompts)
+            cache.keep(kept, index, width)
+        else:
+            cache.keep(index)
+    return rows[places], logits[index]
+
+
+def pad_left(sequences: Sequence[Sequence[int]]) -> tuple[mx.array, mx.array, bool]:
+    """Token ids (P, L) padded on the left with 0, pads in each row (P,), and whether any are."""
     longest = max(map(len, sequences))
     ids = np.zeros((len(sequences), longest), np.int32)
     for row, sequence in zip(ids, sequences):
         row[longest - len(sequence) :] = sequence
-    return mx.array(ids), mx.array([longest - len(s) for s in sequences])
+    pads = [longest - len(s) for s in sequences]
+    return mx.array(ids), mx.array(pads), any(pads)

@@ -21,7 +21,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.activations import tanh  # noqa: E402
+from textenv.algos.fast_math import tanh  # noqa: E402
 
 _BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-5

@@ -7,6 +7,7 @@ import inspect
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +27,9 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # n
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
-from textenv.algos.activations import use_fast_swiglu  # noqa: E402
-from textenv.algos.kv_cache import GrowingCache  # noqa: E402
+from textenv.algos.attention import use_shared_attention  # noqa: E402
+from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
+from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 
 ASSETS = Path(textenv.__file__).parent / "assets"
 
@@ -148,6 +150,8 @@ def check_cache(model: nn.Module) -> int:
     Raises:
         ConfigError: for an architecture whose cache is not plain or sliding-window attention,
             or that does not bear padding.
+
+    The first call sets ``model.shares_prompts``: whether `ForkedCache` works with it.
     """
     caches = make_prompt_cache(model)
     for cache in caches:
@@ -157,9 +161,16 @@ def check_cache(model: nn.Module) -> int:
                 f"models of type {model.model_type!r} keep a {type(cache).__name__}, which "
                 "rollouts cannot share yet; dense and sliding-window attention work"
             )
-    if not getattr(model, "takes_padding", False):
+    if not hasattr(model, "shares_prompts"):
+        use_shared_attention(model)
         _check_padding(model, len(caches))
-        model.takes_padding = True
+        model.shares_prompts = _can_share(model, len(caches))
+        if not model.shares_prompts:
+            warnings.warn(
+                f"models of type {model.model_type!r} attend in a way of their own: prompts are "
+                "copied for each completion, which is slower and takes more memory",
+                stacklevel=3,
+            )
     return len(caches)
 
 
@@ -178,6 +189,20 @@ def _check_padding(model: nn.Module, layers: int) -> None:
             f"models of type {model.model_type!r} compute another answer for a prompt that is "
             "padded, so that rollouts cannot batch them"
         )
+
+
+def _can_share(model: nn.Module, layers: int) -> bool:
+    """Whether continuations of a prompt that is held once are computed as whole sequences are."""
+    whole = model(mx.array([[0, 1, 1, 0], [0, 1, 0, 1]]))[:, 2:]
+    prompts = [GrowingCache(mx.array([0]), padded=False) for _ in range(layers)]
+    try:
+        mx.eval(model(mx.array([[0, 1]]), cache=prompts))
+        forks = [ForkedCache(cache, 2) for cache in prompts]
+        shared = model(mx.array([[1, 0], [0, 1]]), cache=forks)
+    except (ValueError, AttributeError, AssertionError):
+        return False
+    tolerance = 1e-3 if whole.dtype == mx.float32 else 5e-2
+    return bool((mx.abs(whole - shared).max() <= tolerance * mx.abs(whole).max()).item())
 
 
 def context_length(model: nn.Module) -> int | None:

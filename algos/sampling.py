@@ -21,6 +21,9 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
+from textenv.algos.fast_math import exp_below  # noqa: E402
+
+_FINITE = -1e30  # above -inf, below any logit
 _BELOW_ONE = 1 - 2**-20  # keeps a draw below the cumulative sum's last entry after rounding
 
 
@@ -68,7 +71,9 @@ class SamplingParams:
 
 def restrict(logits: mx.array, params: SamplingParams) -> mx.array:
     """Logits (B, V) of the sampling distribution: float32, -inf outside the support."""
-    logits = logits.astype(mx.float32) / params.scale
+    logits = logits.astype(mx.float32)
+    if params.scale != 1:
+        logits = logits / params.scale
     if params.greedy:
         best = mx.argmax(logits, axis=-1, keepdims=True)
         return mx.where(mx.arange(logits.shape[-1]) == best, logits, -mx.inf)
@@ -101,15 +106,18 @@ def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.a
     Returns:
         Tokens (B,), their log-probabilities (B,), the distributions' entropies (B,) in nats.
     """
-    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
-    logprobs = logits - normalizer
-    probs = mx.exp(logprobs)
-    cumulative = mx.cumsum(probs, axis=-1)
-    threshold = (uniforms * _BELOW_ONE)[:, None] * cumulative[:, -1:]
+    top = mx.max(logits, axis=-1, keepdims=True)
+    powers = exp_below(logits, top)  # (B, V)
+    cumulative = mx.cumsum(powers, axis=-1)
+    total = cumulative[:, -1:]
+    threshold = (uniforms * _BELOW_ONE)[:, None] * total
     tokens = mx.sum(cumulative <= threshold, axis=-1)
-    chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-    entropy = -mx.sum(mx.where(probs > 0, probs * logprobs, 0.0), axis=-1)
-    return tokens, chosen, entropy
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    normalizer = (top + mx.log(total))[:, 0]
+    # Of what cannot be drawn the power is 0, and the product must not be 0 * inf.
+    surprise = powers * mx.maximum(logits, _FINITE)
+    entropy = normalizer - mx.sum(surprise, axis=-1) / total[:, 0]
+    return tokens, chosen - normalizer, entropy
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

@@ -21,10 +21,13 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.fast_math import exp_below, logsumexp, softmax  # noqa: E402
+from textenv.algos.forks import fork_caches, lay_out  # noqa: E402
 from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
 from textenv.algos.models import check_cache, split_head, without_lora  # noqa: E402
 
+_FINITE = -1e30  # above -inf, below any logit
 _CHUNK = 2**22  # logits that exist at once; beyond this they are computed again in the backward
 
 
@@ -57,15 +60,22 @@ class Scorer:
 
     def hidden(self, batch: TokenBatch) -> mx.array:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
-        ids, padding = pad_left(batch.prompts)
-        caches = [GrowingCache(padding) for _ in range(self._layers)]
+        ids, padding, padded = pad_left(batch.prompts)
+        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
         last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token
-        rows, uniform = mx.array(batch.prompt_index), _uniform(batch.prompt_index)
-        first = mx.repeat(last, uniform, axis=0) if uniform else last[rows]
+        layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)
+        uniform = layout.is_identity and layout.prompts is None
+        # Where it can be, a broadcast and not a gather: its gradient is a sum, not a scatter.
+        if uniform:
+            first = mx.repeat(last, layout.per_prompt, axis=0)
+        else:
+            first = last[mx.array(batch.prompt_index)]
         if batch.token_ids.shape[1] == 1:
             return first
-        forks = [cache.fork(rows, uniform) for cache in caches]
-        rest = self._body(mx.array(batch.token_ids[:, :-1]), forks)
+        forks = fork_caches(self._model, caches, layout)
+        rest = self._body(mx.array(batch.token_ids[layout.slots, :-1]), forks)
+        if not layout.is_identity:
+            rest = rest[mx.array(layout.places)]
         return mx.concatenate([first, rest], axis=1)
 
     def score(
@@ -147,14 +157,15 @@ def token_logprobs(
         inside = (support >= 0) | (mx.arange(support.shape[1]) == 0)
         gathered = mx.take_along_axis(logits, mx.maximum(support, 0), axis=-1)
         logits = mx.where(inside, gathered, -mx.inf)
-    normalizer = mx.logsumexp(logits, axis=-1)
-    every = logits - normalizer[:, None]
-    if not train_entropies:
-        every = mx.stop_gradient(every)
-    probs = mx.exp(every)
+    normalizer = logsumexp(logits)
     # Of what cannot be drawn neither the product nor its gradient may be 0 * inf.
-    entropies = -mx.sum(probs * mx.where(probs > 0, every, 0.0), axis=-1)
-    return chosen - normalizer, entropies
+    finite = mx.maximum(logits, _FINITE)
+    if train_entropies:
+        surprise = softmax(logits) * finite
+        return chosen - normalizer, normalizer - mx.sum(surprise, axis=-1)
+    fixed = mx.stop_gradient(normalizer)[:, None]
+    surprise = exp_below(mx.stop_gradient(logits), fixed) * mx.stop_gradient(finite)
+    return chosen - normalizer, fixed[:, 0] - mx.sum(surprise, axis=-1)
 
 
 def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.array]:
@@ -188,13 +199,3 @@ def by_parts(
         part = batch.take(np.arange(start, min(start + step, len(batch))))
         out[start : start + step, : part.token_ids.shape[1]] = np.array(score(part))
     return out
-
-
-def _uniform(prompt_index: np.ndarray) -> int:
-    """How many completions every prompt has, where all have as many and stand in order; else 0."""
-    count, odd = divmod(len(prompt_index), int(prompt_index[-1]) + 1)
-    if odd or not np.array_equal(
-        prompt_index, np.repeat(np.arange(len(prompt_index) // count), count)
-    ):
-        return 0
-    return count

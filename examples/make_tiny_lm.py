@@ -30,7 +30,7 @@ from mlx_lm.utils import save_config, save_model  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from textenv.algos.activations import use_fast_swiglu  # noqa: E402
+from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
 
 PAD, EOS = 0, 1
 CHARACTERS = ["<pad>", "<eos>", *map(chr, range(32, 127)), "\n"]
