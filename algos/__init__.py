@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from textenv.algos import grpo as grpo
     from textenv.algos import gspo as gspo
     from textenv.algos import ppo as ppo
+    from textenv.algos.coordinator import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.grpo import GRPOConfig as GRPOConfig
     from textenv.algos.grpo import GRPOTrainer as GRPOTrainer
     from textenv.algos.mlp_policy import MLPPolicy as MLPPolicy
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from textenv.algos.policy import create_policy as create_policy
     from textenv.algos.ppo import PPOConfig as PPOConfig
     from textenv.algos.ppo import PPOTrainer as PPOTrainer
-    from textenv.algos.rollout import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.rollout import RolloutRunner as RolloutRunner
     from textenv.algos.rollout_files import load_rollout as load_rollout
     from textenv.algos.rollout_files import load_rollouts as load_rollouts
@@ -48,7 +48,7 @@ _HOMES = {
     "OfflineTrainer": "offline",
     "PPOConfig": "ppo",
     "PPOTrainer": "ppo",
-    "RolloutCoordinator": "rollout",
+    "RolloutCoordinator": "coordinator",
     "RolloutRunner": "rollout",
     "SB3Trainer": "sb3_trainer",
     "Trainer": "trainer",

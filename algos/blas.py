@@ -31,6 +31,8 @@ MAX_THREADS = 64  # what scipy-openblas32 is built for: more threads may exhaust
 
 _SOURCE = Path(__file__).with_name("blas_shim.c")
 _status: "BlasStatus | None" = None  # what load() came to; None before its first call
+_shim: "ctypes.CDLL | None" = None  # in place
+_limit = MAX_THREADS  # set by limit_threads
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,27 @@ def status() -> BlasStatus:
     return _status or BlasStatus("own", "load() has not been called")
 
 
+def count_threads() -> int:
+    """Threads that large products are cut for: see `load`."""
+    asked = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:  # OpenBLAS too ignores what is not a number
+        return min(int(asked), MAX_THREADS)
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(cpus, DEFAULT_THREADS)
+
+
+def limit_threads(count: int) -> None:
+    """Multiply with so many threads from now on, and with the same results to the last bit.
+
+    For a process that shares its CPUs with others of its kind.
+    """
+    global _limit
+    _limit = count
+    if _shim is not None:
+        ctypes.c_int.in_dll(_shim, "textenv_limit").value = count
+
+
 def measure_gflops(size: int = 1024, repeats: int = 5) -> float:
     """Measure how fast MLX multiplies two float32 matrices on its default device.
 
@@ -117,7 +140,7 @@ def _load() -> BlasStatus:
     if "mlx.core" in sys.modules:
         raise _NotLoadedError("mlx was imported first; import textenv.algos before mlx")
     library = _find_openblas()
-    threads = _count_threads()
+    threads = count_threads()
     _bind(_build_shim(), library, threads)
     return BlasStatus("openblas", f"{library}, {threads} thread{'s' if threads > 1 else ''}")
 
@@ -137,13 +160,6 @@ def _find_openblas() -> Path:
         for library in sorted(Path(folder, "lib").glob("libscipy_openblas*.so*")):
             return library
     raise _NotLoadedError('scipy-openblas32 is not installed; pip install "textenv[cpu]"')
-
-
-def _count_threads() -> int:
-    asked = os.environ.get("OPENBLAS_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:  # OpenBLAS too ignores what is not a number
-        return min(int(asked), MAX_THREADS)
-    return min(len(os.sched_getaffinity(0)), DEFAULT_THREADS)
 
 
 def _build_shim() -> Path:
@@ -189,6 +205,7 @@ def _build_shim() -> Path:
 
 def _bind(shim: Path, library: Path, threads: int) -> None:
     """Point the shim's functions at those of OpenBLAS, then let MLX find them."""
+    global _shim
     try:
         openblas = ctypes.CDLL(str(library))  # local: only the shim becomes global
         forward = ctypes.CDLL(str(shim))
@@ -200,8 +217,9 @@ def _bind(shim: Path, library: Path, threads: int) -> None:
         # OpenBLAS gets one, and the shim's threads, which sleep, share the work.
         openblas.scipy_openblas_set_num_threads(1)
         ctypes.c_int.in_dll(forward, "textenv_threads").value = threads
+        ctypes.c_int.in_dll(forward, "textenv_limit").value = _limit
         # Global only now that no pointer is null: opening it again promotes the same library.
-        ctypes.CDLL(str(shim), mode=ctypes.RTLD_GLOBAL)
+        _shim = ctypes.CDLL(str(shim), mode=ctypes.RTLD_GLOBAL)
     except (OSError, AttributeError, ValueError) as error:  # a library, or a function in it
         raise _NotLoadedError(
             f"{error}; reinstall scipy-openblas32, and delete {shim} if it is the one at fault"

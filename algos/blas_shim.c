@@ -44,7 +44,8 @@ struct product {
 extern "C" {
 #endif
 
-int textenv_threads = 1; /* the caller's among them */
+int textenv_threads = 1; /* that products are cut for, the caller's among them */
+int textenv_limit = 64;  /* of them, so many compute */
 void (*textenv_sgemm)(ARGUMENTS(float, float));
 void (*textenv_dgemm)(ARGUMENTS(double, double));
 void (*textenv_cgemm)(ARGUMENTS(const void *, void));
@@ -125,7 +126,8 @@ void cblas_sgemm(ARGUMENTS(float, float))
     struct product p = {order, trans_a, trans_b, m, n, k, lda, ldb, ldc, alpha,
                         beta, a, b, c, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     cut(&p);
-    if (p.count == 1 || pthread_mutex_trylock(&owner) != 0) { /* small, or the pool is taken */
+    if (p.count == 1 || textenv_limit == 1 ||
+        pthread_mutex_trylock(&owner) != 0) { /* small, alone, or the pool is taken */
         for (int slice = 0; slice < p.count; slice++)
             compute(&p, slice);
         return;
@@ -134,7 +136,7 @@ void cblas_sgemm(ARGUMENTS(float, float))
         start_pool();
     pthread_mutex_lock(&lock);
     current = &p;
-    for (int i = 1; i < textenv_threads && i < p.count; i++)
+    for (int i = 1; i < textenv_threads && i < textenv_limit && i < p.count; i++)
         pthread_cond_signal(&work);
     take_slices(&p);
     while (p.running > 0)

@@ -37,7 +37,9 @@ class Lane:
         policy_version: int,
         seed: int | None = None,
         env_index: int | None = None,
+        noise: int | None = None,
     ):
+        self._noise = noise
         self.observation = start["observation"]
         self.info = start["info"]
         self.starts = True
@@ -63,6 +65,11 @@ class Lane:
         if self.trajectory.prompt_ids is None:
             return None
         return self.trajectory.prompt_ids + (self.trajectory.token_ids or [])
+
+    @property
+    def noise(self) -> int | None:
+        """Seed of the noise of the next action, another one each turn; None: the policy's own."""
+        return None if self._noise is None else self._noise + len(self.trajectory)
 
     def record(self, action: Any, extras: dict[str, Any], step: Step) -> None:
         """Add a transition, and what the policy recorded beside it."""

@@ -145,10 +145,14 @@ class MLPPolicy:
             name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()
         }
 
+    def reseed(self, seed: int) -> None:
+        """Draw other noise from now on."""
+        self._rng = np.random.default_rng(seed)
+
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the actions: weights, statistics, architecture."""
         digest = hashlib.sha256(json.dumps([self.hidden, self.activation]).encode())
-        for name, value in sorted(self._tensors().items()):
+        for name, value in sorted(self.tensors().items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
         return digest.hexdigest()
 
@@ -174,7 +178,7 @@ class MLPPolicy:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
             target = Path(temporary) / folder.name
             target.mkdir()
-            save_file(self._tensors(), target / "model.safetensors")
+            save_file(self.tensors(), target / "model.safetensors")
             (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             if folder.exists():
                 shutil.rmtree(folder)
@@ -203,7 +207,7 @@ class MLPPolicy:
             weights["log_std"] = np.zeros(self.distribution.outputs)
         return weights
 
-    def _tensors(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> dict[str, np.ndarray]:
         """What a file holds: each network's layers apart, (out, in), and the statistics."""
         tensors = {}
         for i, network in enumerate(("actor", "critic")):
@@ -224,7 +228,13 @@ class MLPPolicy:
         tensors["reward_scale"] = np.array([self.reward_scale])
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
-    def _set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
+    def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Act by what another policy's `tensors` gave.
+
+        Raises:
+            KeyError: where one is missing.
+            ValueError: where one has another shape.
+        """
         weights = {}
         for layer in range(len(self.hidden)):
             name = f"hidden.{layer}"
@@ -289,7 +299,7 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
             config["normalize_observations"],
             seed,
         )
-        policy._set_tensors(load_file(folder / "model.safetensors"))
+        policy.set_tensors(load_file(folder / "model.safetensors"))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} does not hold a control policy that loads: {error}") from error
     return policy

@@ -22,7 +22,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
-from mlx.utils import tree_flatten  # noqa: E402
+from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 from textenv.algos.generation import Completion, Generator  # noqa: E402
 from textenv.algos.models import context_length  # noqa: E402
@@ -87,6 +87,7 @@ class LanguageModelPolicy:
         deterministic: bool = False,
         infos: Any = None,
         context: Any = None,
+        seeds: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Complete a prompt, or each of a batch.
 
@@ -98,6 +99,9 @@ class LanguageModelPolicy:
             context: the token ids of each episode so far, or None at its start. An episode goes
                 on from these: what the policy wrote is never encoded again. Where they are not
                 given, the policy finds the transcript among those that it wrote last.
+            seeds: a seed for each observation: its noise then follows from this and the policy's
+                own seed, whatever it is batched with and whatever was drawn before. Where they
+                are not given, one stream of noise runs on from call to call.
 
         Returns:
             The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
@@ -116,7 +120,9 @@ class LanguageModelPolicy:
         prompt_ids = self._encode_all(prompts, infos, contexts)
         params = self._greedy if deterministic else self.params
         shape = (len(prompts), self.params.max_tokens)
-        noise = np.zeros(shape, np.float32) if params.greedy else self._noise(shape)
+        noise = np.zeros(shape, np.float32)
+        if not params.greedy:
+            noise = self._noise(shape, [seeds] if single and seeds is not None else seeds)
         completions = self._generator.generate(prompt_ids, shape[1], params, noise)
         texts = [self.decode(c) for c in completions]
         extras: dict[str, list[Any]] = {
@@ -216,12 +222,40 @@ class LanguageModelPolicy:
             digest.update(np.asarray(mx.reshape(weights, [-1]).view(mx.uint8)).tobytes())
         return digest.hexdigest()
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights by name, for `set_tensors` of a policy of the same model elsewhere."""
+        parameters: Any = tree_flatten(self.model.parameters())
+        return {
+            name: np.asarray(w.view(mx.uint16) if w.dtype == mx.bfloat16 else w)
+            for name, w in parameters
+        }
+
+    def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Go on with other weights, of the same names and shapes.
+
+        Raises:
+            ConfigError: for those of another model.
+        """
+        own: Any = dict(tree_flatten(self.model.parameters()))
+        found = {name: value.shape for name, value in tensors.items()}
+        expected = {name: value.shape for name, value in own.items()}
+        if found != expected:
+            odd = sorted(name for name, _ in found.items() ^ expected.items())
+            raise ConfigError(f"the weights are those of another model: {', '.join(odd)} differ")
+        # NumPy has no bfloat16: its bits travel as integers.
+        new = [(name, mx.array(tensors[name]).view(own[name].dtype)) for name in own]
+        self.model.update(tree_unflatten(new))
+        mx.eval(self.model.parameters())
+
     def with_params(self, **changes: Any) -> LanguageModelPolicy:
         """The same model under other settings."""
         return LanguageModelPolicy(self.model, self.tokenizer, replace(self.params, **changes))
 
-    def _noise(self, shape: tuple[int, int]) -> np.ndarray:
-        return self._rng.random(shape, dtype=np.float32)
+    def _noise(self, shape: tuple[int, int], seeds: Sequence[int] | None) -> np.ndarray:
+        if seeds is None:
+            return self._rng.random(shape, dtype=np.float32)
+        rngs = [np.random.default_rng((self.params.seed, seed)) for seed in seeds]
+        return np.stack([rng.random(shape[1], dtype=np.float32) for rng in rngs])
 
     def _check_length(self, prompt: str, tokens: int) -> None:
         context = context_length(self.model)

@@ -53,6 +53,10 @@ class RandomPolicy:
         actions = [self._draw(info) for info in infos]
         return self._stack(actions), {}
 
+    def reseed(self, seed: int) -> None:
+        """Draw other actions from now on."""
+        self.action_space.seed(seed)
+
     def fingerprint(self) -> str:
         """SHA-256 of what decides its actions: the space that it draws from."""
         text = json.dumps(["RandomPolicy", describe_space(self.action_space)], sort_keys=True)

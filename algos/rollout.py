@@ -27,14 +27,17 @@ Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
 
 _MAX_SEED = 2**31 - 1
+_MAX_NOISE = 2**63 - 1  # so many that no two episodes share one, nor one's turns another's
 
 
 class Start(NamedTuple):
-    """Where the episodes of a group start."""
+    """Where an episode of text starts."""
 
     group_id: int
     seed: int
     options: dict[str, Any] | None
+    noise: int | None = None
+    """Seed of the policy's noise in this one episode; None leaves that to the policy."""
 
 
 class RolloutRunner:
@@ -50,14 +53,16 @@ class RolloutRunner:
         env: a Gymnasium environment, a vector environment, or anything whose ``reset`` and
             ``step`` return the dicts of `textenv.wrappers.DictStep`.
         policy: any policy. One that declares ``episode_start`` or ``infos`` is given them; one
-            that declares ``context`` is given the token ids of each episode so far; one that has
+            that declares ``context`` is given the token ids of each episode so far, and one that
+            declares ``seeds`` the seed of the noise of each answer (text only); one that has
             ``values(observations)`` gives the value of what came after an unfinished episode.
         strategy: from `create_strategy`; single trajectories where None.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
-        seed: seeds the resets; a policy has a seed of its own. None leaves the environments'
-            own seeding alone (control only).
+        seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
+            seed of their own. None leaves the environments' own seeding alone (control only).
 
     Attributes:
+        is_text: whether the environment's actions are text.
         policy_version: stamped on every trajectory; whoever updates the policy counts it up.
         seconds: time spent so far in the ``"environment"`` and in the ``"policy"``.
 
@@ -87,7 +92,8 @@ class RolloutRunner:
         self.seconds = {"environment": 0.0, "policy": 0.0}
         self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._given = declared(policy, ("episode_start", "infos", "context"))
+        self._noise_rng = np.random.default_rng(None if seed is None else (seed, 1))
+        self._given = declared(policy, ("episode_start", "infos", "context", "seeds"))
         self._deterministic = False
         self._batched = getattr(policy, "batched", False)
         vector = isinstance(getattr(self.env, "env", None), VectorEnv)
@@ -96,8 +102,8 @@ class RolloutRunner:
         self._copies = [self.env]  # text: made as they are needed
         self._next_group = 0
         self._epoch: list[int] = []  # text: ids of a finite task that are still to come
-        self._text = is_text(self.env)
-        if self._text:
+        self.is_text = is_text(self.env)
+        if self.is_text:
             self._plan_groups()
         elif max_steps % self._stage.num_envs:
             raise ConfigError(
@@ -111,7 +117,34 @@ class RolloutRunner:
         Raises:
             TypeError: where a step result has another shape.
         """
-        return self._collect_groups() if self._text else self._collect_steps()
+        return self.play_starts(self.plan()) if self.is_text else self._collect_steps()
+
+    def plan(self) -> list[Start]:
+        """Where the episodes of the next rollout of text start, and the seeds of their noise.
+
+        A rollout is then ``play_starts(plan())``, here or in runners elsewhere, in parts of whole
+        groups: an episode follows from its start and the policy's weights.
+        """
+        starts = [s for s in self._next_starts() for _ in range(self._size)]
+        noise = self._noise_rng.integers(_MAX_NOISE, size=len(starts)).tolist()
+        return [start._replace(noise=seed) for start, seed in zip(starts, noise)]
+
+    def play_starts(self, starts: Sequence[Start]) -> Buffer:
+        """Play one episode from each of these starts, which `plan` gave, of whole groups."""
+        if isinstance(self._stage, VectorStage):
+            width = self._stage.num_envs
+        else:
+            width = self._make_copies(len(starts) if self._batched else 1)
+        buffer = Buffer()
+        for first in range(0, len(starts), width):
+            for trajectory in self._episodes(starts[first : first + width]):
+                buffer.add(trajectory)
+        return buffer
+
+    @property
+    def num_envs(self) -> int:
+        """Environments that share the transitions of control."""
+        return self._stage.num_envs
 
     def play(self, example_ids: Sequence[int], deterministic: bool = False) -> Buffer:
         """Play one episode of each of these examples of a text task, for evaluation.
@@ -123,12 +156,12 @@ class RolloutRunner:
         Raises:
             ConfigError: where the environment is a vector environment, or not text.
         """
-        if not self._text or isinstance(self._stage, VectorStage):
+        if not self.is_text or isinstance(self._stage, VectorStage):
             raise ConfigError("play needs a single environment of text")
         starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
         self._deterministic = deterministic
         try:
-            return self._play(starts)
+            return self.play_starts(starts)
         finally:
             self._deterministic = False
 
@@ -161,7 +194,7 @@ class RolloutRunner:
             else:
                 starts_now, infos = lanes[0].starts, lanes[0].info
             began = clock()
-            action, extras = self._act(stage.observation, starts_now, infos, None)
+            action, extras = self._act(stage.observation, starts_now, infos)
             acted = clock()
             outcomes = stage.step(action)
             self.seconds["policy"] += acted - began
@@ -198,9 +231,19 @@ class RolloutRunner:
             trajectory.last_value = float(value)
 
     def _act(
-        self, observation: Any, episode_start: Any, infos: Any, context: Any
+        self,
+        observation: Any,
+        episode_start: Any,
+        infos: Any,
+        context: Any = None,
+        seeds: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
-        given = {"episode_start": episode_start, "infos": infos, "context": context}
+        given = {
+            "episode_start": episode_start,
+            "infos": infos,
+            "context": context,
+            "seeds": seeds,
+        }
         passed = {name: given[name] for name in self._given}
         if self._deterministic:
             passed["deterministic"] = True
@@ -228,20 +271,6 @@ class RolloutRunner:
                 f"trajectories of up to {self._turns} step(s) each"
             )
 
-    def _collect_groups(self) -> Buffer:
-        return self._play([s for s in self._next_starts() for _ in range(self._size)])
-
-    def _play(self, starts: list[Start]) -> Buffer:
-        if isinstance(self._stage, VectorStage):
-            width = self._stage.num_envs
-        else:
-            width = self._make_copies(len(starts) if self._batched else 1)
-        buffer = Buffer()
-        for first in range(0, len(starts), width):
-            for trajectory in self._episodes(starts[first : first + width]):
-                buffer.add(trajectory)
-        return buffer
-
     def _next_starts(self) -> list[Start]:
         """Where the next groups start: a finite task in shuffled epochs, others by seed alone."""
         seeds = self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
@@ -257,13 +286,16 @@ class RolloutRunner:
             for i, (seed, example_id) in enumerate(zip(seeds, drawn))
         ]
 
-    def _episodes(self, starts: list[Start]) -> list[Trajectory]:
+    def _episodes(self, starts: Sequence[Start]) -> list[Trajectory]:
         """One whole episode from each start, side by side."""
+        clock = time.perf_counter
+        began = clock()
         lanes = []
         for begun, start in zip(self._reset(starts), starts):
-            lanes.append(Lane(begun, self.policy_version, start.seed))
+            lanes.append(Lane(begun, self.policy_version, start.seed, noise=start.noise))
             lanes[-1].trajectory.group_id = start.group_id
         self._check_equal_starts(lanes)
+        self.seconds["environment"] += clock() - began
         going = list(range(len(lanes)))
         while going:
             if len(lanes[going[0]].trajectory) == self._turns:
@@ -271,8 +303,12 @@ class RolloutRunner:
                     f"an episode goes on after {self._turns} step(s): register the environment "
                     "with max_episode_steps, from which the size of a rollout is planned"
                 )
+            began = clock()
             actions, extras = self._answer([lanes[i] for i in going])
+            acted = clock()
             steps = self._step(dict(zip(going, actions)))
+            self.seconds["policy"] += acted - began
+            self.seconds["environment"] += clock() - acted
             for i, action, row in zip(going, actions, extras):
                 lanes[i].record(action, row, steps[i])
             going = [i for i in going if not lanes[i].ended]
@@ -292,20 +328,21 @@ class RolloutRunner:
     def _answer(self, lanes: list[Lane]) -> tuple[list[Any], list[dict[str, Any]]]:
         """Actions and extras of some lanes: at once where the policy takes batches."""
         if not self._batched:
-            pairs = [self._act(x.observation, x.starts, x.info, x.context) for x in lanes]
+            pairs = [self._act(x.observation, x.starts, x.info, x.context, x.noise) for x in lanes]
             return [action for action, _ in pairs], [extras for _, extras in pairs]
         actions, extras = self._act(
             [lane.observation for lane in lanes],
             [lane.starts for lane in lanes],
             [lane.info for lane in lanes],
             [lane.context for lane in lanes],
+            None if lanes[0].noise is None else [lane.noise for lane in lanes],
         )
         if len(actions) != len(lanes):
             raise ConfigError(f"the policy gave {len(actions)} actions for {len(lanes)} prompts")
         rows = [{key: values[i] for key, values in extras.items()} for i in range(len(lanes))]
         return list(actions), rows
 
-    def _reset(self, starts: list[Start]) -> list[dict[str, Any]]:
+    def _reset(self, starts: Sequence[Start]) -> list[dict[str, Any]]:
         if isinstance(self._stage, VectorStage):
             seeds = [start.seed for start in starts]
             spare = self._stage.num_envs - len(seeds)
@@ -346,46 +383,6 @@ class RolloutRunner:
             )
             return 1
         return count
-
-
-class RolloutCoordinator:
-    """Collects rollouts in environments and with policies that it makes from factories.
-
-    Args:
-        create_env: makes an environment.
-        create_policy: makes a policy.
-        algorithm: the name of a strategy, or a strategy.
-        num_workers: processes that collect; 0 collects in this one.
-        max_steps: as in `RolloutRunner`.
-        seed: as in `RolloutRunner`.
-
-    Raises:
-        ConfigError: for ``num_workers`` other than 0.
-    """
-
-    def __init__(
-        self,
-        create_env: Callable[[], Any],
-        create_policy: Callable[[], Policy],
-        algorithm: str | Strategy = "grpo",
-        num_workers: int = 0,
-        max_steps: int = 2048,
-        seed: int = 0,
-    ):
-        if num_workers != 0:
-            raise ConfigError(
-                f"num_workers={num_workers}: only 0 (collect in this process) works so far"
-            )
-        strategy = algorithm if isinstance(algorithm, Strategy) else create_strategy(algorithm)
-        self.runner = RolloutRunner(create_env(), create_policy(), strategy, max_steps, seed)
-
-    def collect(self) -> Buffer:
-        """Collect one rollout."""
-        return self.runner.collect()
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.runner.close()
 
 
 def max_turns(env: Any) -> int:

