@@ -1,0 +1,229 @@
+"""Attention over shared prompts against the plain formula, forward and backward."""
+
+import os
+import subprocess
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from textenv.algos.attention import Part, as_bias, attend, scaled_dot_product_attention
+from textenv.algos.forks import lay_out
+from textenv.algos.kv_cache import ForkedCache, GrowingCache
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return mx.array(rng.normal(size=shape).astype(np.float32))
+
+
+def plain(queries, keys, values, scale, bias=None):
+    """Softmax attention as it is written in textbooks, every head with keys of its own."""
+    repeats = queries.shape[1] // keys.shape[1]
+    keys, values = mx.repeat(keys, repeats, axis=1), mx.repeat(values, repeats, axis=1)
+    scores = scale * queries @ keys.swapaxes(-1, -2)
+    if bias is not None:
+        scores = scores + bias
+    return mx.softmax(scores, axis=-1) @ values
+
+
+def close(got, expected, tolerance=1e-5):
+    got, expected = np.array(got), np.array(expected)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+MASKS = {
+    "none": lambda b, h, n, s: None,
+    "causal": lambda b, h, n, s: "causal",
+    "bool": lambda b, h, n, s: mx.array(rng.random((b, 1, n, s)) < 0.7) | (mx.arange(s) == 0),
+    "added": lambda b, h, n, s: normal(b, 1, n, s),
+    "of heads": lambda b, h, n, s: normal(1, h, n, s),
+    "square": lambda b, h, n, s: mx.arange(s - n, s)[:, None] >= mx.arange(s),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+def test_values_and_gradients_are_those_of_the_formula(mask, heads, groups):
+    batch, length, columns, size = 3, 5, 9, 8
+    arrays = (
+        normal(batch, heads, length, size),
+        *(normal(batch, groups, columns, size) for _ in range(2)),
+    )
+    mask = MASKS[mask](batch, heads, length, columns)
+    bias = as_bias(mask, length, columns)
+    cotangent = normal(batch, heads, length, size)
+
+    def ours(q, k, v):
+        return scaled_dot_product_attention(q, k, v, None, 0.3, mask)
+
+    (got,), gradients = mx.vjp(ours, arrays, [cotangent])
+    (expected,), wanted = mx.vjp(lambda *a: plain(*a, 0.3, bias), arrays, [cotangent])
+    close(got, expected)
+    for a, b in zip(gradients, wanted):
+        close(a, b)
+    fused = mx.fast.scaled_dot_product_attention(
+        *arrays, scale=0.3, mask="causal" if mask == "causal" else bias
+    )
+    close(got, fused)
+
+
+def test_keys_in_parts_are_as_keys_in_one():
+    """A part that continuations share and one of their own, against both joined for each."""
+    prompts, groups, copies, repeats, length, size = 2, 2, 3, 2, 4, 8
+    queries = normal(prompts, groups, copies, repeats, length, size)
+    shared = [normal(prompts, groups, 1, 7, size) for _ in range(2)]
+    own = [normal(prompts, groups, copies, 5, size) for _ in range(2)]
+    hidden = mx.array([0, 3])[:, None] > mx.arange(7)  # the second prompt is padded
+    over_shared = mx.where(hidden, -mx.inf, 0.0).reshape(prompts, 1, 1, 1, 1, 7)
+    over_own = normal(length, 5)[None, None, None, None]
+
+    def ours(q, *parts):
+        return attend(q, [Part(*parts[:2], over_shared), Part(*parts[2:], over_own)])
+
+    def joined(q, sk, sv, ok, ov):
+        keys = mx.concatenate([mx.repeat(sk, copies, axis=2), ok], axis=3)[:, :, :, None]
+        values = mx.concatenate([mx.repeat(sv, copies, axis=2), ov], axis=3)[:, :, :, None]
+        bias = mx.concatenate(
+            [
+                mx.broadcast_to(over_shared, (prompts, 1, 1, 1, length, 7)),
+                mx.broadcast_to(over_own, (prompts, 1, 1, 1, length, 5)),
+            ],
+            axis=-1,
+        )
+        return mx.softmax(q @ keys.swapaxes(-1, -2) + bias, axis=-1) @ values
+
+    arrays = [queries, *shared, *own]
+    cotangent = normal(*queries.shape)
+    (got,), gradients = mx.vjp(ours, arrays, [cotangent])
+    (expected,), wanted = mx.vjp(joined, arrays, [cotangent])
+    close(got, expected)
+    for a, b in zip(gradients, wanted):
+        close(a, b)
+
+
+def filled_prompts(prompts=3, heads=2, columns=6, size=4, padding=(0, 2, 5)):
+    cache = GrowingCache(mx.array(padding), any(padding))
+    cache.update_and_fetch(*(normal(prompts, heads, columns, size) for _ in range(2)))
+    return cache
+
+
+def sequence(cache, prompt):
+    """Keys and values of one prompt without its padding, (1, H, S, D)."""
+    start = int(cache.padding[prompt].item())
+    return [x[prompt : prompt + 1, :, start:] for x in (cache.keys, cache.values)]
+
+
+@pytest.mark.parametrize("room", [0, 6])
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_fork_is_each_sequence_alone(room, window):
+    """Columns added in steps of 3, 1 and 2; every row against its own unpadded sequence."""
+    prompts = filled_prompts()
+    fork = ForkedCache(prompts, 2, room)
+    past = [sequence(prompts, row // 2) for row in range(6)]
+    for n in (3, 1, 2):
+        assert fork.offset.tolist() == [x[0].shape[2] for x in past]
+        keys, values, queries = normal(6, 2, n, 4), normal(6, 2, n, 4), normal(6, 4, n, 4)
+        mask = fork.make_mask(n, window_size=window)
+        fork.update_and_fetch(keys, values)
+        out = fork.attend(queries, 0.5, mask)
+        for row in range(6):
+            new = keys[row : row + 1], values[row : row + 1]
+            past[row] = [mx.concatenate(pair, axis=2) for pair in zip(past[row], new)]
+            total = past[row][0].shape[2]
+            ends = mx.arange(total - n, total)[:, None]
+            seen = ends >= mx.arange(total)
+            if window is not None:
+                seen = seen & (ends < mx.arange(total) + window)
+            expected = plain(queries[row : row + 1], *past[row], 0.5, mx.where(seen, 0.0, -mx.inf))
+            close(out[row : row + 1], expected)
+    if room:
+        with pytest.raises(ValueError, match="room for 6 columns, not 7"):
+            fork.update_and_fetch(normal(6, 2, 1, 4), normal(6, 2, 1, 4))
+
+
+@pytest.mark.parametrize("places", [[0, 1, 2, 3], [1, 4], [5], [2, 3, 4, 5], [0, 5, 3]])
+def test_dropping_places_leaves_the_others_as_they_were(places):
+    """Every choice of prompts, with as many places for each: a table of what may be kept."""
+    per_prompt = {p: [s for s in places if s // 2 == p] for p in sorted({s // 2 for s in places})}
+    width = max(map(len, per_prompt.values()))
+    if any(len(kept) != width for kept in per_prompt.values()):
+        pytest.fail("a layout has as many places for each prompt")
+    prompts = filled_prompts()
+    fork, whole = ForkedCache(prompts, 2, 4), ForkedCache(prompts, 2, 4)
+    first = normal(6, 2, 2, 4), normal(6, 2, 2, 4)
+    for cache in (fork, whole):
+        cache.update_and_fetch(*first)
+    slots = mx.array([s for kept in per_prompt.values() for s in kept])
+    kept = None if len(per_prompt) == 3 else mx.array(list(per_prompt))
+    fork.keep(kept, slots, width)
+    more, queries = [normal(6, 2, 1, 4) for _ in range(2)], normal(6, 4, 1, 4)
+    whole.update_and_fetch(*more)
+    fork.update_and_fetch(*(x[slots] for x in more))
+    close(fork.attend(queries[slots], 1.0, None), whole.attend(queries, 1.0, None)[slots])
+    assert fork.offset.tolist() == whole.offset[slots].tolist()
+
+
+@pytest.mark.parametrize(
+    "index", [[0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1], [2, 2, 0], [0, 0, 0, 0, 0, 1, 2, 3]]
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_row_has_one_place_with_its_own_prompt(index, shared):
+    index = np.array(index)
+    layout = lay_out(index, 4, shared)
+    prompts = np.arange(4) if layout.prompts is None else layout.prompts
+    assert sorted(s for s in layout.slots if s >= 0) == list(range(len(index)))
+    for place, row in enumerate(layout.slots):
+        if row >= 0:
+            assert prompts[place // layout.per_prompt] == index[row]
+    np.testing.assert_array_equal(layout.slots[layout.places], np.arange(len(index)))
+    assert len(layout.slots) <= 1.5 * len(index)
+    if not shared:
+        assert layout.per_prompt == 1
+
+
+def test_prompts_are_shared_where_that_wastes_little():
+    even = lay_out(np.repeat(np.arange(4), 8), 4)
+    assert even.prompts is None and even.per_prompt == 8 and even.is_identity
+    uneven = lay_out(np.array([0] * 8 + [1]), 2)  # 16 places for 9 rows
+    assert uneven.per_prompt == 1 and uneven.prompts.tolist() == [0] * 8 + [1]
+    some = lay_out(np.array([1, 1, 3, 3]), 4)
+    assert some.prompts.tolist() == [1, 3] and some.per_prompt == 2
+
+
+FAULTS = """
+import resource, mlx.core as mx
+from textenv.algos import heap
+kept = heap.keep_freed_memory()
+def touch():
+    mx.eval(mx.ones((4096, 4096)) + 1)  # 64 MB twice
+touch(), touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4): touch()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="arrays of a CPU")
+def test_freed_memory_is_not_paid_for_again():
+    def faults(**env):
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=os.environ | env,
+        )
+        assert done.returncode == 0, done.stderr
+        kept, count = done.stdout.split()
+        return kept == "True", int(count)
+
+    kept, few = faults()
+    left, many = faults(TEXTENV_HEAP="off")
+    assert kept and not left
+    # 512 MB in pages of 4 kB are 131,072 faults; huge pages make that fewer.
+    assert few < 0.1 * many, (few, many)
