@@ -8,7 +8,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 
-from textenv.algos import blas
+from textenv.algos import blas, heap
 from textenv.algos.backend import EXTRA
 from textenv.algos.versions import versions
 
@@ -36,10 +36,11 @@ def run(args: Args) -> int:
     if importlib.util.find_spec("mlx") is None:
         print(f"{'device':<18}none: pip install 'textenv[{EXTRA}]' for the native trainers")
         return 0
-    status = blas.load()
+    status, kept = blas.load(), heap.keep_freed_memory()
     import mlx.core as mx
 
     print(f"{'device':<18}{mx.default_device()}")
     print(f"{'BLAS':<18}{status.name}: {status.detail}")
+    print(f"{'freed memory':<18}{'kept' if kept else 'given back'}")
     print(f"{'float32 matmul':<18}{blas.measure_gflops():.0f} GFLOP/s (1024 x 1024, median of 5)")
     return 0
