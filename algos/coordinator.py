@@ -64,13 +64,36 @@ class RolloutCoordinator:
         max_steps: int = 2048,
         seed: int = 0,
     ):
-        if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-            raise ConfigError(f"num_workers must be an integer >= 0, got {num_workers!r}")
         strategy = algorithm if isinstance(algorithm, Strategy) else create_strategy(algorithm)
-        if num_workers:
-            check_sendable(num_workers, create_env=create_env, create_policy=create_policy)
-        self.num_workers = num_workers
-        self.runner = RolloutRunner(create_env(), create_policy(), strategy, max_steps, seed)
+        _check(num_workers, create_env, create_policy)
+        runner = RolloutRunner(create_env(), create_policy(), strategy, max_steps, seed)
+        self._start(runner, create_env, create_policy, num_workers)
+
+    @classmethod
+    def around(
+        cls,
+        runner: RolloutRunner,
+        create_env: Callable[[], Any],
+        create_policy: Callable[[], Policy],
+        num_workers: int,
+    ) -> RolloutCoordinator:
+        """A coordinator around a runner, with its policy; the factories are for workers alone.
+
+        Args:
+            runner: what this process plans with, and whose policy the workers follow.
+            create_env: makes an environment like that of the runner.
+            create_policy: makes a policy like that of the runner.
+            num_workers: processes that collect.
+        """
+        _check(num_workers, create_env, create_policy)
+        coordinator = cls.__new__(cls)
+        coordinator._start(runner, create_env, create_policy, num_workers)
+        return coordinator
+
+    def _start(
+        self, runner: RolloutRunner, create_env: Any, create_policy: Any, num_workers: int
+    ) -> None:
+        self.runner, self.num_workers = runner, num_workers
         self._pool: LocalPool | None = None
         if num_workers:
             self._pool = LocalPool(self._recipes(create_env, create_policy))
@@ -178,6 +201,13 @@ class RolloutCoordinator:
                 )
             )
         return recipes
+
+
+def _check(num_workers: int, create_env: Any, create_policy: Any) -> None:
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+        raise ConfigError(f"num_workers must be an integer >= 0, got {num_workers!r}")
+    if num_workers:
+        check_sendable(num_workers, create_env=create_env, create_policy=create_policy)
 
 
 def cut(starts: Sequence[Start], group_size: int) -> list[list[Start]]:

@@ -29,6 +29,7 @@ import numpy as np
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize
 from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.coordinator import RolloutCoordinator
 from textenv.algos.envs import make_env
 from textenv.algos.metrics import rollout_metrics
 from textenv.algos.rollout import RolloutRunner, is_text, max_turns
@@ -43,7 +44,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.models import add_lora, load_model, save_model  # noqa: E402
-from textenv.algos.policy import create_policy  # noqa: E402
+from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402
 from textenv.algos.scoring import frozen_scores  # noqa: E402
 from textenv.algos.trainer import Trainer, default_learning_rate  # noqa: E402
@@ -258,6 +259,8 @@ class GRPOConfig:
     """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
     lora_scale: float = 10.0
     """What the adapters' output is multiplied by."""
+    num_workers: int = 0
+    """Processes that generate; 0: this one. One a core where a processor has cores to spare."""
     seed: int = 0
     """Seeds prompts, sampling, minibatches and adapters."""
 
@@ -282,6 +285,7 @@ class GRPOConfig:
                 (
                     *("epsilon", "epsilon_high", "beta", "learning_rate", "warmup_steps"),
                     *("weight_decay", "max_grad_norm", "lora_rank", "lora_scale", "seed"),
+                    "num_workers",
                 ),
                 (0, None),
             ),
@@ -362,6 +366,8 @@ class GRPOTrainer:
             model, tokenizer = load_model(model)
         elif tokenizer is None:
             raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+        elif config.num_workers:
+            raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
         reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
@@ -371,7 +377,13 @@ class GRPOTrainer:
         strategy = create_strategy("grpo", num_generations=config.num_generations)
         turns = max_turns(self.env)
         size = config.num_prompts * config.num_generations * turns
+        self._runner: RolloutRunner | RolloutCoordinator
         self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        if config.num_workers:
+            create = partial(_make_policy, str(model.source.resolve()), config)
+            self._runner = RolloutCoordinator.around(
+                self._runner, partial(make_env, env, env_kwargs), create, config.num_workers
+            )
         self._trainer = Trainer(
             model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
@@ -454,6 +466,10 @@ class GRPOTrainer:
         """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
         save_model(self.model, self.tokenizer, folder)
 
+    def close(self) -> None:
+        """Close the environments, and end the workers where there are any."""
+        self._runner.close()
+
     def _make_optimizer(self) -> optim.Optimizer:
         c, peak = self.config, self.learning_rate
         left = max(1, c.max_steps - c.warmup_steps)
@@ -469,3 +485,11 @@ class GRPOTrainer:
         return optim.AdamW(
             decay, betas=[0.9, 0.95], weight_decay=c.weight_decay, bias_correction=True
         )
+
+
+def _make_policy(folder: str, config: GRPOConfig) -> LanguageModelPolicy:
+    """The policy of a worker, whose weights are yet to come."""
+    model, tokenizer = load_model(folder)
+    if config.lora_rank:
+        add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+    return create_policy(model, tokenizer, config.sampling)

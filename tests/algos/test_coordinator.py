@@ -299,6 +299,49 @@ def test_noise_follows_from_the_seed_of_each_row(tiny_folder):
     assert len(set(stream)) > 1
 
 
+# --- the trainer --------------------------------------------------------------------------------
+
+
+def train(folder, **settings):
+    from textenv.algos import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        **{"max_steps": 3, "num_prompts": 6, "num_generations": 4, "max_completion_length": 6},
+        **{"learning_rate": 1e-2, "warmup_steps": 0},
+        **settings,
+    )
+    rollouts = []
+    trainer = GRPOTrainer(
+        str(folder), make_env, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
+    )
+    trainer.train()
+    trainer.close()
+    return trainer, rollouts
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2, "beta": 0.1}], ids=["all", "LoRA"])
+def test_grpo_is_the_same_with_workers(tiny_folder, settings):
+    (alone, plain), (by_two, parted) = (
+        train(tiny_folder, num_workers=n, **settings) for n in (0, 2)
+    )
+    for number, (one, other) in enumerate(zip(plain, parted, strict=True)):
+        assert {t.policy_version for t in other} == {number}
+        assert [t.token_ids for t in one] == [t.token_ids for t in other]
+    assert by_two.history[-1]["grad_norm"] == pytest.approx(alone.history[-1]["grad_norm"], 1e-3)
+    # The scorer knows the new weights alone: with old ones in a worker this would be large.
+    assert all(m["sampling/logprob_difference/max"] < 1e-4 for m in by_two.history)
+    assert [t.token_ids for t in parted[0]] != [t.token_ids for t in parted[1]]
+
+
+def test_grpo_with_workers_needs_the_folder_of_its_model(fresh):
+    from textenv.algos import GRPOConfig, GRPOTrainer
+
+    with pytest.raises(ValueError, match="num_workers needs the model's name or folder"):
+        GRPOTrainer(fresh[0], make_env, GRPOConfig(num_workers=2), tokenizer=fresh[1])
+    with pytest.raises(ValueError, match="num_workers"):
+        GRPOConfig(num_workers=-1)
+
+
 # --- control ------------------------------------------------------------------------------------
 
 
