@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from textenv.algos import backend
 
@@ -76,8 +76,9 @@ def scaled_dot_product_attention(
         return attend_shared(queries, scale, mask)
     plain = sinks is None and not hasattr(cache, "bits")
     if not plain or not on_cpu(queries, keys, values):
+        handed: Any = mask  # "causal" too, whatever its annotation says
         return base.scaled_dot_product_attention(
-            queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
+            queries, keys, values, cache=cache, scale=scale, mask=handed, sinks=sinks
         )
     count, heads, length, _ = queries.shape
     groups = keys.shape[1]
@@ -153,7 +154,7 @@ def _attention(biases: list[mx.array | None]) -> Callable[..., tuple[mx.array, m
             for_flat += [_outer(slope, queries, keys), _outer(probs, cotangent, values)]
         return (for_queries, *for_flat)
 
-    return run
+    return cast("Callable[..., tuple[mx.array, mx.array]]", run)
 
 
 def _scores(queries: mx.array, keys: mx.array, bias: mx.array | None) -> mx.array:
