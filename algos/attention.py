@@ -5,6 +5,7 @@ mlx-lm's models call one function for attention, by name. It is replaced in thei
 shared prompts (`textenv.algos.kv_cache.ForkedCache`), on any device, and float32 on a CPU, where
 MLX's own spends most of its time in exponentials.
 
+Exponentials and sums are float32 also where the rest is half precision.
 The scores are not kept for the backward pass but computed again, as in FlashAttention (Dao et al.
 2022, arXiv 2205.14135, algorithm 4): what is kept are the queries, keys, values, the output and
 one number a query.
@@ -134,8 +135,9 @@ def _attention(biases: list[mx.array | None]) -> Callable[..., tuple[mx.array, m
         for s, values in zip(scores, flat[1::2]):
             powers = exp_below(s, top)
             total = total + mx.sum(powers, axis=-1, keepdims=True)
-            out = out + _times(powers, values)
-        return out / total, top + mx.log(total)  # (..., L, D), (..., L, 1)
+            out = out + _times(powers.astype(values.dtype), values)
+        out = (out / total).astype(queries.dtype)
+        return out, top + mx.log(total)  # (..., L, D), (..., L, 1)
 
     @run.vjp
     def run_vjp(
@@ -145,21 +147,24 @@ def _attention(biases: list[mx.array | None]) -> Callable[..., tuple[mx.array, m
     ) -> tuple[mx.array, ...]:
         queries, *flat = primals
         cotangent, (out, normalizer) = cotangents[0], outputs
-        spread = mx.sum(cotangent * out, axis=-1, keepdims=True)  # (..., L, 1)
+        spread = mx.sum((cotangent * out).astype(normalizer.dtype), axis=-1, keepdims=True)
         for_queries, for_flat = mx.zeros(()), []
         for keys, values, bias in zip(flat[::2], flat[1::2], biases):
             probs = exp_below(_scores(queries, keys, bias), normalizer)
             slope = probs * (_times(cotangent, values, transposed=True) - spread)
+            slope, probs = slope.astype(keys.dtype), probs.astype(values.dtype)
             for_queries = for_queries + _times(slope, keys)
             for_flat += [_outer(slope, queries, keys), _outer(probs, cotangent, values)]
-        return (for_queries, *for_flat)
+        return (for_queries.astype(queries.dtype), *for_flat)
 
     return cast("Callable[..., tuple[mx.array, mx.array]]", run)
 
 
 def _scores(queries: mx.array, keys: mx.array, bias: mx.array | None) -> mx.array:
-    """(P, H, G, R, L, S)."""
+    """(P, H, G, R, L, S), in float32 or better: what is exponentiated must not be rounded."""
     scores = _times(queries, keys, transposed=True)
+    if scores.dtype != mx.float64:
+        scores = scores.astype(mx.float32)
     return scores if bias is None else scores + bias
 
 

@@ -105,6 +105,22 @@ def test_keys_in_parts_are_as_keys_in_one():
         close(a, b)
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_precision_stays_half_and_sums_in_float32(dtype):
+    """Many equal scores: summed in half precision their probabilities would be off by percents."""
+    queries = mx.zeros((1, 1, 2, 1, 3, 4), dtype=dtype)
+    keys = normal(1, 1, 1, 4000, 4).astype(dtype)
+    values = (1 + 0 * keys).astype(dtype)
+    own = normal(1, 1, 2, 100, 4).astype(dtype)
+
+    def run(q, k, v, o):
+        return attend(q, [Part(k, v, None), Part(o, 1 + 0 * o, None)])
+
+    (out,), gradients = mx.vjp(run, [queries, keys, values, own], [mx.ones_like(queries)])
+    assert out.dtype == dtype and all(g.dtype == dtype for g in gradients)
+    np.testing.assert_allclose(np.array(out.astype(mx.float32)), 1, rtol=1e-2)
+
+
 def filled_prompts(prompts=3, heads=2, columns=6, size=4, padding=(0, 2, 5)):
     cache = GrowingCache(mx.array(padding), any(padding))
     cache.update_and_fetch(*(normal(prompts, heads, columns, size) for _ in range(2)))
