@@ -15,7 +15,7 @@ from textenv.algos.trajectory import Buffer
 from textenv.algos.workers import Item, LocalPool, Recipe, WorkerError, check_sendable
 from textenv.errors import ConfigError
 
-_ITEM = 128  # trajectories, at most where groups are no larger
+_ITEM = 256  # trajectories, at most where groups are no larger
 _MAX_SEED = 2**31 - 1
 
 
@@ -213,12 +213,12 @@ def _check(num_workers: int, create_env: Any, create_policy: Any) -> None:
 def cut(starts: Sequence[Start], group_size: int) -> list[list[Start]]:
     """Cut a rollout of text into items of whole groups, about equal in size.
 
-    There are 2, 4, 8 ... of them, as many as it takes for none to be larger than 128 trajectories:
+    There are 2, 4, 8 ... of them, as many as it takes for none to be larger than 256 trajectories:
     fewer would leave workers idle, and more would make batches too small to be fast.
     """
     groups = len(starts) // group_size
     count = 2
-    while len(starts) > count * _ITEM:
+    while count < groups and -(-groups // count) * group_size > _ITEM:
         count *= 2
     bounds = [group_size * (groups * i // count) for i in range(count + 1)]
     return [list(starts[a:b]) for a, b in itertools.pairwise(bounds) if a < b]

@@ -220,8 +220,8 @@ def test_the_cut(groups, size):
     assert all(len(item) % size == 0 for item in items)
     held = [len(item) // size for item in items]
     assert max(held) - min(held) <= 1 and len(items) >= min(groups, 2)
-    assert max(map(len, items)) <= max(128, size)
-    assert len(items) <= max(2, len(starts) // 32)
+    assert max(map(len, items)) <= max(256, size)
+    assert len(items) <= max(2, len(starts) // 64)
 
 
 # --- weights ------------------------------------------------------------------------------------
