@@ -136,6 +136,73 @@ def test_weights_after_an_update_are_those_of_torch(env, settings):
         )
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_an_update_is_that_of_sb3s_own_agent(env_id):
+    """Our weights and our rollout in SB3's policy and buffer; then its train() against ours.
+
+    Whole-batch epochs, so that the order of the shuffled rows does not matter.
+    """
+    torch = pytest.importorskip("torch")
+    sb3 = pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common.logger import Logger
+
+    size, settings = 256, {"n_epochs": 4, "learning_rate": 3e-3, "ent_coef": 0.02}
+    config = quick(hidden=(8, 8), n_steps=size, batch_size=size, clip_range_vf=0.3, **settings)
+    env = gym.make(env_id)
+    learner = ControlLearner(env, config)
+    rollout = RolloutRunner(env, learner.policy, max_steps=size).collect()
+    kwargs = {"net_arch": [8, 8], "activation_fn": torch.nn.Tanh}
+    agent = sb3.PPO(
+        *("MlpPolicy", env_id, settings["learning_rate"], size, size),
+        **{k: v for k, v in settings.items() if k != "learning_rate"},
+        **{"clip_range_vf": 0.3, "policy_kwargs": kwargs, "device": "cpu"},
+    )
+    agent.set_logger(Logger(None, []))
+    names = {}  # SB3's -> the name and the slice of ours
+    for i, network in enumerate(("policy_net", "value_net")):
+        for layer in range(2):
+            name = f"mlp_extractor.{network}.{2 * layer}"
+            names[f"{name}.weight"] = (f"hidden.{layer}.weight", lambda w, i=i: w[i].T)
+            names[f"{name}.bias"] = (f"hidden.{layer}.bias", lambda w, i=i: w[i, 0])
+    for theirs, ours in (("action_net", "actor"), ("value_net", "critic")):
+        names[f"{theirs}.weight"] = (f"{ours}.weight", lambda w: w.T)
+        names[f"{theirs}.bias"] = (f"{ours}.bias", lambda w: w)
+    if "log_std" in learner.policy.weights:
+        names["log_std"] = ("log_std", lambda w: w)
+    assert agent.policy.state_dict().keys() == names.keys()
+
+    def as_theirs():
+        weights = learner.policy.weights
+        return {k: torch.tensor(np.array(cut(weights[n]))) for k, (n, cut) in names.items()}
+
+    before = as_theirs()
+    agent.policy.load_state_dict(before)
+    buffer = agent.rollout_buffer
+    for trajectory in rollout:
+        actions = trajectory.unclipped_actions or trajectory.actions
+        for t, observation in enumerate(trajectory.observations):
+            reward = trajectory.rewards[t]
+            if trajectory.truncated and t == len(trajectory) - 1:
+                reward += config.gamma * trajectory.last_value
+            buffer.add(
+                observation[None],
+                np.reshape(actions[t], (1, -1)),
+                np.array([reward]),
+                np.array([t == 0]),
+                torch.tensor([trajectory.values[t]]),
+                torch.tensor([trajectory.logprobs[t]]),
+            )
+    last = rollout.trajectories[-1]
+    ended = last.terminated or last.truncated
+    buffer.compute_returns_and_advantage(torch.tensor([last.last_value or 0.0]), np.array([ended]))
+    agent.train()
+    learner.update(rollout, 1.0)
+    trained = agent.policy.state_dict()
+    for name, expected in as_theirs().items():
+        np.testing.assert_allclose(trained[name].numpy(), expected.numpy(), atol=1e-5)
+        assert not np.allclose(before[name].numpy(), expected.numpy(), atol=1e-3), name
+
+
 def test_the_first_minibatch_sees_a_ratio_of_one():
     env = gym.make("CartPole-v1")
     learner = ControlLearner(env, quick(n_epochs=1, batch_size=256, normalize_observations=True))
