@@ -200,7 +200,8 @@ def test_an_update_is_that_of_sb3s_own_agent(env_id):
     trained = agent.policy.state_dict()
     for name, expected in as_theirs().items():
         np.testing.assert_allclose(trained[name].numpy(), expected.numpy(), atol=1e-5)
-        assert not np.allclose(before[name].numpy(), expected.numpy(), atol=1e-3), name
+        moved = np.abs(before[name].numpy() - expected.numpy()).max()
+        assert moved > 5e-5, f"{name} moved by {moved}: less than what the tolerance forgives"
 
 
 def test_the_first_minibatch_sees_a_ratio_of_one():
