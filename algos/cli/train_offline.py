@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -175,8 +174,7 @@ def run(job: Job) -> int:
     folder.create(to_table(replace(args, config=None, out=None)))
     state = "failed"
     try:
-        with display:
-            trainer.train()
+        trainer.train()
         state = "finished"
     except KeyboardInterrupt:
         state = "interrupted"
@@ -231,17 +229,6 @@ class _Display:
 
     def __init__(self, say: Callable[[str], None]):
         self._say_line = say
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def on_step(self, metrics: Mapping[str, float], trainer: Any) -> None:
         """Show one pass."""
