@@ -71,7 +71,7 @@ def fork_caches(
     """Caches in which each place of a layout goes on from its prompt.
 
     Args:
-        model: from `textenv.algos.models.check_cache`, which has found out whether it can share.
+        model: which `textenv.algos.architectures.check_cache` has found out about.
         prompts: of each layer, after the prompts went through.
         layout: from `lay_out`.
         room: columns that will be added, to allocate them; 0: gradients flow through them.

@@ -6,11 +6,11 @@ Shapes: P distinct prompts, B rows (completions), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from textenv.algos import backend
+from textenv.algos.completions import Completion
 from textenv.algos.sampling import SamplingParams, draw, restrict
 from textenv.errors import DataError
 
@@ -19,33 +19,20 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.architectures import check_cache  # noqa: E402
 from textenv.algos.forks import Cache, fork_caches, lay_out  # noqa: E402
 from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
-from textenv.algos.models import check_cache, split_head  # noqa: E402
+from textenv.algos.models import split_head  # noqa: E402
+from textenv.algos.plain_path import PlainGenerator  # noqa: E402
 
 _COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
-
-
-@dataclass
-class Completion:
-    """One sampled completion; EOS, where it came, is its last token."""
-
-    token_ids: list[int] = field(default_factory=list)
-    token_logprobs: list[float] = field(default_factory=list)
-    """Log-probability of each token under the distribution that it was drawn from."""
-    token_entropies: list[float] = field(default_factory=list)
-    """Entropy of that distribution, in nats."""
-    support: list[np.ndarray] | None = None
-    """Ids of the tokens that could be drawn, for each token; None where all could."""
-    truncated: bool = True
-    """Whether it ran out of tokens before an EOS."""
 
 
 class Generator:
     """Samples completions from a model.
 
     Args:
-        model: an mlx-lm model of dense or sliding-window attention.
+        model: an mlx-lm model.
         eos_token_ids: tokens that end a completion.
         batch_size: rows decoded at once; bounds the memory of the cache.
     """
@@ -78,6 +65,9 @@ class Generator:
         Raises:
             DataError: where the model's logits are not finite.
         """
+        if self._model.runs_plainly:
+            plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
+            return plain.generate(prompts, max_tokens, params, uniforms)
         completions: list[Completion] = []
         for start in range(0, len(prompts), self._batch_size):
             rows = slice(start, start + self._batch_size)

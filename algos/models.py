@@ -7,7 +7,6 @@ import inspect
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import textenv
 from textenv.algos import backend
-from textenv.errors import ConfigError, DataError, MissingFileError
+from textenv.errors import DataError, MissingFileError
 
 backend.prepare()
 
@@ -23,13 +22,10 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx_lm.utils  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # noqa: E402
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
-from textenv.algos.attention import use_shared_attention  # noqa: E402
 from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
-from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 
 ASSETS = Path(textenv.__file__).parent / "assets"
 
@@ -131,7 +127,7 @@ def split_head(
     head = getattr(model, "lm_head", None)
     if inner is not None and head is None:
         head = getattr(getattr(inner, "embed_tokens", None), "as_linear", None)
-    if callable(inner) and head is not None and "cache" in inspect.signature(inner).parameters:
+    if callable(inner) and callable(head) and "cache" in inspect.signature(inner).parameters:
 
         def body(ids: mx.array, cache: Any = None) -> mx.array:
             return inner(ids, cache=cache)  # by name: not every architecture has it second
@@ -142,67 +138,6 @@ def split_head(
         if whole.shape == parts.shape and mx.array_equal(whole, parts).item():
             return body, head
     return (lambda ids, cache=None: model(ids, cache=cache)), (lambda hidden: hidden)
-
-
-def check_cache(model: nn.Module) -> int:
-    """Number of cache layers, where the model's attention is one that rollouts can share.
-
-    Raises:
-        ConfigError: for an architecture whose cache is not plain or sliding-window attention,
-            or that does not bear padding.
-
-    The first call sets ``model.shares_prompts``: whether `ForkedCache` works with it.
-    """
-    caches = make_prompt_cache(model)
-    for cache in caches:
-        sliding = type(cache) is RotatingKVCache and cache.keep == 0
-        if type(cache) is not KVCache and not sliding:
-            raise ConfigError(
-                f"models of type {model.model_type!r} keep a {type(cache).__name__}, which "
-                "rollouts cannot share yet; dense and sliding-window attention work"
-            )
-    if not hasattr(model, "shares_prompts"):
-        use_shared_attention(model)
-        _check_padding(model, len(caches))
-        model.shares_prompts = _can_share(model, len(caches))
-        if not model.shares_prompts:
-            warnings.warn(
-                f"models of type {model.model_type!r} attend in a way of their own: prompts are "
-                "copied for each completion, which is slower and takes more memory",
-                stacklevel=3,
-            )
-    return len(caches)
-
-
-def _check_padding(model: nn.Module, layers: int) -> None:
-    """A row padded on the left must give what it gives alone; some attention code does not."""
-    alone = model(mx.array([[0, 1]]))[:, -1]
-    caches = [GrowingCache(mx.array([0, 1, 0])) for _ in range(layers)]
-    try:
-        padded = model(mx.array([[1, 0, 1], [0, 0, 1], [1, 1, 1]]), cache=caches)[1:2, -1]
-        tolerance = 1e-3 if alone.dtype == mx.float32 else 5e-2
-        agrees = bool((mx.abs(alone - padded).max() <= tolerance * mx.abs(alone).max()).item())
-    except ValueError:  # shapes that do not fit
-        agrees = False
-    if not agrees:
-        raise ConfigError(
-            f"models of type {model.model_type!r} compute another answer for a prompt that is "
-            "padded, so that rollouts cannot batch them"
-        )
-
-
-def _can_share(model: nn.Module, layers: int) -> bool:
-    """Whether continuations of a prompt that is held once are computed as whole sequences are."""
-    whole = model(mx.array([[0, 1, 1, 0], [0, 1, 0, 1]]))[:, 2:]
-    prompts = [GrowingCache(mx.array([0]), padded=False) for _ in range(layers)]
-    try:
-        mx.eval(model(mx.array([[0, 1]]), cache=prompts))
-        forks = [ForkedCache(cache, 2) for cache in prompts]
-        shared = model(mx.array([[1, 0], [0, 1]]), cache=forks)
-    except (ValueError, AttributeError, AssertionError):
-        return False
-    tolerance = 1e-3 if whole.dtype == mx.float32 else 5e-2
-    return bool((mx.abs(whole - shared).max() <= tolerance * mx.abs(whole).max()).item())
 
 
 def context_length(model: nn.Module) -> int | None:

@@ -21,11 +21,14 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.architectures import check_cache  # noqa: E402
+from textenv.algos.checkpointing import recompute_layers  # noqa: E402
 from textenv.algos.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.forks import fork_caches, lay_out  # noqa: E402
 from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
-from textenv.algos.models import check_cache, split_head, without_lora  # noqa: E402
+from textenv.algos.models import split_head, without_lora  # noqa: E402
+from textenv.algos.plain_path import plain_hidden  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
 _CHUNK = 2**22  # logits that exist at once; beyond this they are computed again in the backward
@@ -35,13 +38,16 @@ class Scorer:
     """Computes log-probabilities of the tokens of a batch.
 
     Args:
-        model: an mlx-lm model of dense or sliding-window attention.
+        model: an mlx-lm model.
+        gradient_checkpointing: compute each layer again in the backward, to save memory.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, gradient_checkpointing: bool = False):
         self._model = model
         self._layers = check_cache(model)
         self._body, self._head = split_head(model)
+        if gradient_checkpointing:
+            self._body = recompute_layers(model, self._body)
 
     def __call__(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
         """Score a batch.
@@ -60,6 +66,8 @@ class Scorer:
 
     def hidden(self, batch: TokenBatch) -> mx.array:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
+        if self._model.runs_plainly:
+            return plain_hidden(self._body, batch)
         ids, padding, padded = pad_left(batch.prompts)
         caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
         last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token

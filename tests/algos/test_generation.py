@@ -190,16 +190,6 @@ def test_split_head(random_model, name, splits):
     assert (body(ids).shape[-1] == BASE["hidden_size"]) == splits
 
 
-def test_an_architecture_that_cannot_be_shared_is_refused(random_model, tiny):
-    model = random_model(
-        **{"model_type": "mamba", "vocab_size": 42, "hidden_size": 16, "intermediate_size": 32},
-        **{"state_size": 4, "num_hidden_layers": 1, "conv_kernel": 4},
-        **{"use_bias": False, "use_conv_bias": True, "time_step_rank": 4},
-    )
-    with pytest.raises(ValueError, match="'mamba' keep a ArraysCache"):
-        create_policy(model, tiny[1])
-
-
 def test_logits_that_are_no_numbers_are_refused(fresh):
     model, tokenizer = fresh
     model.model.norm.weight = model.model.norm.weight * float("nan")

@@ -1,0 +1,169 @@
+"""Generation and scoring by nothing but a model's own forward and its own caches.
+
+For architectures that do not bear padding on the left, or whose caches are not keys and values
+alone: recurrent states, convolutions, compressed or chunked attention. Slower than
+`textenv.algos.generation` and `textenv.algos.scoring`: only rows with prompts of one length are
+decoded together, every completion has a copy of its prompt's cache, and scoring computes a
+prompt again for each of its completions.
+
+Shapes: as in `textenv.algos.generation` and `textenv.algos.batch`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from textenv.algos import backend
+from textenv.algos.batch import TokenBatch
+from textenv.algos.completions import Completion
+from textenv.algos.sampling import SamplingParams, draw, restrict
+from textenv.errors import DataError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
+
+_COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
+
+
+class PlainGenerator:
+    """Samples completions from a model of any architecture.
+
+    Args:
+        model: an mlx-lm model.
+        body: and its head, from `textenv.algos.models.split_head`.
+        head: hidden states -> logits.
+        eos: tokens that end a completion.
+        batch_size: rows decoded at once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        body: Callable[..., mx.array],
+        head: Callable[[mx.array], mx.array],
+        eos: Sequence[int],
+        batch_size: int,
+    ):
+        self._model, self._body, self._head = model, body, head
+        self._eos = list(eos)
+        self._batch_size = batch_size
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        params: SamplingParams,
+        uniforms: np.ndarray,
+    ) -> list[Completion]:
+        """Sample one completion for each row, as `textenv.algos.generation.Generator.generate`."""
+        completions: dict[int, Completion] = {}
+        lengths = np.array([len(prompt) for prompt in prompts])
+        for length in np.unique(lengths):
+            alike = np.flatnonzero(lengths == length)
+            for start in range(0, len(alike), self._batch_size):
+                rows = alike[start : start + self._batch_size]
+                done = self._batch([prompts[i] for i in rows], max_tokens, params, uniforms[rows])
+                completions.update(zip(rows.tolist(), done))
+        return [completions[i] for i in range(len(prompts))]
+
+    def _batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        params: SamplingParams,
+        uniforms: np.ndarray,
+    ) -> list[Completion]:
+        """Completions of prompts that are all of one length."""
+        distinct: dict[tuple[int, ...], int] = {}
+        index = mx.array([distinct.setdefault(tuple(p), len(distinct)) for p in prompts])
+        caches = make_prompt_cache(self._model)
+        logits = self._head(self._body(mx.array(list(distinct)), caches)[:, -1])[index]  # (B, V)
+        caches = take_rows(caches, index, len(distinct))
+        done = [Completion(support=None if params.full_support else []) for _ in prompts]
+        rows = np.arange(len(prompts))  # the completion in each place
+        for step in range(max_tokens):
+            restricted = restrict(logits, params)
+            drawn = draw(restricted, mx.array(uniforms[rows, step]))
+            if step + 1 < max_tokens:  # the next step is under way while this one is read
+                logits = self._head(self._body(drawn[0][:, None], caches)[:, -1])
+                mx.async_eval(*drawn, logits)
+            columns = [np.array(values).tolist() for values in drawn]
+            inside = None if params.full_support else np.array(restricted > -mx.inf)
+            for place, (row, *values) in enumerate(zip(rows, *columns)):
+                if done[row].truncated:
+                    self._append(done[row], *values, None if inside is None else inside[place])
+            going = np.array([done[row].truncated for row in rows])
+            if not going.any():
+                break
+            if going.mean() <= _COMPACT_BELOW and step + 1 < max_tokens:
+                kept = mx.array(np.flatnonzero(going))
+                caches = take_rows(caches, kept, len(rows))
+                rows, logits = rows[going], logits[kept]
+        return done
+
+    def _append(
+        self,
+        completion: Completion,
+        token: int,
+        logprob: float,
+        entropy: float,
+        inside: np.ndarray | None,
+    ) -> None:
+        if not np.isfinite(logprob):  # a draw from NaN would be token 0
+            raise DataError(
+                "the model's logits are not finite numbers: its weights are broken, or it "
+                "cannot be run in this precision"
+            )
+        completion.token_ids.append(token)
+        completion.token_logprobs.append(logprob)
+        completion.token_entropies.append(entropy)
+        if completion.support is not None and inside is not None:
+            completion.support.append(np.flatnonzero(inside).astype(np.int32))
+        completion.truncated = token not in self._eos
+
+
+def take_rows(value: Any, rows: mx.array, count: int) -> Any:
+    """A copy of a cache, or of a structure of caches, whose row i is row ``rows[i]``.
+
+    Args:
+        value: any of mlx-lm's: each array whose first axis has as many entries as there are rows
+            has one entry a row. What is no array, such as a number of tokens, holds for all rows.
+        rows: (B,) which rows, in order; a row may be taken many times.
+        count: how many rows there are.
+    """
+    if isinstance(value, mx.array):
+        return value[rows] if value.ndim and value.shape[0] == count else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(take_rows(item, rows, count) for item in value)
+    if isinstance(value, dict):
+        return {key: take_rows(item, rows, count) for key, item in value.items()}
+    if hasattr(value, "__dict__"):
+        copied = copy.copy(value)
+        copied.__dict__ = take_rows(vars(value), rows, count)
+        return copied
+    return value
+
+
+def plain_hidden(body: Callable[..., mx.array], batch: TokenBatch) -> mx.array:
+    """The hidden states (N, T, D) that predict the tokens of a batch, by whole sequences.
+
+    They are padded on the right, where a causal model does not look.
+    """
+    n, width = batch.token_ids.shape
+    lengths = np.array([len(prompt) for prompt in batch.prompts])[batch.prompt_index]
+    ids = np.zeros((n, int(lengths.max()) + width - 1), np.int32)
+    for row, prompt, length, tokens in zip(ids, batch.prompt_index, lengths, batch.token_ids):
+        row[:length] = batch.prompts[prompt]
+        row[length : length + width - 1] = tokens[:-1]
+    hidden = body(mx.array(ids))  # (N, L + T - 1, D)
+    if (lengths == lengths[0]).all():
+        return hidden[:, int(lengths[0]) - 1 :]
+    places = lengths[:, None] - 1 + np.arange(width)  # (N, T)
+    return mx.take_along_axis(hidden, mx.array(places)[..., None], axis=1)
