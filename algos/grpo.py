@@ -245,6 +245,8 @@ class GRPOConfig:
     """Optimizer steps in each pass."""
     micro_batch_size: int | None = None
     """Completions in one forward and backward; unset: all. Lower it where memory runs out."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward. On where memory runs out at micro_batch_size 1."""
     learning_rate: float | None = None
     """AdamW's step; unset: by the model's size, see `trainer.default_learning_rate`."""
     lr_scheduler_type: str = "linear"
@@ -399,6 +401,7 @@ class GRPOTrainer:
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
             micro_batch_size=config.micro_batch_size,
+            gradient_checkpointing=config.gradient_checkpointing,
             max_grad_norm=config.max_grad_norm,
             mask_truncated_completions=config.mask_truncated_completions,
             reference=reference,

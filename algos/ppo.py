@@ -226,6 +226,8 @@ class PPOConfig:
     """Text: whether prompts go through the chat template; unset: where the tokenizer has one."""
     micro_batch_size: int | None = None
     """Text: trajectories in one forward and backward; unset: all of a minibatch."""
+    gradient_checkpointing: bool = False
+    """Text: compute each layer again in the backward. Slower, in less memory."""
     lora_rank: int = 0
     """Text: train low-rank adapters of this rank in place of all weights; 0: all weights."""
     lora_scale: float = 10.0

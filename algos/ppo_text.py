@@ -127,7 +127,7 @@ class TextLearner:
             },
         )
         _warn_of_rate(model, config.learning_rate)
-        self._scorer = Scorer(model)
+        self._scorer = Scorer(model, config.gradient_checkpointing)
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()
         self._optimizer = optim.Adam(config.learning_rate, betas=[0.9, 0.95], bias_correction=True)

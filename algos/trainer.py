@@ -63,6 +63,7 @@ class Trainer:
         num_iterations: passes over the buffer.
         num_minibatches: optimizer steps a pass.
         micro_batch_size: trajectories in one forward and backward; None: all of a minibatch.
+        gradient_checkpointing: compute each layer again in the backward: slower, in less memory.
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
         mask_truncated_completions: leave completions that ran out of room out of the loss.
         reference: log-probabilities (N, T) of a batch under a frozen policy.
@@ -84,6 +85,7 @@ class Trainer:
         num_iterations: int = 1,
         num_minibatches: int = 1,
         micro_batch_size: int | None = None,
+        gradient_checkpointing: bool = False,
         max_grad_norm: float = 1.0,
         mask_truncated_completions: bool = False,
         reference: Callable[[TokenBatch], mx.array] | None = None,
@@ -107,7 +109,7 @@ class Trainer:
         self.reference = reference
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
-        self._scorer = Scorer(model)
+        self._scorer = Scorer(model, gradient_checkpointing)
         self._rng = np.random.default_rng(seed)
 
     def train(self, max_updates: int | None = None) -> dict[str, float]:

@@ -1,0 +1,142 @@
+"""Gradient checkpointing: a layer's activations are computed again in the backward, not kept.
+
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), section 4,
+one segment a layer. What is kept of a layer is its input and, of prompts, their keys and values.
+
+A layer also writes into the cache that it is given, and what comes after reads it there: gradients
+flow that way too. So a layer runs on a copy of its cache, whose arrays are arguments and results
+of what is computed again, as the hidden states are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from textenv.algos import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_flatten, tree_map, tree_unflatten  # noqa: E402
+
+from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
+
+_CACHES = (GrowingCache, ForkedCache)
+
+
+def recompute_layers(model: nn.Module, body: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives what ``body`` does, with a backward that computes each layer again.
+
+    Args:
+        model: an mlx-lm model; its layers are altered while the function runs, and only then.
+        body: calls the model, or a part of it.
+    """
+
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        with _checkpointed(model.layers):
+            return body(*args, **kwargs)
+
+    return recomputing
+
+
+@contextmanager
+def _checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Layers that are called through `_call`, for the time of a block.
+
+    Python looks ``__call__`` up in the class: that of these very objects is replaced.
+    """
+    kinds = [type(layer) for layer in layers]
+    try:
+        for layer, kind in zip(layers, kinds):
+            layer.__class__ = type(kind.__name__, (kind,), {"__call__": _call})
+        yield
+    finally:
+        for layer, kind in zip(layers, kinds):
+            layer.__class__ = kind
+
+
+def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """``layer(*args, **kwargs)``, whose backward computes it again.
+
+    All that gradients flow to or from passes through a function without side effects: the
+    trainable weights, the arrays among the arguments, those in the caches, the results.
+    """
+    kind = type(layer).__mro__[1]
+    leaves = [leaf for _, leaf in tree_flatten((args, kwargs))]
+    theirs = [leaf for leaf in leaves if isinstance(leaf, _CACHES)]
+    caches = [_refilled(cache, _arrays(cache)) for cache in theirs]  # as they are now
+    weights: Any = tree_flatten(layer.trainable_parameters())
+    flat = [array for _, array in weights]
+    flat += [array for cache in caches for array in _arrays(cache)]
+    flat += [leaf for leaf in leaves if _flows(leaf)]
+    first: list[Any] = []  # of the first run, the result and the caches after it
+
+    def run(flat: list[mx.array]) -> list[mx.array]:
+        arrays = iter(flat)
+        inner = tree_unflatten([(name, next(arrays)) for name, _ in weights])
+        used = [_refilled(cache, arrays) for cache in caches]
+        unused = iter(used)
+
+        def replace(leaf: Any) -> Any:
+            if isinstance(leaf, _CACHES):
+                return next(unused)
+            return next(arrays) if _flows(leaf) else leaf
+
+        own_args, own_kwargs = tree_map(replace, (args, kwargs))
+        outer = layer.trainable_parameters()
+        layer.update(inner)
+        try:
+            result = kind.__call__(layer, *own_args, **own_kwargs)
+        finally:
+            layer.update(outer)
+        if not first:
+            first.extend([result, used])
+        out = [leaf for _, leaf in tree_flatten(result) if _flows(leaf)]
+        return out + [array for cache in used for array in _arrays(cache)]
+
+    checkpointed = mx.custom_function(run)
+
+    @checkpointed.vjp
+    def backward(
+        primals: list[mx.array], cotangents: list[mx.array], _: list[mx.array]
+    ) -> list[mx.array]:
+        # Not before the gradient is there, or all layers would be computed again at once.
+        primals = mx.depends(primals, cotangents)
+        return mx.vjp(lambda *arrays: run(list(arrays)), primals, cotangents)[1]
+
+    outputs = iter(checkpointed(flat))
+    result, used = first
+    first[:] = [None]  # what was computed is not held any longer than the graph holds it
+    result = tree_map(lambda leaf: next(outputs) if _flows(leaf) else leaf, result)
+    for cache, after in zip(theirs, used):
+        vars(cache).update(vars(_refilled(after, outputs)))
+    return result
+
+
+def _flows(leaf: Any) -> bool:
+    """Whether gradients can flow through it."""
+    return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
+
+
+def _arrays(cache: Any) -> Iterator[mx.array]:
+    """The arrays in a cache, and in those that it goes on from, that gradients flow through."""
+    for value in vars(cache).values():
+        if isinstance(value, _CACHES):
+            yield from _arrays(value)
+        elif _flows(value):
+            yield value
+
+
+def _refilled(cache: Any, arrays: Iterator[mx.array]) -> Any:
+    """A copy of a cache with other arrays, in the order of `_arrays`."""
+    new = copy.copy(cache)
+    for name, value in vars(cache).items():
+        if isinstance(value, _CACHES):
+            setattr(new, name, _refilled(value, arrays))
+        elif _flows(value):
+            setattr(new, name, next(arrays))
+    return new
