@@ -15,6 +15,7 @@ COMMANDS = {
     "rollout": "collect rollouts and leave them as files, without training",
     "eval": "how well a model answers test examples, or a control policy plays",
     "compare": "agents side by side: one loop, environment, seeds and evaluation for all",
+    "bench": "speed and memory on this machine, beside other libraries",
     "envs": "list the environments, tasks and reward functions",
     "play": "answer a task yourself, or watch recorded episodes",
     "view": "an overview of a transcript, a rollout, or a run",

@@ -1,0 +1,54 @@
+"""mlx-lm's BatchGenerator with the same BLAS, on the work of `ours.generate`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from textenv.algos import backend
+from textenv.algos.bench.process import mlx_facts
+from textenv.algos.bench.work import Work, random_prompts
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+from mlx_lm import load  # noqa: E402
+from mlx_lm.generate import BatchGenerator  # noqa: E402
+
+
+def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
+    """Completions of different prompts; seconds are those of a token."""
+    mx.random.seed(seed)
+    loaded = load(model)
+    network, tokenizer = loaded[0], loaded[1]
+    prompts = [tokenizer.encode(p) for p in random_prompts(work, work.completions, seed)]
+
+    def play() -> int:
+        generator = BatchGenerator(
+            network,
+            max_tokens=work.max_new,
+            sampler=mx.random.categorical,
+            stop_tokens=[[token] for token in tokenizer.eos_token_ids],
+            completion_batch_size=work.completions,
+            prefill_batch_size=work.completions,
+        )
+        generator.insert(prompts)
+        count = 0
+        while responses := generator.next_generated():
+            count += len(responses)
+        return count
+
+    play()
+    samples, lengths = [], []
+    for _ in range(work.timed):
+        start = time.perf_counter()
+        count = play()
+        samples.append((time.perf_counter() - start) / count)
+        lengths.append(count / len(prompts))
+    return mlx_facts() | {
+        "seconds": statistics.median(samples),
+        "samples": samples,
+        "prompt_tokens": statistics.mean(map(len, prompts)),
+        "tokens": statistics.mean(lengths),
+    }

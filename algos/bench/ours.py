@@ -1,0 +1,197 @@
+"""What this package is measured by. Each function here runs in a process of its own."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+from textenv.algos import backend
+from textenv.algos.bench.process import mlx_facts
+from textenv.algos.bench.work import Work, random_prompts, reward
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+from mlx import nn  # noqa: E402
+
+from textenv.algos.batch import TokenBatch  # noqa: E402
+from textenv.algos.coordinator import RolloutCoordinator  # noqa: E402
+from textenv.algos.envs import make_env  # noqa: E402
+from textenv.algos.generation import Generator  # noqa: E402
+from textenv.algos.grpo import GRPOConfig, GRPOTrainer  # noqa: E402
+from textenv.algos.models import load_model  # noqa: E402
+from textenv.algos.policy import create_policy  # noqa: E402
+from textenv.algos.rollout import RolloutRunner  # noqa: E402
+from textenv.algos.scoring import Scorer  # noqa: E402
+from textenv.algos.strategy import create_strategy  # noqa: E402
+
+_ENV = "textenv:TextGen-v0"
+_LEARNING_RATE = 1e-5
+
+
+def train(
+    model: str, work: Work, seed: int, started: float, prompt_cost: bool = False
+) -> dict[str, Any]:
+    """GRPO steps, from the start of the process.
+
+    Args:
+        model: a name or a folder.
+        work: of a step.
+        seed: of the prompts and of the noise.
+        started: when the process was started, by `time.time`.
+        prompt_cost: measure too what the prompts of a step cost by themselves.
+    """
+    imported = time.time()
+    config = GRPOConfig(
+        max_steps=work.timed + 1,
+        num_prompts=work.prompts,
+        num_generations=work.generations,
+        max_completion_length=work.max_new,
+        learning_rate=_LEARNING_RATE,
+        seed=seed,
+    )
+    prompts = random_prompts(work, work.prompts * config.max_steps, seed)
+    ends: list[float] = []
+    environment: list[float] = []
+
+    def on_step(metrics: dict[str, float], rollout: Any) -> None:
+        mx.synchronize()  # what is still under way belongs to this step
+        ends.append(time.perf_counter())
+        environment.append(trainer._runner.seconds["environment"])
+
+    kwargs = _env_kwargs(work, prompts)
+    trainer = GRPOTrainer(model, _ENV, config, env_kwargs=kwargs, on_step=on_step)
+    mx.synchronize()
+    ready, start = time.time(), time.perf_counter()
+    history = trainer.train()[1:]
+    facts = mlx_facts()  # before anything else is computed
+    steps = list(np.diff(ends))
+
+    def median(name: str) -> float:
+        return statistics.median(metrics[name] for metrics in history)
+
+    found = facts | {
+        "seconds": statistics.median(steps),
+        "samples": steps,
+        "import_s": imported - started,
+        "make_s": ready - imported,
+        "first_s": ends[0] - start,
+        "prompt_tokens": statistics.mean(len(trainer.policy.encode(p)) for p in prompts)
+        if not work.task
+        else None,
+        "tokens": statistics.mean(m["completions/mean_length"] for m in history),
+        "equal_groups": statistics.mean(m["frac_reward_zero_std"] for m in history),
+        "phases": {
+            name.removeprefix("time/"): median(name)
+            for name in history[0]
+            if name.startswith("time/")
+        },
+        "environment_s": statistics.median(np.diff(environment)),
+    }
+    if prompt_cost:
+        ids = [trainer.policy.encode(p) for p in prompts[: work.prompts]]
+        found |= _prompt_cost(trainer.model, ids)
+    trainer.close()
+    return found
+
+
+def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
+    """Completions of different prompts, by the policy; seconds are those of a token."""
+    mx.random.seed(seed)
+    policy = create_policy(*load_model(model), {"max_tokens": work.max_new, "seed": seed})
+    prompts = random_prompts(work, work.completions, seed)
+    policy(prompts)
+    samples, lengths = [], []
+    for _ in range(work.timed):
+        start = time.perf_counter()
+        _, extras = policy(prompts)
+        seconds = time.perf_counter() - start
+        count = sum(map(len, extras["token_ids"]))
+        samples.append(seconds / count)
+        lengths.append(count / len(prompts))
+    return mlx_facts() | {
+        "seconds": statistics.median(samples),
+        "samples": samples,
+        "prompt_tokens": statistics.mean(len(policy.encode(p)) for p in prompts),
+        "tokens": statistics.mean(lengths),
+    }
+
+
+def collect(model: str, work: Work, seed: int, started: float, workers: int) -> dict[str, Any]:
+    """Rollouts, by this process or by workers; seconds are those of a token."""
+    strategy = create_strategy("grpo", num_generations=work.generations)
+    factories = partial(_make_env, work, seed), partial(_make_policy, model, work, seed)
+    collector: Any
+    if workers:
+        collector = RolloutCoordinator(*factories, strategy, workers, work.completions, seed)
+    else:  # the whole rollout at once
+        env, policy = (make() for make in factories)
+        collector = RolloutRunner(env, policy, strategy, work.completions, seed)
+    collector.collect()
+    samples, lengths = [], []
+    for _ in range(work.timed):
+        start = time.perf_counter()
+        rollout = collector.collect()
+        seconds = time.perf_counter() - start
+        count = sum(len(t.token_ids or ()) for t in rollout)
+        samples.append(seconds / count)
+        lengths.append(count / len(rollout))
+    facts = mlx_facts()
+    collector.close()
+    return facts | {
+        "seconds": statistics.median(samples),
+        "samples": samples,
+        "tokens": statistics.mean(lengths),
+    }
+
+
+def _env_kwargs(work: Work, prompts: list[str]) -> dict[str, Any]:
+    return {"task": work.task} if work.task else {"prompts": prompts, "reward_fn": reward}
+
+
+def _make_env(work: Work, seed: int) -> Any:
+    return make_env(_ENV, _env_kwargs(work, random_prompts(work, 2 * work.prompts, seed)))
+
+
+def _make_policy(model: str, work: Work, seed: int) -> Any:
+    return create_policy(*load_model(model), {"max_tokens": work.max_new, "seed": seed})
+
+
+def _prompt_cost(model: nn.Module, prompts: list[list[int]], repeats: int = 3) -> dict[str, float]:
+    """Seconds that the prompts take by themselves: prefill, and forward and backward.
+
+    The latter is that of completions of one token, whose log-probability follows from the last
+    hidden state of the prompt alone.
+    """
+    generator, scorer = Generator(model, [1]), Scorer(model)
+    n = len(prompts)
+    batch = TokenBatch(
+        prompts=prompts,
+        prompt_index=np.arange(n, dtype=np.int32),
+        token_ids=np.zeros((n, 1), np.int32),
+        mask=np.ones((n, 1), np.float32),
+        old_logprobs=np.zeros((n, 1), np.float32),
+        support=None,
+        temperature=np.ones(n, np.float32),
+        rewards=np.zeros(n),
+        group_ids=np.arange(n),
+        order=np.arange(n),
+    )
+    step = nn.value_and_grad(model, lambda: scorer(batch)[0].sum())
+
+    def prefill() -> None:
+        mx.eval(generator.prefill(prompts)[1])
+
+    def timed(compute: Any) -> float:
+        seconds = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            compute()
+            mx.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])
+
+    return {"prompt_generate_s": timed(prefill), "prompt_update_s": timed(lambda: mx.eval(step()))}

@@ -1,0 +1,243 @@
+"""What is measured: rows of a table, and for each the sides that take turns."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from textenv.algos.backend import EXTRA
+from textenv.algos.bench.hardware import shapes
+from textenv.algos.bench.process import cores
+from textenv.algos.bench.sizes import SIZES
+from textenv.algos.bench.work import Work
+from textenv.errors import ConfigError, unknown
+
+OURS = "textenv"
+PARTS = {
+    "step": "a GRPO step, beside TRL",
+    "memory": "peak memory of a GRPO step with a large vocabulary, beside TRL",
+    "generate": "ragged prompts completed at once, beside mlx-lm's BatchGenerator",
+    "groups": "a GRPO step as groups grow, long prompt",
+    "workers": "rollouts by two processes, beside one process",
+    "start": "from the start of the process to the first step, and what that step takes longer",
+    "environment": "a GRPO step on tasks: the share of environments and rewards",
+    "hardware": "matrix products and copies: the limits of this machine",
+}
+PEERS = {
+    "trl": (("trl", "torch", "datasets", "accelerate"), "pip install 'textenv[trl]'"),
+    "mlx-lm": (("mlx_lm",), f"pip install 'textenv[{EXTRA}]'"),
+}
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those that take turns: a probe, and where it runs."""
+
+    name: str
+    probe: str
+    guess: float
+    """Seconds of a run on two cores, roughly; runs that were made tell better."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    """Variables of the process."""
+    peer: str = ""
+    """The library that is measured, where it is not this one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table."""
+
+    part: str
+    size: str
+    """Of the model; empty where there is none, or it is not one of `SIZES`."""
+    work: Work | None
+    sides: tuple[Side, ...]
+    warm: bool = False
+    """Whether each side has a run before the first that counts."""
+
+    @property
+    def title(self) -> str:
+        """The work, in words."""
+        return self.work.title if self.work else ""
+
+
+# part -> size -> work, and a guess at the seconds of a run: ours, the peer's.
+_BESIDE_TRL: dict[str, dict[str, list[tuple[Work, float, float]]]] = {
+    "step": {
+        "tiny": [(Work(2, 4, 8, 12, 4, timed=2), 4, 12)],
+        "small": [
+            (Work(8, 8, 24, 40, 24, timed=5), 6, 14),
+            (Work(16, 8, 24, 40, 24, timed=5), 7, 16),
+        ],
+        "medium": [
+            (Work(4, 8, 128, 128, 48, timed=3), 15, 45),
+            (Work(4, 16, 400, 400, 24, timed=2), 25, 200),
+        ],
+    },
+    "memory": {"vocabulary": [(Work(4, 8, 32, 32, 32, timed=2), 20, 45)]},
+}
+_GENERATE: dict[str, list[tuple[Work, float, float]]] = {
+    "tiny": [(Work(4, max_new=4, timed=2), 4, 4)],
+    "small": [(Work(batch, max_new=32, timed=3), 5, 5) for batch in (64, 128, 256)],
+    "medium": [(Work(batch, max_new=32, timed=2), 15, 20) for batch in (64, 128, 256)],
+}
+_GROUPS: dict[str, tuple[Work, float]] = {
+    "tiny": (Work(1, 1, 48, 48, 4, timed=2), 4),
+    "medium": (Work(1, 1, 1024, 1024, 64, timed=3), 20),
+}
+_GROUP_SIZES = (4, 8, 16, 32)
+_COLLECT: dict[str, list[tuple[Work, float]]] = {
+    "tiny": [(Work(4, 4, max_new=4, timed=2), 5)],
+    "small": [(Work(32, 16, 24, 40, 24, timed=5), 8), (Work(8, 16, 64, 96, 48, timed=5), 7)],
+    "medium": [(Work(32, 16, 24, 40, 24, timed=2), 20)],
+}
+_START: dict[str, tuple[Work, float]] = {
+    "tiny": (Work(2, 4, 8, 12, 4, timed=2), 4),
+    "small": (Work(8, 8, 24, 40, 24, timed=5), 6),
+    "medium": (Work(4, 8, 128, 128, 48, timed=3), 15),
+}
+_TASKS = {
+    "tiny": [Work(2, 4, max_new=4, timed=2, task="arithmetic")],
+    "small": [
+        Work(32, 16, max_new=64, timed=8, task="arithmetic"),
+        Work(8, 16, max_new=8, timed=5, task="guess_number"),
+    ],
+}
+_TINY_LM = "tiny-lm"  # what plays the tasks
+
+
+def make_plan(
+    parts: Sequence[str], sizes: Sequence[str], peers: Sequence[str], models: dict[str, str]
+) -> list[Row]:
+    """The rows of some parts.
+
+    Args:
+        parts: of `PARTS`.
+        sizes: of `SIZES`.
+        peers: of `PEERS`.
+        models: the folder of each size.
+
+    Raises:
+        ConfigError: for a part, a size or a peer that is not known, or where nothing is left.
+    """
+    for what, names, known in (
+        ("part", parts, PARTS),
+        ("size", sizes, SIZES),
+        ("peer", peers, PEERS),
+    ):
+        for name in names:
+            if name not in known:
+                raise ConfigError(unknown(what, name, known))
+    rows: list[Row] = []
+    for part in (part for part in PARTS if part in parts):
+        for size in (size for size in SIZES if size in sizes):
+            rows += _rows_of(part, size, models[size])
+        if part == "hardware":
+            rows.append(_hardware(sizes))
+    rows = [_without(row, peers) for row in rows]
+    if not rows:
+        raise ConfigError(f"{', '.join(parts)}: nothing to measure with models {', '.join(sizes)}")
+    return rows
+
+
+def missing(peer: str) -> str:
+    """What to do to have a peer, or nothing where it is installed."""
+    packages, install = PEERS[peer]
+    return "" if all(map(importlib.util.find_spec, packages)) else install
+
+
+def _rows_of(part: str, size: str, model: str) -> list[Row]:
+    if part in _BESIDE_TRL:
+        return [
+            Row(part, size, work, (_side(OURS, "train", a, model, work), _trl(b, model, work)))
+            for work, a, b in _BESIDE_TRL[part].get(size, ())
+        ]
+    if part == "generate":
+        return [
+            Row(
+                part,
+                size,
+                work,
+                (
+                    _side(OURS, "generate", a, model, work),
+                    _side("mlx-lm", "mlx-lm-generate", b, model, work, peer="mlx-lm"),
+                ),
+            )
+            for work, a, b in _GENERATE.get(size, ())
+        ]
+    if part == "groups" and size in _GROUPS:
+        work, guess = _GROUPS[size]
+        sides = tuple(
+            _side(str(g), "train", guess, model, work._replace(generations=g), prompt_cost=True)
+            for g in _GROUP_SIZES
+        )
+        return [Row(part, size, work, sides)]
+    if part == "workers":
+        return [
+            Row(part, size, work, tuple(_collectors(work, guess, model)))
+            for work, guess in _COLLECT.get(size, ())
+        ]
+    if part == "start" and size in _START:
+        work, guess = _START[size]
+        return [Row(part, size, work, (_side(OURS, "train", guess, model, work),), warm=True)]
+    if part == "environment":
+        return [
+            Row(part, "", work, (_side(OURS, "train", 8, _TINY_LM, work),))
+            for work in _TASKS.get(size, ())
+        ]
+    return []
+
+
+def _collectors(work: Work, guess: float, model: str) -> list[Side]:
+    """One process with its products on one core and on all, and several."""
+    settings = [(f"1 process, BLAS on {n}", 0, n) for n in sorted({1, cores()})]
+    return [
+        _side(
+            name,
+            "collect",
+            guess,
+            model,
+            work,
+            environ={"OPENBLAS_NUM_THREADS": str(threads)},
+            workers=workers,
+        )
+        for name, workers, threads in [*settings, (f"{WORKERS} workers", WORKERS, cores())]
+    ]
+
+
+def _hardware(sizes: Sequence[str]) -> Row:
+    products = shapes({name: SIZES[name] for name in SIZES if name in sizes})
+    arguments = {"products": products}
+    return Row(
+        "hardware",
+        "",
+        None,
+        (Side(OURS, "rates", 8, arguments), Side("trl", "torch-rates", 8, arguments, peer="trl")),
+    )
+
+
+def _side(
+    name: str,
+    probe: str,
+    guess: float,
+    model: str,
+    work: Work,
+    environ: dict[str, str] | None = None,
+    peer: str = "",
+    **arguments: Any,
+) -> Side:
+    return Side(name, probe, guess, {"model": model, "work": work} | arguments, environ or {}, peer)
+
+
+def _trl(guess: float, model: str, work: Work) -> Side:
+    return _side("trl", "trl-train", guess, model, work, peer="trl")
+
+
+def _without(row: Row, peers: Sequence[str]) -> Row:
+    """The row without the peers that were not asked for."""
+    sides = tuple(side for side in row.sides if not side.peer or side.peer in peers)
+    return Row(row.part, row.size, row.work, sides, row.warm)

@@ -1,0 +1,70 @@
+"""What a process that measures says about itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def peak_megabytes() -> float:
+    """Most memory that this process has held at once.
+
+    Linux counts the peak of the process that started this one in ``ru_maxrss``, but not in VmHWM
+    (getrusage(2), proc_pid_status(5)).
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def mlx_facts() -> dict[str, Any]:
+    """Peak memory, device and BLAS of a process that computes by MLX."""
+    import mlx.core as mx
+
+    from textenv.algos import blas
+
+    if mx.default_device() == mx.cpu:
+        status = blas.status()
+        return _facts("cpu", f"{status.name}: {status.detail}")
+    name = mx.device_info().get("device_name", mx.default_device())
+    return _facts(f"{name}", "MLX's own kernels", mx.get_peak_memory())
+
+
+def torch_facts() -> dict[str, Any]:
+    """Peak memory, device and BLAS of a process that computes by torch."""
+    import torch
+
+    if torch.cuda.is_available():
+        used = torch.cuda.max_memory_allocated()
+        return _facts(torch.cuda.get_device_name(), "torch's CUDA libraries", used)
+    if torch.backends.mps.is_available():  # counts no peak: what it holds from the driver is near
+        return _facts("mps", "torch's Metal kernels", torch.mps.driver_allocated_memory())
+    built = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    name = built.group(1) if built else "own"
+    return _facts("cpu", f"torch's {name}, {torch.get_num_threads()} thread(s)")
+
+
+def _facts(device: str, blas: str, on_device: int | None = None) -> dict[str, Any]:
+    """Memory is the device's where it has its own, and the process's where it has not."""
+    process = peak_megabytes()
+    return {
+        "device": device,
+        "blas": blas,
+        "memory_mb": process if on_device is None else on_device / 1e6,
+        "process_mb": process,
+    }

@@ -1,0 +1,414 @@
+"""The files of a run of measurements: results.json and results.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, update_flops
+from textenv.algos.bench.plan import OURS
+from textenv.algos.bench.results import Results
+from textenv.algos.bench.sizes import SIZES
+
+FORMAT = "textenv.bench"
+VERSION = 1
+_WITHIN = ("environment", "policy", "score")  # phases that are parts of others
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Write both files; each appears whole, in the place of an earlier one."""
+    for name, text in (("results.json", to_json(results)), ("results.md", to_markdown(results))):
+        temporary = folder / f".saving-{name}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / name)
+
+
+def to_json(results: Results) -> str:
+    """Every run, and the medians and ratios."""
+    rows = []
+    for i, row in enumerate(results.rows):
+        sides = {}
+        for side in row.sides:
+            runs = [{"round": o.round} | o.found for o in results.outcomes(i, side.name)]
+            sides[side.name] = {
+                "runs": runs,
+                "error": results.failed(i, side.name) or None,
+                "seconds": results.median(i, side.name, "seconds"),
+                "memory_mb": results.median(i, side.name, "memory_mb"),
+            }
+        ratios = {
+            side.name: {key: results.ratios(i, side.name, OURS, key) for key in _COMPARED}
+            for side in row.sides
+            if side.peer
+        }
+        work = row.work._asdict() if row.work else None
+        rows.append(
+            {
+                "part": row.part,
+                "model": row.size,
+                "work": work,
+                "sides": sides,
+                "peer / textenv": ratios,
+            }
+        )
+    whole = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": results.settings,
+        "machine": results.machine,
+        "rows": rows,
+    }
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def to_markdown(results: Results) -> str:
+    """Tables for people."""
+    lines = ["# Measurements", "", f"    {results.settings.get('command', 'textenv bench')}", ""]
+    lines += _machine(results)
+    for title, table in (
+        ("Beside other libraries", _peers(results)),
+        ("Where a step goes, and what share of the limit it reaches", _phases(results)),
+        ("A step as groups grow", _groups(results)),
+        ("Rollouts by workers", _workers(results)),
+        ("Until the first step", _start(results)),
+        ("Limits of this machine", _hardware(results)),
+    ):
+        if table:
+            lines += [f"## {title}", "", *table, ""]
+    return "\n".join(lines)
+
+
+_COMPARED = ("seconds", "memory_mb")
+
+
+def _peers(results: Results) -> list[str]:
+    rows = []
+    for part in ("step", "memory", "generate"):
+        for i in results.of_part(part):
+            row = results.rows[i]
+            # Without a peer there is still what was measured here.
+            for peer in [s.name for s in row.sides if s.peer] or [""]:
+                rows.append(
+                    (
+                        _name(part),
+                        row.size,
+                        row.title,
+                        _speed(results, i, OURS),
+                        peer or "-",
+                        _speed(results, i, peer) if peer else "-",
+                        *(_ratio(results.ratios(i, peer, OURS, key)) for key in _COMPARED[:1]),
+                        _number(results.median(i, OURS, "memory_mb"), 0),
+                        _number(results.median(i, peer, "memory_mb"), 0),
+                        _ratio(results.ratios(i, peer, OURS, "memory_mb")),
+                        _pair(results, i, peer, "tokens", 1),
+                        _pair(results, i, peer, "equal_groups", 2),
+                    )
+                )
+    if not rows:
+        return []
+    titles = (
+        *("what", "model", "work", OURS, "peer", "the peer's", "times as fast (by round)"),
+        *("MB", "the peer's MB", "times the memory (by round)", "tokens a completion"),
+        "groups of equal rewards",
+    )
+    return [
+        "Medians of the rounds; ratios are the peer's figure over ours, so that above 1 is better "
+        "here. Work is prompts, then completions of each x tokens. Memory is the peak of the "
+        "process, or of the device where it has its own.",
+        "",
+        *_table(titles, rows),
+    ]
+
+
+def _phases(results: Results) -> list[str]:
+    found = [
+        i
+        for part in ("step", "memory", "environment", "generate")
+        for i in results.of_part(part)
+        if results.outcomes(i, OURS)
+    ]
+    if not found:
+        return []
+    names = list(
+        dict.fromkeys(
+            phase
+            for i in found
+            for outcome in results.outcomes(i, OURS)
+            for phase in outcome.found.get("phases", {})
+        )
+    )
+    rows = []
+    for i in found:
+        row, step = results.rows[i], results.median(i, OURS, "seconds") or 0
+        cells: list[str] = []
+        if row.part == "generate":
+            step *= (row.work.completions if row.work else 0) * (
+                results.median(i, OURS, "tokens") or 0
+            )
+            cells = ["-"] * (len(names) + 2)
+        else:
+            parts = {name: results.median(i, OURS, "phases", name) for name in names}
+            cells = [_share(parts[name], step) for name in names]
+            known = sum(v for name, v in parts.items() if v and name not in _WITHIN)
+            cells += [_share(max(0.0, step - known), step)]
+            cells += [_share(results.median(i, OURS, "environment_s"), step, 1)]
+        limits = limit_shares(results, i)
+        rows.append(
+            (
+                _name(row.part),
+                row.size or "tiny-lm",
+                row.title,
+                _number(step, 3),
+                *cells,
+                *(_percent(limits.get(key)) for key in _LIMITS),
+            )
+        )
+    titles = ("what", "model", "work", "seconds", *names, "rest", "of it environment and rewards")
+    return [
+        "Shares of the seconds of a step, or of a batch of completions; and of the limits: what "
+        "was needed at the least, over what this machine does in that time at the rates below. "
+        "Operations: 2 for each parameter that multiplies and each token, prompts once a group, a "
+        "backward twice its forward (`textenv.algos.bench.flops`).",
+        "",
+        *_table((*titles, *_LIMITS.values()), rows),
+    ]
+
+
+_LIMITS = {
+    "generate": "generate, of the product rate",
+    "update": "update, of the product rate",
+    "bandwidth": "generate, of the bandwidth",
+}
+
+
+def limit_shares(results: Results, row: int) -> dict[str, float]:
+    """What share of the machine's limits generation and update reach, where both are known."""
+    spec = results.rows[row]
+    rates = next(iter(results.of_part("hardware")), None)
+    if rates is None or spec.work is None or spec.size not in SIZES:
+        return {}
+    gflops = results.median(rates, OURS, "gflops", "square")
+    bandwidth = results.median(rates, OURS, "gb_per_s")
+    prompt_tokens = results.median(row, OURS, "prompt_tokens")
+    tokens = results.median(row, OURS, "tokens")
+    seconds = results.median(row, OURS, "seconds")
+    if None in (gflops, bandwidth, prompt_tokens, tokens, seconds):
+        return {}
+    assert gflops and bandwidth and prompt_tokens and tokens and seconds
+    size, work = SIZES[spec.size], spec.work
+    amount = Amount(work.prompts, prompt_tokens, work.completions, tokens, work.max_new - 1)
+    if spec.part == "generate":
+        generating: float | None = seconds * tokens * work.completions
+        updating = None
+    else:
+        generating = results.median(row, OURS, "phases", "generate")
+        updating = results.median(row, OURS, "phases", "update")
+    found = {}
+    if generating:
+        found["generate"] = generate_flops(size, amount) / generating / gflops / 1e9
+        found["bandwidth"] = decode_bytes(size, amount) / generating / bandwidth / 1e9
+    if updating:
+        found["update"] = update_flops(size, amount) / updating / gflops / 1e9
+    return found
+
+
+def _groups(results: Results) -> list[str]:
+    lines = []
+    for i in results.of_part("groups"):
+        row = results.rows[i]
+        rows, points = [], []
+        for side in row.sides:
+            step = results.median(i, side.name, "seconds")
+            prompt = [results.median(i, side.name, f"prompt_{x}_s") for x in ("generate", "update")]
+            once = sum(x or 0 for x in prompt) or None
+            if step:
+                points.append((int(side.name), step))
+            rows.append(
+                (
+                    side.name,
+                    _number(step, 3),
+                    *(_number(results.median(i, side.name, "phases", x), 3) for x in _PHASES),
+                    _number(results.median(i, side.name, "memory_mb"), 0),
+                    *(_number(x, 3) for x in prompt),
+                    _share(once, step),
+                    _number(once and once * int(side.name), 3),
+                )
+            )
+        titles = (
+            *("completions", "s/step", *_PHASES, "MB", "prompt: generate", "prompt: update"),
+            *("the prompt's share", "prompt, were it computed for each"),
+        )
+        lines += [f"{row.size}, {row.work.prompts if row.work else 0} prompt(s) {_lengths(row)}:"]
+        lines += ["", *_table(titles, rows), ""]
+        if len(points) > 1:
+            (few, fast), (many, slow) = points[0], points[-1]
+            each = (slow - fast) / (many - few)
+            lines += [
+                f"From {few} to {many} completions a step takes {slow / fast:.1f} times as long, "
+                f"{each:.3f} s for each further completion.",
+                "",
+            ]
+    return lines
+
+
+_PHASES = ("generate", "update")
+
+
+def _lengths(row: Any) -> str:
+    return f"of {row.work.longest} tokens, completions of {row.work.max_new}" if row.work else ""
+
+
+def _workers(results: Results) -> list[str]:
+    rows = []
+    for i in results.of_part("workers"):
+        row = results.rows[i]
+        *single, many = (side.name for side in row.sides)
+        rows.append(
+            (
+                row.size,
+                row.title,
+                *(_rate(results.median(i, name, "seconds")) for name in (*single, many)),
+                _ratio(best_ratios(results, i)),
+            )
+        )
+    if not rows:
+        return []
+    names = [side.name for side in results.rows[results.of_part("workers")[0]].sides]
+    return [
+        "Tokens a second; the ratio is over the better of the single processes, by round.",
+        "",
+        *_table(("model", "work", *names, "times as fast (by round)"), rows),
+    ]
+
+
+def best_ratios(results: Results, row: int) -> dict[int, float]:
+    """The best single process's seconds over those of the workers, by round."""
+    *single, many = (side.name for side in results.rows[row].sides)
+    by_side = [results.ratios(row, name, many, "seconds") for name in single]
+    rounds = set.intersection(*map(set, by_side)) if by_side else set()
+    return {number: min(ratios[number] for ratios in by_side) for number in sorted(rounds)}
+
+
+def _start(results: Results) -> list[str]:
+    rows = []
+    for i in results.of_part("start"):
+        row = results.rows[i]
+        imports, make, first, step = (
+            results.median(i, OURS, key) for key in ("import_s", "make_s", "first_s", "seconds")
+        )
+        if imports is None or make is None or first is None or step is None:
+            continue
+        excess = first - step
+        cells = (imports, make, excess, imports + make + max(0.0, excess))
+        rows.append((row.size, row.title, *(_number(cell, 2) for cell in cells)))
+    if not rows:
+        return []
+    titles = (
+        *("model", "work", "Python and imports, s", "model and trainer, s"),
+        *("first step beyond the median, s", "in all, s"),
+    )
+    return [
+        "After a run that does not count, so that what is compiled to files is there.",
+        "",
+        *_table(titles, rows),
+    ]
+
+
+def _hardware(results: Results) -> list[str]:
+    lines = []
+    for i in results.of_part("hardware"):
+        sides = [side.name for side in results.rows[i].sides]
+        products = results.side(i, OURS).arguments["products"]
+        rows = [
+            (
+                name,
+                " x ".join(map(str, shape)),
+                *(_number(results.median(i, side, "gflops", name), 0) for side in sides),
+            )
+            for name, shape in products.items()
+        ]
+        titles = [
+            f"GFLOP/s, {'torch' if results.side(i, side).peer else 'MLX'}"
+            + (f" ({why})" if (why := results.failed(i, side)) else "")
+            for side in sides
+        ]
+        lines += _table(("float32 product", "m x k x n", *titles), rows)
+        rate = results.median(i, OURS, "gb_per_s")
+        if rate:
+            lines += ["", f"A large copy reads and writes {rate:.1f} GB/s."]
+    return lines
+
+
+def _machine(results: Results) -> list[str]:
+    lines = [f"- {key}: {_plain(value)}" for key, value in results.machine.items()]
+    said: dict[str, set[str]] = {}
+    for i, row in enumerate(results.rows):
+        for side in row.sides:
+            for outcome in results.outcomes(i, side.name):
+                if "blas" in outcome.found and not side.environ:
+                    what = f"{outcome.found['device']}, {outcome.found['blas']}"
+                    said.setdefault(side.peer or OURS, set()).add(what)
+    lines += [f"- {name} computes on: {'; '.join(sorted(what))}" for name, what in said.items()]
+    lines += [f"- rounds: {results.settings.get('rounds')}, seed: {results.seed}"]
+    return [*lines, ""]
+
+
+def _name(part: str) -> str:
+    return {"step": "GRPO step", "memory": "GRPO step", "generate": "generation"}.get(part, part)
+
+
+def _speed(results: Results, row: int, side: str) -> str:
+    """Seconds a step, or tokens a second; or why there is nothing."""
+    seconds = results.median(row, side, "seconds")
+    if seconds is None:
+        return results.failed(row, side) or "-"
+    if results.rows[row].part == "generate":
+        return f"{_rate(seconds)} tokens/s"
+    return f"{seconds:.3f} s"
+
+
+def _pair(results: Results, row: int, peer: str, key: str, digits: int) -> str:
+    values = [results.median(row, side, key) for side in (OURS, peer)]
+    return " / ".join(_number(value, digits) for value in values)
+
+
+def _rate(seconds: float | None) -> str:
+    return "-" if not seconds else f"{1 / seconds:,.0f}"
+
+
+def _ratio(by_round: dict[int, float]) -> str:
+    if not by_round:
+        return "-"
+    values = sorted(by_round.values())
+    middle = values[len(values) // 2]
+    if len(values) % 2 == 0:
+        middle = (middle + values[len(values) // 2 - 1]) / 2
+    return f"{middle:.2f} ({', '.join(f'{value:.2f}' for value in by_round.values())})"
+
+
+def _share(value: float | None, whole: float | None, digits: int = 0) -> str:
+    return "-" if value is None or not whole else f"{value / whole:.{digits}%}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{0 if value >= 0.1 else 1}%}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return [
+        "| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines
+    ]

@@ -1,0 +1,51 @@
+"""A process that measures one thing: ``python -m textenv.algos.bench.worker JOB RESULT``.
+
+JOB is JSON: a probe by name, and its arguments. RESULT is the file that its answer is written to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from textenv.algos.bench.sizes import SIZES, make_model
+from textenv.algos.bench.work import Work
+
+# name -> module and function; imported in the process that needs it.
+PROBES = {
+    "train": ("ours", "train"),
+    "generate": ("ours", "generate"),
+    "collect": ("ours", "collect"),
+    "rates": ("hardware", "mlx_rates"),
+    "trl-train": ("trl_peer", "train"),
+    "torch-rates": ("hardware", "torch_rates"),
+    "mlx-lm-generate": ("mlx_lm_peer", "generate"),
+}
+
+
+def make(size: str, folder: str, seed: int, started: float) -> dict[str, Any]:
+    """Write a model."""
+    make_model(SIZES[size], folder, seed)
+    return {"seconds": 0.0}
+
+
+def main(argv: list[str]) -> None:
+    """Measure, and leave the answer."""
+    job = json.loads(argv[0])
+    arguments = job["arguments"]
+    if "work" in arguments:
+        arguments["work"] = Work(*arguments["work"])
+    probe: Callable[..., dict[str, Any]] = make
+    if job["probe"] != "make":
+        module, name = PROBES[job["probe"]]
+        probe = getattr(importlib.import_module(f"textenv.algos.bench.{module}"), name)
+    answer = probe(**arguments, started=job["started"])
+    Path(argv[1]).write_text(json.dumps(answer, default=float), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,170 @@
+"""textenv bench: speed and memory, beside other libraries, on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+from textenv.algos.backend import EXTRA
+from textenv.algos.bench.plan import PARTS, PEERS, Row, make_plan
+from textenv.algos.bench.process import cores
+from textenv.algos.bench.report import write_report
+from textenv.algos.bench.results import Outcome, Results
+from textenv.algos.bench.sizes import SIZES
+from textenv.algos.bench.turns import Turn, Watcher, estimate, run_probe
+from textenv.algos.bench.turns import run as run_turns
+from textenv.algos.cli.run_folder import RunFolder
+from textenv.errors import ConfigError, MissingDependencyError
+
+_PACKAGES = (
+    *("textenv", "gymnasium", "numpy", "mlx", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal"),
+    *("mlx-lm", "scipy-openblas32", "tokenizers", "transformers", "torch", "trl", "accelerate"),
+    "datasets",
+)
+
+
+@dataclass
+class Args:
+    """Measure speed and memory, each figure in a process of its own, in turn with the peers."""
+
+    parts: tuple[str, ...] = tuple(PARTS)
+    """Of: step, memory, generate, groups, workers, start, environment, hardware."""
+    rounds: int = 3
+    """How often each side has its turn; the tables show medians, and ratios by round."""
+    size: tuple[str, ...] = ("small", "medium", "vocabulary")
+    """Models, made at random: tiny (to try it out), small (0.8M parameters), medium (27M),
+    vocabulary (150,000 words)."""
+    peers: tuple[str, ...] = tuple(PEERS)
+    """Libraries to measure beside, where they are installed: trl, mlx-lm."""
+    seed: int = 0
+    """Of the models, the prompts and the noise."""
+    out: Path | None = None
+    """Folder of results.json and results.md; unset: runs/bench-TIME."""
+
+
+def run(args: Args) -> int:
+    """Measure, and leave results.json and results.md."""
+    if args.rounds < 1:
+        raise ConfigError(f"rounds must be an integer >= 1, got {args.rounds}")
+    if importlib.util.find_spec("mlx") is None:
+        raise MissingDependencyError("mlx", EXTRA, "textenv bench")
+    out = args.out or RunFolder.default_path("bench")
+    RunFolder(out)  # refuses a folder that holds something
+    console = Console(highlight=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory(prefix="textenv-bench-") as temporary:
+        folder = Path(temporary)
+        models = {name: str(folder / name) for name in SIZES}
+        rows = make_plan(args.parts, args.size, args.peers, models)
+        results = Results(rows, args.seed, _settings(args), _machine())
+        seconds = estimate(rows, args.rounds)
+        console.print(f"about {_minutes(seconds)} on two cores; the results go to {out}")
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            for size in {row.size: None for row in rows if row.size}:
+                arguments = {"size": size, "folder": models[size], "seed": args.seed}
+                run_probe("make", arguments, folder)
+            with _Display(console, rows, results, out) as display:
+                run_turns(results, rows, args.rounds, folder, display)
+        except KeyboardInterrupt:
+            write_report(results, out)
+            console.print(f"interrupted: {out} holds the {results.runs} run(s) that were finished")
+            return 130
+    write_report(results, out)
+    console.print(f"results.md and results.json are in {out}")
+    return 0
+
+
+class _Display(Watcher):
+    """A line for each run, and what runs now on a terminal; keeps the files up to date."""
+
+    def __init__(self, console: Console, rows: list[Row], results: Results, out: Path):
+        self._console, self._rows, self._results, self._out = console, rows, results, out
+        self._status: Status | None = console.status("") if console.is_terminal else None
+        self._left = 0.0
+
+    def __enter__(self) -> _Display:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def on_start(self, turn: Turn, number: int, total: int, left: float) -> None:
+        """Say what runs now."""
+        self._left = left
+        if self._status is not None:
+            self._status.update(f"{self._name(turn, number, total)}; {_minutes(left)} left")
+
+    def on_end(self, turn: Turn, number: int, total: int, outcome: Outcome) -> None:
+        """Write the files again, and say what came of it."""
+        write_report(self._results, self._out)
+        what = outcome.error or _figures(outcome.found, self._rows[turn.row].part)
+        left = f" ({_minutes(self._left)} were left)" if self._status is None else ""
+        self._console.print(f"{self._name(turn, number, total)}: {what}{left}", markup=False)
+
+    def _name(self, turn: Turn, number: int, total: int) -> str:
+        row = self._rows[turn.row]
+        what = ", ".join(filter(None, (row.size, row.title)))
+        which = f"round {turn.round}" if turn.round else "a run that does not count"
+        return (
+            f"{number}/{total} {row.part}{f' ({what})' if what else ''}, {turn.side.name}, {which}"
+        )
+
+
+def _figures(found: dict[str, Any], part: str) -> str:
+    seconds = found["seconds"]
+    if part == "hardware":
+        return f"{found['gflops']['square']:.0f} GFLOP/s"
+    if part in ("generate", "workers"):
+        return f"{1 / seconds:,.0f} tokens/s, {found['memory_mb']:,.0f} MB"
+    return f"{seconds:.3f} s/step, {found['memory_mb']:,.0f} MB"
+
+
+def _settings(args: Args) -> dict[str, Any]:
+    given = {
+        "--parts": args.parts,
+        "--rounds": [args.rounds],
+        "--size": args.size,
+        "--peers": args.peers,
+        "--seed": [args.seed],
+    }
+    words = [word for name, values in given.items() for word in (name, *map(str, values))]
+    return {
+        "command": shlex.join(["textenv", "bench", *words]),
+        "parts": args.parts,
+        "rounds": args.rounds,
+        "size": args.size,
+        "peers": args.peers,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    return {
+        "python": sys.version.split()[0],
+        "system": f"{platform.system()} {platform.machine()}, {cores()} core(s){load}",
+        "versions": versions,
+    }
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
