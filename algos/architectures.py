@@ -94,14 +94,18 @@ def _can_share(model: nn.Module, layers: int) -> bool:
 
 def _check_plain_path(model: nn.Module) -> None:
     """Two prompts, one of them continued twice, and whole sequences padded on the right."""
+
+    def forward(ids: mx.array) -> mx.array:
+        return model(ids, cache=make_prompt_cache(model))
+
     prompts, index = mx.array([[0, 1, 1], [1, 0, 1]]), [0, 1, 1]
     added = mx.array([[0, 1], [1, 1], [0, 0]])
     rows = mx.array(index)
     whole = mx.concatenate([prompts[rows], added], axis=1)
-    alone = mx.concatenate([model(whole[i : i + 1]) for i in range(len(index))])[:, 3:]
+    alone = mx.concatenate([forward(whole[i : i + 1]) for i in range(len(index))])[:, 3:]
     if not mx.isfinite(alone).all().item():
         return  # broken weights are no matter of the architecture: the sampler will say so
-    padded = model(mx.concatenate([whole, mx.zeros((3, 4), whole.dtype)], axis=1))[:, 3:5]
+    padded = forward(mx.concatenate([whole, mx.zeros((3, 4), whole.dtype)], axis=1))[:, 3:5]
     caches = make_prompt_cache(model)
     mx.eval(model(prompts, cache=caches))
     caches = take_rows(caches, rows, len(prompts))

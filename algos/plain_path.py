@@ -151,10 +151,12 @@ def take_rows(value: Any, rows: mx.array, count: int) -> Any:
     return value
 
 
-def plain_hidden(body: Callable[..., mx.array], batch: TokenBatch) -> mx.array:
+def plain_hidden(model: nn.Module, body: Callable[..., mx.array], batch: TokenBatch) -> mx.array:
     """The hidden states (N, T, D) that predict the tokens of a batch, by whole sequences.
 
-    They are padded on the right, where a causal model does not look.
+    They are padded on the right, where a causal model does not look. They go through caches, which
+    nothing is read from later: some architectures, such as gemma3n, compute another function
+    where they are given none.
     """
     n, width = batch.token_ids.shape
     lengths = np.array([len(prompt) for prompt in batch.prompts])[batch.prompt_index]
@@ -162,7 +164,7 @@ def plain_hidden(body: Callable[..., mx.array], batch: TokenBatch) -> mx.array:
     for row, prompt, length, tokens in zip(ids, batch.prompt_index, lengths, batch.token_ids):
         row[:length] = batch.prompts[prompt]
         row[length : length + width - 1] = tokens[:-1]
-    hidden = body(mx.array(ids))  # (N, L + T - 1, D)
+    hidden = body(mx.array(ids), make_prompt_cache(model))  # (N, L + T - 1, D)
     if (lengths == lengths[0]).all():
         return hidden[:, int(lengths[0]) - 1 :]
     places = lengths[:, None] - 1 + np.arange(width)  # (N, T)

@@ -67,7 +67,7 @@ class Scorer:
     def hidden(self, batch: TokenBatch) -> mx.array:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
         if self._model.runs_plainly:
-            return plain_hidden(self._body, batch)
+            return plain_hidden(self._model, self._body, batch)
         ids, padding, padded = pad_left(batch.prompts)
         caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
         last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+from textenv.algos import blas
 
 
 def _has_mlx_cpu():
@@ -310,6 +313,45 @@ for _ in range(5):  # the best of five: other processes may be busy
 assert max(ratios) >= 0.5, f"MLX's rate as a part of torch's: {ratios}"
 """
     run(LOAD + check, cache, OPENBLAS_NUM_THREADS="")
+
+
+ZEN5 = "vendor_id\t: AuthenticAMD\nflags\t\t: avx2 avx512f avx512cd avx512bw avx512dq avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("cpu_info", "kernels"),
+    [
+        (ZEN5, "SkylakeX"),
+        (ZEN5 + " avx512_bf16", "Cooperlake"),
+        (ZEN5.replace("AuthenticAMD", "GenuineIntel"), None),  # OpenBLAS knows these
+        (ZEN5.replace("avx512vl", ""), None),
+        ("", None),
+    ],
+)
+def test_kernels_are_named_for_amds_avx512_alone(monkeypatch, cpu_info, kernels):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    with blas._kernels_for(cpu_info):
+        assert os.environ.get("OPENBLAS_CORETYPE") == kernels
+    assert "OPENBLAS_CORETYPE" not in os.environ
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # the user's word counts
+    with blas._kernels_for(cpu_info):
+        assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"
+
+
+@needs_openblas
+def test_openblas_uses_the_kernels_of_this_processor(cache):
+    check = """
+openblas = ctypes.CDLL(blas.status().detail.split(", ")[0])
+openblas.scipy_openblas_get_corename.restype = ctypes.c_char_p
+print(openblas.scipy_openblas_get_corename().decode())
+"""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    core = run(DIRECT + check, cache, OPENBLAS_CORETYPE="Haswell").strip()
+    assert core == "Haswell"
+    if "AuthenticAMD" in flags and blas.AVX512.issubset(flags):
+        forget = 'import os; os.environ.pop("OPENBLAS_CORETYPE", None)\n'
+        core = run(forget + DIRECT + check, cache).strip()
+        assert core in ("SkylakeX", "Cooperlake")
 
 
 @needs_openblas
