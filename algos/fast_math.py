@@ -113,7 +113,7 @@ def _rational_tanh(x: mx.array) -> mx.array:
     return x * numerator / denominator
 
 
-# tanh(x / 2) / 2 as c (low + high) / denominator, polynomials by halves (Estrin 1960). The factors of
+# tanh(x / 2) / 2 as c (low + high) / denominator, polynomials by halves (Estrin 1960). Factors of
 # 2 are in the coefficients.
 _ODD_HALF = [c * 0.5 ** (2 * i + 2) for i, c in enumerate(_ODD)]
 _EVEN_HALF = [c * 0.25**i for i, c in enumerate(_EVEN)]
