@@ -68,14 +68,16 @@ def scaled_dot_product_attention(
     """Attention as mlx-lm's models ask for it, (B, H * R, L, D).
 
     Raises:
-        ValueError: for attention sinks over a prompt that is shared.
+        ValueError: for attention sinks, or scores that are added, over a prompt that is shared.
     """
+    # Multi-head latent attention hands in a part of its scores as the mask: it has a gradient.
+    adds = isinstance(mask, mx.array) and mask.dtype != mx.bool_
     attend_shared = getattr(cache, "attend", None)
     if attend_shared is not None:
-        if sinks is not None:
-            raise ValueError("attention sinks cannot be combined with a shared prompt")
+        if sinks is not None or adds:
+            raise ValueError("sinks and added scores cannot be combined with a shared prompt")
         return attend_shared(queries, scale, mask)
-    plain = sinks is None and not hasattr(cache, "bits")
+    plain = sinks is None and not adds and not hasattr(cache, "bits")
     if not plain or not on_cpu(queries, keys, values):
         handed: Any = mask  # "causal" too, whatever its annotation says
         return base.scaled_dot_product_attention(
