@@ -121,7 +121,10 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
 
 
 def collect(model: str, work: Work, seed: int, started: float, workers: int) -> dict[str, Any]:
-    """Rollouts, by this process or by workers; seconds are those of a token."""
+    """Rollouts, by this process or by workers; seconds are those of a token.
+
+    The memory is that of this process alone.
+    """
     strategy = create_strategy("grpo", num_generations=work.generations)
     factories = partial(_make_env, work, seed), partial(_make_policy, model, work, seed)
     collector: Any

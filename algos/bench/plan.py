@@ -104,7 +104,8 @@ _TASKS = {
     "tiny": [Work(2, 4, max_new=4, timed=2, task="arithmetic")],
     "small": [
         Work(32, 16, max_new=64, timed=8, task="arithmetic"),
-        Work(8, 16, max_new=8, timed=5, task="guess_number"),
+        Work(32, 16, max_new=24, timed=5, task="countdown"),
+        Work(8, 16, max_new=8, timed=3, task="guess_number"),
     ],
 }
 _TINY_LM = "tiny-lm"  # what plays the tasks

@@ -35,9 +35,9 @@ class Work(NamedTuple):
         lengths = f"{self.shortest}"
         if self.longest > self.shortest:
             lengths += f" to {self.longest}"
-        what = self.task or f"of {lengths} tokens"
+        what = f"of {self.task}" if self.task else f"of {lengths} tokens"
         each = f"{self.generations} x {self.max_new}" if self.generations > 1 else self.max_new
-        return f"{self.prompts} prompts {what}, {each}"
+        return f"{self.prompts} prompt{'s' if self.prompts > 1 else ''} {what}, {each}"
 
 
 def random_prompts(work: Work, count: int, seed: int) -> list[str]:
