@@ -69,6 +69,8 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         )
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
+    if not hasattr(model, "_no_grad"):  # recurrent_gemma's class does not call its base's
+        nn.Module.__init__(model)
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
     use_fast_swiglu(model)

@@ -71,6 +71,23 @@ def test_values_and_gradients_are_those_of_the_formula(mask, heads, groups):
     close(got, fused)
 
 
+def test_scores_that_are_added_have_a_gradient():
+    """As multi-head latent attention needs: a part of its scores comes in as the mask."""
+    arrays = [normal(2, 4, 5, 8), normal(2, 2, 9, 8), normal(2, 2, 9, 8), normal(2, 4, 5, 9)]
+
+    def ours(q, k, v, added):
+        return scaled_dot_product_attention(q, k, v, None, 0.3, added)
+
+    cotangent = normal(2, 4, 5, 8)
+    _, gradients = mx.vjp(ours, arrays, [cotangent])
+    _, wanted = mx.vjp(lambda q, k, v, b: plain(q, k, v, 0.3, b), arrays, [cotangent])
+    for a, b in zip(gradients, wanted):
+        close(a, b)
+    fork = ForkedCache(filled_prompts(), 2)
+    with pytest.raises(ValueError, match="added scores cannot be combined"):
+        scaled_dot_product_attention(*arrays[:3], fork, 0.3, arrays[3])
+
+
 def test_keys_in_parts_are_as_keys_in_one():
     """A part that continuations share and one of their own, against both joined for each."""
     prompts, groups, copies, repeats, length, size = 2, 2, 3, 2, 4, 8
