@@ -75,10 +75,10 @@ _BESIDE_TRL: dict[str, dict[str, list[tuple[Work, float, float]]]] = {
         ],
         "medium": [
             (Work(4, 8, 128, 128, 48, timed=3), 15, 45),
-            (Work(4, 16, 400, 400, 24, timed=2), 25, 200),
+            (Work(4, 16, 400, 400, 24, timed=2), 25, 260),
         ],
     },
-    "memory": {"vocabulary": [(Work(4, 8, 32, 32, 32, timed=2), 20, 45)]},
+    "memory": {"vocabulary": [(Work(4, 8, 32, 32, 32, timed=2), 30, 75)]},
 }
 _GENERATE: dict[str, list[tuple[Work, float, float]]] = {
     "tiny": [(Work(4, max_new=4, timed=2), 4, 4)],
