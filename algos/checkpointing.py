@@ -1,11 +1,12 @@
-"""Gradient checkpointing: a layer's activations are computed again in the backward, not kept.
+"""Gradient checkpointing: activations are computed again in the backward, and not kept.
 
-Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), section 4,
-one segment a layer. What is kept of a layer is its input and, of prompts, their keys and values.
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), section 4.
+`recompute_layers` has one segment a layer, `in_chunks` one for each so many rows.
 
-A layer also writes into the cache that it is given, and what comes after reads it there: gradients
-flow that way too. So a layer runs on a copy of its cache, whose arrays are arguments and results
-of what is computed again, as the hidden states are.
+What is kept of a layer is its input and, of prompts, their keys and values. A layer also writes
+into the cache that it is given, and what comes after reads it there: gradients flow that way too.
+So a layer runs on a copy of its cache, whose arrays are arguments and results of what is computed
+again, as the hidden states are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from textenv.algos import backend
@@ -22,10 +24,11 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten, tree_map, tree_unflatten  # noqa: E402
+from mlx_lm.models.cache import _BaseCache  # noqa: E402
 
 from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 
-_CACHES = (GrowingCache, ForkedCache)
+_CACHES = (GrowingCache, ForkedCache, _BaseCache)  # the last is that of all of mlx-lm's
 
 
 def recompute_layers(model: nn.Module, body: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +80,7 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
     def run(flat: list[mx.array]) -> list[mx.array]:
         arrays = iter(flat)
-        inner = tree_unflatten([(name, next(arrays)) for name, _ in weights])
+        inner = [(name, next(arrays)) for name, _ in weights]
         used = [_refilled(cache, arrays) for cache in caches]
         unused = iter(used)
 
@@ -87,12 +90,8 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return next(arrays) if _flows(leaf) else leaf
 
         own_args, own_kwargs = tree_map(replace, (args, kwargs))
-        outer = layer.trainable_parameters()
-        layer.update(inner)
-        try:
+        with _weights(layer, inner):
             result = kind.__call__(layer, *own_args, **own_kwargs)
-        finally:
-            layer.update(outer)
         if not first:
             first.extend([result, used])
         out = [leaf for _, leaf in tree_flatten(result) if _flows(leaf)]
@@ -117,26 +116,99 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def in_chunks(
+    module: nn.Module | None,
+    function: Callable[[mx.array, slice], Sequence[mx.array]],
+    inputs: mx.array,
+    rows: int,
+) -> list[mx.array]:
+    """A function of so many rows at a time, forward and, computed again, backward.
+
+    Each chunk waits for the one before it, in both directions: MLX would else compute what does
+    not depend on each other side by side, and hold the intermediate results of all chunks at once.
+
+    Args:
+        module: whose trainable weights the function uses; None where it uses none.
+        function: ``(chunk, slice) -> arrays``, each with the rows of the chunk.
+        inputs: what it is a function of, by rows.
+        rows: of a chunk.
+
+    Returns:
+        The arrays of all rows. Gradients flow to the inputs and to the module's weights.
+    """
+    weights: Any = [] if module is None else tree_flatten(module.trainable_parameters())
+    names = [name for name, _ in weights]
+    slices = [slice(i, min(i + rows, len(inputs))) for i in range(0, len(inputs), rows)]
+
+    def part(where: slice, chunk: mx.array, *own: mx.array) -> list[mx.array]:
+        with _weights(module, list(zip(names, own))):
+            return list(function(chunk, where))
+
+    @mx.custom_function
+    def run(flat: list[mx.array]) -> list[mx.array]:
+        whole, *own = flat
+        done: list[list[mx.array]] = []
+        for where in slices:
+            chunk = whole[where]
+            done.append(part(where, mx.depends(chunk, done[-1]) if done else chunk, *own))
+        return [mx.concatenate(arrays) for arrays in zip(*done)]
+
+    @run.vjp
+    def backward(
+        primals: list[mx.array], cotangents: list[mx.array], _: list[mx.array]
+    ) -> list[mx.array]:
+        whole, *own = primals
+        slopes: list[mx.array] = []  # of each chunk
+        total: list[mx.array] = []  # of each weight
+        for where in slices:
+            cotangent = [array[where] for array in cotangents]
+            chunk = mx.depends(whole[where], slopes[-1:] + total or cotangent)
+            slope, *grads = mx.vjp(partial(part, where), [chunk, *own], cotangent)[1]
+            slopes.append(slope)
+            total = [a + b for a, b in zip(total, grads)] if total else grads
+        return [mx.concatenate(slopes), *total]
+
+    return run([inputs, *(array for _, array in weights)])
+
+
+@contextmanager
+def _weights(module: nn.Module | None, weights: list[tuple[str, mx.array]]) -> Iterator[None]:
+    """A module with other trainable weights, for the time of a block."""
+    if module is None:
+        yield
+        return
+    outer = module.trainable_parameters()
+    module.update(tree_unflatten(weights))
+    try:
+        yield
+    finally:
+        module.update(outer)
+
+
 def _flows(leaf: Any) -> bool:
     """Whether gradients can flow through it."""
     return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
 
 
-def _arrays(cache: Any) -> Iterator[mx.array]:
-    """The arrays in a cache, and in those that it goes on from, that gradients flow through."""
-    for value in vars(cache).values():
-        if isinstance(value, _CACHES):
-            yield from _arrays(value)
-        elif _flows(value):
-            yield value
+def _arrays(value: Any) -> Iterator[mx.array]:
+    """The arrays in a cache, whatever it is made of, that gradients flow through."""
+    if _flows(value):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _arrays(item)
+    elif isinstance(value, _CACHES):
+        yield from _arrays(list(vars(value).values()))
 
 
-def _refilled(cache: Any, arrays: Iterator[mx.array]) -> Any:
+def _refilled(value: Any, arrays: Iterator[mx.array]) -> Any:
     """A copy of a cache with other arrays, in the order of `_arrays`."""
-    new = copy.copy(cache)
-    for name, value in vars(cache).items():
-        if isinstance(value, _CACHES):
-            setattr(new, name, _refilled(value, arrays))
-        elif _flows(value):
-            setattr(new, name, next(arrays))
-    return new
+    if _flows(value):
+        return next(arrays)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_refilled(item, arrays) for item in value])
+    if isinstance(value, _CACHES):
+        new = copy.copy(value)
+        vars(new).update({name: _refilled(item, arrays) for name, item in vars(value).items()})
+        return new
+    return value

@@ -22,7 +22,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.architectures import check_cache  # noqa: E402
-from textenv.algos.checkpointing import recompute_layers  # noqa: E402
+from textenv.algos.checkpointing import in_chunks, recompute_layers  # noqa: E402
 from textenv.algos.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.forks import fork_caches, lay_out  # noqa: E402
 from textenv.algos.generation import pad_left  # noqa: E402
@@ -107,42 +107,26 @@ class Scorer:
             support = support.reshape(n * width, -1)
         temperature = mx.array(np.repeat(batch.temperature, width))[:, None]  # (N * T, 1)
         rows = max(1, _CHUNK // self._vocabulary(flat))
-        parts = [
-            self._project(
-                flat[i : i + rows],
-                targets[i : i + rows],
-                temperature[i : i + rows],
-                None if support is None else mx.array(support[i : i + rows]),
-                train_entropies,
-                again=n * width > rows,
-            )
-            for i in range(0, n * width, rows)
-        ]
-        logprobs = mx.concatenate([p for p, _ in parts]).reshape(n, width)
-        entropies = mx.concatenate([e for _, e in parts]).reshape(n, width)
-        return logprobs, entropies
 
-    def _vocabulary(self, flat: mx.array) -> int:
-        return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed
-
-    def _project(
-        self,
-        hidden: mx.array,
-        targets: mx.array,
-        temperature: mx.array,
-        support: mx.array | None,
-        train_entropies: bool,
-        again: bool,
-    ) -> tuple[mx.array, mx.array]:
-        def project(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        def project(hidden: mx.array, where: slice) -> tuple[mx.array, mx.array]:
             logits = self._head(hidden)
             if logits.dtype != mx.float64:
                 logits = logits.astype(mx.float32)
-            return token_logprobs(logits / temperature, targets, support, train_entropies)
+            inside = None if support is None else mx.array(support[where])
+            return token_logprobs(
+                logits / temperature[where], targets[where], inside, train_entropies
+            )
 
-        if again:  # nn's checkpoint and not mx's: gradients flow to the head's weights too
-            project = nn.utils.checkpoint(self._model, project)
-        return project(hidden)
+        if rows < len(flat):
+            module = self._head if isinstance(self._head, nn.Module) else None
+            module = getattr(self._head, "__self__", module)  # as_linear of an embedding
+            logprobs, entropies = in_chunks(module, project, flat, rows)
+        else:
+            logprobs, entropies = project(flat, slice(None))
+        return logprobs.reshape(n, width), entropies.reshape(n, width)
+
+    def _vocabulary(self, flat: mx.array) -> int:
+        return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed
 
 
 def token_logprobs(
