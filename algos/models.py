@@ -14,7 +14,7 @@ from typing import Any
 
 import textenv
 from textenv.algos import backend
-from textenv.errors import DataError, MissingFileError
+from textenv.errors import ConfigError, DataError, MissingFileError
 
 backend.prepare()
 
@@ -22,7 +22,6 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx_lm.utils  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
-from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
 from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
@@ -87,7 +86,9 @@ def save_model(
 ) -> None:
     """Write a folder that `mlx_lm.load` reads; LoRA layers are merged in the copy written.
 
-    The folder appears whole or not at all; one that is there already is replaced.
+    Of a quantized model the merged layers are written unquantized: rounded again they would
+    lose much of what was learnt. The folder appears whole or not at all; one that is there
+    already is replaced.
 
     Args:
         model: an mlx-lm model.
@@ -105,9 +106,10 @@ def save_model(
     )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
         target = Path(temporary) / folder.name
-        with _merged(model):
+        with _merged(model) as merged:
             mlx_lm.utils.save_model(target, model)
-        mlx_lm.utils.save_config(dict(config), target / "config.json")
+            config = _quantization_config(dict(config), model, merged)
+        mlx_lm.utils.save_config(config, target / "config.json")
         tokenizer.save_pretrained(str(target))
         for name, weights in (beside or {}).items():
             mx.save_safetensors(str(target / name), weights)
@@ -149,9 +151,31 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
-    """Number of parameters, of all or of those that are trained."""
+    """Number of parameters, of all or of those that are trained; of quantized layers, weights."""
     tree = model.trainable_parameters() if trainable else model.parameters()
-    return sum(value.size for value in dict(tree_flatten(tree)).values())
+    count = sum(value.size for value in dict(tree_flatten(tree)).values())
+    if not trainable:
+        for _, layer in _quantized_layers(model):
+            scales = layer.scales.size + (layer["biases"].size if "biases" in layer else 0)
+            count += layer.weight.size * 32 // layer.bits - layer.weight.size - scales
+    return count
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a model whose weights cannot be trained as they are.
+
+    Raises:
+        ConfigError: where all are frozen, or quantized, and there are no adapters.
+    """
+    if not count_parameters(model, trainable=True):
+        raise ConfigError(
+            "the model has no trainable weights: set lora_rank to train adapters of a frozen model"
+        )
+    if _quantized_layers(model) and not has_lora(model):
+        raise ConfigError(
+            "the model is quantized, and rounded weights cannot be trained: set lora_rank to "
+            "train adapters, or load the model as it was before it was quantized"
+        )
 
 
 def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:
@@ -169,9 +193,14 @@ def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:
     )
     key = mx.random.key(seed)
     for _, module in _lora_layers(model):
-        key, own = mx.random.split(key)
-        bound = module.lora_a.shape[0] ** -0.5
-        module.lora_a = mx.random.uniform(-bound, bound, module.lora_a.shape, key=own)
+        several = isinstance(module.lora_a, list)  # of layers that compute many products
+        factors = []
+        for factor in module.lora_a if several else [module.lora_a]:
+            key, own = mx.random.split(key)
+            # (inputs, rank), or for experts (experts, rank, inputs)
+            bound = factor.shape[0 if factor.ndim == 2 else -1] ** -0.5
+            factors.append(mx.random.uniform(-bound, bound, factor.shape, key=own))
+        module.lora_a = factors if several else factors[0]
     mx.eval(model.parameters())
 
 
@@ -194,21 +223,44 @@ def has_lora(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _merged(model: nn.Module) -> Iterator[None]:
-    """LoRA layers replaced by plain ones of the same function, for the time of a block."""
+def _merged(model: nn.Module) -> Iterator[list[str]]:
+    """LoRA layers replaced by plain ones of the same function, for the time of a block.
+
+    Gives the names of the layers.
+    """
     from mlx.utils import tree_unflatten
 
     layers = _lora_layers(model)
     try:
-        model.update_modules(tree_unflatten([(name, m.fuse()) for name, m in layers]))
-        yield
+        plain = [(name, layer.fuse(dequantize=True)) for name, layer in layers]
+        model.update_modules(tree_unflatten(plain))
+        yield [name for name, _ in layers]
     finally:
         model.update_modules(tree_unflatten(layers))
 
 
+def _quantization_config(
+    config: dict[str, Any], model: nn.Module, merged: list[str]
+) -> dict[str, Any]:
+    """A config that says how a model is quantized, and nothing of the layers that are not."""
+    layers = _quantized_layers(model)
+    if layers and not (config.get("quantization") or config.get("quantization_config")):
+        # It was quantized since it was loaded. Where layers differ, the loader finds out.
+        layer = layers[0][1]
+        names = ("group_size", "bits", "mode")
+        config["quantization"] = {name: getattr(layer, name) for name in names}
+    for key in ("quantization", "quantization_config"):
+        if isinstance(config.get(key), dict):
+            config[key] = {name: v for name, v in config[key].items() if name not in merged}
+    return config
+
+
 def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    kinds = (LoRALinear, LoRAEmbedding, LoRASwitchLinear)
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+    return [(name, m) for name, m in model.named_modules() if "lora_a" in m and "lora_b" in m]
+
+
+def _quantized_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, m) for name, m in model.named_modules() if "scales" in m and hasattr(m, "bits")]
 
 
 def _resolve(name: str) -> Path:

@@ -51,7 +51,13 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.gradients import accumulate, apply_gradient  # noqa: E402
-from textenv.algos.models import add_lora, count_parameters, load_model, save_model  # noqa: E402
+from textenv.algos.models import (  # noqa: E402
+    add_lora,
+    check_trainable,
+    count_parameters,
+    load_model,
+    save_model,
+)
 from textenv.algos.policy import create_policy  # noqa: E402
 from textenv.algos.scoring import Scorer, by_parts, frozen_scores  # noqa: E402
 from textenv.algos.trainer import default_learning_rate  # noqa: E402
@@ -113,8 +119,7 @@ class TextLearner:
         self.reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
-        elif not count_parameters(model, trainable=True):
-            raise ConfigError("the model has no trainable weights: set lora_rank to train adapters")
+        check_trainable(model)
         self.policy = create_policy(
             model,
             tokenizer,

@@ -25,7 +25,7 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.gradients import accumulate, apply_gradient  # noqa: E402
-from textenv.algos.models import count_parameters, has_lora  # noqa: E402
+from textenv.algos.models import check_trainable, count_parameters, has_lora  # noqa: E402
 from textenv.algos.scoring import Scorer, by_parts  # noqa: E402
 
 AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
@@ -70,7 +70,7 @@ class Trainer:
         seed: seeds the minibatches.
 
     Raises:
-        ConfigError: where the model has no weights to train.
+        ConfigError: where the model has no weights to train: frozen or quantized, without LoRA.
     """
 
     def __init__(
@@ -91,8 +91,7 @@ class Trainer:
         reference: Callable[[TokenBatch], mx.array] | None = None,
         seed: int = 0,
     ):
-        if not count_parameters(model, trainable=True):
-            raise ConfigError("the model has no trainable weights: use LoRA for a frozen model")
+        check_trainable(model)
         self.model = model
         self.advantage_fn = advantage_fn
         self.loss_fn = loss_fn
