@@ -12,7 +12,8 @@ Shapes: as in `textenv.algos.generation` and `textenv.algos.batch`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -164,8 +165,20 @@ def plain_hidden(model: nn.Module, body: Callable[..., mx.array], batch: TokenBa
     for row, prompt, length, tokens in zip(ids, batch.prompt_index, lengths, batch.token_ids):
         row[:length] = batch.prompts[prompt]
         row[length : length + width - 1] = tokens[:-1]
-    hidden = body(mx.array(ids), make_prompt_cache(model))  # (N, L + T - 1, D)
+    with _in_training(model):
+        hidden = body(mx.array(ids), make_prompt_cache(model))  # (N, L + T - 1, D)
     if (lengths == lengths[0]).all():
         return hidden[:, int(lengths[0]) - 1 :]
     places = lengths[:, None] - 1 + np.arange(width)  # (N, T)
     return mx.take_along_axis(hidden, mx.array(places)[..., None], axis=1)
+
+
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """Layers that can choose then run operations with a gradient: Metal kernels have none."""
+    was = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was)
