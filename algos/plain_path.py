@@ -95,18 +95,19 @@ class PlainGenerator:
             if step + 1 < max_tokens:  # the next step is under way while this one is read
                 logits = self._head(self._body(drawn[0][:, None], caches)[:, -1])
                 mx.async_eval(*drawn, logits)
-            columns = [np.array(values).tolist() for values in drawn]
+            tokens, logprobs, entropies = (np.array(values).tolist() for values in drawn)
             inside = None if params.full_support else np.array(restricted > -mx.inf)
-            for place, (row, *values) in enumerate(zip(rows, *columns)):
+            for i, row in enumerate(rows):
                 if done[row].truncated:
-                    self._append(done[row], *values, None if inside is None else inside[place])
+                    kept = None if inside is None else inside[i]
+                    self._append(done[row], tokens[i], logprobs[i], entropies[i], kept)
             going = np.array([done[row].truncated for row in rows])
             if not going.any():
                 break
             if going.mean() <= _COMPACT_BELOW and step + 1 < max_tokens:
-                kept = mx.array(np.flatnonzero(going))
-                caches = take_rows(caches, kept, len(rows))
-                rows, logits = rows[going], logits[kept]
+                places = mx.array(np.flatnonzero(going))
+                caches = take_rows(caches, places, len(rows))
+                rows, logits = rows[going], logits[places]
         return done
 
     def _append(
