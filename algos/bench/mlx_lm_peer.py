@@ -8,7 +8,7 @@ from typing import Any
 
 from textenv.algos import backend
 from textenv.algos.bench.process import mlx_facts
-from textenv.algos.bench.work import Work, random_prompts
+from textenv.algos.bench.work import Work, batches
 
 backend.prepare()
 
@@ -22,9 +22,9 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
     mx.random.seed(seed)
     loaded = load(model)
     network, tokenizer = loaded[0], loaded[1]
-    prompts = [tokenizer.encode(p) for p in random_prompts(work, work.completions, seed)]
+    encoded = [[tokenizer.encode(prompt) for prompt in batch] for batch in batches(work, seed)]
 
-    def play() -> int:
+    def play(prompts: list[list[int]]) -> int:
         generator = BatchGenerator(
             network,
             max_tokens=work.max_new,
@@ -39,16 +39,16 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
             count += len(responses)
         return count
 
-    play()
+    play(encoded[0])
     samples, lengths = [], []
-    for _ in range(work.timed):
+    for prompts in encoded[1:]:
         start = time.perf_counter()
-        count = play()
+        count = play(prompts)
         samples.append((time.perf_counter() - start) / count)
         lengths.append(count / len(prompts))
     return mlx_facts() | {
         "seconds": statistics.median(samples),
         "samples": samples,
-        "prompt_tokens": statistics.mean(map(len, prompts)),
+        "prompt_tokens": statistics.mean(len(ids) for batch in encoded[1:] for ids in batch),
         "tokens": statistics.mean(lengths),
     }

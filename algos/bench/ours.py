@@ -9,7 +9,7 @@ from typing import Any
 
 from textenv.algos import backend
 from textenv.algos.bench.process import mlx_facts
-from textenv.algos.bench.work import Work, random_prompts, reward
+from textenv.algos.bench.work import Work, batches, random_prompts, reward
 
 backend.prepare()
 
@@ -20,10 +20,9 @@ from mlx import nn  # noqa: E402
 from textenv.algos.batch import TokenBatch  # noqa: E402
 from textenv.algos.coordinator import RolloutCoordinator  # noqa: E402
 from textenv.algos.envs import make_env  # noqa: E402
-from textenv.algos.generation import Generator  # noqa: E402
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer  # noqa: E402
 from textenv.algos.models import load_model  # noqa: E402
-from textenv.algos.policy import create_policy  # noqa: E402
+from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.rollout import RolloutRunner  # noqa: E402
 from textenv.algos.scoring import Scorer  # noqa: E402
 from textenv.algos.strategy import create_strategy  # noqa: E402
@@ -92,8 +91,7 @@ def train(
         "environment_s": statistics.median(np.diff(environment)),
     }
     if prompt_cost:
-        ids = [trainer.policy.encode(p) for p in prompts[: work.prompts]]
-        found |= _prompt_cost(trainer.model, ids)
+        found |= _prompt_cost(trainer.policy, work, seed + 1)
     trainer.close()
     return found
 
@@ -102,10 +100,10 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
     """Completions of different prompts, by the policy; seconds are those of a token."""
     mx.random.seed(seed)
     policy = create_policy(*load_model(model), {"max_tokens": work.max_new, "seed": seed})
-    prompts = random_prompts(work, work.completions, seed)
-    policy(prompts)
+    first, *others = batches(work, seed)
+    policy(first)
     samples, lengths = [], []
-    for _ in range(work.timed):
+    for prompts in others:
         start = time.perf_counter()
         _, extras = policy(prompts)
         seconds = time.perf_counter() - start
@@ -115,7 +113,7 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
     return mlx_facts() | {
         "seconds": statistics.median(samples),
         "samples": samples,
-        "prompt_tokens": statistics.mean(len(policy.encode(p)) for p in prompts),
+        "prompt_tokens": statistics.mean(len(policy.encode(p)) for b in others for p in b),
         "tokens": statistics.mean(lengths),
     }
 
@@ -163,15 +161,37 @@ def _make_policy(model: str, work: Work, seed: int) -> Any:
     return create_policy(*load_model(model), {"max_tokens": work.max_new, "seed": seed})
 
 
-def _prompt_cost(model: nn.Module, prompts: list[list[int]], repeats: int = 3) -> dict[str, float]:
-    """Seconds that the prompts take by themselves: prefill, and forward and backward.
+def _prompt_cost(
+    policy: LanguageModelPolicy, work: Work, seed: int, repeats: int = 3
+) -> dict[str, float]:
+    """Seconds that the prompts of a step take by themselves, in generation and in the update.
 
-    The latter is that of completions of one token, whose log-probability follows from the last
-    hidden state of the prompt alone.
+    These are completions of one token, which follows from the last hidden state of the prompt.
     """
-    generator, scorer = Generator(model, [1]), Scorer(model)
+    reader, scorer = policy.with_params(max_tokens=1), Scorer(policy.model)
+    n = work.prompts
+    prompts = random_prompts(work, n * (repeats + 1), seed)
+    prefills, updates = [], []
+    for i in range(0, len(prompts), n):
+        start = time.perf_counter()
+        _, extras = reader(prompts[i : i + n])
+        prefills.append(time.perf_counter() - start)
+        batch = _one_token(extras["prompt_ids"])
+        step = nn.value_and_grad(policy.model, lambda batch=batch: scorer(batch)[0].sum())
+        start = time.perf_counter()
+        mx.eval(step())
+        mx.synchronize()
+        updates.append(time.perf_counter() - start)
+    return {
+        "prompt_generate_s": statistics.median(prefills[1:]),
+        "prompt_update_s": statistics.median(updates[1:]),
+    }
+
+
+def _one_token(prompts: list[list[int]]) -> TokenBatch:
+    """A completion of token 0 after each prompt."""
     n = len(prompts)
-    batch = TokenBatch(
+    return TokenBatch(
         prompts=prompts,
         prompt_index=np.arange(n, dtype=np.int32),
         token_ids=np.zeros((n, 1), np.int32),
@@ -183,18 +203,3 @@ def _prompt_cost(model: nn.Module, prompts: list[list[int]], repeats: int = 3) -
         group_ids=np.arange(n),
         order=np.arange(n),
     )
-    step = nn.value_and_grad(model, lambda: scorer(batch)[0].sum())
-
-    def prefill() -> None:
-        mx.eval(generator.prefill(prompts)[1])
-
-    def timed(compute: Any) -> float:
-        seconds = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            compute()
-            mx.synchronize()
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[1:])
-
-    return {"prompt_generate_s": timed(prefill), "prompt_update_s": timed(lambda: mx.eval(step()))}

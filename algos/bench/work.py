@@ -49,6 +49,12 @@ def random_prompts(work: Work, count: int, seed: int) -> list[str]:
     ]
 
 
+def batches(work: Work, seed: int) -> list[list[str]]:
+    """Prompts of a batch that is not timed and of those that are, all different."""
+    prompts = random_prompts(work, work.completions * (work.timed + 1), seed)
+    return [prompts[i :: work.timed + 1] for i in range(work.timed + 1)]
+
+
 def digits(completion: str) -> float:
     """The reward: the share of digits. All vocabularies have them, so that groups differ."""
     return sum(c.isdigit() for c in completion) / max(1, len(completion))

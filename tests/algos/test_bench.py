@@ -15,7 +15,7 @@ from textenv.algos.bench.plan import OURS, Row, Side, make_plan
 from textenv.algos.bench.report import best_ratios, limit_shares, to_json, to_markdown
 from textenv.algos.bench.results import Outcome, Results
 from textenv.algos.bench.sizes import SIZES, Size, make_model
-from textenv.algos.bench.work import Work, digits, random_prompts
+from textenv.algos.bench.work import Work, batches, digits, random_prompts
 from textenv.algos.models import count_parameters
 from textenv.errors import ConfigError
 
@@ -83,6 +83,9 @@ def test_prompts_and_reward():
     prompts = random_prompts(WORK, 200, seed=3)
     assert {len(p) for p in prompts} == set(range(8, 13))
     assert prompts == random_prompts(WORK, 200, seed=3) != random_prompts(WORK, 200, seed=4)
+    found = batches(WORK, seed=3)  # one that is not timed, and two that are, of 2 x 4
+    assert [len(batch) for batch in found] == [8, 8, 8]
+    assert len({prompt for batch in found for prompt in batch}) == 24
     assert digits("a1b2") == 0.5 and digits("") == 0.0
 
 
@@ -212,7 +215,10 @@ def test_a_side_that_fails_is_left_out_and_the_rest_goes_on(monkeypatch, install
         (OURS, 4, 4),
     ]
     assert results.failed(0, "trl") == "RuntimeError: no room"
-    assert "RuntimeError: no room" in to_markdown(results)
+    text = to_markdown(results)
+    assert (
+        "- GRPO step, tiny, 2 prompts of 8 to 12 tokens, 4 x 4, trl: RuntimeError: no room" in text
+    )
 
 
 def test_a_peer_that_is_not_installed_is_reported(monkeypatch, tmp_path):
@@ -303,13 +309,14 @@ def test_the_table_beside_peers():
 def test_shares_of_the_limits():
     rows = [two_sides(), *make_plan(["hardware"], ["tiny"], [], models())]
     size, amount = SIZES["tiny"], Amount(2, 10.0, 8, 4.0, 3)
-    rates = run_of(1.0, 0, gflops={"square": 100.0}, gb_per_s=10.0)
+    rates = run_of(1.0, 0, gflops={"square": 100.0, "other": 60.0}, gb_per_s=8.0)
+    again = run_of(1.0, 0, gflops={"square": 50.0, "other": 60.0}, gb_per_s=10.0)
     seconds = {
         "generate": generate_flops(size, amount) / 100e9 / 0.25,
         "update": update_flops(size, amount) / 100e9 / 0.5,
     }
     step = run_of(1.0, 0, prompt_tokens=10.0, tokens=4.0, phases=seconds)
-    results = results_of(rows, {(0, OURS): [step], (1, OURS): [rates]})
+    results = results_of(rows, {(0, OURS): [step], (1, OURS): [rates, again]})
     bandwidth = decode_bytes(size, amount) / seconds["generate"] / 10e9
     expected = {"generate": 0.25, "update": 0.5, "bandwidth": bandwidth}
     assert limit_shares(results, 0) == pytest.approx(expected)
