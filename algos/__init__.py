@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from textenv.algos import gspo as gspo
     from textenv.algos import ppo as ppo
     from textenv.algos.coordinator import RolloutCoordinator as RolloutCoordinator
-    from textenv.algos.grpo import GRPOConfig as GRPOConfig
     from textenv.algos.grpo import GRPOTrainer as GRPOTrainer
+    from textenv.algos.grpo_config import GRPOConfig as GRPOConfig
     from textenv.algos.mlp_policy import MLPPolicy as MLPPolicy
     from textenv.algos.mlp_policy import load_policy as load_policy
     from textenv.algos.models import load_model as load_model
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Buffer": "trajectory",
-    "GRPOConfig": "grpo",
+    "GRPOConfig": "grpo_config",
     "GRPOTrainer": "grpo",
     "MLPPolicy": "mlp_policy",
     "OfflineConfig": "offline",

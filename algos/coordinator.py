@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from textenv.algos import blas
+from textenv.algos.parts import Learned, Part
 from textenv.algos.rollout import Policy, RolloutRunner, Start
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer
-from textenv.algos.workers import Item, LocalPool, Recipe, WorkerError, check_sendable
+from textenv.algos.workers import Item, LocalPool, Recipe, Share, WorkerError, check_sendable
 from textenv.errors import ConfigError
 
 _ITEM = 256  # trajectories, at most where groups are no larger
@@ -76,6 +77,7 @@ class RolloutCoordinator:
         create_env: Callable[[], Any],
         create_policy: Callable[[], Policy],
         num_workers: int,
+        create_learner: Callable[[Policy], Callable[[list[Part]], Learned]] | None = None,
     ) -> RolloutCoordinator:
         """A coordinator around a runner, with its policy; the factories are for workers alone.
 
@@ -84,19 +86,26 @@ class RolloutCoordinator:
             create_env: makes an environment like that of the runner.
             create_policy: makes a policy like that of the runner.
             num_workers: processes that collect.
+            create_learner: makes what `learn` asks of a worker, from its policy.
         """
-        _check(num_workers, create_env, create_policy)
+        _check(num_workers, create_env, create_policy, create_learner)
         coordinator = cls.__new__(cls)
-        coordinator._start(runner, create_env, create_policy, num_workers)
+        coordinator._start(runner, create_env, create_policy, num_workers, create_learner)
         return coordinator
 
     def _start(
-        self, runner: RolloutRunner, create_env: Any, create_policy: Any, num_workers: int
+        self,
+        runner: RolloutRunner,
+        create_env: Any,
+        create_policy: Any,
+        num_workers: int,
+        create_learner: Any = None,
     ) -> None:
         self.runner, self.num_workers = runner, num_workers
+        self._fresh = False  # whether the workers have weights that no gradient was taken of
         self._pool: LocalPool | None = None
         if num_workers:
-            self._pool = LocalPool(self._recipes(create_env, create_policy))
+            self._pool = LocalPool(self._recipes(create_env, create_policy, create_learner))
 
     def collect(self) -> Buffer:
         """Collect one rollout.
@@ -108,11 +117,33 @@ class RolloutCoordinator:
         """
         runner = self.runner
         if self._pool is not None:
-            return self._collect_in_workers(self._pool)
+            return self._collect_in_workers()
         if not runner.is_text:
             return runner.collect()
         parts = cut(runner.plan(), runner.strategy.num_generations)
         return Buffer(t for part in parts for t in runner.play_starts(part))
+
+    def learn(self, parts: Sequence[Part]) -> list[Learned]:
+        """The gradient of a loss under the weights of `policy`, computed by the workers.
+
+        Args:
+            parts: of one update. Each worker is given neighbours, about as many as the others.
+
+        Returns:
+            What came of each worker's parts, in the order of the parts.
+
+        Raises:
+            WorkerError, Exception: as `collect`.
+        """
+        pool = self._open_pool()
+        if not self._fresh:
+            self._send_weights(pool)
+        self._fresh = False  # whoever asks for a gradient changes the weights
+        bounds = [len(parts) * i // self.num_workers for i in range(self.num_workers + 1)]
+        version = self.runner.policy_version
+        return pool.run(
+            [Share(version, list(parts[a:b])) for a, b in itertools.pairwise(bounds) if a < b]
+        )
 
     def close(self) -> None:
         """Close the environments, and end the workers."""
@@ -149,27 +180,37 @@ class RolloutCoordinator:
     def policy_version(self, version: int) -> None:
         self.runner.policy_version = version
 
-    def _collect_in_workers(self, pool: LocalPool) -> Buffer:
-        if pool.closed:
+    def _open_pool(self) -> LocalPool:
+        if self._pool is None or self._pool.closed:
             raise WorkerError("the workers have ended: make another coordinator")
-        runner = self.runner
+        return self._pool
+
+    def _send_weights(self, pool: LocalPool) -> None:
+        """Give the workers the policy's weights."""
+        tensors = getattr(self.runner.policy, "tensors", None)
+        pool.set_weights(self.runner.policy_version, tensors() if callable(tensors) else {})
+        self._fresh = True
+
+    def _collect_in_workers(self) -> Buffer:
+        runner, pool = self.runner, self._open_pool()
         version = runner.policy_version
-        tensors = getattr(runner.policy, "tensors", None)
-        pool.set_weights(version, tensors() if callable(tensors) else {})
+        self._send_weights(pool)
         if runner.is_text:
             parts = cut(runner.plan(), runner.strategy.num_generations)
             items = [Item(version, part) for part in parts]
         else:
             items = [Item(version)] * self.num_workers
         buffer = Buffer()
-        for played in pool.play(items):
+        for played in pool.run(items):
             for trajectory in played.trajectories:
                 buffer.add(trajectory)
             for name, seconds in played.seconds.items():
                 runner.seconds[name] += seconds
         return buffer
 
-    def _recipes(self, create_env: Any, create_policy: Any) -> list[Recipe]:
+    def _recipes(
+        self, create_env: Any, create_policy: Any, create_learner: Any = None
+    ) -> list[Recipe]:
         runner, workers = self.runner, self.num_workers
         steps, lanes = runner.max_steps, runner.num_envs
         if not runner.is_text:
@@ -198,16 +239,24 @@ class RolloutCoordinator:
                     noise=noise,
                     first_env=i * lanes,
                     threads=threads,
+                    create_learner=create_learner,
                 )
             )
         return recipes
 
 
-def _check(num_workers: int, create_env: Any, create_policy: Any) -> None:
+def _check(
+    num_workers: int, create_env: Any, create_policy: Any, create_learner: Any = None
+) -> None:
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
         raise ConfigError(f"num_workers must be an integer >= 0, got {num_workers!r}")
     if num_workers:
-        check_sendable(num_workers, create_env=create_env, create_policy=create_policy)
+        check_sendable(
+            num_workers,
+            create_env=create_env,
+            create_policy=create_policy,
+            create_learner=create_learner,
+        )
 
 
 def cut(starts: Sequence[Start], group_size: int) -> list[list[Start]]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize
-from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.coordinator import RolloutCoordinator
 from textenv.algos.envs import make_env
+from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
 from textenv.algos.metrics import rollout_metrics
 from textenv.algos.rollout import RolloutRunner, is_text, max_turns
 from textenv.algos.rollout_source import Exporter
@@ -43,21 +42,11 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
+from textenv.algos.learner import LocalLearner, LossFn, SharedLearner  # noqa: E402
 from textenv.algos.models import add_lora, load_model, save_model  # noqa: E402
 from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E402
-from textenv.algos.sampling import SamplingParams  # noqa: E402
 from textenv.algos.scoring import frozen_scores  # noqa: E402
 from textenv.algos.trainer import Trainer, default_learning_rate  # noqa: E402
-
-LOSS_TYPES = {
-    "grpo": "clipped surrogate, mean over each completion's tokens, then over completions",
-    "bnpo": "clipped surrogate, mean over the tokens of the batch (dapo, under TRL's other name)",
-    "dr_grpo": "clipped surrogate, sum over tokens divided by max_completion_length",
-    "dapo": "clipped surrogate, mean over the tokens of the batch",
-    "cispo": "log-likelihood weighted by the clipped ratio, mean over the tokens of the batch",
-    "gspo": "clipped surrogate on sequence-level ratios, mean over completions",
-}
-SCALES = ("group", "batch", "none")
 
 
 def compute_advantages(
@@ -198,122 +187,6 @@ def _clip_metrics(
     }
 
 
-@dataclass(frozen=True)
-class GRPOConfig:
-    """Settings of `GRPOTrainer`. Names and meanings follow TRL's where TRL has them.
-
-    Raises:
-        ConfigError: for a value out of range, naming the field.
-        ConfigTypeError: for a value of another type, naming the field.
-    """
-
-    max_steps: int = 120
-    """Optimizer steps. More where the reward still rises at the end."""
-    num_prompts: int = 32
-    """Prompts a rollout. More for a steadier gradient, fewer where memory is short."""
-    num_generations: int = 16
-    """Completions of each prompt, compared with each other. More where few of them are right."""
-    max_completion_length: int = 64
-    """Longest completion in tokens. Raise it where completions/clipped_ratio is above 0."""
-    temperature: float = 1.0
-    """Divides the logits when sampling. Lower it for a model that rambles."""
-    top_p: float = 1.0
-    """Sample from the most probable tokens of this mass; 1 is all."""
-    top_k: int = 0
-    """Sample from this many most probable tokens; 0 is all."""
-    min_p: float = 0.0
-    """Sample from tokens at least this share as probable as the best; 0 is all."""
-    chat_template: bool | None = None
-    """Whether prompts go through the chat template; unset: where the tokenizer has one."""
-
-    loss_type: str = "dapo"
-    """grpo, bnpo, dr_grpo, dapo, cispo or gspo. gspo for mixtures of experts and long answers."""
-    scale_rewards: str = "group"
-    """Divide advantages by the std of the group, the batch, or none. none where groups are easy."""
-    epsilon: float = 0.2
-    """How far the ratio may fall below 1. Matters only with more than one update a rollout."""
-    epsilon_high: float | None = None
-    """How far the ratio may rise above 1; unset: epsilon. Higher keeps entropy up (DAPO: .28)."""
-    beta: float = 0.0
-    """Weight of the KL penalty to the first policy. Raise it where the model forgets the rest."""
-    mask_truncated_completions: bool = False
-    """Leave completions that ran out of room out of the loss. On for long reasoning."""
-
-    num_iterations: int = 1
-    """Passes over each rollout. More where generation is slow; the ratio then leaves 1."""
-    num_minibatches: int = 1
-    """Optimizer steps in each pass."""
-    micro_batch_size: int | None = None
-    """Completions in one forward and backward; unset: all. Lower it where memory runs out."""
-    gradient_checkpointing: bool = False
-    """Compute each layer again in the backward. On where memory runs out at micro_batch_size 1."""
-    learning_rate: float | None = None
-    """AdamW's step; unset: by the model's size, see `trainer.default_learning_rate`."""
-    lr_scheduler_type: str = "linear"
-    """constant, linear (to 0) or cosine (to 0)."""
-    warmup_steps: int = 5
-    """Steps over which the learning rate rises from 0."""
-    weight_decay: float = 0.0
-    """AdamW's pull of all weights towards 0."""
-    max_grad_norm: float = 1.0
-    """The gradient's global norm is clipped to this; 0 does not clip."""
-    lora_rank: int = 0
-    """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
-    lora_scale: float = 10.0
-    """What the adapters' output is multiplied by."""
-    num_workers: int = 0
-    """Processes that generate; 0: this one. One a core where a processor has cores to spare."""
-    seed: int = 0
-    """Seeds prompts, sampling, minibatches and adapters."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_choice(
-            self,
-            loss_type=LOSS_TYPES,
-            scale_rewards=SCALES,
-            lr_scheduler_type=("constant", "linear", "cosine"),
-        )
-        check_bounds(
-            self,
-            **dict.fromkeys(
-                (
-                    *("max_steps", "num_prompts", "max_completion_length"),
-                    *("num_iterations", "num_minibatches", "micro_batch_size"),
-                ),
-                (1, None),
-            ),
-            **dict.fromkeys(
-                (
-                    *("epsilon", "epsilon_high", "beta", "learning_rate", "warmup_steps"),
-                    *("weight_decay", "max_grad_norm", "lora_rank", "lora_scale", "seed"),
-                    "num_workers",
-                ),
-                (0, None),
-            ),
-            num_generations=(2, None),
-        )
-        completions = self.num_prompts * self.num_generations
-        if self.num_minibatches > completions:
-            raise ConfigError(
-                f"num_minibatches={self.num_minibatches} is more than the {completions} "
-                "completions of a rollout (num_prompts x num_generations)"
-            )
-        self.sampling  # noqa: B018  (checks the sampling fields)
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """The settings of the policy."""
-        names = ("temperature", "top_p", "top_k", "min_p")
-        params = {name: getattr(self, name) for name in names}
-        SamplingParams(**params)
-        return params | {
-            "max_tokens": self.max_completion_length,
-            "chat_template": self.chat_template,
-            "seed": self.seed,
-        }
-
-
 class GRPOTrainer:
     """Trains a language model on a text environment by GRPO.
 
@@ -382,21 +255,17 @@ class GRPOTrainer:
         self._runner: RolloutRunner | RolloutCoordinator
         self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
         if config.num_workers:
-            create = partial(_make_policy, str(model.source.resolve()), config)
             self._runner = RolloutCoordinator.around(
-                self._runner, partial(make_env, env, env_kwargs), create, config.num_workers
+                self._runner,
+                partial(make_env, env, env_kwargs),
+                partial(_make_policy, str(model.source.resolve()), config),
+                config.num_workers,
+                partial(_make_learner, config),
             )
         self._trainer = Trainer(
             model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
-            partial(
-                policy_loss,
-                loss_type=config.loss_type,
-                epsilon=config.epsilon,
-                epsilon_high=config.epsilon_high,
-                beta=config.beta,
-                max_completion_length=config.max_completion_length,
-            ),
+            _make_loss(config),
             self._make_optimizer(),
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
@@ -405,6 +274,9 @@ class GRPOTrainer:
             max_grad_norm=config.max_grad_norm,
             mask_truncated_completions=config.mask_truncated_completions,
             reference=reference,
+            learner=None
+            if isinstance(self._runner, RolloutRunner)
+            else SharedLearner(self._runner),
             seed=config.seed,
         )
         self.exporter = Exporter(export_to, export_every)
@@ -488,6 +360,22 @@ class GRPOTrainer:
         return optim.AdamW(
             decay, betas=[0.9, 0.95], weight_decay=c.weight_decay, bias_correction=True
         )
+
+
+def _make_loss(config: GRPOConfig) -> LossFn:
+    return partial(
+        policy_loss,
+        loss_type=config.loss_type,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high,
+        beta=config.beta,
+        max_completion_length=config.max_completion_length,
+    )
+
+
+def _make_learner(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalLearner:
+    """What computes gradients in a worker."""
+    return LocalLearner(policy.model, _make_loss(config), config.gradient_checkpointing)
 
 
 def _make_policy(folder: str, config: GRPOConfig) -> LanguageModelPolicy:

@@ -15,6 +15,7 @@ import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch, make_batch
+from textenv.algos.parts import Part, split
 from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError, DataError
 
@@ -24,15 +25,13 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.gradients import accumulate, apply_gradient  # noqa: E402
+from textenv.algos.gradients import apply_gradient  # noqa: E402
+from textenv.algos.learner import Learner, LocalLearner, LossFn  # noqa: E402
 from textenv.algos.models import check_trainable, count_parameters, has_lora  # noqa: E402
-from textenv.algos.scoring import Scorer, by_parts  # noqa: E402
+from textenv.algos.scoring import by_parts  # noqa: E402
 
 AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
 """``advantage_fn(rewards, group_ids) -> advantages``, all (N,)."""
-
-LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
-"""``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, (N, T) each."""
 
 
 def default_learning_rate(model: nn.Module) -> float:
@@ -67,6 +66,8 @@ class Trainer:
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
         mask_truncated_completions: leave completions that ran out of room out of the loss.
         reference: log-probabilities (N, T) of a batch under a frozen policy.
+        learner: computes the gradients, of ``loss_fn`` and of this model's weights; None: in this
+            process.
         seed: seeds the minibatches.
 
     Raises:
@@ -89,6 +90,7 @@ class Trainer:
         max_grad_norm: float = 1.0,
         mask_truncated_completions: bool = False,
         reference: Callable[[TokenBatch], mx.array] | None = None,
+        learner: Learner | None = None,
         seed: int = 0,
     ):
         check_trainable(model)
@@ -108,7 +110,7 @@ class Trainer:
         self.reference = reference
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
-        self._scorer = Scorer(model, gradient_checkpointing)
+        self._learner = learner or LocalLearner(model, loss_fn, gradient_checkpointing)
         self._rng = np.random.default_rng(seed)
 
     def train(self, max_updates: int | None = None) -> dict[str, float]:
@@ -178,46 +180,33 @@ class Trainer:
     ) -> dict[str, float]:
         """One optimizer step on some rows; no step and no metrics where they have no signal."""
         whole = BatchSize(len(rows), float(batch.mask[rows].sum()))
+        if not has_signal[rows].any():
+            return {}
+        divided = [rows]
         if self._divisible:
             # A KL penalty pulls on every row, whatever its advantage.
             rows = rows if ref_logprobs is not None else rows[has_signal[rows]]
-            step = self.micro_batch_size or max(1, len(rows))
-            parts = [rows[i : i + step] for i in range(0, len(rows), step)]
-        else:
-            parts = [rows]
-        if not has_signal[rows].any():
-            return {}
-        arguments = []
-        for part in parts:
-            small = batch.take(part)
+            divided = split(batch, rows, self._learner.shares, self.micro_batch_size)
+        parts = []
+        for some in divided:
+            small = batch.take(some)
             if not small.mask.any():
                 continue
-            extra: dict[str, Any] = {"batch_size": whole} if self._divisible else {}
-            if ref_logprobs is not None:
-                extra["ref_logprobs"] = mx.array(ref_logprobs[part, : small.token_ids.shape[1]])
-            arguments.append((small, mx.array(advantages[part]), extra))
-        outputs, gradient = accumulate(self.model, self._loss, arguments)
+            width = small.token_ids.shape[1]
+            reference = None if ref_logprobs is None else ref_logprobs[some, :width]
+            size = whole if self._divisible else None
+            parts.append(Part(small, advantages[some], size, reference))
+        results, gradient = self._learner.gradient(parts)
         norm = apply_gradient(self.model, self.optimizer, gradient, self.max_grad_norm)
         metrics: dict[str, float] = {}
         tokens = batch.mask[rows].sum()
-        for (small, *_), (_, values, _) in zip(arguments, outputs):
-            share = float(small.mask.sum() / tokens)
-            for name, value in values.items():
-                metrics[name] = metrics.get(name, 0.0) + share * float(value)
+        for part, result in zip(parts, results):
+            share = float(part.batch.mask.sum() / tokens)
+            for name, value in result.metrics.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics | {
-            "loss": sum(loss.item() for loss, _, _ in outputs),
-            "sampling/logprob_difference/max": max(off.item() for _, _, off in outputs),
+            "loss": sum(result.loss for result in results),
+            "sampling/logprob_difference/max": max(result.off for result in results),
             "grad_norm": norm,
             "learning_rate": float(self.optimizer.learning_rate.item()),
         }
-
-    def _loss(
-        self, batch: TokenBatch, advantages: mx.array, extra: dict[str, Any]
-    ) -> tuple[mx.array, dict[str, mx.array], mx.array]:
-        """The loss, its metrics, and how far log-probabilities are from the sampler's."""
-        logprobs, entropies = self._scorer(batch)  # (N, T) each
-        mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)
-        loss, metrics = self.loss_fn(logprobs, old, advantages, mask, **extra)
-        off = mx.stop_gradient(mx.abs(logprobs - old) * mask).max()
-        entropy = (entropies * mask).sum() / mx.maximum(mask.sum(), 1)
-        return loss, {**metrics, "entropy": entropy}, off

@@ -1,9 +1,10 @@
 """Local processes that collect rollouts: each makes its own environments and policy.
 
-A worker is sent weights, and items of work: where episodes start, and the version of the weights
-that they are to be played with. A `Player` is all that a worker knows, whatever carries the
-messages; `LocalPool` carries them over pipes. Weights travel as the bytes of their arrays; the
-rest is pickled, by `multiprocessing` itself, between this process and its own children.
+A worker is sent weights, and items of work: where episodes start, or the parts of an update whose
+gradient is wanted, and the version of the weights that they are meant for. A `Player` is all that a
+worker knows, whatever carries the messages; `LocalPool` carries them over pipes. Weights travel as
+the bytes of their arrays; the rest is pickled, by `multiprocessing` itself, between this process
+and its own children.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textenv.algos import blas
+from textenv.algos.parts import Learned, Part
 from textenv.algos.rollout import Policy, RolloutRunner, Start
 from textenv.algos.strategy import Strategy
 from textenv.algos.trajectory import Trajectory
@@ -61,6 +63,8 @@ class Recipe:
     """Number of its first environment among those of all workers (control)."""
     threads: int = 1
     """That multiply its matrices."""
+    create_learner: Callable[[Policy], Callable[[list[Part]], Learned]] | None = None
+    """Makes what computes gradients of the policy's weights; None: it only plays."""
 
 
 class Item(NamedTuple):
@@ -70,6 +74,13 @@ class Item(NamedTuple):
     """Of the weights that it must be played with."""
     starts: list[Start] | None = None
     """Text: where its episodes start. Control: None; its share of the transitions is played."""
+
+
+class Share(NamedTuple):
+    """Parts of an update whose gradient is wanted."""
+
+    policy_version: int
+    parts: list[Part]
 
 
 class Played(NamedTuple):
@@ -92,6 +103,7 @@ class Player:
             recipe.create_env(), policy, recipe.strategy, recipe.max_steps, recipe.seed
         )
         self._first_env = recipe.first_env
+        self._learner = recipe.create_learner and recipe.create_learner(policy)
         self._version: int | None = None  # none were sent yet
 
     def set_weights(self, version: int, tensors: Mapping[str, np.ndarray]) -> None:
@@ -106,11 +118,7 @@ class Player:
         Raises:
             WorkerError: where it is for weights of another version.
         """
-        if item.policy_version != self._version:
-            raise WorkerError(
-                f"an item for weights of version {item.policy_version} came to a worker that has "
-                f"version {self._version}"
-            )
+        self._check_version(item.policy_version)
         runner = self.runner
         before = dict(runner.seconds)
         rollout = runner.collect() if item.starts is None else runner.play_starts(item.starts)
@@ -120,9 +128,26 @@ class Player:
         seconds = {name: runner.seconds[name] - before[name] for name in before}
         return Played(rollout.trajectories, seconds)
 
+    def learn(self, share: Share) -> Learned:
+        """Compute the gradient of a share.
+
+        Raises:
+            WorkerError: where it is for weights of another version.
+        """
+        self._check_version(share.policy_version)
+        assert self._learner is not None, "the recipe has no create_learner"
+        return self._learner(share.parts)
+
     def close(self) -> None:
         """Close the environments."""
         self.runner.close()
+
+    def _check_version(self, version: int) -> None:
+        if version != self._version:
+            raise WorkerError(
+                f"an item for weights of version {version} came to a worker that has "
+                f"version {self._version}"
+            )
 
 
 def check_sendable(num_workers: int, **factories: Any) -> None:
@@ -235,8 +260,8 @@ class LocalPool:
             self.close()
             raise
 
-    def play(self, items: Sequence[Item]) -> list[Played]:
-        """Play items, the first ones on a worker each in order, the others as workers are free.
+    def run(self, items: Sequence[Item | Share]) -> list[Any]:
+        """Do items, the first ones on a worker each in order, the others as workers are free.
 
         Returns:
             What came of each, in the order of the items.
@@ -245,7 +270,7 @@ class LocalPool:
             WorkerError: where a process died, or raised what cannot be sent.
             Exception: what was raised in a worker, with its traceback as the cause.
         """
-        played: list[Any] = [None] * len(items)
+        done: list[Any] = [None] * len(items)
         waiting, free = deque(range(len(items))), deque(self._workers)
         busy = 0
         try:
@@ -255,13 +280,13 @@ class LocalPool:
                     self._send(worker, items[number])
                     worker.item, busy = number, busy + 1
                 worker, number, value = self._receive()
-                played[number] = value
+                done[number] = value
                 free.append(worker)
                 busy -= 1
         except BaseException:  # Ctrl-C too: nothing may be left under way
             self.close()
             raise
-        return played
+        return done
 
     def close(self) -> None:
         """End the processes."""
@@ -346,6 +371,8 @@ def _answer(connection: Connection, player: Player | None) -> tuple[Player, Any]
         return Player(message), os.getpid()
     if isinstance(message, Item):
         return player, player.play(message)
+    if isinstance(message, Share):
+        return player, player.learn(message)
     version, header = message
     tensors = {
         name: np.frombuffer(connection.recv_bytes(), dtype).reshape(shape)

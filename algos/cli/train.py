@@ -19,7 +19,8 @@ from textenv.algos.cli.run_folder import RunFolder
 from textenv.algos.cli.text_envs import TextTask, make_text_envs
 from textenv.algos.config import from_table, read_toml, to_table
 from textenv.algos.envs import make_env
-from textenv.algos.grpo import GRPOConfig, GRPOTrainer
+from textenv.algos.grpo import GRPOTrainer
+from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo import PPOConfig, PPOTrainer
 from textenv.algos.ppo_presets import SIZES, preset
 from textenv.algos.rollout import is_text

@@ -257,9 +257,9 @@ def test_a_stale_version_is_refused(coordinate):
     pool = coordinator._pool
     pool.set_weights(2, coordinator.policy.tensors())
     starts = coordinator.runner.plan()[:4]
-    assert len(pool.play([Item(2, starts)])[0].trajectories) == 4
+    assert len(pool.run([Item(2, starts)])[0].trajectories) == 4
     with pytest.raises(WorkerError, match="version 1 came to a worker that has version 2"):
-        pool.play([Item(1, starts)])
+        pool.run([Item(1, starts)])
 
 
 def test_weights_of_another_model_are_refused(coordinate):
@@ -305,11 +305,9 @@ def test_noise_follows_from_the_seed_of_each_row(tiny_folder):
 def train(folder, **settings):
     from textenv.algos import GRPOConfig, GRPOTrainer
 
-    config = GRPOConfig(
-        **{"max_steps": 3, "num_prompts": 6, "num_generations": 4, "max_completion_length": 6},
-        **{"learning_rate": 1e-2, "warmup_steps": 0},
-        **settings,
-    )
+    defaults = {"max_steps": 3, "num_prompts": 6, "num_generations": 4, "max_completion_length": 6}
+    defaults |= {"learning_rate": 1e-2, "warmup_steps": 0}
+    config = GRPOConfig(**defaults | settings)
     rollouts = []
     trainer = GRPOTrainer(
         str(folder), make_env, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
@@ -319,13 +317,17 @@ def train(folder, **settings):
     return trainer, rollouts
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2, "beta": 0.1}], ids=["all", "LoRA"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"lora_rank": 2, "beta": 0.1}, {"num_iterations": 2, "max_steps": 5}],
+    ids=["all", "LoRA", "updates"],
+)
 def test_grpo_is_the_same_with_workers(tiny_folder, settings):
     (alone, plain), (by_two, parted) = (
         train(tiny_folder, num_workers=n, **settings) for n in (0, 2)
     )
     for number, (one, other) in enumerate(zip(plain, parted, strict=True)):
-        assert {t.policy_version for t in other} == {number}
+        assert {t.policy_version for t in other} == {number * settings.get("num_iterations", 1)}
         assert [t.token_ids for t in one] == [t.token_ids for t in other]
     assert by_two.history[-1]["grad_norm"] == pytest.approx(alone.history[-1]["grad_norm"], 1e-3)
     # The scorer knows the new weights alone: with old ones in a worker this would be large.
