@@ -32,7 +32,12 @@ _LEARNING_RATE = 1e-5
 
 
 def train(
-    model: str, work: Work, seed: int, started: float, prompt_cost: bool = False
+    model: str,
+    work: Work,
+    seed: int,
+    started: float,
+    workers: int = 0,
+    prompt_cost: bool = False,
 ) -> dict[str, Any]:
     """GRPO steps, from the start of the process.
 
@@ -41,6 +46,7 @@ def train(
         work: of a step.
         seed: of the prompts and of the noise.
         started: when the process was started, by `time.time`.
+        workers: processes that generate, beside this one.
         prompt_cost: measure too what the prompts of a step cost by themselves.
     """
     imported = time.time()
@@ -50,6 +56,7 @@ def train(
         num_generations=work.generations,
         max_completion_length=work.max_new,
         learning_rate=_LEARNING_RATE,
+        num_workers=workers,
         seed=seed,
     )
     prompts = random_prompts(work, work.prompts * config.max_steps, seed)
@@ -119,10 +126,7 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
 
 
 def collect(model: str, work: Work, seed: int, started: float, workers: int) -> dict[str, Any]:
-    """Rollouts, by this process or by workers; seconds are those of a token.
-
-    The memory is that of this process alone.
-    """
+    """Rollouts, by this process or by workers; seconds are those of a token."""
     strategy = create_strategy("grpo", num_generations=work.generations)
     factories = partial(_make_env, work, seed), partial(_make_policy, model, work, seed)
     collector: Any

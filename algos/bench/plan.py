@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from typing import Any
 
 from textenv.algos.backend import EXTRA
@@ -154,7 +155,7 @@ def missing(peer: str) -> str:
 def _rows_of(part: str, size: str, model: str) -> list[Row]:
     if part in _BESIDE_TRL:
         return [
-            Row(part, size, work, (_side(OURS, "train", a, model, work), _trl(b, model, work)))
+            Row(part, size, work, (*_trainers(part, a, model, work), _trl(b, model, work)))
             for work, a, b in _BESIDE_TRL[part].get(size, ())
         ]
     if part == "generate":
@@ -191,6 +192,20 @@ def _rows_of(part: str, size: str, model: str) -> list[Row]:
             for work in _TASKS.get(size, ())
         ]
     return []
+
+
+def _trainers(part: str, guess: float, model: str, work: Work) -> list[Side]:
+    """One process, and on a processor with cores to spare workers too."""
+    sides = [_side(OURS, "train", guess, model, work)]
+    if part == "step" and cores() > 1 and _on_cpu():
+        name = f"{OURS}, {WORKERS} workers"
+        sides.append(_side(name, "train", guess, model, work, workers=WORKERS))
+    return sides
+
+
+def _on_cpu() -> bool:
+    """Whether this is the MLX of Linux without a GPU."""
+    return any(distributions(name="mlx-cpu"))
 
 
 def _collectors(work: Work, guess: float, model: str) -> list[Side]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import sys
@@ -15,17 +16,19 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def peak_megabytes() -> float:
-    """Most memory that this process has held at once.
+def peak_megabytes(pid: int | None = None) -> float:
+    """Most memory that this process, or on Linux another, has held at once.
 
     Linux counts the peak of the process that started this one in ``ru_maxrss``, but not in VmHWM
     (getrusage(2), proc_pid_status(5)).
     """
-    status = Path("/proc/self/status")
+    status = Path("/proc", str(pid or "self"), "status")
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
+    if pid is not None:  # not told
+        return 0.0
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -60,8 +63,9 @@ def torch_facts() -> dict[str, Any]:
 
 
 def _facts(device: str, blas: str, on_device: int | None = None) -> dict[str, Any]:
-    """Memory is the device's where it has its own, and the process's where it has not."""
-    process = peak_megabytes()
+    """Memory is the device's where it has its own, else that of the process and its workers."""
+    children = [child.pid for child in multiprocessing.active_children()]
+    process = sum(peak_megabytes(pid) for pid in (None, *children))
     return {
         "device": device,
         "blas": blas,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -40,9 +41,12 @@ def to_json(results: Results) -> str:
                 "memory_mb": results.median(i, side.name, "memory_mb"),
             }
         ratios = {
-            side.name: {key: results.ratios(i, side.name, OURS, key) for key in _COMPARED}
-            for side in row.sides
-            if side.peer
+            f"{peer.name} / {own.name}": {
+                key: results.ratios(i, peer.name, own.name, key) for key in _COMPARED
+            }
+            for peer in row.sides
+            for own in row.sides
+            if peer.peer and not own.peer
         }
         work = row.work._asdict() if row.work else None
         rows.append(
@@ -51,7 +55,7 @@ def to_json(results: Results) -> str:
                 "model": row.size,
                 "work": work,
                 "sides": sides,
-                "peer / textenv": ratios,
+                "ratios": ratios,
             }
         )
     whole = {
@@ -91,21 +95,24 @@ def _peers(results: Results) -> list[str]:
         for i in results.of_part(part):
             row = results.rows[i]
             # Without a peer there is still what was measured here.
-            for peer in [s.name for s in row.sides if s.peer] or [""]:
+            peers = [side.name for side in row.sides if side.peer] or [""]
+            own = [side.name for side in row.sides if not side.peer]
+            for ours, peer in itertools.product(own, peers):
+                setting = f" ({ours.partition(', ')[2]})" if ours != OURS else ""
                 rows.append(
                     (
                         _name(part),
                         row.size,
                         row.title,
-                        _speed(results, i, OURS),
+                        _speed(results, i, ours) + setting,
                         peer or "-",
                         _speed(results, i, peer) if peer else "-",
-                        *(_ratio(results.ratios(i, peer, OURS, key)) for key in _COMPARED[:1]),
-                        _number(results.median(i, OURS, "memory_mb"), 0),
+                        _ratio(results.ratios(i, peer, ours, "seconds")),
+                        _number(results.median(i, ours, "memory_mb"), 0),
                         _number(results.median(i, peer, "memory_mb"), 0),
-                        _ratio(results.ratios(i, peer, OURS, "memory_mb")),
-                        _pair(results, i, peer, "tokens", 1),
-                        _pair(results, i, peer, "equal_groups", 2),
+                        _ratio(results.ratios(i, peer, ours, "memory_mb")),
+                        _pair(results, i, ours, peer, "tokens", 1),
+                        _pair(results, i, ours, peer, "equal_groups", 2),
                     )
                 )
     if not rows:
@@ -118,7 +125,7 @@ def _peers(results: Results) -> list[str]:
     return [
         "Medians of the rounds; ratios are the peer's figure over ours, so that above 1 is better "
         "here. Work is prompts, then completions of each x tokens. Memory is the peak of the "
-        "process, or of the device where it has its own.",
+        "process and its workers, or of the device where it has its own.",
         "",
         *_table(titles, rows),
     ]
@@ -377,8 +384,8 @@ def _speed(results: Results, row: int, side: str) -> str:
     return f"{seconds:.3f} s"
 
 
-def _pair(results: Results, row: int, peer: str, key: str, digits: int) -> str:
-    values = [results.median(row, side, key) for side in (OURS, peer)]
+def _pair(results: Results, row: int, ours: str, peer: str, key: str, digits: int) -> str:
+    values = [results.median(row, side, key) for side in (ours, peer)]
     return " / ".join(_number(value, digits) for value in values)
 
 

@@ -134,7 +134,9 @@ def models():
 def test_a_plan_has_what_was_asked_for():
     rows = make_plan(["groups", "step"], ["medium", "vocabulary"], ["trl"], models())
     assert [row.part for row in rows] == ["step", "step", "groups"]
-    assert [s.name for s in rows[0].sides] == [OURS, "trl"]
+    ours, *workers, trl = rows[0].sides
+    assert (ours.name, trl.name) == (OURS, "trl")
+    assert [side.arguments["workers"] for side in workers] in ([], [2])  # by the processor
     assert rows[0].work[:5] == (4, 8, 128, 128, 48) and rows[1].work[:5] == (4, 16, 400, 400, 24)
     groups = rows[2].sides
     assert [s.arguments["work"].completions for s in groups] == [4, 8, 16, 32]
@@ -303,7 +305,7 @@ def test_the_table_beside_peers():
 
     whole = json.loads(to_json(results))
     assert whole["rows"][0]["sides"][OURS]["memory_mb"] == 200
-    assert whole["rows"][0]["peer / textenv"]["trl"]["seconds"] == {"1": 3.0, "2": 4.0}
+    assert whole["rows"][0]["ratios"]["trl / textenv"]["seconds"] == {"1": 3.0, "2": 4.0}
 
 
 def test_shares_of_the_limits():
