@@ -43,6 +43,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.learner import LocalLearner, LossFn, SharedLearner  # noqa: E402
+from textenv.algos.memory import MemoryWatch  # noqa: E402
 from textenv.algos.models import add_lora, load_model, save_model  # noqa: E402
 from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.scoring import frozen_scores  # noqa: E402
@@ -208,6 +209,7 @@ class GRPOTrainer:
 
     Raises:
         ConfigError: for an environment that is not text to text, or a temperature of 0.
+        OutOfMemoryError: for a training that is too large for memory.
 
     Example:
         >>> trainer = GRPOTrainer("tiny-lm", config=GRPOConfig(max_steps=2, num_prompts=4))
@@ -249,6 +251,7 @@ class GRPOTrainer:
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         self.policy = create_policy(model, tokenizer, config.sampling)
+        self._memory = MemoryWatch(model, config, self.env, tokenizer)
         strategy = create_strategy("grpo", num_generations=config.num_generations)
         turns = max_turns(self.env)
         size = config.num_prompts * config.num_generations * turns
@@ -307,12 +310,14 @@ class GRPOTrainer:
         steps = 0
         while steps < self.config.max_steps:
             start = time.perf_counter()
-            rollout = self._runner.collect()
+            with self._memory.generating():
+                rollout = self._runner.collect()
             generated = time.perf_counter()
             self.exporter.write(rollout, self._runner)
             exported = time.perf_counter()
             self._trainer.buffer = Buffer(rollout)
-            metrics = self._trainer.train(max_updates=self.config.max_steps - steps)
+            with self._memory.updating(rollout):
+                metrics = self._trainer.train(max_updates=self.config.max_steps - steps)
             end = time.perf_counter()
             steps += max(1, int(metrics.pop("updates")))
             self._runner.policy_version = steps

@@ -21,6 +21,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
+from textenv.algos.compiled import compiled  # noqa: E402
 from textenv.algos.fast_math import tanh  # noqa: E402
 
 _BETAS = (0.9, 0.999)
@@ -123,7 +124,7 @@ class Adam:
             0,
         )
         self._loss_fn, self._max_grad_norm = loss_fn, max_grad_norm
-        self._step: Any = mx.compile(self._one_step)
+        self._step: Any = compiled(self._one_step, "minibatches of few sizes need few")
 
     @property
     def size(self) -> int:

@@ -25,6 +25,7 @@ from mlx.utils import tree_flatten, tree_map  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
 from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
+from textenv.algos.memory import check_weights  # noqa: E402
 
 ASSETS = Path(textenv.__file__).parent / "assets"
 
@@ -44,6 +45,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     Raises:
         MissingFileError: where the folder, or a file in it, is not there; names it.
         DataError: where the folder does not hold a model that mlx-lm can build; names it.
+        OutOfMemoryError: where the weights alone are too large for memory; none of them is read.
     """
     folder = _resolve(str(name))
     for needed in ("config.json", "tokenizer_config.json"):
@@ -56,6 +58,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise DataError(f"{folder / 'config.json'} is not a JSON object")
+    check_weights(folder)
     try:
         model, _ = mlx_lm.utils.load_model(folder)
     except FileNotFoundError as error:

@@ -41,6 +41,8 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
+from textenv.algos.memory import out_of_memory  # noqa: E402
+
 if TYPE_CHECKING:
     from textenv.algos.strategy import Strategy
 
@@ -378,7 +380,8 @@ class PPOTrainer:
         while self.num_timesteps < config.total_timesteps and not self._spent():
             start = time.perf_counter()
             before = dict(self._runner.seconds)
-            rollout = self._runner.collect()
+            with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
+                rollout = self._runner.collect()
             collected = time.perf_counter()
             self.num_timesteps += rollout.num_transitions
             self.exporter.write(

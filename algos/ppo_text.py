@@ -50,7 +50,8 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.gradients import accumulate, apply_gradient  # noqa: E402
+from textenv.algos.gradients import Stepper, accumulate  # noqa: E402
+from textenv.algos.memory import MemoryWatch  # noqa: E402
 from textenv.algos.models import (  # noqa: E402
     add_lora,
     check_trainable,
@@ -132,10 +133,12 @@ class TextLearner:
             },
         )
         _warn_of_rate(model, config.learning_rate)
+        self._memory = MemoryWatch(model, config, env, tokenizer)
         self._scorer = Scorer(model, config.gradient_checkpointing)
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()
         self._optimizer = optim.Adam(config.learning_rate, betas=[0.9, 0.95], bias_correction=True)
+        self._apply = Stepper(self.network, self._optimizer, config.max_grad_norm)
         self._rng = np.random.default_rng((config.seed, 1))
         self._tokens = 0
 
@@ -158,7 +161,14 @@ class TextLearner:
         Raises:
             DataError: for an empty rollout, or trajectories without tokens.
             FloatingPointError: where a gradient is not finite; its step is not taken.
+            OutOfMemoryError: where memory does not suffice.
         """
+        with self._memory.updating(rollout):
+            return self._update(rollout, remaining, max_updates)
+
+    def _update(
+        self, rollout: Buffer, remaining: float, max_updates: int | None
+    ) -> dict[str, float]:
         config = self.config
         trajectories = rollout.trajectories
         batch = make_batch(trajectories)
@@ -273,7 +283,7 @@ class TextLearner:
         }
         if config.target_kl is not None and figures["train/approx_kl"] > 1.5 * config.target_kl:
             return None
-        norm = apply_gradient(self.network, self._optimizer, gradient, config.max_grad_norm)
+        norm = self._apply(gradient)
         return figures | {
             "train/grad_norm": norm,
             "sampling/logprob_difference/max": max(float(off.item()) for _, _, off in outputs),
