@@ -13,7 +13,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
-from mlx.utils import tree_map  # noqa: E402
+from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 
 def accumulate(
@@ -40,23 +40,47 @@ def accumulate(
     return outputs, total
 
 
-def apply_gradient(
-    model: nn.Module, optimizer: optim.Optimizer, gradient: Any, max_grad_norm: float
-) -> float:
-    """Clip a gradient to a global norm (0: not at all) and let the optimizer take a step.
+class Stepper:
+    """Takes an optimizer's steps: the gradient clipped to a global norm, and applied.
 
-    Returns:
-        The norm before clipping.
+    MLX's own optimizers are compiled, into fewer operations on each weight; a user's class may do
+    what cannot be.
 
-    Raises:
-        FloatingPointError: where it is not finite; the weights are left as they were.
+    Args:
+        model: whose trainable weights move.
+        optimizer: an MLX optimizer.
+        max_grad_norm: the norm of all weights' gradients together is clipped to this; 0: not.
     """
-    gradient, norm = optim.clip_grad_norm(gradient, max_grad_norm or math.inf)
-    if not math.isfinite(norm.item()):
-        raise FloatingPointError(
-            f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "
-            "precision; the weights were left as they were"
-        )
-    optimizer.update(model, gradient)
-    mx.eval(model.parameters(), optimizer.state)
-    return float(norm.item())
+
+    def __init__(self, model: nn.Module, optimizer: optim.Optimizer, max_grad_norm: float):
+        self._model, self._optimizer = model, optimizer
+        self._max_norm = max_grad_norm or math.inf
+        optimizer.init(model.trainable_parameters())
+        self._state = [model.state, optimizer.state]
+        self._update: Callable[[Any, mx.array], None] = self._scaled_update
+        if type(optimizer).__module__.startswith("mlx."):
+            self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
+
+    def __call__(self, gradient: Any) -> float:
+        """Take a step.
+
+        Returns:
+            The norm before clipping.
+
+        Raises:
+            FloatingPointError: where it is not finite; the weights are left as they were.
+        """
+        squares = (mx.square(g.astype(mx.float32)).sum() for _, g in tree_flatten(gradient))
+        norm = mx.sqrt(sum(squares, mx.zeros(())))
+        if not math.isfinite(norm.item()):
+            raise FloatingPointError(
+                f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "
+                "precision; the weights were left as they were"
+            )
+        self._update(gradient, mx.minimum(self._max_norm / (norm + 1e-6), 1.0))
+        mx.eval(self._state)
+        return float(norm.item())
+
+    def _scaled_update(self, gradient: Any, scale: mx.array) -> None:
+        scaled = tree_map(lambda g: g * scale.astype(g.dtype), gradient)
+        self._optimizer.update(self._model, scaled)

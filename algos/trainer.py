@@ -25,7 +25,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.gradients import apply_gradient  # noqa: E402
+from textenv.algos.gradients import Stepper  # noqa: E402
 from textenv.algos.learner import Learner, LocalLearner, LossFn  # noqa: E402
 from textenv.algos.models import check_trainable, count_parameters, has_lora  # noqa: E402
 from textenv.algos.scoring import by_parts  # noqa: E402
@@ -105,7 +105,7 @@ class Trainer:
         self.num_iterations = num_iterations
         self.num_minibatches = num_minibatches
         self.micro_batch_size = micro_batch_size
-        self.max_grad_norm = max_grad_norm
+        self._step = Stepper(model, self.optimizer, max_grad_norm)
         self.mask_truncated_completions = mask_truncated_completions
         self.reference = reference
         self._declares = inspect.signature(loss_fn).parameters
@@ -197,7 +197,7 @@ class Trainer:
             size = whole if self._divisible else None
             parts.append(Part(small, advantages[some], size, reference))
         results, gradient = self._learner.gradient(parts)
-        norm = apply_gradient(self.model, self.optimizer, gradient, self.max_grad_norm)
+        norm = self._step(gradient)
         metrics: dict[str, float] = {}
         tokens = batch.mask[rows].sum()
         for part, result in zip(parts, results):
