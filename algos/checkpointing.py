@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from textenv.algos import backend
 
@@ -69,7 +69,7 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     trainable weights, the arrays among the arguments, those in the caches, the results.
     """
     kind = type(layer).__mro__[1]
-    leaves = [leaf for _, leaf in tree_flatten((args, kwargs))]
+    leaves = _leaves((args, kwargs))
     theirs = [leaf for leaf in leaves if isinstance(leaf, _CACHES)]
     caches = [_refilled(cache, _arrays(cache)) for cache in theirs]  # as they are now
     weights: Any = tree_flatten(layer.trainable_parameters())
@@ -94,7 +94,7 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
             result = kind.__call__(layer, *own_args, **own_kwargs)
         if not first:
             first.extend([result, used])
-        out = [leaf for _, leaf in tree_flatten(result) if _flows(leaf)]
+        out: list[mx.array] = [leaf for leaf in _leaves(result) if _flows(leaf)]
         return out + [array for cache in used for array in _arrays(cache)]
 
     checkpointed = mx.custom_function(run)
@@ -107,7 +107,7 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         primals = mx.depends(primals, cotangents)
         return mx.vjp(lambda *arrays: run(list(arrays)), primals, cotangents)[1]
 
-    outputs = iter(checkpointed(flat))
+    outputs = iter(cast("list[mx.array]", checkpointed(flat)))
     result, used = first
     first[:] = [None]  # what was computed is not held any longer than the graph holds it
     result = tree_map(lambda leaf: next(outputs) if _flows(leaf) else leaf, result)
@@ -151,7 +151,7 @@ def in_chunks(
         for where in slices:
             chunk = whole[where]
             done.append(part(where, mx.depends(chunk, done[-1]) if done else chunk, *own))
-        return [mx.concatenate(arrays) for arrays in zip(*done)]
+        return [mx.concatenate(list(arrays)) for arrays in zip(*done)]
 
     @run.vjp
     def backward(
@@ -168,7 +168,7 @@ def in_chunks(
             total = [a + b for a, b in zip(total, grads)] if total else grads
         return [mx.concatenate(slopes), *total]
 
-    return run([inputs, *(array for _, array in weights)])
+    return cast("list[mx.array]", run([inputs, *(array for _, array in weights)]))
 
 
 @contextmanager
@@ -183,6 +183,10 @@ def _weights(module: nn.Module | None, weights: list[tuple[str, mx.array]]) -> I
         yield
     finally:
         module.update(outer)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return list(dict(tree_flatten(tree)).values())
 
 
 def _flows(leaf: Any) -> bool:

@@ -31,7 +31,8 @@ def compiled(function: Callable[..., Any], setting: str, most: int = 64) -> Call
 
     def call(*args: Any) -> Any:
         if len(seen) <= most:
-            seen.add(tuple((array.shape, array.dtype) for _, array in tree_flatten(args)))
+            arrays = dict(tree_flatten(args)).values()
+            seen.add(tuple((array.shape, array.dtype) for array in arrays))
             if len(seen) > most:
                 warnings.warn(
                     f"{function.__qualname__} has been compiled for {len(seen)} shapes of its "

@@ -59,11 +59,10 @@ class Sizes(NamedTuple):
 
         d, heads = look("hidden_size"), look("num_attention_heads")
         head = look("head_dim", d // heads if heads else 0)
-        norms = [w for _, w in tree_flatten(model.parameters()) if _floats(w)]
         return cls(
             weights=_bytes(model.parameters()),
             trainable=_bytes(model.trainable_parameters()),
-            item=max((w.dtype.size for w in norms), default=4),
+            item=max((w.dtype.size for w in _arrays(model.parameters()) if _floats(w)), default=4),
             layers=look("num_hidden_layers"),
             d=d,
             q=heads * head,
@@ -175,7 +174,11 @@ def _activations(s: Sizes, load: Load, on_cpu: bool) -> dict[str, int]:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(w.nbytes for _, w in tree_flatten(tree))
+    return sum(array.nbytes for array in _arrays(tree))
+
+
+def _arrays(tree: Any) -> list[mx.array]:
+    return list(dict(tree_flatten(tree)).values())
 
 
 def _floats(array: mx.array) -> bool:

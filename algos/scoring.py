@@ -118,8 +118,9 @@ class Scorer:
             )
 
         if rows < len(flat):
-            module = self._head if isinstance(self._head, nn.Module) else None
-            module = getattr(self._head, "__self__", module)  # as_linear of an embedding
+            # The module itself, or that of a method: as_linear of an embedding.
+            owner = getattr(self._head, "__self__", self._head)
+            module = owner if isinstance(owner, nn.Module) else None
             logprobs, entropies = in_chunks(module, project, flat, rows)
         else:
             logprobs, entropies = project(flat, slice(None))
