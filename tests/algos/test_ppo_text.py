@@ -71,17 +71,19 @@ def weights_of(model):
     return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
 
 
-def recorder():
-    """An optimizer that keeps the gradients, and leaves the weights as they are."""
+def record(learner, seen):
+    """Keep the gradients of a learner, and leave its weights as they are."""
     import mlx.optimizers as optim
     from mlx.utils import tree_flatten
+
+    from textenv.algos.gradients import Stepper
 
     class Record(optim.SGD):
         def update(self, model, gradients):
             seen.append({name: np.array(g) for name, g in tree_flatten(gradients)})
 
-    seen: list = []
-    return Record(0.0), seen
+    learner._optimizer = Record(0.0)
+    learner._apply = Stepper(learner.network, learner._optimizer, 0)
 
 
 # --- advantages, by hand ----------------------------------------------------------------------
@@ -231,7 +233,8 @@ def test_gradients_are_those_of_a_dense_computation(fresh, sample, sampling, set
         head.bias = mx.array([0.3])
         if learner.reference is not None:
             learner.reference = lambda batch: mx.array(batch.old_logprobs) - 0.2
-        learner._optimizer, seen = recorder()
+        seen: list = []
+        record(learner, seen)
         metrics = learner.update(Buffer(trajectories), 1.0, None)
         assert metrics["train/n_updates"] == len(seen) == 1
         if learner.reference is not None:
@@ -284,7 +287,8 @@ def test_what_no_reward_function_scored_counts_for_nothing(fresh, sample):
     gradients = []
     for rows in (trajectories, trajectories[:2] + trajectories[3:]):
         learner = make_learner(model, tokenizer, n_epochs=1)
-        learner._optimizer, seen = recorder()
+        seen: list = []
+        record(learner, seen)
         learner.update(Buffer(rows), 1.0, None)
         gradients += seen
     for name, gradient in gradients[1].items():
@@ -360,12 +364,12 @@ def gradient_scores(model, tokenizer, reward, batches, critic=0.0, **settings):
     """
     import mlx.core as mx
 
-    optimizer, seen = recorder()
+    seen: list = []
     fixed = {"n_epochs": 1, "vf_coef": 0.0, "max_grad_norm": 0.0, "gae_lambda": 1.0}
 
     def gradients(reward_fn, size, seed):
         learner = make_learner(model, tokenizer, batch_size=size, **fixed, **settings)
-        learner._optimizer = optimizer
+        record(learner, seen)
         head = learner.network.value_head
         head.weight = critic * mx.random.normal(head.weight.shape, key=mx.random.key(1))
         runner = RolloutRunner(make_env(reward_fn), learner.policy, None, size, seed)
