@@ -18,10 +18,13 @@ from textenv.errors import DataError
 
 # How each field of a trajectory is written; the others (infos, support, ...) hold any value.
 COLUMNS = ("observations", "actions", "unclipped_actions")
-FLOAT_LISTS = ("rewards", "values", "logprobs", "token_logprobs", "token_entropies")
+FLOAT_LISTS = (
+    *("rewards", "values", "logprobs"),
+    *("token_logprobs", "token_entropies", "token_weights", "token_advantages"),
+)
 INT_LISTS = ("prompt_ids", "token_ids", "token_mask")
-FLOATS = ("last_value", "temperature")
-INTS = ("seed", "group_id", "policy_version", "env_index")
+FLOATS = ("last_value", "temperature", "shaping")
+INTS = ("seed", "group_id", "policy_version", "env_index", "parent", "branch_at")
 BOOLS = ("terminated", "truncated", "completion_truncated")
 
 _ARRAY = {"dtype", "shape", "data"}

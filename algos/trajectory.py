@@ -83,6 +83,17 @@ class Trajectory:
     completion_truncated: bool | None = None
     """Whether the last completion ran out of tokens before an EOS."""
 
+    parent: int | None = None
+    """Index in its group of the trajectory that this one branched from."""
+    branch_at: int | None = None
+    """Position in ``token_ids`` of the first token that it does not share with its parent."""
+    shaping: float | None = None
+    """What a strategy adds to the total reward where advantages are computed."""
+    token_weights: list[float] | None = None
+    """Weight of each of ``token_ids`` in the loss; None: 1."""
+    token_advantages: list[float] | None = None
+    """Advantage of each of ``token_ids``; None: that of the trajectory in its group."""
+
     def __len__(self) -> int:
         return len(self.actions)
 

@@ -36,6 +36,10 @@ class RewardTimeoutError(RewardError, TimeoutError):
     """A reward function took longer than ``reward_timeout``, and no score is set for that."""
 
 
+class RolloutError(TextEnvError, RuntimeError):
+    """A rollout did not come to what its strategy demands of it."""
+
+
 class OutOfMemoryError(TextEnvError, MemoryError):
     """There is too little memory; says what takes it, or which settings need less."""
 

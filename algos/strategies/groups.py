@@ -1,0 +1,95 @@
+"""What strategies ask of groups: how they came out, from where they started, some of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from textenv.algos.strategies.protocols import Group, Start
+from textenv.algos.trajectory import Trajectory
+
+TOLERANCE = 1e-8
+"""Outcomes that differ by no more are equal."""
+
+
+def outcome(trajectory: Trajectory) -> float:
+    """How an episode came out: 1 or 0 where the task can tell (``is_correct``), else its reward.
+
+    The reward is that of the environment, and not what shaping makes of it.
+    """
+    correct = trajectory.infos[-1].get("is_correct") if trajectory.infos else None
+    return trajectory.total_reward if correct is None else float(correct)
+
+
+def is_uniform(group: Group, tolerance: float = TOLERANCE) -> bool:
+    """Whether all of a group came out alike: then there is nothing to learn from comparing them."""
+    values = np.array([outcome(trajectory) for trajectory in group], np.float64)
+    values = values[np.isfinite(values)]
+    return len(values) < 2 or bool(values.max() - values.min() <= tolerance)
+
+
+def by_group(trajectories: Iterable[Trajectory]) -> list[Group]:
+    """Trajectories by their ``group_id``, in the order in which the groups first come."""
+    groups: dict[int | None, Group] = {}
+    for trajectory in trajectories:
+        groups.setdefault(trajectory.group_id, []).append(trajectory)
+    return list(groups.values())
+
+
+def start_key(start: Start | Trajectory) -> Hashable:
+    """What one starting point is known by: its example, or its seed where the task has none."""
+    if isinstance(start, Trajectory):
+        found = start.reset_info.get("example_id")
+    else:
+        found = (start.options or {}).get("example_id")
+    return start.seed if found is None else found
+
+
+def own_from(trajectory: Trajectory) -> int:
+    """Position of the first token that it does not share with its parent."""
+    return trajectory.branch_at or 0
+
+
+def thin(group: Group, keep: Collection[int]) -> Group:
+    """Some trajectories of a group, in their order.
+
+    Where a parent is left out, the child that shares most with it takes its place in the tree.
+
+    Args:
+        group: a group.
+        keep: indices of those that stay.
+    """
+    parents = [trajectory.parent for trajectory in group]
+    branches = [trajectory.branch_at for trajectory in group]
+    for gone in sorted(set(range(len(group))) - set(keep)):
+        children = [i for i, parent in enumerate(parents) if parent == gone]
+        if not children:
+            continue
+        heir = max(children, key=lambda i: branches[i] or 0)
+        for child in children:
+            parents[child] = heir
+        parents[heir] = parents[gone]
+        branches[heir] = _least(branches[gone], branches[heir])
+    places = {old: new for new, old in enumerate(sorted(keep))}
+    return [_moved(group[i], _place(places, parents[i]), branches[i]) for i in places]
+
+
+def _least(mine: int | None, theirs: int | None) -> int | None:
+    return None if mine is None else min(mine, theirs or 0)
+
+
+def _place(places: dict[int, int], parent: int | None) -> int | None:
+    return None if parent is None else places[parent]
+
+
+def _moved(trajectory: Trajectory, parent: int | None, branch_at: int | None) -> Trajectory:
+    if (trajectory.parent, trajectory.branch_at) == (parent, branch_at):
+        return trajectory
+    return replace(trajectory, parent=parent, branch_at=branch_at)
+
+
+def policy_tokens(trajectories: Sequence[Trajectory]) -> int:
+    """Tokens that the policy sampled for these, a shared beginning counted once."""
+    return sum(sum((t.token_mask or ())[own_from(t) :]) for t in trajectories)

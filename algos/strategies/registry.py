@@ -1,0 +1,144 @@
+"""Parts by name, and the strings that configure them: ``name`` or ``name:key=value,key=value``.
+
+A new part is one file in this folder and one line in `_BUILT_IN`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from textenv.algos.config import check_types
+from textenv.algos.strategies.protocols import SLOTS, Part
+from textenv.errors import ConfigError, ConfigTypeError, unknown
+
+_BUILT_IN = {  # name -> module in this folder, class
+    "dapo": ("dapo", "DynamicSampling"),
+    "pods": ("pods", "MaximumVariance"),
+    "drop": ("drop", "Drop"),
+    "overlong": ("overlong", "OverlongPunishment"),
+}
+_registered: dict[str, type[Part]] = {}
+
+T = TypeVar("T", bound=type)
+
+
+def names() -> list[str]:
+    """The names of all parts that can be made here."""
+    return [*_BUILT_IN, *_registered]
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Make a class a part that configurations can name.
+
+    Args:
+        name: the name; letters, digits, ``_`` and ``-``.
+
+    Raises:
+        ConfigError: where the name is taken or has other characters.
+        ConfigTypeError: for a class that has no slot.
+    """
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(f"a part's name has letters, digits, _ and - only, got {name!r}")
+    if name in names():
+        raise ConfigError(f"strategy part {name!r} is registered already")
+
+    def add(kind: T) -> T:
+        if not issubclass(kind, tuple(SLOTS.values())):
+            raise ConfigTypeError(_no_slot(kind.__name__))
+        kind.name = name  # type: ignore[attr-defined]
+        _registered[name] = kind
+        return kind
+
+    return add
+
+
+def make_part(text: Any) -> Part:
+    """A part from its string; a part that is made already is returned as it is.
+
+    Raises:
+        ConfigError: for an unknown part or setting, or a value that the part refuses; names them.
+        ConfigTypeError: for an object of another kind.
+    """
+    if isinstance(text, tuple(SLOTS.values())):
+        return text
+    if not isinstance(text, str):
+        raise ConfigTypeError(_no_slot(repr(text)))
+    name, _, rest = text.partition(":")
+    kind = _find(name)
+    given: dict[str, str] = {}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or key in given:
+            raise ConfigError(
+                f"strategy part {text!r}: expected name:key=value,key=value, got {pair!r}"
+            )
+        given[key] = value
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    known = [field.name for field in fields if field.init]
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"strategy part {text!r}: {unknown('setting', key, known)}")
+        try:
+            values[key] = _typed(value, hints[key])
+        except ValueError:
+            expected = getattr(hints[key], "__name__", None) or str(hints[key])
+            raise ConfigError(
+                f"strategy part {text!r}: {key} must be {expected}, got {value!r}"
+            ) from None
+    try:
+        part = kind(**values)
+        if dataclasses.is_dataclass(part):
+            check_types(part)
+    except (ConfigError, ConfigTypeError, TypeError) as error:
+        raise ConfigError(f"strategy part {text!r}: {error}") from error
+    return part
+
+
+def _find(name: str) -> type[Part]:
+    if name in _registered:
+        return _registered[name]
+    if name not in _BUILT_IN:
+        raise ConfigError(unknown("strategy part", name, names()))
+    module, attribute = _BUILT_IN[name]
+    found: type[Part] = getattr(
+        importlib.import_module(f"textenv.algos.strategies.{module}"), attribute
+    )
+    return found
+
+
+def _typed(text: str, hint: Any) -> Any:
+    """A value of the type that a field has.
+
+    Raises:
+        ValueError: where the text is none.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return _typed(text, option)
+            except ValueError:
+                continue
+        raise ValueError(text)
+    if origin is typing.Literal:
+        if text not in typing.get_args(hint):
+            raise ValueError(text)
+        return text
+    if hint is type(None) and text.lower() == "none":
+        return None
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if hint in (int, float, str):
+        return hint(text)
+    raise ValueError(text)
+
+
+def _no_slot(what: str) -> str:
+    return f"a strategy's part derives from {', '.join(k.__name__ for k in SLOTS.values())}: {what}"
