@@ -45,7 +45,8 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     ## Starting State
     An example drawn from the task with the environment's generator, or the one that
-    ``options={"example_id": i}`` names.
+    ``options={"example_id": i}`` names. ``options={"level": k}`` draws it at another difficulty,
+    where the task has ``levels``, for this episode alone; the two go together.
 
     ## Episode End
     Terminates where the task says so, after one step in a task of one turn. Truncates where the
@@ -53,9 +54,9 @@ class TextGenerationEnv(gym.Env[str, str]):
     tokens: it is scored, but a real system would have cut it off.
 
     ## Information
-    ``reset`` gives ``task``, ``example_id`` and ``prompt``; ``step`` gives ``completion``,
-    ``rewards`` and, at the end and where a verifier can tell, ``is_correct``. Both give ``turn``
-    in tasks of many turns.
+    ``reset`` gives ``task``, ``example_id`` and ``prompt``, and the ``level`` where one was named;
+    ``step`` gives ``completion``, ``rewards`` and, at the end and where a verifier can tell,
+    ``is_correct``. Both give ``turn`` in tasks of many turns.
 
     ## Arguments
     Args:
@@ -162,23 +163,34 @@ class TextGenerationEnv(gym.Env[str, str]):
     ) -> tuple[str, dict[str, Any]]:
         """Draw an example, or take the one of ``options={"example_id": i}``.
 
+        Args:
+            seed: seeds what is drawn from now on.
+            options: ``example_id``, and ``level``: the difficulty in this episode, one of
+                ``task.levels``; the task's own without it.
+
         Raises:
-            ConfigError: for an unknown option or an id out of range.
+            ConfigError: for an unknown option, an id or a level out of range, or a level of a
+                task without levels.
             ConfigTypeError: for an id that is not an integer.
         """
         super().reset(seed=seed)
-        example_id = named_id(options) if options else draw_ids(self.task, [self.np_random])[0]
-        self.example = self.task.example(example_id)
+        example_id, level = named(options) if options else (None, None)
+        task = self.task if level is None else self.task.at_level(level)
+        if example_id is None:
+            example_id = draw_ids(task, [self.np_random])[0]
+        self.example = task.example(example_id)
         prompt = self.example["prompt"]
         if len(prompt) > MAX_CHARACTERS:
             raise DataError(why_too_long(self.task, example_id, prompt))
         self._episode.close()
-        self._episode = self.task.begin(self.example)
+        self._episode = task.begin(self.example)
         self._transcript, self._turns = prompt, 0
         self._needs_reset = ""
         if self.render_mode == "human":
             self.render()
         info = {"task": self.task.name, "example_id": example_id, "prompt": prompt}
+        if level is not None:
+            info["level"] = level
         if self.task.max_turns > 1:
             info["turn"] = prompt
         return prompt, info
@@ -249,17 +261,19 @@ class TextGenerationEnv(gym.Env[str, str]):
         return None
 
 
-def named_id(options: dict[str, Any]) -> int:
-    """The id that ``options={"example_id": i}`` names."""
+def named(options: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The example's id and the level that reset options name; None for what they do not name."""
     if not isinstance(options, Mapping):
         raise ConfigTypeError(f"options must be a dict, got {type(options).__name__}")
-    if unknown := options.keys() - {"example_id"}:
+    if unknown := options.keys() - {"example_id", "level"}:
         names = ", ".join(sorted(map(repr, unknown)))
-        raise ConfigError(f"unknown reset options {names}; known: 'example_id'")
-    example_id = options["example_id"]
-    if isinstance(example_id, bool) or not isinstance(example_id, (int, np.integer)):
-        raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
-    return int(example_id)
+        raise ConfigError(f"unknown reset options {names}; known: 'example_id', 'level'")
+    example_id = options.get("example_id")
+    if "example_id" in options:
+        if isinstance(example_id, bool) or not isinstance(example_id, (int, np.integer)):
+            raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
+        example_id = int(example_id)
+    return example_id, options.get("level")
 
 
 def draw_ids(task: Task, rngs: Sequence[np.random.Generator]) -> list[int]:

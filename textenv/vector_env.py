@@ -16,7 +16,7 @@ from textenv.env import (
     MAX_CHARACTERS,
     TextGenerationEnv,
     draw_ids,
-    named_id,
+    named,
     why_invalid,
     why_too_long,
 )
@@ -93,6 +93,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         self._lanes = list(range(num_envs))
         self._rngs: list[Any] = [None] * num_envs
         self._seeds: list[Any] = [None] * num_envs
+        self._leveled: dict[int, Task] = {}  # of lanes whose episode is at a level of its own
         self._episodes: list[Episode] = [NOTHING] * num_envs
         self._transcripts = [""] * num_envs
         self._turns = np.zeros(num_envs, int)
@@ -125,7 +126,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         for i in lanes:
             if seeds[i] is not None or self._rngs[i] is None:
                 self._rngs[i], self._seeds[i] = seeding.np_random(seeds[i])
-        info = self._begin(lanes, named_id(options) if options else None)
+        info = self._begin(lanes, *(named(options) if options else ()))
         return tuple(self._transcripts), info
 
     def step(
@@ -181,9 +182,11 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
     def _same_step(self) -> bool:
         return self.autoreset_mode is AutoresetMode.SAME_STEP
 
-    def _begin(self, lanes: list[int], example_id: int | None = None) -> Info:
+    def _begin(
+        self, lanes: list[int], example_id: int | None = None, level: int | None = None
+    ) -> Info:
         """Begin an episode in these lanes; the info of their resets."""
-        task = self.task
+        task = self.task if level is None else self.task.at_level(level)
         if example_id is None:
             ids = draw_ids(task, taken(self._rngs, lanes))
         else:
@@ -198,6 +201,10 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
                 episode.close()
             put(self._episodes, lanes, [task.begin(example) for example in examples])
         put(self.examples, lanes, examples)
+        if level is not None:
+            self._leveled.update(dict.fromkeys(lanes, task))
+        elif self._leveled:
+            self._leveled = {i: of for i, of in self._leveled.items() if i not in lanes}
         put(self._transcripts, lanes, prompts)
         at = where(lanes, self.num_envs)
         self._turns[at] = 0
@@ -205,6 +212,8 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         if self._unbegun:
             self._unbegun.difference_update(lanes)
         columns = {"task": [task.name] * len(lanes), "example_id": ids, "prompt": prompts}
+        if level is not None:
+            columns["level"] = [level] * len(lanes)
         if task.max_turns > 1:
             columns["turn"] = prompts
         return from_columns(columns, lanes, self.num_envs)
@@ -216,7 +225,12 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         task, single = self.task, self._single
         before, examples = taken(self._transcripts, lanes), taken(self.examples, lanes)
         scores: Sequence[float | None]
-        if self._one_answer:
+        if self._one_answer and self._leveled:
+            of = [self._leveled.get(i, task) for i in lanes]
+            scores = [each.score(*pair) for each, *pair in zip(of, examples, actions)]
+            after = map(add, before, actions)
+            ends = np.ones(len(lanes), bool)
+        elif self._one_answer:
             scores, after = list(map(task.score, examples, actions)), map(add, before, actions)
             ends = np.ones(len(lanes), bool)
         else:

@@ -37,12 +37,15 @@ class Arithmetic(GeneratedTask):
 
     ## Arguments
     As ``task_kwargs``: ``digits``, ``operands`` and ``operations``, described below; and ``split``.
+    A level is a number of ``digits``.
 
     ## Version History
     * v0: first version.
     """
 
     name = "arithmetic"
+    levels = range(1, 13)
+    knobs = ("digits",)
 
     digits: int = 2
     """Digits of each operand; more is harder."""

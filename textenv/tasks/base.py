@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from textenv.errors import ConfigError
 from textenv.tasks.example_random import ExampleRandom, mix
@@ -72,6 +73,21 @@ class Task(ABC):
     size: int | None = None
     max_turns: int = 1
     """Actions in an episode; when they are spent the environment truncates it."""
+    levels: range | None = None
+    """Levels of difficulty, easy ones first; None where it has none."""
+
+    @property
+    def level(self) -> int | None:
+        """Which of `levels` its examples are of; None where they are of none."""
+        return None
+
+    def at_level(self, level: int) -> Task:
+        """The task with examples of another difficulty, all else as it is.
+
+        Raises:
+            ConfigError: for a task without levels, or a level that it does not have.
+        """
+        raise ConfigError(f"task {self.name!r} has no levels of difficulty")
 
     @abstractmethod
     def example(self, example_id: int) -> Example:
@@ -123,6 +139,20 @@ class GeneratedTask(Task):
     """
 
     split: str
+    knobs: tuple[str, ...] = ()
+    """The fields that a level moves, all by as much; a level is the value of the last of them."""
+
+    @property
+    def level(self) -> int | None:
+        """The value of the last of `knobs`."""
+        return getattr(self, self.knobs[-1]) if self.knobs else None
+
+    def at_level(self, level: int) -> Task:
+        """The task with its `knobs` moved so that the last has the value ``level``."""
+        levels = check_level(self, level)
+        by = level - cast(int, self.level)
+        moved = {knob: max(levels[0], getattr(self, knob) + by) for knob in self.knobs}
+        return dataclasses.replace(cast(Any, self), **moved)
 
     @abstractmethod
     def generate(self, rng: random.Random) -> Example:
@@ -186,6 +216,14 @@ class GeneratedTask(Task):
 def _list_problems(task: GeneratedTask) -> list[Example]:
     problems = task.problems() or ()
     return [p for p in problems if split_of(task.split_key(p)) == task.split]
+
+
+def check_level(task: Task, level: int) -> range:
+    """The levels of a task; raise ConfigError where it has none, or not this one."""
+    if task.levels is None:
+        raise ConfigError(f"task {task.name!r} has no levels of difficulty")
+    check_range(f"level of {task.name}", level, task.levels[0], task.levels[-1])
+    return task.levels
 
 
 def check_split(split: str) -> None:

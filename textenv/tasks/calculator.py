@@ -39,12 +39,15 @@ class Calculator(GeneratedTask):
 
     ## Arguments
     As ``task_kwargs``: ``digits`` and ``max_turns``, described below; and ``split``.
+    A level is a number of ``digits``.
 
     ## Version History
     * v0: first version.
     """
 
     name = "calculator"
+    levels = range(1, 10)
+    knobs = ("digits",)
 
     digits: int = 2
     """Digits of each number; more is harder."""

@@ -39,13 +39,15 @@ class Countdown(GeneratedTask):
 
     ## Arguments
     As ``task_kwargs``: ``numbers``, ``max_number`` and ``max_target``, described below; and
-    ``split``.
+    ``split``. A level is how many ``numbers`` are given.
 
     ## Version History
     * v0: first version.
     """
 
     name = "countdown"
+    levels = range(2, 6)
+    knobs = ("numbers",)
 
     numbers: int = 3
     """How many numbers are given; more is harder."""

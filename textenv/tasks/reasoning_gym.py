@@ -18,7 +18,7 @@ import random
 from typing import Any
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
-from textenv.tasks.base import Example, GeneratedTask, check_split
+from textenv.tasks.base import Example, GeneratedTask, check_level, check_split
 from textenv.tasks.contained import Contained
 from textenv.tasks.unsafe_verifiers import defuse, is_safe
 
@@ -89,6 +89,10 @@ class ReasoningGym(GeneratedTask):
                 unknown(f"parameter of {self.name}", wrong[0], [*sorted(fields), "level"])
             )
         given = config if level is None else {"level": level, **config}
+        self._fields, self._level = config, level
+        self._at_levels: dict[int, ReasoningGym] = {}
+        if _factory().has_curriculum(dataset):
+            self.levels = range(_top(_factory().create_curriculum(dataset)) + 1)
         if level is not None:
             config = {**self._of_level(dataset, level), **config}
         try:
@@ -97,6 +101,20 @@ class ReasoningGym(GeneratedTask):
                 self._dataset = self._made(0)
         except (AssertionError, TypeError, ValueError) as error:  # the library's own checks
             raise ConfigError(f"{self.name} refuses task_kwargs {given}: {error}") from error
+
+    @property
+    def level(self) -> int | None:
+        """Of the dataset's curriculum; None where its defaults, or fields alone, are used."""
+        return self._level
+
+    def at_level(self, level: int) -> ReasoningGym:
+        """The dataset at another level of its curriculum; fields named beside it stand."""
+        check_level(self, level)
+        if level not in self._at_levels:  # some take a second to make
+            self._at_levels[level] = ReasoningGym(
+                self._source_name, self.split, level, **self._fields
+            )
+        return self._at_levels[level]
 
     def generate(self, rng: random.Random) -> Example:
         """Draw a seed and the dataset's first item with it.
@@ -155,12 +173,8 @@ class ReasoningGym(GeneratedTask):
         factory = _factory()
         if not factory.has_curriculum(dataset):
             raise ConfigError(f"{self.name} has no curriculum, so no level: set its fields")
+        check_level(self, level)
         curriculum = factory.create_curriculum(dataset)
-        top = max(len(attribute.levels) for attribute in curriculum.attributes.values()) - 1
-        if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= top:
-            raise ConfigError(
-                f"level of {self.name} must be an integer from 0 to {top}, got {level!r}"
-            )
         for name, attribute in curriculum.attributes.items():
             curriculum.set_attr_level(name, min(level, len(attribute.levels) - 1))
         return vars(curriculum.generate_configuration())
@@ -169,6 +183,11 @@ class ReasoningGym(GeneratedTask):
 def make(dataset: str, **kwargs: Any) -> ReasoningGym:
     """The task of a dataset; see `ReasoningGym`."""
     return ReasoningGym(dataset, **kwargs)
+
+
+def _top(curriculum: Any) -> int:
+    """The highest level of any of its attributes."""
+    return max((len(each.levels) for each in curriculum.attributes.values()), default=1) - 1
 
 
 def _known(dataset: str) -> tuple[type[Any], type[Any]]:

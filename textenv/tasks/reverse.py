@@ -33,13 +33,15 @@ class Reverse(GeneratedTask):
 
     ## Arguments
     As ``task_kwargs``: ``min_length``, ``max_length`` and ``alphabet``, described below; and
-    ``split``.
+    ``split``. A level is a ``max_length``, and ``min_length`` moves with it.
 
     ## Version History
     * v0: first version.
     """
 
     name = "reverse"
+    levels = range(1, 1001)
+    knobs = ("min_length", "max_length")
 
     min_length: int = 4
     """Fewest letters in a word."""

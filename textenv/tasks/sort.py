@@ -33,13 +33,15 @@ class Sort(GeneratedTask):
 
     ## Arguments
     As ``task_kwargs``: ``min_count``, ``max_count`` and ``max_number``, described below; and
-    ``split``.
+    ``split``. A level is a ``max_count``, and ``min_count`` moves with it.
 
     ## Version History
     * v0: first version.
     """
 
     name = "sort"
+    levels = range(1, 1001)
+    knobs = ("min_count", "max_count")
 
     min_count: int = 3
     """Fewest numbers in a list."""
