@@ -10,9 +10,10 @@ import numpy as np
 
 from textenv.algos import blas
 from textenv.algos.parts import Learned, Part
-from textenv.algos.rollout import Policy, RolloutRunner, Start
+from textenv.algos.rollout import Policy, RolloutRunner
+from textenv.algos.strategies.protocols import Start
 from textenv.algos.strategy import Strategy, create_strategy
-from textenv.algos.trajectory import Buffer
+from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.algos.workers import Item, LocalPool, Recipe, Share, WorkerError, check_sendable
 from textenv.errors import ConfigError
 
@@ -25,7 +26,8 @@ class RolloutCoordinator:
 
     With workers, each of these processes makes an environment and a policy of its own, and before
     each rollout all of them are given the weights of `policy`, which this process made and which
-    is the one to train. Whatever plays runs there: the policy, the environments, the rewards.
+    is the one to train. Whatever plays runs there: the policy, the environments, the rewards, the
+    generation of a strategy. Its other parts run here.
 
     Text is cut into items of whole groups. The cut, the starts and the seeds of the noise do not
     depend on the workers, so that with a policy that takes ``seeds``, as language models here do,
@@ -120,8 +122,10 @@ class RolloutCoordinator:
             return self._collect_in_workers()
         if not runner.is_text:
             return runner.collect()
-        parts = cut(runner.plan(), runner.strategy.num_generations)
-        return Buffer(t for part in parts for t in runner.play_starts(part))
+        size = runner.strategy.num_generations
+        return runner.gather(
+            lambda starts: (t for part in cut(starts, size) for t in runner.play_starts(part))
+        )
 
     def learn(self, parts: Sequence[Part]) -> list[Learned]:
         """The gradient of a loss under the weights of `policy`, computed by the workers.
@@ -193,20 +197,22 @@ class RolloutCoordinator:
 
     def _collect_in_workers(self) -> Buffer:
         runner, pool = self.runner, self._open_pool()
-        version = runner.policy_version
+        version, size = runner.policy_version, runner.strategy.num_generations
         self._send_weights(pool)
+
+        def play(items: list[Item]) -> list[Trajectory]:
+            trajectories = []
+            for played in pool.run(items):
+                trajectories += played.trajectories
+                for name, seconds in played.seconds.items():
+                    runner.seconds[name] += seconds
+            return trajectories
+
         if runner.is_text:
-            parts = cut(runner.plan(), runner.strategy.num_generations)
-            items = [Item(version, part) for part in parts]
-        else:
-            items = [Item(version)] * self.num_workers
-        buffer = Buffer()
-        for played in pool.run(items):
-            for trajectory in played.trajectories:
-                buffer.add(trajectory)
-            for name, seconds in played.seconds.items():
-                runner.seconds[name] += seconds
-        return buffer
+            return runner.gather(
+                lambda starts: play([Item(version, part) for part in cut(starts, size)])
+            )
+        return Buffer(play([Item(version)] * self.num_workers))
 
     def _recipes(
         self, create_env: Any, create_policy: Any, create_learner: Any = None
@@ -233,7 +239,7 @@ class RolloutCoordinator:
                 Recipe(
                     create_env,
                     create_policy,
-                    runner.strategy,
+                    runner.strategy.for_workers(),
                     max_steps=steps,
                     seed=seed,
                     noise=noise,

@@ -10,17 +10,19 @@ import dataclasses
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from textenv.algos.lanes import Lane, SingleStage, VectorStage
+from textenv.algos.strategies.gather import gather
+from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
-from textenv.errors import ConfigError, ConfigTypeError
+from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.wrappers.step import DictStep, standardize_reset, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
@@ -28,16 +30,6 @@ Policy = Callable[..., tuple[Any, dict[str, Any]]]
 
 _MAX_SEED = 2**31 - 1
 _MAX_NOISE = 2**63 - 1  # so many that no two episodes share one, nor one's turns another's
-
-
-class Start(NamedTuple):
-    """Where an episode of text starts."""
-
-    group_id: int
-    seed: int
-    options: dict[str, Any] | None
-    noise: int | None = None
-    """Seed of the policy's noise in this one episode; None leaves that to the policy."""
 
 
 class RolloutRunner:
@@ -56,20 +48,24 @@ class RolloutRunner:
             that declares ``context`` is given the token ids of each episode so far, and one that
             declares ``seeds`` the seed of the noise of each answer (text only); one that has
             ``values(observations)`` gives the value of what came after an unfinished episode.
-        strategy: from `create_strategy`; single trajectories where None.
+        strategy: from `create_strategy`; single trajectories where None. Its parts are for text.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
+            Those that a strategy discards, and draws again, or adds from earlier rollouts come
+            on top.
         seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
             seed of their own. None leaves the environments' own seeding alone (control only).
 
     Attributes:
         is_text: whether the environment's actions are text.
+        num_groups: groups that a rollout of text is to have.
         policy_version: stamped on every trajectory; whoever updates the policy counts it up.
         seconds: time spent so far in the ``"environment"`` and in the ``"policy"``.
 
     Raises:
         ConfigTypeError: for an environment or policy of another kind.
         ConfigError: where ``max_steps`` is too few for one group, or does not divide by the
-            number of environments; says both numbers.
+            number of environments; says both numbers. Or where a part of the strategy cannot be
+            used here.
     """
 
     def __init__(
@@ -105,6 +101,11 @@ class RolloutRunner:
         self.is_text = is_text(self.env)
         if self.is_text:
             self._plan_groups()
+        elif self.strategy.parts:
+            raise ConfigError(
+                f"the strategy ({self.strategy.describe()}) compares whole episodes of text, and "
+                f"the actions of {self.env} are not text"
+            )
         elif max_steps % self._stage.num_envs:
             raise ConfigError(
                 f"max_steps={max_steps} must be divisible by num_envs={self._stage.num_envs}: "
@@ -116,30 +117,88 @@ class RolloutRunner:
 
         Raises:
             TypeError: where a step result has another shape.
+            RolloutError: where the strategy stops because groups are missing.
         """
-        return self.play_starts(self.plan()) if self.is_text else self._collect_steps()
+        return self.gather(self.play_starts) if self.is_text else self._collect_steps()
 
-    def plan(self) -> list[Start]:
+    def gather(self, play: Callable[[list[Start]], Iterable[Trajectory]]) -> Buffer:
+        """Collect one rollout of text by the strategy, whoever plays it.
+
+        Args:
+            play: plays whole groups, as `play_starts` does.
+        """
+        version = self.policy_version
+        return gather(self.strategy, self.plan, lambda s: list(play(s)), self.num_groups, version)
+
+    def plan(self, count: int | None = None) -> list[Start]:
         """Where the episodes of the next rollout of text start, and the seeds of their noise.
 
-        A rollout is then ``play_starts(plan())``, here or in runners elsewhere, in parts of whole
+        They are then played by ``play_starts``, here or in runners elsewhere, in parts of whole
         groups: an episode follows from its start and the policy's weights.
+
+        Args:
+            count: of groups; None: of a whole rollout.
         """
-        starts = [s for s in self._next_starts() for _ in range(self._size)]
+        chosen = self.strategy.prompts.choose(
+            self._propose, self.num_groups if count is None else count
+        )
+        if isinstance(self._stage, VectorStage) and any(start.options for start in chosen):
+            raise ConfigError(
+                "the strategy starts episodes with options, which a vector environment gives to "
+                "all its environments alike: use a single environment"
+            )
+        starts = []
+        for start in chosen:
+            starts += [start._replace(group_id=self._next_group)] * self._size
+            self._next_group += 1
         noise = self._noise_rng.integers(_MAX_NOISE, size=len(starts)).tolist()
         return [start._replace(noise=seed) for start, seed in zip(starts, noise)]
 
     def play_starts(self, starts: Sequence[Start]) -> Buffer:
-        """Play one episode from each of these starts, which `plan` gave, of whole groups."""
+        """Play these starts, which `plan` gave, of whole groups, as the strategy plays."""
+        return Buffer(self.strategy.generation.play(self, starts))
+
+    def chains(self, starts: Sequence[Start]) -> list[Trajectory]:
+        """Play one episode from each of these starts; they know nothing of each other."""
         if isinstance(self._stage, VectorStage):
             width = self._stage.num_envs
         else:
             width = self._make_copies(len(starts) if self._batched else 1)
-        buffer = Buffer()
-        for first in range(0, len(starts), width):
-            for trajectory in self._episodes(starts[first : first + width]):
-                buffer.add(trajectory)
-        return buffer
+        firsts = range(0, len(starts), width)
+        return [t for i in firsts for t in self._episodes(starts[i : i + width])]
+
+    def state(self) -> dict[str, Any]:
+        """What the next rollouts of text depend on beside the policy, in JSON's types."""
+        return {
+            "num_groups": self.num_groups,
+            "policy_version": self.policy_version,
+            "next_group": self._next_group,
+            "epoch": list(self._epoch),
+            "resets": save_rng(self._rng),
+            "noise": save_rng(self._noise_rng),
+            "strategy": self.strategy.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave: the next rollouts are those that would have come there.
+
+        Raises:
+            ConfigError: where it is of another strategy, or of rollouts of another size.
+            DataError: for something that is no state.
+        """
+        try:
+            if state["num_groups"] != self.num_groups:
+                raise ConfigError(
+                    f"the state is of rollouts of {state['num_groups']} groups; this one has "
+                    f"{self.num_groups}"
+                )
+            self.strategy.load_state(state["strategy"])
+            load_rng(self._rng, state["resets"])
+            load_rng(self._noise_rng, state["noise"])
+            self._next_group, self._epoch = int(state["next_group"]), list(state["epoch"])
+            self.policy_version = int(state["policy_version"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"not the state of a rollout's strategy: {error!r}") from error
 
     @property
     def num_envs(self) -> int:
@@ -161,7 +220,7 @@ class RolloutRunner:
         starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
         self._deterministic = deterministic
         try:
-            return self.play_starts(starts)
+            return Buffer(self.chains(starts))
         finally:
             self._deterministic = False
 
@@ -264,26 +323,27 @@ class RolloutRunner:
     def _plan_groups(self) -> None:
         self._turns = max_turns(self.env)
         self._size = self.strategy.num_generations
-        self._num_groups = self.max_steps // (self._size * self._turns)
-        if self._num_groups < 1:
+        self.num_groups = self.max_steps // (self._size * self._turns)
+        if self.num_groups < 1:
             raise ConfigError(
                 f"max_steps={self.max_steps} is fewer than one group: num_generations={self._size} "
                 f"trajectories of up to {self._turns} step(s) each"
             )
+        self.strategy.prepare(
+            Setup(self.env, self.policy, self.num_groups, self._size, self._turns, self.seed)
+        )
 
-    def _next_starts(self) -> list[Start]:
+    def _propose(self, count: int) -> list[Start]:
         """Where the next groups start: a finite task in shuffled epochs, others by seed alone."""
-        seeds = self._rng.integers(_MAX_SEED, size=self._num_groups).tolist()
-        first, self._next_group = self._next_group, self._next_group + self._num_groups
+        seeds = self._rng.integers(_MAX_SEED, size=count).tolist()
         ids = getattr(getattr(_innermost(self.env), "task", None), "ids", None)
         if ids is None or isinstance(self._stage, VectorStage):  # its options go to all lanes alike
-            return [Start(first + i, seed, None) for i, seed in enumerate(seeds)]
-        while len(self._epoch) < self._num_groups:
+            return [Start(0, seed, None) for seed in seeds]
+        while len(self._epoch) < count:
             self._epoch += [ids[i] for i in self._rng.permutation(len(ids))]
-        drawn, self._epoch = self._epoch[: self._num_groups], self._epoch[self._num_groups :]
+        drawn, self._epoch = self._epoch[:count], self._epoch[count:]
         return [
-            Start(first + i, seed, {"example_id": example_id})
-            for i, (seed, example_id) in enumerate(zip(seeds, drawn))
+            Start(0, seed, {"example_id": example_id}) for seed, example_id in zip(seeds, drawn)
         ]
 
     def _episodes(self, starts: Sequence[Start]) -> list[Trajectory]:
@@ -379,7 +439,7 @@ class RolloutRunner:
             warnings.warn(
                 f"copies of {name} cannot be made ({error}): episodes are generated one after "
                 "another, which is slow",
-                stacklevel=4,
+                stacklevel=8,
             )
             return 1
         return count

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from textenv.errors import ConfigTypeError
+
+if TYPE_CHECKING:
+    from textenv.algos.strategies.counts import Counts
 
 
 class Transition(NamedTuple):
@@ -159,12 +162,17 @@ class Buffer:
 
     Attributes:
         source: where the rollout comes from, where that is known.
+        counts: what it took to collect it (text); not written to files, nor compared.
     """
 
     def __init__(
-        self, trajectories: Iterable[Trajectory] = (), source: RolloutSource | None = None
+        self,
+        trajectories: Iterable[Trajectory] = (),
+        source: RolloutSource | None = None,
+        counts: Counts | None = None,
     ):
         self.source = source
+        self.counts = counts
         self._trajectories: list[Trajectory] = []
         for trajectory in trajectories:
             self.add(trajectory)

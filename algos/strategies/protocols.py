@@ -92,6 +92,17 @@ class Part:
         known = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         return {field.name: getattr(self, field.name) for field in known if field.init}
 
+    @property
+    def plain_settings(self) -> dict[str, Any]:
+        """The same in JSON's types; an object by its ``repr``."""
+        plain = (str, int, float, bool, type(None))
+        return {k: v if isinstance(v, plain) else repr(v) for k, v in self.settings.items()}
+
+    @property
+    def title(self) -> str:
+        """Its name and settings, as a configuration would have them."""
+        return make_title(self.name or type(self).__qualname__, self.plain_settings)
+
     def state(self) -> dict[str, Any]:
         """What it remembers, in JSON's types; see `save_rng` for a generator's."""
         return {}
@@ -187,6 +198,11 @@ class Reuse(Part):
 
 
 SLOTS: dict[str, type[Part]] = {kind.slot: kind for kind in (Prompts, Generation, Selection, Reuse)}
+
+
+def make_title(name: str, settings: dict[str, Any]) -> str:
+    """A part as a configuration has it: ``dapo:cap=4``."""
+    return name + ":" * bool(settings) + ",".join(f"{k}={v}" for k, v in settings.items())
 
 
 def save_rng(rng: np.random.Generator) -> dict[str, Any]:
