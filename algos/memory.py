@@ -7,6 +7,7 @@ too many ends the process by a segmentation fault, or the kernel ends it. On a G
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,9 +75,12 @@ class MemoryWatch:
 
     @contextmanager
     def updating(self, rollout: Buffer) -> Iterator[None]:
-        """Around the update on a rollout, whose lengths are known now."""
-        prompt = max((len(t.prompt_ids or ()) for t in rollout), default=0)
-        completion = max((len(t.token_ids or ()) for t in rollout), default=0)
+        """Around the update on a rollout, whose lengths are known now.
+
+        Their means are taken: an update is cut by length where lengths differ much.
+        """
+        prompt = math.ceil(np.mean([len(t.prompt_ids or ()) for t in rollout] or [0]))
+        completion = math.ceil(np.mean([len(t.token_ids or ()) for t in rollout] or [0]))
         self._check(prompt, completion, f"prompts of {prompt} tokens, completions of {completion}")
         with out_of_memory("updating", "lower micro_batch_size, or set gradient_checkpointing"):
             yield

@@ -2,7 +2,7 @@
 
 Estimates are of dense transformers. For models of .5 to 27 million parameters (d 128 to 512, short
 and long prompts, with and without checkpointing, LoRA and a reference model, completions of full
-length) they came to .77 to 1.08 times the resident memory that was measured on a CPU, for which
+length) they came to .79 to 1.03 times the resident memory that was measured on a CPU, for which
 the factors were fitted. What a GPU needs beside weights, and what it keeps for the backward, was
 not measured and is set low.
 
@@ -131,18 +131,17 @@ def estimate(sizes: Sizes, load: Load, on_cpu: bool = True) -> dict[str, int]:
         "worker processes": load.workers * (s.weights + (PROCESS if on_cpu else 0)),
         "the process itself": PROCESS if on_cpu else 0,
     }
-    update = common | {
-        "gradient": (2 if load.parts else 1) * trained,
-        **_activations(s, load, on_cpu),
-    }
-    return max(common | _rollout(s, load), update, key=lambda parts: sum(parts.values()))
+    backward = {"gradient": (2 if load.parts else 1) * trained, **_activations(s, load, on_cpu)}
+    step = {"gradient": 3 * trained}  # itself, clipped, and what becomes of it
+    phases = [common | parts for parts in (_rollout(s, load), backward, step)]
+    return max(phases, key=lambda parts: sum(parts.values()))
 
 
 def _rollout(s: Sizes, load: Load) -> dict[str, int]:
     rows = min(_AT_ONCE, load.completions)
     prompts = math.ceil(rows * load.prompts / load.completions) if s.shares_prompts else rows
     tokens = prompts * load.prompt_tokens + rows * load.completion_tokens
-    widest = max(prompts * load.prompt_tokens * (2 * s.d + s.q + s.kv + 3 * s.f), 0)
+    widest = prompts * load.prompt_tokens * (2 * s.d + s.q + s.kv + 3 * s.f)
     return {
         "keys and values": tokens * s.layers * s.kv * s.item,
         "prompts going through": widest * s.item,

@@ -355,3 +355,22 @@ def test_a_real_limit_is_met_by_a_message_and_no_crash(
     )
     assert done.stdout.startswith("OutOfMemoryError training needs about"), done.stderr[-2000:]
     assert "ulimit -v" in done.stdout and "micro_batch_size=" in done.stdout
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_one_long_completion_refuses_nothing(random_model, tiny_config, tiny, long):
+    """Lengths count by their mean: an update is cut by length."""
+    from textenv.algos import Buffer, Trajectory
+
+    model, config = random_model(**tiny_config), GRPOConfig(max_completion_length=512)
+    watch = MemoryWatch(model, config, Env(), tiny[1], room := Limit(2500 * MB, "x"))
+    lengths = [512] * 512 if long else [4] * 511 + [512]
+    rollout = Buffer(Trajectory(prompt_ids=[1, 2], token_ids=[1] * n) for n in lengths)
+    full = sum(estimate(Sizes.of(model), Load.of(config, 2, 512)).values())
+    assert full > 1.4 * room.size
+    if long:
+        with pytest.raises(OutOfMemoryError, match="completions of 512"), watch.updating(rollout):
+            pytest.fail("it was begun")
+    else:
+        with watch.updating(rollout):
+            pass
