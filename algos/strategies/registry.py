@@ -17,10 +17,16 @@ from textenv.algos.strategies.protocols import SLOTS, Part
 from textenv.errors import ConfigError, ConfigTypeError, unknown
 
 _BUILT_IN = {  # name -> module in this folder, class
+    "uniform": ("uniform", "Uniform"),
+    "curriculum": ("curriculum", "Curriculum"),
+    "greso": ("greso", "Greso"),
+    "pools": ("pools", "Pools"),
     "dapo": ("dapo", "DynamicSampling"),
     "pods": ("pods", "MaximumVariance"),
     "drop": ("drop", "Drop"),
     "overlong": ("overlong", "OverlongPunishment"),
+    "replay": ("replay", "Replay"),
+    "top_entropy": ("top_entropy", "TopEntropy"),
 }
 _registered: dict[str, type[Part]] = {}
 
