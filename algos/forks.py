@@ -5,6 +5,7 @@ Shapes: N rows to continue, P prompts, G places for continuations of each.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,18 +18,24 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
-from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
+from textenv.algos.frame import Frame  # noqa: E402
+from textenv.algos.kv_cache import (  # noqa: E402
+    ForkedCache,
+    GrowingCache,
+    frame_alone,
+    frame_of,
+)
 
 Cache = ForkedCache | GrowingCache
 
-_MOST_IDLE = 1.5  # places for each row, beyond which prompts are copied rather than shared
+_MOST_IDLE = 1.5  # places for each row, beyond which a prompt is held more than once
 
 
 class Layout(NamedTuple):
     """Where each row is."""
 
     prompts: np.ndarray | None
-    """(P,) which prompts, in order; None: all of them, as they are."""
+    """(P,) which prompts, in order, some of them repeatedly; None: all of them, as they are."""
     per_prompt: int
     """G."""
     slots: np.ndarray
@@ -46,27 +53,55 @@ class Layout(NamedTuple):
         return np.array_equal(self.slots, np.arange(len(self.slots)))
 
 
-def lay_out(prompt_index: np.ndarray, num_prompts: int, shared: bool = True) -> Layout:
+def lay_out(
+    prompt_index: np.ndarray,
+    num_prompts: int,
+    shared: bool = True,
+    per_prompt: int | None = None,
+) -> Layout:
     """Places for rows.
 
     Args:
         prompt_index: (N,) the prompt that each row continues.
         num_prompts: how many prompts there are.
         shared: whether continuations can share a prompt; else each row has its own.
+        per_prompt: G, from `best_group`; None: what is best for these.
     """
     used, counts = np.unique(prompt_index, return_counts=True)
-    group = int(counts.max())
-    if not shared or len(used) * group > _MOST_IDLE * len(prompt_index):
+    group = per_prompt or best_group(counts)
+    if not shared or group == 1:
         return Layout(np.asarray(prompt_index), 1, np.arange(len(prompt_index)))
-    slots = np.full((len(used), group), -1)
-    for row_of_slots, prompt in zip(slots, used):
-        rows = np.flatnonzero(prompt_index == prompt)
-        row_of_slots[: len(rows)] = rows
-    return Layout(None if len(used) == num_prompts else used, group, slots.reshape(-1))
+    repeats = -(-counts // group)
+    prompts = np.repeat(used, repeats)
+    slots = np.full(len(prompts) * group, -1)
+    firsts = (np.cumsum(repeats) - repeats) * group
+    for first, prompt, count in zip(firsts, used, counts):
+        slots[first : first + count] = np.flatnonzero(prompt_index == prompt)
+    whole = np.array_equal(prompts, np.arange(num_prompts))
+    return Layout(None if whole else prompts, group, slots)
+
+
+def best_group(counts: np.ndarray, prompt_cost: float = 1.0) -> int:
+    """G: so many places a prompt that few are idle and few prompts are held repeatedly.
+
+    Args:
+        counts: rows of each prompt.
+        prompt_cost: of holding a prompt once more, in places.
+    """
+    sizes = np.arange(1, counts.max() + 1)
+    held = -(-counts // sizes[:, None]).sum(axis=1)  # prompts, for each G
+    places = held * sizes
+    cost = places + float(prompt_cost) * held
+    cost[places > _MOST_IDLE * counts.sum()] = np.inf
+    return int(sizes[len(cost) - 1 - np.argmin(cost[::-1])])
 
 
 def fork_caches(
-    model: nn.Module, prompts: Sequence[GrowingCache], layout: Layout, room: int = 0
+    model: nn.Module,
+    prompts: Sequence[GrowingCache],
+    layout: Layout,
+    room: int = 0,
+    alone: bool = False,
 ) -> list[Cache]:
     """Caches in which each place of a layout goes on from its prompt.
 
@@ -74,11 +109,80 @@ def fork_caches(
         model: which `textenv.algos.architectures.check_cache` has found out about.
         prompts: of each layer, after the prompts went through.
         layout: from `lay_out`.
-        room: columns that will be added, to allocate them; 0: gradients flow through them.
+        room: columns to allocate at a time; 0: gradients flow through them.
+        alone: whether each prompt has one place, which takes its columns for its own.
     """
-    if layout.prompts is not None:
+    if layout.prompts is not None and not np.array_equal(
+        layout.prompts, np.arange(len(prompts[0].padding))
+    ):
         index = mx.array(layout.prompts)
         prompts = [cache.gather(index) for cache in prompts]
     if not model.shares_prompts:
         return list(prompts)
-    return [ForkedCache(cache, layout.per_prompt, room) for cache in prompts]
+    if alone:
+        frame = frame_alone(prompts[0])
+        return [ForkedCache.alone(cache, room, frame) for cache in prompts]
+    frame = frame_of(prompts[0], layout.per_prompt)
+    return [ForkedCache(cache, layout.per_prompt, room, frame) for cache in prompts]
+
+
+def take_places(
+    caches: Sequence[Cache], prompts: np.ndarray, places: np.ndarray, per_prompt: int
+) -> tuple[list[Cache], int]:
+    """Caches of some places, with a copy of them, and the first of the old columns that is kept.
+
+    Args:
+        caches: of each layer.
+        prompts: (P',) which prompts, each as often as its rows need.
+        places: (P' x G',) which of the old places each new one was.
+        per_prompt: G'.
+    """
+    index, forks = mx.array(places), _forked(caches)
+    if not forks:
+        return [cache.gather(index) for cache in _growing(caches)], 0
+    frame, columns, group = forks[0].frame, forks[0].columns, forks[0].per_prompt
+    whole = np.array_equal(prompts * group, np.arange(0, frame.start.shape[0], group))
+    kept = None if whole else mx.array(prompts)
+    padding = frame.padding if kept is None or frame.padding is None else frame.padding[kept]
+    stretch = frame.stretch(places, columns)
+    new = frame.take(places, stretch, columns, padding)
+    return [cache.take(kept, index, per_prompt, stretch, new) for cache in forks], stretch[0]
+
+
+def join_caches(first: Sequence[Cache], second: Sequence[Cache]) -> list[Cache]:
+    """Caches of the rows of two batches, of as many places for each prompt."""
+    if _growing(first):
+        return [a.join(b) for a, b in zip(_growing(first), _growing(second))]
+    forks = _forked(first), _forked(second)
+    a, b = forks[0][0], forks[1][0]
+    padding = None
+    if a.prompts is not None and b.prompts is not None:
+        prompts = a.prompts.join(b.prompts)
+        padding = prompts.padding if prompts.padded else None
+    frame = a.frame.join(b.frame, (a.columns, b.columns), padding)
+    return [one.join(other, frame) for one, other in zip(*forks)]
+
+
+def with_frame(caches: Sequence[Cache], frame: Frame) -> list[Cache]:
+    """The same caches of forks in another frame."""
+    copies = [copy.copy(cache) for cache in _forked(caches)]
+    for cache in copies:
+        cache.frame = frame
+    return list(copies)
+
+
+def held(caches: Sequence[Cache]) -> list[mx.array]:
+    """The arrays in caches of a batch."""
+    forks = _forked(caches)
+    parts = [*_growing(caches), *(fork.prompts for fork in forks if fork.prompts is not None)]
+    arrays = [array for part in parts for array in (part.keys, part.values)]
+    arrays += [array for fork in forks for array in (fork._keys, fork._values)]
+    return [array for array in arrays if array is not None]
+
+
+def _forked(caches: Sequence[Cache]) -> list[ForkedCache]:
+    return [cache for cache in caches if isinstance(cache, ForkedCache)]
+
+
+def _growing(caches: Sequence[Cache]) -> list[GrowingCache]:
+    return [cache for cache in caches if isinstance(cache, GrowingCache)]

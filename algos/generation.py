@@ -1,18 +1,22 @@
 """Many completions at once: each distinct prompt is prefilled one time, then rows are decoded.
 
-Shapes: P distinct prompts, B rows (completions), V vocabulary.
+Batching is continuous: where enough rows have ended, the next prompts take their places at once.
+Rows of many turns can be kept, so that the next turn computes nothing but what is new.
+
+Shapes: P distinct prompts, B places of a batch, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.completions import Completion
 from textenv.algos.sampling import SamplingParams, draw, restrict
-from textenv.errors import DataError
 
 backend.prepare()
 
@@ -20,12 +24,22 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.architectures import check_cache  # noqa: E402
-from textenv.algos.forks import Cache, fork_caches, lay_out  # noqa: E402
+from textenv.algos.decoding import Batch, Samples, prompt_cost  # noqa: E402
+from textenv.algos.forks import best_group, fork_caches, lay_out, with_frame  # noqa: E402
+from textenv.algos.kept_rows import KeptRows, Weights  # noqa: E402
 from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 from textenv.algos.models import split_head  # noqa: E402
 from textenv.algos.plain_path import PlainGenerator  # noqa: E402
 
-_COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
+_REFILL = 0.25  # of the rows that a batch may have, so many must be free for others to join
+_ROOM = 64  # columns that a cache grows by
+
+
+class _Waiting(NamedTuple):
+    """A prompt that is still to be prefilled."""
+
+    prompt: Sequence[int]
+    rows: list[int]
 
 
 class Generator:
@@ -35,14 +49,31 @@ class Generator:
         model: an mlx-lm model.
         eos_token_ids: tokens that end a completion.
         batch_size: rows decoded at once; bounds the memory of the cache.
+        sync_every: steps between two looks at what was drawn, each of which waits for the device;
+            None: 1 on a CPU, where that costs nothing, and 8 elsewhere.
+
+    Attributes:
+        tokens_prefilled: tokens of prompts, and of what came between turns, that went through the
+            model so far.
+        tokens_decoded: tokens sampled so far.
     """
 
-    def __init__(self, model: nn.Module, eos_token_ids: Sequence[int], batch_size: int = 512):
+    def __init__(
+        self,
+        model: nn.Module,
+        eos_token_ids: Sequence[int],
+        batch_size: int = 512,
+        sync_every: int | None = None,
+    ):
         self._model = model
         self._layers = check_cache(model)
         self._body, self._head = split_head(model)
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
+        self._sync_every = sync_every or (1 if mx.default_device() == mx.cpu else 8)
+        self._kept = KeptRows(model, batch_size)
+        self.tokens_prefilled = self.tokens_decoded = 0
+        self._prompts_seen = 0
 
     def generate(
         self,
@@ -50,133 +81,168 @@ class Generator:
         max_tokens: int,
         params: SamplingParams,
         uniforms: np.ndarray,
+        continues: bool = False,
     ) -> list[Completion]:
         """Sample one completion for each row of ``prompts``.
 
         Args:
-            prompts: token ids; equal prompts are prefilled once.
+            prompts: token ids; equal prompts are prefilled once. One that begins with a prompt of
+                the last call and its completion goes on from there, where that call said that it
+                might.
             max_tokens: longest completion, EOS included.
             params: the sampling distribution.
-            uniforms: (B, max_tokens) float32 in [0, 1): the noise of each row and token.
+            uniforms: (N, max_tokens) float32 in [0, 1): the noise of each row and token.
+            continues: whether the next call may go on from these rows. Up to ``batch_size`` of
+                them then stay in memory, until the next call or `forget`.
 
         Returns:
-            B completions, in order.
+            N completions, in order.
 
         Raises:
             DataError: where the model's logits are not finite.
         """
         if self._model.runs_plainly:
             plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
-            return plain.generate(prompts, max_tokens, params, uniforms)
-        completions: list[Completion] = []
-        for start in range(0, len(prompts), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            completions += self._batch(prompts[rows], max_tokens, params, uniforms[rows])
-        return completions
+            self.tokens_prefilled += sum(map(len, {tuple(prompt) for prompt in prompts}))
+            completions = plain.generate(prompts, max_tokens, params, uniforms)
+            self.tokens_decoded += sum(len(c.token_ids) for c in completions)
+            return completions
+        samples = Samples(len(prompts), max_tokens, params, uniforms, self._eos)
+        weights = Weights(self._model) if continues and self._model.shares_prompts else None
 
-    def _batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        params: SamplingParams,
-        uniforms: np.ndarray,
-    ) -> list[Completion]:
-        distinct: dict[tuple[int, ...], int] = {}
-        index = np.array([distinct.setdefault(tuple(p), len(distinct)) for p in prompts])
-        layout = lay_out(index, len(distinct), self._model.shares_prompts)
-        prefix, last_hidden = self.prefill(list(distinct))
-        caches = fork_caches(self._model, prefix, layout, max_tokens)
-        rows = layout.slots  # the completion in each place; -1 where there is none
-        logits = self._head(last_hidden)[mx.array(index[rows])]  # (places, V)
+        def keep(batch: Batch) -> None:
+            ended = None if weights is None else batch.ended(samples.made)
+            if ended is not None and weights is not None:
+                here = ended.rows[ended.rows >= 0].tolist()
+                tokens = {i: [*prompts[i], *samples.tokens[i, : samples.made[i]]] for i in here}
+                self._kept.add(ended, tokens, weights)
 
-        tokens, logprobs, entropies = _empty(len(prompts), max_tokens)
-        lengths = np.full(len(prompts), max_tokens)
-        support: list[list[np.ndarray]] | None = (
-            None if params.full_support else [[] for _ in prompts]
-        )
-        for step in range(max_tokens):
-            restricted = restrict(logits, params)
-            drawn = draw(restricted, mx.array(uniforms[rows, step]))
-            if step + 1 < max_tokens:  # the next step is under way while this one is read
-                hidden = self._body(drawn[0][:, None], caches)
-                logits = self._head(hidden[:, -1])
-                mx.async_eval(*drawn, logits)
-            here = np.flatnonzero(rows >= 0)
-            going = rows[here]
-            for column, values in zip((tokens, logprobs, entropies), drawn):
-                column[going, step] = np.array(values)[here]
-            if not np.isfinite(logprobs[going, step]).all():  # a draw from NaN would be token 0
-                raise DataError(
-                    "the model's logits are not finite numbers: its weights are broken, or it "
-                    "cannot take prompts of different lengths in one batch"
-                )
-            if support is not None:
-                _record_support(support, going, np.array(restricted > -mx.inf)[here])
-            ended = np.isin(tokens[going, step], self._eos)
-            lengths[going[ended]] = step + 1
-            rows = rows.copy()
-            rows[here[ended]] = -1
-            if ended.all():
-                break
-            if ended.any() and step + 1 < max_tokens:
-                rows, logits = _compact(rows, logits, caches)
-        return [
-            Completion(
-                tokens[i, : lengths[i]].tolist(),
-                logprobs[i, : lengths[i]].tolist(),
-                entropies[i, : lengths[i]].tolist(),
-                None if support is None else support[i],
-                int(tokens[i, lengths[i] - 1]) not in self._eos,
-            )
-            for i in range(len(prompts))
-        ]
+        batch = self._go_on(prompts)
+        queue = self._line_up(prompts, [] if batch is None else batch.rows)
+        if batch is not None:
+            alone = batch.alone
+        else:
+            counts = np.array([len(waiting.rows) for waiting in queue])
+            alone = not self._model.shares_prompts or best_group(counts) == 1
+        while queue or batch:
+            joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
+            if joining:
+                new: Batch | None = self._prefilled(joining, batch, alone, min(max_tokens, _ROOM))
+            else:
+                assert batch is not None
+                new = batch.compacted() if batch.going.any() else None
+            if batch is not None and new is not batch:
+                keep(batch)
+            batch = new
+            if batch is not None:
+                samples.add(batch, self._run(batch, samples, params))
+        self.tokens_decoded += int(samples.made.sum())
+        return samples.completions()
+
+    def forget(self) -> None:
+        """Let go of the rows that were kept for another turn."""
+        self._kept.clear()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[GrowingCache], mx.array]:
         """Caches of prompts padded on the left, and the hidden state (P, D) of each last token."""
         ids, padding, padded = pad_left(prompts)
         caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
+        self.tokens_prefilled += sum(map(len, prompts))
         return caches, self._body(ids, caches)[:, -1]
 
+    def _line_up(
+        self, prompts: Sequence[Sequence[int]], under_way: Sequence[int] | np.ndarray
+    ) -> deque[_Waiting]:
+        """The distinct prompts of rows that are not under way, in parts of one batch at most."""
+        distinct: dict[tuple[int, ...], list[int]] = {}
+        for i in sorted(set(range(len(prompts))) - set(map(int, under_way))):
+            distinct.setdefault(tuple(prompts[i]), []).append(i)
+        most = self._batch_size
+        return deque(
+            _Waiting(prompt, rows[i : i + most])
+            for prompt, rows in distinct.items()
+            for i in range(0, len(rows), most)
+        )
 
-def _empty(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, log-probabilities and entropies to be filled in, (rows, columns) each."""
-    shape = rows, columns
-    return np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    def _next(self, queue: deque[_Waiting], going: int) -> list[_Waiting]:
+        """The prompts that join now: none before enough places are free for that to be worth it."""
+        free = self._batch_size - going
+        joining: list[_Waiting] = []
+        if going == 0 or free >= _REFILL * self._batch_size:
+            while queue and len(queue[0].rows) <= free:
+                joining.append(queue.popleft())
+                free -= len(joining[-1].rows)
+        return joining
 
+    def _prefilled(
+        self, joining: Sequence[_Waiting], batch: Batch | None, alone: bool, room: int
+    ) -> Batch:
+        """A batch of new rows and of those of another that go on.
 
-def _record_support(support: list[list[np.ndarray]], rows: np.ndarray, inside: np.ndarray) -> None:
-    for row, ids in zip(rows, inside):
-        support[row].append(np.flatnonzero(ids).astype(np.int32))
-
-
-def _compact(
-    rows: np.ndarray, logits: mx.array, caches: Sequence[Cache]
-) -> tuple[np.ndarray, mx.array]:
-    """Drop places without a row, where enough of them would go for that to be worth a copy.
-
-    Args:
-        rows: (places,) the row in each place, -1 where there is none.
-        logits: (places, V).
-        caches: of each layer; changed in place.
-    """
-    group = getattr(caches[0], "per_prompt", 1)
-    by_prompt = (rows >= 0).reshape(-1, group)
-    counts = by_prompt.sum(axis=1)
-    prompts = np.flatnonzero(counts)
-    width = int(counts.max())
-    if len(prompts) * width > _COMPACT_BELOW * len(rows):
-        return rows, logits
-    # The places that stay: of each prompt its rows first, filled up with finished ones.
-    order = np.argsort(~by_prompt[prompts], axis=1, kind="stable")[:, :width]
-    places = (prompts[:, None] * group + order).reshape(-1)
-    index = mx.array(places)
-    for cache in caches:
-        if isinstance(cache, ForkedCache):
-            kept = None if len(prompts) == len(counts) else mx.array(prompts)
-            cache.keep(kept, index, width)
+        Args:
+            joining: the new ones.
+            batch: the other, if there is one.
+            alone: whether each row has its prompt for itself.
+            room: columns that caches grow by.
+        """
+        counts = np.array([len(waiting.rows) for waiting in joining])
+        numbers = self._prompts_seen + np.arange(len(joining))
+        self._prompts_seen += len(joining)
+        prefix, hidden = self.prefill([waiting.prompt for waiting in joining])
+        going = batch is not None and bool(batch.going.any())
+        if alone:
+            group = 1
+        elif batch is not None and going:
+            group = batch.best_group(np.concatenate([batch.counts(batch.going), counts]))
         else:
-            cache.keep(index)
-    return rows[places], logits[index]
+            group = best_group(counts, prompt_cost(prefix[0].columns, 0))
+        index = np.repeat(np.arange(len(joining)), counts)
+        layout = lay_out(index, len(joining), per_prompt=group)
+        held = np.arange(len(joining)) if layout.prompts is None else layout.prompts
+        caches = fork_caches(self._model, prefix, layout, room, alone)
+        rows = np.concatenate([waiting.rows for waiting in joining])
+        rows = np.where(layout.slots >= 0, rows[layout.slots], -1)
+        logits = self._head(hidden)[mx.array(np.repeat(held, group))]
+        new = Batch(caches, rows, logits, numbers[held])
+        return batch.take(batch.going, group).join(new) if batch is not None and going else new
+
+    def _run(
+        self, batch: Batch, samples: Samples, params: SamplingParams
+    ) -> list[tuple[mx.array, ...]]:
+        """Draw the next tokens of a batch, and feed them; see `Samples.add`."""
+        left = samples.left(batch)
+        steps = min(self._sync_every, left)
+        noise = samples.noise(batch, steps)
+        drawn = []
+        for k in range(steps):
+            restricted = restrict(batch.logits, params)
+            step: tuple[mx.array, ...] = draw(restricted, noise[k])
+            if not params.full_support:
+                step = (*step, restricted > -mx.inf)
+            drawn.append(step)
+            if k + 1 < left:  # the last of these is under way while the tokens are read
+                hidden = self._body(step[0][:, None], batch.caches)
+                batch.logits = self._head(hidden[:, -1])
+                mx.async_eval(*step, batch.logits)
+        return drawn
+
+    def _go_on(self, prompts: Sequence[Sequence[int]]) -> Batch | None:
+        """The rows that were kept, of those prompts that go on from one, after what is new."""
+        batch = self._kept.take(prompts) if len(self._kept) else None
+        if batch is None:
+            return None
+        cache = batch.caches[0]
+        assert isinstance(cache, ForkedCache)
+        lengths = np.array(cache.offset)  # tokens that went through the model
+        new = [prompts[row][n:] if row >= 0 else [] for row, n in zip(batch.rows, lengths)]
+        ids, padding, _ = pad_left(new)
+        begins, end = np.full(len(new), batch.columns), batch.columns + ids.shape[1]
+        frame = cache.frame.leave_out(begins, begins + np.array(padding), end)
+        batch.caches = with_frame(batch.caches, frame)
+        batch.logits = self._head(self._body(ids, batch.caches)[:, -1])
+        batch.begins, batch.going = np.full(len(new), end), batch.rows >= 0
+        self.tokens_prefilled += sum(map(len, new))
+        return batch
 
 
 def pad_left(sequences: Sequence[Sequence[int]]) -> tuple[mx.array, mx.array, bool]:

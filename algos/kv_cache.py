@@ -3,6 +3,8 @@
 Both classes speak the protocol of mlx-lm's caches (``offset``, ``update_and_fetch``,
 ``make_mask``), so that its models run on them unchanged.
 
+Columns are shared by all rows of a batch; where a row has none, see `textenv.algos.frame`.
+
 Shapes: P prompts, G continuations of each, B = P x G rows, H key-value heads, S columns of the
 prompts, T columns since, N new columns, D head dimension.
 """
@@ -10,6 +12,9 @@ prompts, T columns since, N new columns, D head dimension.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+
+import numpy as np
 
 from textenv.algos import backend
 
@@ -18,12 +23,13 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.attention import Part, as_bias, attend  # noqa: E402
+from textenv.algos.frame import Frame, window  # noqa: E402
 
 
 class GrowingCache:
     """Concatenates, so that gradients flow through what was written before.
 
-    Columns are shared by all rows; row b's first ``padding[b]`` columns hold nothing.
+    Row b's first ``padding[b]`` columns hold nothing.
 
     Args:
         padding: (B,).
@@ -49,7 +55,8 @@ class GrowingCache:
         Without padding and window, in the words of mlx-lm: ``"causal"``, or None for one query.
         """
         if self.padded or window_size is not None or return_array:
-            return _visible(self.padding, self.columns, n, window_size)
+            filled = mx.arange(self.columns + n) >= self.padding[:, None]
+            return window(filled, n, window_size)
         return "causal" if n > 1 else None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -61,51 +68,80 @@ class GrowingCache:
         self.columns = keys.shape[2]
         return keys, values
 
-    def keep(self, rows: mx.array) -> None:
-        """Drop all rows but these."""
-        assert self.keys is not None and self.values is not None
-        self.padding = self.padding[rows]
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
     def gather(self, rows: mx.array) -> GrowingCache:
         """A cache whose row i continues this one's row ``rows[i]``, with a copy of it."""
         assert self.keys is not None and self.values is not None
-        copied = copy.copy(self)
-        copied.keep(rows)
-        return copied
+        new = copy.copy(self)
+        new.padding = self.padding[rows]
+        new.keys, new.values = self.keys[rows], self.values[rows]
+        return new
+
+    def join(self, other: GrowingCache) -> GrowingCache:
+        """Both caches' rows, whichever has fewer columns padded on the left."""
+        assert self.keys is not None and self.values is not None
+        assert other.keys is not None and other.values is not None
+        columns = self.columns, other.columns
+        new = copy.copy(self)
+        new.columns = most = max(columns)
+        new.padded = self.padded or other.padded or columns[0] != columns[1]
+        new.padding = mx.concatenate(
+            [cache.padding + (most - cache.columns) for cache in (self, other)]
+        )
+        new.keys = _stack([self.keys, other.keys], columns, most)
+        new.values = _stack([self.values, other.values], columns, most)
+        return new
 
 
 class ForkedCache:
     """Continuations of prompts, whose keys and values stay where they are: once for each prompt.
 
     Row ``p * G + g`` is continuation g of prompt p. What it adds is held apart from the prompt's,
-    and `attend` looks at both, see `textenv.algos.attention`.
+    and `attend` looks at both, see `textenv.algos.attention`. Where every prompt has one
+    continuation, they can be held together: `alone`.
 
     Args:
         prompts: the cache that the prompts went through.
         per_prompt: G.
-        room: columns to allocate, written in place, for generation; 0 concatenates, so that
-            gradients flow.
+        room: columns to allocate at a time, written in place, for generation; 0 concatenates, so
+            that gradients flow.
+        frame: of all layers together; None makes one for this layer.
     """
 
-    def __init__(self, prompts: GrowingCache, per_prompt: int, room: int = 0):
-        assert prompts.keys is not None and prompts.values is not None
-        self.prompts, self.per_prompt = prompts, per_prompt
+    def __init__(
+        self, prompts: GrowingCache, per_prompt: int, room: int = 0, frame: Frame | None = None
+    ):
+        self.prompts: GrowingCache | None = prompts
+        self.per_prompt = per_prompt
         self.columns = 0  # T
+        self.frame = frame or frame_of(prompts, per_prompt)
         self._room = room
-        self._start = mx.repeat(prompts.columns - prompts.padding, per_prompt)  # (B,)
         self._keys: mx.array | None = None  # (P, H, G, T or more, D)
         self._values: mx.array | None = None
-        self._bias: mx.array | None = None  # (P, 1, 1, 1, 1, S)
-        if prompts.padded:
-            filled = mx.arange(prompts.columns) >= prompts.padding[:, None]
-            bias = mx.where(filled, 0.0, -mx.inf)
-            self._bias = bias.reshape(bias.shape[0], 1, 1, 1, 1, -1).astype(prompts.keys.dtype)
+
+    @classmethod
+    def alone(cls, prompts: GrowingCache, room: int, frame: Frame) -> ForkedCache:
+        """One continuation of each prompt, whose columns are taken for its own.
+
+        Args:
+            prompts: the cache that they went through.
+            room: columns to allocate at a time.
+            frame: from `frame_alone`.
+        """
+        assert prompts.keys is not None and prompts.values is not None
+        new = cls(prompts, 1, room, frame)
+        new.prompts, new.columns = None, prompts.columns
+        new._keys, new._values = prompts.keys[:, :, None], prompts.values[:, :, None]
+        return new
+
+    @property
+    def width(self) -> int:
+        """S, 0 where the prompts' columns are the rows' own."""
+        return 0 if self.prompts is None else self.prompts.columns
 
     @property
     def offset(self) -> mx.array:
         """Position of the next token in each row, (B,)."""
-        return self._start + self.columns
+        return self.frame.offset(self.columns)
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
@@ -116,8 +152,7 @@ class ForkedCache:
         """
         if window_size is None:
             return None
-        padding = mx.repeat(self.prompts.padding, self.per_prompt)
-        return _visible(padding, self.prompts.columns + self.columns, n, window_size)
+        return self.frame.visible(self.width, self.columns, n, window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Take in (B, H, N, D), and give it back: `attend` does not need it."""
@@ -129,13 +164,8 @@ class ForkedCache:
                 new_values = mx.concatenate([self._values, new_values], axis=3)
             self._keys, self._values = new_keys, new_values
         else:
-            if end > self._room:
-                raise ValueError(f"the cache has room for {self._room} columns, not {end}")
-            if self._keys is None or self._values is None:
-                self._keys = mx.zeros((*new_keys.shape[:3], self._room, new_keys.shape[4]))
-                self._keys = self._keys.astype(keys.dtype)
-                self._values = mx.zeros((*new_values.shape[:3], self._room, new_values.shape[4]))
-                self._values = self._values.astype(values.dtype)
+            self._keys = self._with_room(self._keys, new_keys, end)
+            self._values = self._with_room(self._values, new_values, end)
             self._keys[..., self.columns : end, :] = new_keys
             self._values[..., self.columns : end, :] = new_values
         self.columns = end
@@ -152,57 +182,99 @@ class ForkedCache:
         Returns:
             (B, heads, N, D).
         """
-        keys, values = self.prompts.keys, self.prompts.values
-        assert keys is not None and values is not None
         assert self._keys is not None and self._values is not None
-        prompts, heads_kv, columns = keys.shape[:3]
+        prompts, heads_kv, group = self._keys.shape[:3]
         count, heads, length, _ = queries.shape
-        group = self.per_prompt
         split = (queries * scale).reshape(prompts, group, heads_kv, -1, length, queries.shape[-1])
-        over_prompt, over_own = self._bias, None
+        width = self.width
+        over_prompt = self.frame.over_prompt(width)
+        over_own = self.frame.over_own(self.columns, group)
         if isinstance(mask, mx.array):
-            bias = as_bias(mask, length, columns + self.columns)
+            bias = as_bias(mask, length, width + self.columns)
             assert bias is not None
             bias = bias.reshape(prompts, group, 1, 1, length, -1).transpose(0, 2, 1, 3, 4, 5)
-            over_prompt, over_own = bias[..., :columns], bias[..., columns:]
+            over_prompt, over_own = bias[..., :width], bias[..., width:]
         elif length > 1:
             causal = as_bias("causal", length, self.columns)
             assert causal is not None
-            over_own = causal[None, None].astype(keys.dtype)
-        out = attend(
-            split.transpose(0, 2, 1, 3, 4, 5),  # (P, H, G, R, N, D)
-            [
-                Part(keys[:, :, None], values[:, :, None], over_prompt),
-                Part(
-                    self._keys[..., : self.columns, :],
-                    self._values[..., : self.columns, :],
-                    over_own,
-                ),
-            ],
-        )
+            over_own = causal[None, None] if over_own is None else over_own + causal[None, None]
+        own = self._keys[..., : self.columns, :], self._values[..., : self.columns, :]
+        parts = [Part(*own, over_own)]
+        if self.prompts is not None:
+            keys, values = self.prompts.keys, self.prompts.values
+            assert keys is not None and values is not None
+            parts.insert(0, Part(keys[:, :, None], values[:, :, None], over_prompt))
+        out = attend(split.transpose(0, 2, 1, 3, 4, 5), parts)  # (P, H, G, R, N, D)
         return out.transpose(0, 2, 1, 3, 4, 5).reshape(count, heads, length, -1)
 
-    def keep(self, prompts: mx.array | None, slots: mx.array, per_prompt: int) -> None:
-        """Drop all rows but some.
+    def take(
+        self,
+        prompts: mx.array | None,
+        slots: mx.array,
+        per_prompt: int,
+        stretch: tuple[int, int],
+        frame: Frame,
+    ) -> ForkedCache:
+        """A cache of some rows, with a copy of them.
 
         Args:
-            prompts: (P',) which prompts stay; None keeps all without a copy.
+            prompts: (P',) which prompts, each as often as its rows need; None: all as they are.
             slots: (P' x G',) which of the old rows each new one was.
             per_prompt: G'.
+            stretch: the first column to keep, and the first that is not.
+            frame: of these rows.
         """
-        if prompts is not None:
-            self.prompts = self.prompts.gather(prompts)
-            if self._bias is not None:
-                self._bias = self._bias[prompts]
-        self._start = self._start[slots]
-        where = slots // self.per_prompt, slots % self.per_prompt
-        for name in ("_keys", "_values"):
-            old = getattr(self, name)
-            if old is not None:  # (P, H, G, T, D) -> (P' G', H, T, D) -> (P', H, G', T, D)
-                rows = old.transpose(0, 2, 1, 3, 4)[where]
-                new = rows.reshape(-1, per_prompt, *rows.shape[1:]).transpose(0, 2, 1, 3, 4)
-                setattr(self, name, mx.contiguous(new))
-        self.per_prompt = per_prompt
+        new = copy.copy(self)
+        new.per_prompt, new.frame = per_prompt, frame
+        new.columns = stretch[1] - stretch[0]
+        if prompts is not None and self.prompts is not None:
+            new.prompts = self.prompts.gather(prompts)
+        if self._keys is not None and self._values is not None:
+            index = slots.reshape(-1, 1, per_prompt)
+            new._keys = _rows(self._keys, index, *stretch)
+            new._values = _rows(self._values, index, *stretch)
+        return new
+
+    def join(self, other: ForkedCache, frame: Frame) -> ForkedCache:
+        """Both caches' rows, whichever has fewer columns moved to the right.
+
+        Args:
+            other: of as many rows for each prompt; those come last.
+            frame: of all rows.
+        """
+        columns = self.columns, other.columns
+        new = copy.copy(self)
+        new.frame, new.columns = frame, max(columns)
+        if self.prompts is not None and other.prompts is not None:
+            new.prompts = self.prompts.join(other.prompts)
+        # Of prompts that were just forked there are no columns yet.
+        like = self._keys if self._keys is not None else other._keys
+        if like is not None:
+            both = self, other
+            new._keys = _stack([c._own(c._keys, like) for c in both], columns, new.columns)
+            like = self._values if self._values is not None else other._values
+            new._values = _stack([c._own(c._values, like) for c in both], columns, new.columns)
+        return new
+
+    def _own(self, array: mx.array | None, like: mx.array | None) -> mx.array:
+        """Keys or values of the columns since the prompts, none where there are none yet."""
+        assert like is not None
+        if array is not None:
+            return array[..., : self.columns, :]
+        assert self.prompts is not None
+        return mx.zeros(
+            (len(self.prompts.padding), like.shape[1], self.per_prompt, 0, like.shape[-1]),
+            like.dtype,
+        )
+
+    def _with_room(self, old: mx.array | None, new: mx.array, end: int) -> mx.array:
+        """Columns held so far, in an array with room up to ``end``."""
+        held = 0 if old is None else old.shape[3]
+        if old is not None and held >= end:
+            return old
+        missing = -(-(end - held) // self._room) * self._room
+        space = mx.zeros((*new.shape[:3], missing, new.shape[4]), new.dtype)
+        return space if old is None else mx.concatenate([old, space], axis=3)
 
     def _split(self, columns: mx.array) -> mx.array:
         """(B, H, N, D) as (P, H, G, N, D)."""
@@ -210,13 +282,42 @@ class ForkedCache:
         return rows.transpose(0, 2, 1, 3, 4)
 
 
-def _visible(padding: mx.array, columns: int, n: int, window_size: int | None) -> mx.array:
-    """Which columns the ``n`` queries behind ``columns`` see, (B, 1, N, columns + N)."""
-    queries = mx.arange(columns, columns + n)[:, None]
-    keys = mx.arange(columns + n)[None]
-    causal = queries >= keys
-    if window_size is not None:
-        causal = causal & (queries < keys + window_size)
-    filled = keys >= padding[:, None, None]  # (B, 1, columns + N)
-    # A query in the padding sees itself: an empty row of a softmax would be NaN.
-    return ((causal & filled) | (queries == keys))[:, None]
+def frame_of(prompts: GrowingCache, per_prompt: int) -> Frame:
+    """The frame of so many continuations of each prompt."""
+    start = mx.repeat(prompts.columns - prompts.padding, per_prompt)
+    return Frame(start, prompts.padding if prompts.padded else None)
+
+
+def frame_alone(prompts: GrowingCache) -> Frame:
+    """The frame of `ForkedCache.alone`: what is padding of the prompts are holes."""
+    if not prompts.padded:
+        return Frame(-prompts.padding)
+    padding = np.array(prompts.padding)
+    return Frame(-prompts.padding, None, np.arange(prompts.columns) < padding[:, None])
+
+
+def _rows(array: mx.array, index: mx.array, first: int, end: int) -> mx.array:
+    """Rows of (P, H, G, T, D) and a stretch of their columns, (P', H, G', end - first, D).
+
+    Args:
+        array: keys or values.
+        index: (P', 1, G') which rows, p * G + g.
+        first: of the columns.
+        end: after the last.
+    """
+    heads, group, columns, size = array.shape[1:]
+    head = mx.arange(heads)[:, None]
+    flat = (index // group * heads + head) * group + index % group  # (P', H, G')
+    rows = array.reshape(-1, columns, size)[flat]
+    return rows if (first, end) == (0, columns) else rows[..., first:end, :]
+
+
+def _stack(arrays: Sequence[mx.array], columns: Sequence[int], most: int) -> mx.array:
+    """Arrays (..., columns, D) one below the other, aligned at the last column."""
+    parts = []
+    for array, count in zip(arrays, columns):
+        if count < most:
+            shape = (*array.shape[:-2], most - count, array.shape[-1])
+            array = mx.concatenate([mx.zeros(shape, array.dtype), array], axis=-2)
+        parts.append(array)
+    return mx.concatenate(parts)

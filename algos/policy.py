@@ -88,6 +88,7 @@ class LanguageModelPolicy:
         infos: Any = None,
         context: Any = None,
         seeds: Any = None,
+        continues: bool | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Complete a prompt, or each of a batch.
 
@@ -102,6 +103,9 @@ class LanguageModelPolicy:
             seeds: a seed for each observation: its noise then follows from this and the policy's
                 own seed, whatever it is batched with and whatever was drawn before. Where they
                 are not given, one stream of noise runs on from call to call.
+            continues: whether the next call may go on from these episodes. What was computed for
+                them is then kept in memory, so that the next call computes nothing but what is
+                new; it is let go there, or by `forget`. None: where this is a later turn already.
 
         Returns:
             The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
@@ -117,13 +121,15 @@ class LanguageModelPolicy:
         prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
         infos = [infos] if single else (infos or [None] * len(prompts))
         contexts = [context] if single else (context or [None] * len(prompts))
-        prompt_ids = self._encode_all(prompts, infos, contexts)
+        prompt_ids, later = self._encode_all(prompts, infos, contexts)
         params = self._greedy if deterministic else self.params
         shape = (len(prompts), self.params.max_tokens)
         noise = np.zeros(shape, np.float32)
         if not params.greedy:
             noise = self._noise(shape, [seeds] if single and seeds is not None else seeds)
-        completions = self._generator.generate(prompt_ids, shape[1], params, noise)
+        if continues is None:
+            continues = later
+        completions = self._generator.generate(prompt_ids, shape[1], params, noise, continues)
         texts = [self.decode(c) for c in completions]
         extras: dict[str, list[Any]] = {
             "prompt_ids": prompt_ids,
@@ -139,6 +145,10 @@ class LanguageModelPolicy:
         if single:
             return texts[0], {key: values[0] for key, values in extras.items()}
         return texts, extras
+
+    def forget(self) -> None:
+        """Let go of what was kept in memory for episodes that were to go on."""
+        self._generator.forget()
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, through the chat template where the model has one."""
@@ -166,9 +176,10 @@ class LanguageModelPolicy:
 
     def _encode_all(
         self, prompts: list[str], infos: list[Any], contexts: list[Any]
-    ) -> list[list[int]]:
+    ) -> tuple[list[list[int]], bool]:
+        """Token ids of each prompt, and whether any of them is an episode's later turn."""
         encoded: dict[str, list[int]] = {}
-        out = []
+        out, later = [], False
         for prompt, info, context in zip(prompts, infos, contexts):
             if not isinstance(prompt, str):
                 raise ConfigTypeError(
@@ -179,14 +190,14 @@ class LanguageModelPolicy:
             if context is None:
                 context, turn = self._recall(prompt)
             if context is not None and turn is not None:
-                ids = [*context, *self.encode_turn(turn)]
+                ids, later = [*context, *self.encode_turn(turn)], True
                 self._check_length(prompt, len(ids))
             else:
                 if prompt not in encoded:
                     encoded[prompt] = self.encode(prompt)
                 ids = encoded[prompt]
             out.append(ids)
-        return out
+        return out, later
 
     def _remember(
         self,

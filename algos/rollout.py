@@ -46,7 +46,9 @@ class RolloutRunner:
             ``step`` return the dicts of `textenv.wrappers.DictStep`.
         policy: any policy. One that declares ``episode_start`` or ``infos`` is given them; one
             that declares ``context`` is given the token ids of each episode so far, and one that
-            declares ``seeds`` the seed of the noise of each answer (text only); one that has
+            declares ``seeds`` the seed of the noise of each answer (text only); one that declares
+            ``continues`` is told whether its episodes may go on after this turn, and ``forget()``
+            is called, where there is one, when all of them have ended (text only); one that has
             ``values(observations)`` gives the value of what came after an unfinished episode.
         strategy: from `create_strategy`; single trajectories where None. Its parts are for text.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
@@ -89,7 +91,7 @@ class RolloutRunner:
         self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._noise_rng = np.random.default_rng(None if seed is None else (seed, 1))
-        self._given = declared(policy, ("episode_start", "infos", "context", "seeds"))
+        self._given = declared(policy, ("episode_start", "infos", "context", "seeds", "continues"))
         self._deterministic = False
         self._batched = getattr(policy, "batched", False)
         vector = isinstance(getattr(self.env, "env", None), VectorEnv)
@@ -296,12 +298,14 @@ class RolloutRunner:
         infos: Any,
         context: Any = None,
         seeds: Any = None,
+        continues: bool = False,
     ) -> tuple[Any, dict[str, Any]]:
         given = {
             "episode_start": episode_start,
             "infos": infos,
             "context": context,
             "seeds": seeds,
+            "continues": continues,
         }
         passed = {name: given[name] for name in self._given}
         if self._deterministic:
@@ -372,6 +376,8 @@ class RolloutRunner:
             for i, action, row in zip(going, actions, extras):
                 lanes[i].record(action, row, steps[i])
             going = [i for i in going if not lanes[i].ended]
+        if hasattr(self.policy, "forget"):
+            self.policy.forget()
         return [lane.trajectory for lane in lanes]
 
     def _check_equal_starts(self, lanes: list[Lane]) -> None:
@@ -396,6 +402,7 @@ class RolloutRunner:
             [lane.info for lane in lanes],
             [lane.context for lane in lanes],
             None if lanes[0].noise is None else [lane.noise for lane in lanes],
+            continues=len(lanes[0].trajectory) + 1 < self._turns,
         )
         if len(actions) != len(lanes):
             raise ConfigError(f"the policy gave {len(actions)} actions for {len(lanes)} prompts")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from textenv.algos.attention import Part, as_bias, attend, scaled_dot_product_attention
-from textenv.algos.forks import lay_out
 from textenv.algos.kv_cache import ForkedCache, GrowingCache
 
 rng = np.random.default_rng(0)
@@ -83,7 +82,9 @@ def test_scores_that_are_added_have_a_gradient():
     _, wanted = mx.vjp(lambda q, k, v, b: plain(q, k, v, 0.3, b), arrays, [cotangent])
     for a, b in zip(gradients, wanted):
         close(a, b)
-    fork = ForkedCache(filled_prompts(), 2)
+    prompts = GrowingCache(mx.array([0]), padded=False)
+    prompts.update_and_fetch(normal(1, 2, 6, 4), normal(1, 2, 6, 4))
+    fork = ForkedCache(prompts, 2)
     with pytest.raises(ValueError, match="added scores cannot be combined"):
         scaled_dot_product_attention(*arrays[:3], fork, 0.3, arrays[3])
 
@@ -136,95 +137,6 @@ def test_half_precision_stays_half_and_sums_in_float32(dtype):
     (out,), gradients = mx.vjp(run, [queries, keys, values, own], [mx.ones_like(queries)])
     assert out.dtype == dtype and all(g.dtype == dtype for g in gradients)
     np.testing.assert_allclose(np.array(out.astype(mx.float32)), 1, rtol=1e-2)
-
-
-def filled_prompts(prompts=3, heads=2, columns=6, size=4, padding=(0, 2, 5)):
-    cache = GrowingCache(mx.array(padding), any(padding))
-    cache.update_and_fetch(*(normal(prompts, heads, columns, size) for _ in range(2)))
-    return cache
-
-
-def sequence(cache, prompt):
-    """Keys and values of one prompt without its padding, (1, H, S, D)."""
-    start = int(cache.padding[prompt].item())
-    return [x[prompt : prompt + 1, :, start:] for x in (cache.keys, cache.values)]
-
-
-@pytest.mark.parametrize("room", [0, 6])
-@pytest.mark.parametrize("window", [None, 4])
-def test_a_fork_is_each_sequence_alone(room, window):
-    """Columns added in steps of 3, 1 and 2; every row against its own unpadded sequence."""
-    prompts = filled_prompts()
-    fork = ForkedCache(prompts, 2, room)
-    past = [sequence(prompts, row // 2) for row in range(6)]
-    for n in (3, 1, 2):
-        assert fork.offset.tolist() == [x[0].shape[2] for x in past]
-        keys, values, queries = normal(6, 2, n, 4), normal(6, 2, n, 4), normal(6, 4, n, 4)
-        mask = fork.make_mask(n, window_size=window)
-        fork.update_and_fetch(keys, values)
-        out = fork.attend(queries, 0.5, mask)
-        for row in range(6):
-            new = keys[row : row + 1], values[row : row + 1]
-            past[row] = [mx.concatenate(pair, axis=2) for pair in zip(past[row], new)]
-            total = past[row][0].shape[2]
-            ends = mx.arange(total - n, total)[:, None]
-            seen = ends >= mx.arange(total)
-            if window is not None:
-                seen = seen & (ends < mx.arange(total) + window)
-            expected = plain(queries[row : row + 1], *past[row], 0.5, mx.where(seen, 0.0, -mx.inf))
-            close(out[row : row + 1], expected)
-    if room:
-        with pytest.raises(ValueError, match="room for 6 columns, not 7"):
-            fork.update_and_fetch(normal(6, 2, 1, 4), normal(6, 2, 1, 4))
-
-
-@pytest.mark.parametrize("places", [[0, 1, 2, 3], [1, 4], [5], [2, 3, 4, 5], [0, 5, 3]])
-def test_dropping_places_leaves_the_others_as_they_were(places):
-    """Every choice of prompts, with as many places for each: a table of what may be kept."""
-    per_prompt = {p: [s for s in places if s // 2 == p] for p in sorted({s // 2 for s in places})}
-    width = max(map(len, per_prompt.values()))
-    if any(len(kept) != width for kept in per_prompt.values()):
-        pytest.fail("a layout has as many places for each prompt")
-    prompts = filled_prompts()
-    fork, whole = ForkedCache(prompts, 2, 4), ForkedCache(prompts, 2, 4)
-    first = normal(6, 2, 2, 4), normal(6, 2, 2, 4)
-    for cache in (fork, whole):
-        cache.update_and_fetch(*first)
-    slots = mx.array([s for kept in per_prompt.values() for s in kept])
-    kept = None if len(per_prompt) == 3 else mx.array(list(per_prompt))
-    fork.keep(kept, slots, width)
-    more, queries = [normal(6, 2, 1, 4) for _ in range(2)], normal(6, 4, 1, 4)
-    whole.update_and_fetch(*more)
-    fork.update_and_fetch(*(x[slots] for x in more))
-    close(fork.attend(queries[slots], 1.0, None), whole.attend(queries, 1.0, None)[slots])
-    assert fork.offset.tolist() == whole.offset[slots].tolist()
-
-
-@pytest.mark.parametrize(
-    "index", [[0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1], [2, 2, 0], [0, 0, 0, 0, 0, 1, 2, 3]]
-)
-@pytest.mark.parametrize("shared", [True, False])
-def test_every_row_has_one_place_with_its_own_prompt(index, shared):
-    index = np.array(index)
-    layout = lay_out(index, 4, shared)
-    prompts = np.arange(4) if layout.prompts is None else layout.prompts
-    assert sorted(s for s in layout.slots if s >= 0) == list(range(len(index)))
-    for place, row in enumerate(layout.slots):
-        if row >= 0:
-            assert prompts[place // layout.per_prompt] == index[row]
-    np.testing.assert_array_equal(layout.slots[layout.places], np.arange(len(index)))
-    assert len(layout.slots) <= 1.5 * len(index)
-    if not shared:
-        assert layout.per_prompt == 1
-
-
-def test_prompts_are_shared_where_that_wastes_little():
-    even = lay_out(np.repeat(np.arange(4), 8), 4)
-    assert even.prompts is None and even.per_prompt == 8 and even.is_identity
-    uneven = lay_out(np.array([0] * 8 + [1]), 2)  # 16 places for 9 rows
-    assert uneven.per_prompt == 1 and uneven.prompts.tolist() == [0] * 8 + [1]
-    some = lay_out(np.array([1, 1, 3, 3]), 4)
-    assert some.prompts.tolist() == [1, 3] and some.per_prompt == 2
 
 
 FAULTS = """
