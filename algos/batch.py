@@ -21,6 +21,7 @@ class BatchSize(NamedTuple):
 
     sequences: float
     tokens: float
+    """Sum of the tokens' weights, where they have any."""
 
 
 @dataclass
@@ -42,14 +43,23 @@ class TokenBatch:
     temperature: np.ndarray
     """(N,) float32, what the logits were divided by."""
     rewards: np.ndarray
-    """(N,) float64, total reward of each trajectory."""
+    """(N,) float64, total reward of each trajectory, as a strategy shapes it."""
     group_ids: np.ndarray
     """(N,) int64."""
     order: np.ndarray
     """(N,) int64, which of the trajectories that the batch was made of each row is."""
+    weights: np.ndarray | None = None
+    """(N, T) float32, of each token in the loss, 0 where the mask is 0; None: 1 for each of it."""
+    token_advantages: np.ndarray | None = None
+    """(N, T) float32, of each token; NaN in rows that have none of their own; None: all rows."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def loss_weights(self) -> np.ndarray:
+        """(N, T), what each token's loss counts: its weight, or the mask."""
+        return self.mask if self.weights is None else self.weights
 
     def take(self, rows: np.ndarray) -> TokenBatch:
         """A batch of some of the trajectories, cut to their own longest completion."""
@@ -67,6 +77,10 @@ class TokenBatch:
             rewards=self.rewards[rows],
             group_ids=self.group_ids[rows],
             order=self.order[rows],
+            weights=None if self.weights is None else self.weights[rows, :width],
+            token_advantages=None
+            if self.token_advantages is None
+            else self.token_advantages[rows, :width],
         )
 
 
@@ -114,10 +128,43 @@ def make_batch(
         old_logprobs=old_logprobs,
         support=_pad_support(rows, width),
         temperature=np.array([t.temperature or 1.0 for t in rows], np.float32),
-        rewards=np.array([t.total_reward for t in rows]),
+        rewards=np.array([t.total_reward + (t.shaping or 0.0) for t in rows]),
         group_ids=_group_ids(rows),
         order=order,
+        weights=_weights(rows, mask),
+        token_advantages=_token_advantages(rows, width),
     )
+
+
+def _weights(rows: list[Trajectory], mask: np.ndarray) -> np.ndarray | None:
+    if all(t.token_weights is None for t in rows):
+        return None
+    weights = mask.copy()
+    for i, t in enumerate(rows):
+        if t.token_weights is not None:
+            weights[i, : len(t.token_weights)] *= _by_token(t, "token_weights")
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise DataError("token_weights must be finite and at least 0")
+    return weights
+
+
+def _token_advantages(rows: list[Trajectory], width: int) -> np.ndarray | None:
+    if all(t.token_advantages is None for t in rows):
+        return None
+    advantages = np.zeros((len(rows), width), np.float32)
+    for i, t in enumerate(rows):
+        if t.token_advantages is None:
+            advantages[i] = np.nan
+        else:
+            advantages[i, : len(t.token_advantages)] = _by_token(t, "token_advantages")
+    return advantages
+
+
+def _by_token(trajectory: Trajectory, name: str) -> np.ndarray:
+    values, count = getattr(trajectory, name), len(trajectory.token_ids or ())
+    if len(values) != count:
+        raise DataError(f"{name} has {len(values)} items for {count} token_ids")
+    return np.array(values, np.float32)
 
 
 def _group_ids(rows: list[Trajectory]) -> np.ndarray:

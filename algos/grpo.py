@@ -33,9 +33,10 @@ from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
 from textenv.algos.metrics import rollout_metrics
 from textenv.algos.rollout import RolloutRunner, is_text, max_turns
 from textenv.algos.rollout_source import Exporter
+from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer
-from textenv.errors import ConfigError, ConfigTypeError, unknown
+from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 
 backend.prepare()
 
@@ -108,6 +109,7 @@ def policy_loss(
     ref_logprobs: mx.array | None = None,
     max_completion_length: int | None = None,
     batch_size: BatchSize | None = None,
+    weights: mx.array | None = None,
 ) -> tuple[mx.array, dict[str, mx.array]]:
     """The loss to minimise.
 
@@ -123,9 +125,13 @@ def policy_loss(
         ref_logprobs: (N, T) under the reference policy; needed where beta is above 0.
         max_completion_length: the constant that ``dr_grpo`` divides by.
         batch_size: of the whole batch, where this is a part of it.
+        weights: (N, T), what each token of the mask counts; None: 1. Means over tokens divide by
+            the sum of the weights, those over a completion's tokens by the sum of its own;
+            ``dr_grpo`` divides by its constant. The ratio of ``gspo``, a mean over a completion's
+            tokens, knows no weights.
 
     Returns:
-        The loss, and metrics over the tokens of the mask.
+        The loss, and metrics over the tokens of the mask, each of which counts 1 there.
 
     Raises:
         ConfigError: for an unknown loss type, or an argument that it lacks.
@@ -162,7 +168,12 @@ def policy_loss(
         per_token = per_token + beta * kl
         metrics["kl"] = (kl * mask).sum() / tokens
 
-    sequences, all_tokens = batch_size or (mask.shape[0], tokens)
+    if weights is not None:
+        mask = mx.array(weights) * (mask > 0)
+        sums = mask.sum(axis=1)
+        lengths = mx.where(sums > 0, sums, 1)
+        tokens = mx.where(sums.sum() > 0, sums.sum(), 1)
+    sequences, all_tokens = batch_size or (mask.shape[0], None)
     if loss_type in ("grpo", "gspo"):
         loss = ((per_token * mask).sum(axis=1) / lengths).sum() / sequences
     elif loss_type == "dr_grpo":
@@ -172,7 +183,7 @@ def policy_loss(
             )
         loss = (per_token * mask).sum() / (sequences * max_completion_length)
     else:
-        loss = (per_token * mask).sum() / mx.maximum(all_tokens, 1)
+        loss = (per_token * mask).sum() / (all_tokens or tokens)
     return loss, {name: mx.stop_gradient(value) for name, value in metrics.items()}
 
 
@@ -197,7 +208,8 @@ class GRPOTrainer:
         config: settings; the defaults where None.
         env_kwargs: arguments of ``gym.make``, where ``env`` is an id.
         tokenizer: of a model that is passed itself.
-        on_step: called after each optimizer step with the metrics and the rollout.
+        on_step: called after each optimizer step with the metrics and the rollout, which may be
+            empty where a strategy kept nothing.
         export_to: a folder that rollouts are written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
         export_every: write the first of each so many.
@@ -208,7 +220,8 @@ class GRPOTrainer:
         exporter: its ``last`` is the file of the last rollout, where that was written.
 
     Raises:
-        ConfigError: for an environment that is not text to text, or a temperature of 0.
+        ConfigError: for an environment that is not text to text, a temperature of 0, or a part of
+            the strategy that cannot be used here.
         OutOfMemoryError: for a training that is too large for memory.
 
     Example:
@@ -252,14 +265,17 @@ class GRPOTrainer:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         self.policy = create_policy(model, tokenizer, config.sampling)
         self._memory = MemoryWatch(model, config, self.env, tokenizer)
-        strategy = create_strategy("grpo", num_generations=config.num_generations)
+        strategy = create_strategy(
+            "grpo", num_generations=config.num_generations, parts=config.strategy
+        )
         turns = max_turns(self.env)
         size = config.num_prompts * config.num_generations * turns
         self._runner: RolloutRunner | RolloutCoordinator
-        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        runner = self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._plan = runner
         if config.num_workers:
             self._runner = RolloutCoordinator.around(
-                self._runner,
+                runner,
                 partial(make_env, env, env_kwargs),
                 partial(_make_policy, str(model.source.resolve()), config),
                 config.num_workers,
@@ -292,11 +308,13 @@ class GRPOTrainer:
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
         clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
         penalty = f", KL penalty {c.beta:g}" if c.beta else ", no KL penalty"
+        strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
         adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         return (
             f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
             f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
-            f"{c.num_generations} completions; {adapters}, AdamW at {self.learning_rate:g}"
+            f"{c.num_generations} completions{strategy}; {adapters}, AdamW at "
+            f"{self.learning_rate:g}"
         )
 
     def train(self) -> list[dict[str, float]]:
@@ -307,7 +325,7 @@ class GRPOTrainer:
         Returns:
             The metrics of each step, which are `history` too.
         """
-        steps = 0
+        steps, version = 0, self._runner.policy_version
         while steps < self.config.max_steps:
             start = time.perf_counter()
             with self._memory.generating():
@@ -315,13 +333,12 @@ class GRPOTrainer:
             generated = time.perf_counter()
             self.exporter.write(rollout, self._runner)
             exported = time.perf_counter()
-            self._trainer.buffer = Buffer(rollout)
-            with self._memory.updating(rollout):
-                metrics = self._trainer.train(max_updates=self.config.max_steps - steps)
+            metrics = self._update(rollout, self.config.max_steps - steps)
             end = time.perf_counter()
             steps += max(1, int(metrics.pop("updates")))
-            self._runner.policy_version = steps
-            metrics |= rollout_metrics(rollout)
+            self._runner.policy_version = version + steps
+            assert rollout.counts is not None
+            metrics |= rollout_metrics(Buffer(rollout.counts.played)) | rollout.counts.metrics()
             self._tokens += int(metrics["num_tokens"])
             metrics |= {
                 "step": float(steps),
@@ -343,12 +360,40 @@ class GRPOTrainer:
         return default_learning_rate(self.model) if rate is None else rate
 
     def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
+        """Write the model to a folder that `mlx_lm.load` and `load_model` read.
+
+        Where the strategy has parts, ``strategy.json`` beside it is what they remember.
+        """
         save_model(self.model, self.tokenizer, folder)
+        if self._plan.strategy.parts:
+            write_state(Path(folder) / STRATEGY_FILE, self._plan.state())
+
+    def load_strategy(self, folder: str | Path) -> None:
+        """Go on with the strategy where the training that `save` wrote stopped.
+
+        Raises:
+            MissingFileError: where the folder has no ``strategy.json``.
+            ConfigError: where that is of a training with another strategy.
+            DataError: where it is broken.
+        """
+        path = Path(folder) / STRATEGY_FILE
+        state = read_state(path)
+        try:
+            self._plan.load_state(state)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{path}: {error}") from error
 
     def close(self) -> None:
         """Close the environments, and end the workers where there are any."""
         self._runner.close()
+
+    def _update(self, rollout: Buffer, max_updates: int) -> dict[str, float]:
+        """Train on a rollout; a strategy may have kept nothing of it."""
+        if not len(rollout):
+            return {"updates": 0.0}
+        self._trainer.buffer = Buffer(rollout)
+        with self._memory.updating(rollout):
+            return self._trainer.train(max_updates)
 
     def _make_optimizer(self) -> optim.Optimizer:
         c, peak = self.config, self.learning_rate

@@ -7,7 +7,8 @@ from typing import Any
 
 from textenv.algos.config import check_bounds, check_choice, check_types
 from textenv.algos.sampling import SamplingParams
-from textenv.errors import ConfigError
+from textenv.algos.strategy import create_strategy
+from textenv.errors import ConfigError, ConfigTypeError
 
 LOSS_TYPES = {
     "grpo": "clipped surrogate, mean over each completion's tokens, then over completions",
@@ -58,6 +59,8 @@ class GRPOConfig:
     """How far the ratio may rise above 1; unset: epsilon. Higher keeps entropy up (DAPO: .28)."""
     beta: float = 0.0
     """Weight of the KL penalty to the first policy. Raise it where the model forgets the rest."""
+    strategy: tuple[str, ...] = ()
+    """Parts of the rollout strategy: dapo pods:keep=8 ...; none: plain GRPO. See the README."""
     mask_truncated_completions: bool = False
     """Leave completions that ran out of room out of the loss. On for long reasoning."""
 
@@ -122,6 +125,10 @@ class GRPOConfig:
                 "completions of a rollout (num_prompts x num_generations)"
             )
         self.sampling  # noqa: B018  (checks the sampling fields)
+        try:
+            create_strategy("grpo", num_generations=self.num_generations, parts=self.strategy)
+        except (ConfigError, ConfigTypeError) as error:
+            raise type(error)(f"strategy: {error}") from error
 
     @property
     def sampling(self) -> dict[str, Any]:

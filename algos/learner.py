@@ -71,6 +71,8 @@ class LocalLearner:
             extra["batch_size"] = part.batch_size
         if part.ref_logprobs is not None:
             extra["ref_logprobs"] = mx.array(part.ref_logprobs)
+        if batch.weights is not None:
+            extra["weights"] = mx.array(batch.weights)
         logprobs, entropies = self._scorer(batch)  # (N, T) each
         mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)
         loss, metrics = self._loss_fn(logprobs, old, mx.array(part.advantages), mask, **extra)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from textenv.algos.strategies.groups import policy_tokens
 from textenv.algos.trajectory import Buffer
 
 
@@ -29,7 +30,7 @@ def rollout_metrics(rollout: Buffer, tolerance: float = 1e-8) -> dict[str, float
         "completions/clipped_ratio": float(
             np.mean([bool(t.completion_truncated) for t in trajectories])
         ),
-        "num_tokens": float(lengths.sum()),
+        "num_tokens": float(policy_tokens(trajectories)),
     }
     components: dict[str, list[float]] = {}
     correct = []

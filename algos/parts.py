@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     batch: TokenBatch
     advantages: np.ndarray
-    """(N,)."""
+    """(N,), or per token (N, T)."""
     batch_size: BatchSize | None
     """Of the optimizer step's whole batch, where the loss takes it."""
     ref_logprobs: np.ndarray | None

@@ -54,7 +54,10 @@ class Trainer:
         loss_fn: ``(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, such as
             `grpo.policy_loss`. One that declares ``batch_size`` is told the whole batch's, so
             that rows without signal can be left out and the rest taken in parts; one that
-            declares ``ref_logprobs`` is given those of ``reference``.
+            declares ``ref_logprobs`` is given those of ``reference``; one that declares
+            ``weights`` is given those of the tokens (N, T), where trajectories have
+            ``token_weights``. A trajectory's ``token_advantages`` stand for what ``advantage_fn``
+            gives it.
         optimizer: an MLX optimizer; None: AdamW with `default_learning_rate`, betas .9 and .95,
             no weight decay, bias correction.
         buffer: what to train on.
@@ -127,6 +130,7 @@ class Trainer:
 
         Raises:
             DataError: for an empty buffer, or trajectories without tokens.
+            ConfigError: for weights of tokens that the loss does not take.
         """
         batch = make_batch(self.buffer.trajectories, self.mask_truncated_completions)
         advantages = np.asarray(self.advantage_fn(batch.rewards, batch.group_ids), np.float32)
@@ -134,7 +138,17 @@ class Trainer:
             raise ConfigError(
                 f"advantage_fn must return shape ({len(batch)},), got {advantages.shape}"
             )
-        has_signal = (advantages != 0) & batch.mask.any(axis=1)
+        if batch.weights is not None and "weights" not in self._declares:
+            raise ConfigError(
+                "trajectories have token_weights, and loss_fn takes no weights=: use one that "
+                "does, such as grpo.policy_loss"
+            )
+        if batch.token_advantages is None:
+            has_signal = (advantages != 0) & batch.loss_weights.any(axis=1)
+        else:
+            own = batch.token_advantages
+            advantages = np.where(np.isnan(own), advantages[:, None], own)  # (N, T)
+            has_signal = ((advantages != 0) & (batch.loss_weights != 0)).any(axis=1)
         history: list[dict[str, float]] = []
         if has_signal.any():
             ref_logprobs = self._ref_logprobs(batch)
@@ -179,7 +193,7 @@ class Trainer:
         rows: np.ndarray,
     ) -> dict[str, float]:
         """One optimizer step on some rows; no step and no metrics where they have no signal."""
-        whole = BatchSize(len(rows), float(batch.mask[rows].sum()))
+        whole = BatchSize(len(rows), float(batch.loss_weights[rows].sum()))
         if not has_signal[rows].any():
             return {}
         divided = [rows]
@@ -195,7 +209,8 @@ class Trainer:
             width = small.token_ids.shape[1]
             reference = None if ref_logprobs is None else ref_logprobs[some, :width]
             size = whole if self._divisible else None
-            parts.append(Part(small, advantages[some], size, reference))
+            own = advantages[some] if advantages.ndim == 1 else advantages[some, :width]
+            parts.append(Part(small, own, size, reference))
         results, gradient = self._learner.gradient(parts)
         norm = self._step(gradient)
         metrics: dict[str, float] = {}

@@ -24,6 +24,7 @@ from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo import PPOConfig, PPOTrainer
 from textenv.algos.ppo_presets import SIZES, preset
 from textenv.algos.rollout import is_text
+from textenv.algos.strategies.counts import summarize
 from textenv.algos.trajectory import Buffer
 from textenv.algos.versions import versions
 from textenv.errors import ConfigError
@@ -162,6 +163,7 @@ def run(args: Args | train_offline.Job) -> int:
                 "task": job.name,
                 "loss": trainer.describe(),
                 "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+                **({"strategy": spent} if (spent := summarize(trainer.history)) else {}),
                 "before": before,
                 "after": after,
                 "seconds": round(time.perf_counter() - started, 1),

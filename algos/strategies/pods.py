@@ -1,0 +1,64 @@
+"""PODS: Xu et al. 2025, "Not All Rollouts are Useful" (arXiv 2504.13818), section 3.
+
+Of the n completions of a prompt, train on the m whose rewards have the greatest variance. These
+are always the k highest and the m - k lowest, as the paper proves, so all k are tried.
+
+Deviations from the paper: none known. As there, advantages are taken within the m that are kept.
+Rewards are those of the environment, before any shaping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from textenv.algos.config import check_bounds, check_types
+from textenv.algos.strategies.groups import thin
+from textenv.algos.strategies.protocols import Group, Selection
+from textenv.errors import ConfigError
+
+
+@dataclass
+class MaximumVariance(Selection):
+    """Keeps the trajectories of each group whose rewards have the greatest variance.
+
+    Raises:
+        ConfigError: for fewer than 2 to keep, or more than a group has.
+    """
+
+    name: ClassVar[str] = "pods"
+
+    keep: int = 4
+    """Trajectories of a group to train on. Fewer where updates take longer than rollouts."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_bounds(self, keep=(2, None))
+
+    def check(self, num_generations: int) -> None:
+        """Refuse to keep more than there are."""
+        if self.keep > num_generations:
+            raise ConfigError(f"keep={self.keep} is more than num_generations={num_generations}")
+
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        """All groups, thinned out; those that are small enough already as they are."""
+        return [self._thin(group) if len(group) > self.keep else group for group in groups]
+
+    def _thin(self, group: Group) -> Group:
+        return thin(group, most_varied([t.total_reward for t in group], self.keep))
+
+
+def most_varied(rewards: Sequence[float], count: int) -> list[int]:
+    """Indices, ascending, of the rewards that have the greatest variance among so many of them."""
+    values = np.asarray(rewards, np.float64)
+    order = np.argsort(values, kind="stable")
+    values = values[order] - values.mean()
+    variances = [
+        np.var(np.concatenate([values[: count - k], values[len(values) - k :]]))
+        for k in range(count + 1)
+    ]
+    high = int(np.argmax(variances))
+    return sorted([*order[: count - high].tolist(), *order[len(order) - high :].tolist()])

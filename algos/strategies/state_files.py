@@ -1,0 +1,48 @@
+"""What a strategy remembers, as a file of JSON beside a model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from textenv.errors import DataError, MissingFileError
+
+STRATEGY_FILE = "strategy.json"
+_FORMAT = "textenv.strategy"
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a state; the file appears whole.
+
+    Raises:
+        DataError: where a part remembers what JSON cannot hold.
+    """
+    try:
+        text = json.dumps({"format": _FORMAT, **state}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the strategy's state cannot be written: {error}") from error
+    temporary = path.with_name(f".{path.name}.saving")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote.
+
+    Raises:
+        MissingFileError: where there is no such file.
+        DataError: where it is something else.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path} is not a file: a training without a strategy's parts leaves none"
+        )
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is cut off or not JSON: {error}") from error
+    if not isinstance(state, dict) or state.pop("format", None) != _FORMAT:
+        raise DataError(f"{path} is not the state of a strategy")
+    return state
