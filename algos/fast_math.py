@@ -19,7 +19,6 @@ element are faster than one of 3.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import cast
 
 from textenv.algos import backend
@@ -28,6 +27,8 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.untraced import piece  # noqa: E402
 
 _ODD = (
     *(4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08),
@@ -118,56 +119,54 @@ def _rational_tanh(x: mx.array) -> mx.array:
 _ODD_HALF = [c * 0.5 ** (2 * i + 2) for i, c in enumerate(_ODD)]
 _EVEN_HALF = [c * 0.25**i for i, c in enumerate(_EVEN)]
 
-_piece = partial(mx.compile, shapeless=True)
-
 
 def _sigmoid_parts(x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     c = _clip(x)
     return c, _low(c), _high(c), _denominator(c)
 
 
-@_piece
+@piece
 def _clip(x: mx.array) -> mx.array:
     return mx.minimum(mx.maximum(x, -2 * _SATURATED), 2 * _SATURATED)
 
 
-@_piece
+@piece
 def _low(c: mx.array) -> mx.array:
     square, o = c * c, _ODD_HALF
     return (o[0] + o[1] * square) + (o[2] + o[3] * square) * (square * square)
 
 
-@_piece
+@piece
 def _high(c: mx.array) -> mx.array:
     square, o = c * c, _ODD_HALF
     fourth = square * square
     return ((o[4] + o[5] * square) + o[6] * fourth) * (fourth * fourth)
 
 
-@_piece
+@piece
 def _denominator(c: mx.array) -> mx.array:
     square, e = c * c, _EVEN_HALF
     return (e[0] + e[1] * square) + (e[2] + e[3] * square) * (square * square)
 
 
-@_piece
+@piece
 def _half_more(c: mx.array, low: mx.array, high: mx.array, denominator: mx.array) -> mx.array:
     return 0.5 + c * (low + high) / denominator
 
 
-@_piece
+@piece
 def _gated(
     gate: mx.array, x: mx.array, c: mx.array, low: mx.array, high: mx.array, denominator: mx.array
 ) -> mx.array:
     return gate * x * (0.5 + c * (low + high) / denominator)
 
 
-@_piece
+@piece
 def _gate_slope(gate: mx.array, x: mx.array, cotangent: mx.array, s: mx.array) -> mx.array:
     return cotangent * x * s * (1 + gate * (1 - s))
 
 
-@_piece
+@piece
 def _product(cotangent: mx.array, gate: mx.array, s: mx.array) -> mx.array:
     return cotangent * gate * s
 
@@ -220,29 +219,29 @@ def _fast_logsumexp_vjp(primal: mx.array, cotangent: mx.array, output: mx.array)
     return cotangent[..., None] * exp_below(primal, output[..., None])
 
 
-@_piece
+@piece
 def _power(x: mx.array) -> mx.array:
     """The whole number k of 2^k nearest to exp(x)."""
     return (x * _LOG2_E + _ROUNDS) - _ROUNDS
 
 
-@_piece
+@piece
 def _rest(x: mx.array, power: mx.array) -> mx.array:
     return (x - power * _LN2_HIGH) - power * _LN2_LOW
 
 
-@_piece
+@piece
 def _exp_series(rest: mx.array) -> mx.array:
     """(exp(rest) - 1 - rest) / rest^2."""
     square = rest * rest
     return (_EXP[0] + _EXP[1] * rest) + ((_EXP[2] + _EXP[3] * rest) + _EXP[4] * square) * square
 
 
-@_piece
+@piece
 def _exp_of_rest(rest: mx.array, series: mx.array) -> mx.array:
     return 1 + rest + rest * rest * series
 
 
-@_piece
+@piece
 def _power_bits(power: mx.array) -> mx.array:
     return ((power + 127.0) * 8388608.0).astype(mx.int32)

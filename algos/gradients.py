@@ -15,6 +15,8 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
+from textenv.algos.untraced import gradients  # noqa: E402
+
 
 def accumulate(
     model: nn.Module, loss_fn: Callable[..., tuple[Any, ...]], parts: Iterable[tuple[Any, ...]]
@@ -33,7 +35,8 @@ def accumulate(
     outputs: list[tuple[Any, ...]] = []
     total: Any = None
     for part in parts:
-        output, grads = value_and_grad(*part)
+        with gradients():
+            output, grads = value_and_grad(*part)
         total = grads if total is None else tree_map(mx.add, total, grads)
         mx.eval(output, total)
         outputs.append(output)
