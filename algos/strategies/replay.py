@@ -12,7 +12,7 @@ importance weight is truncated, min(pi_now / pi_then, c), as IMPACT does (Luo et
 Deviations:
 - Rollouts are not generated while the model is trained: what is stale is what is replayed, and the
   trajectories of this rollout have a weight of 1 and are not scored again.
-- The weight multiplies the clipped term and not a KL penalty.
+- The loss is divided by the sum of the weights, where the paper divides by a number of tokens.
 - The advantages are those that the rewards of a group give, whatever policy wrote it.
 """
 
@@ -51,10 +51,10 @@ class Replay(Reuse):
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_bounds(self, share=(0, None), max_staleness=(1, None), cap=(0, None), rows=(1, None))
-        for field in ("share", "cap"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ConfigError(f"{field} must be above 0, got {getattr(self, field)}")
+        check_bounds(self, max_staleness=(1, None), rows=(1, None))
+        for name in ("share", "cap"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
 
     def prepare(self, setup: Setup) -> None:
         """Start with an empty store.

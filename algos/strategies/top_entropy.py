@@ -6,10 +6,11 @@ the gradient is of those whose entropy is in the top share, the places where a t
 Deviations from the paper:
 - The entropies are those that the policy recorded when it sampled, of what it sampled from
   (temperature and top-p included); the paper computes them again in the update.
+- The loss is a mean over the tokens that count: the others are not in its denominator, as they are
+  in the paper, so that its gradient is larger by 1 / share.
 - Tokens of a beginning that branches of a tree share count once.
 
-The loss of the other tokens is 0, and they count in its denominator, as in the paper. Equal
-entropies stand or fall together. To take in replayed groups, name this part after ``replay``.
+Equal entropies stand or fall together. To take in replayed groups, name this part after ``replay``.
 """
 
 from __future__ import annotations

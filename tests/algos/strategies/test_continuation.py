@@ -1,0 +1,79 @@
+"""Parts that remember: what goes on from a saved state is what would have come."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium as gym
+import pytest
+
+from textenv.algos import RolloutRunner, create_strategy
+from textenv.algos.strategies import make_part
+
+PARTS = [
+    "uniform",
+    "curriculum:window=6,up=.6,down=.4",
+    "greso:num_seeds=16",
+    "pools:num_seeds=16,easy=.3,hard=.2",
+]
+
+
+def rate(prompt):
+    return int(prompt[1]) / 9
+
+
+def make_runner(answers, part, finite):
+    kwargs = {}
+    if finite:
+        numbers = [(i, j) for i in range(10, 15) for j in range(20, 25)]
+        kwargs = {
+            "prompts": [f"{i}+{j}=" for i, j in numbers],
+            "examples": [{"answer": str(i + j)} for i, j in numbers],
+            "reward_fn": "exact_match",
+        }
+    strategy = create_strategy("grpo", num_generations=4, parts=[part])
+    env = gym.make("TextGen-v0", **kwargs)
+    return RolloutRunner(env, answers(rate), strategy, max_steps=4 * 6)
+
+
+def plain(buffer):
+    return [(t.prompt, t.actions, t.rewards, t.reset_info, t.group_id) for t in buffer]
+
+
+@pytest.mark.parametrize(
+    ("part", "finite"),
+    [*((part, False) for part in PARTS), *((PARTS[i], True) for i in (0, 2, 3))],  # no levels there
+)
+def test_equal_continuation(answers, part, finite):
+    runner = make_runner(answers, part, finite)
+    for _ in range(6):
+        runner.collect()
+    saved = json.dumps(runner.state())
+    expected = [plain(runner.collect()) for _ in range(4)]
+    again = make_runner(answers, part, finite)
+    again.load_state(json.loads(saved))
+    assert [plain(again.collect()) for _ in range(4)] == expected
+    assert again.state() == runner.state()
+    assert again.strategy.prompts.skipped == runner.strategy.prompts.skipped
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_saved_state_does_not_move_with_the_part(answers, part):
+    runner = make_runner(answers, part, False)
+    runner.collect()
+    state = runner.state()
+    before = json.dumps(state)
+    for _ in range(3):
+        runner.collect()
+    assert json.dumps(state) == before
+
+
+def test_uniform_is_what_comes_without_a_part(answers):
+    one, two = (
+        make_runner(answers, "uniform", True),
+        make_runner(answers, make_part("uniform"), True),
+    )
+    two.strategy = create_strategy("grpo", num_generations=4)
+    for _ in range(3):
+        assert plain(one.collect()) == plain(two.collect())
+    assert one.strategy.prompts.skipped == 0
