@@ -63,8 +63,10 @@ def thin(group: Group, keep: Collection[int]) -> Group:
     """
     parents = [trajectory.parent for trajectory in group]
     branches = [trajectory.branch_at for trajectory in group]
-    for gone in sorted(set(range(len(group))) - set(keep)):
-        children = [i for i, parent in enumerate(parents) if parent == gone]
+    left = set(range(len(group)))
+    for gone in sorted(left - set(keep)):
+        left.remove(gone)
+        children = [i for i in sorted(left) if parents[i] == gone]
         if not children:
             continue
         heir = max(children, key=lambda i: branches[i] or 0)
