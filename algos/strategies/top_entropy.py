@@ -8,6 +8,7 @@ Deviations from the paper:
   (temperature and top-p included); the paper computes them again in the update.
 - The loss is a mean over the tokens that count: the others are not in its denominator, as they are
   in the paper, so that its gradient is larger by 1 / share.
+- The share is of the tokens that have an advantage: the paper samples until all groups have.
 - Tokens of a beginning that branches of a tree share count once.
 
 Equal entropies stand or fall together. To take in replayed groups, name this part after ``replay``.
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from textenv.algos.config import check_types
-from textenv.algos.strategies.groups import own_from
+from textenv.algos.strategies.groups import TOLERANCE, own_from
 from textenv.algos.strategies.protocols import Group, Reuse
 from textenv.algos.trajectory import Trajectory
 from textenv.errors import ConfigError, DataError
@@ -49,7 +50,8 @@ class TopEntropy(Reuse):
         Raises:
             DataError: for a trajectory without entropies.
         """
-        entropies = [_entropies(t)[own_from(t) :] for group in groups for t in group]
+        teaching = [group for group in groups if _has_signal(group)] or groups
+        entropies = [_entropies(t)[own_from(t) :] for group in teaching for t in group]
         own = np.concatenate(entropies) if entropies else np.zeros(0)
         own = np.sort(own[np.isfinite(own)])
         if not len(own):
@@ -67,6 +69,15 @@ class TopEntropy(Reuse):
     def metrics(self) -> dict[str, float]:
         """The entropy in nats from which a token counts."""
         return {"threshold": self._threshold}
+
+
+def _has_signal(group: Group) -> bool:
+    """Whether any of its tokens has an advantage."""
+    if any(any(t.token_advantages or ()) for t in group):
+        return True
+    rewards = np.array([t.total_reward + (t.shaping or 0.0) for t in group], np.float64)
+    rewards = rewards[np.isfinite(rewards)]
+    return len(rewards) > 1 and bool(rewards.max() - rewards.min() > TOLERANCE)
 
 
 def _entropies(trajectory: Trajectory) -> np.ndarray:

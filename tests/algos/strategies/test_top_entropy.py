@@ -50,6 +50,19 @@ def test_all_of_them_is_a_weight_of_one():
     assert weights(TopEntropy(share=1.0).extend(groups, 0)) == [[[1, 1, 1]]]
 
 
+def test_the_share_is_of_tokens_that_have_an_advantage():
+    uniform = [trajectory([5.0, 6.0], rewards=[1.0]), trajectory([7.0, 8.0], rewards=[1.0])]
+    mixed = [trajectory([0.1, 0.2], rewards=[1.0]), trajectory([0.3, 0.4], rewards=[0.0])]
+    shaped = [trajectory([0.5], rewards=[1.0]), trajectory([0.6], rewards=[1.0], shaping=-0.5)]
+    tree = [trajectory([0.7, 0.05], rewards=[1.0], token_advantages=[0.0, 0.5])]
+    part = TopEntropy(share=0.5)
+    kept = weights(part.extend([uniform, mixed, shaped, tree], 0))
+    assert part.metrics() == {"threshold": 0.4}  # of .05 .1 .2 .3 .4 .5 .6 .7
+    assert kept[1:] == [[[0, 0], [0, 1]], [[1], [1]], [[1, 0]]]
+    part.extend([uniform], 1)
+    assert part.metrics() == {"threshold": 7.0}  # none has: nothing is trained on
+
+
 def test_weights_that_are_there_are_kept():
     groups = [[trajectory([0.1, 0.9, 0.3, 0.8], token_weights=[2.0, 0.5, 2.0, 1.5])]]
     assert weights(TopEntropy(share=0.5).extend(groups, 0)) == [[[0, 0.5, 0, 1.5]]]
