@@ -322,12 +322,16 @@ class GRPOTrainer:
 
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
+        Of the seconds of a step, ``time/score`` (environments and rewards, of all workers together)
+        lies within ``time/generate``; the other phases follow one another.
+
         Returns:
             The metrics of each step, which are `history` too.
         """
         steps, version = 0, self._runner.policy_version
         while steps < self.config.max_steps:
             start = time.perf_counter()
+            scored = self._runner.seconds["environment"]
             with self._memory.generating():
                 rollout = self._runner.collect()
             generated = time.perf_counter()
@@ -339,12 +343,14 @@ class GRPOTrainer:
             self._runner.policy_version = version + steps
             assert rollout.counts is not None
             metrics |= rollout_metrics(Buffer(rollout.counts.played)) | rollout.counts.metrics()
+            metrics |= self._plan.strategy.metrics()
             self._tokens += int(metrics["num_tokens"])
             metrics |= {
                 "step": float(steps),
                 "num_tokens": float(self._tokens),
                 "step_time": end - start,
                 "time/generate": generated - start,
+                "time/score": self._runner.seconds["environment"] - scored,
                 "time/export": exported - generated,
                 "time/update": end - exported,
             }

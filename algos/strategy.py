@@ -88,6 +88,14 @@ class Strategy:
             except ConfigError as error:
                 raise ConfigError(f"strategy part {part.title!r}: {error}") from error
 
+    def metrics(self) -> dict[str, float]:
+        """What its parts tell of themselves, as ``strategy/{part}/{metric}``."""
+        return {
+            f"strategy/{part.name or type(part).__qualname__}/{name}": value
+            for part in self.parts
+            for name, value in part.metrics().items()
+        }
+
     def for_workers(self) -> Strategy:
         """What a worker process needs of it: how to play."""
         return replace(self, prompts=_UNIFORM, selection=(), reuse=())

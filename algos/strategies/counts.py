@@ -81,7 +81,8 @@ class Counts:
 def summarize(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Of a whole run: sums, and the share of groups without information among all groups."""
     rows = [row for row in history if _PREFIX + "groups" in row]
-    names = [name for name in (rows[0] if rows else ()) if name.startswith(_PREFIX)]
+    counted = Counts().metrics()  # and not what parts tell of themselves
+    names = [name for name in (rows[0] if rows else ()) if name in counted]
     total = {name.removeprefix(_PREFIX): sum(row[name] for row in rows) for name in names}
     if total:
         share = "frac_groups_uniform"

@@ -103,6 +103,10 @@ class Part:
         """Its name and settings, as a configuration would have them."""
         return make_title(self.name or type(self).__qualname__, self.plain_settings)
 
+    def metrics(self) -> dict[str, float]:
+        """What it has to tell of itself after a rollout, such as a level of difficulty."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What it remembers, in JSON's types; see `save_rng` for a generator's."""
         return {}
