@@ -106,7 +106,7 @@ class RolloutRunner:
         elif self.strategy.parts:
             raise ConfigError(
                 f"the strategy ({self.strategy.describe()}) compares whole episodes of text, and "
-                f"the actions of {self.env} are not text"
+                f"the actions of {type(_innermost(self.env)).__name__} are not text"
             )
         elif max_steps % self._stage.num_envs:
             raise ConfigError(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from textenv.algos.trajectory import Trajectory
+from textenv.errors import DataError
 
 if TYPE_CHECKING:
     from textenv.algos.rollout import RolloutRunner
@@ -215,5 +216,12 @@ def save_rng(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def load_rng(rng: np.random.Generator, state: dict[str, Any]) -> None:
-    """Set a generator to where `save_rng` found another of its kind."""
-    rng.bit_generator.state = state
+    """Set a generator to where `save_rng` found another of its kind.
+
+    Raises:
+        DataError: for something else.
+    """
+    try:
+        rng.bit_generator.state = state
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"not the state of a random generator: {error!r}") from error

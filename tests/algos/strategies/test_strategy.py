@@ -1,0 +1,261 @@
+"""Strategies from strings, parts of one's own, what is refused, and state that goes on equally."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+from dataclasses import dataclass, field
+from functools import partial
+
+import gymnasium as gym
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from textenv import TextGenerationEnv
+from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
+from textenv.algos.strategies import (
+    Generation,
+    Prompts,
+    Selection,
+    make_part,
+    names,
+    register,
+    registry,
+)
+from textenv.algos.strategies.protocols import SLOTS
+from textenv.errors import ConfigError, ConfigTypeError, DataError
+
+PROMPTS = [f"{i}+{i}=" for i in range(10)]
+
+
+def vowels(prompt, completion, example):
+    return float(sum(c in "aeiou" for c in completion))
+
+
+def make_env():
+    return TextGenerationEnv(PROMPTS, vowels)
+
+
+def make_policy(folder):
+    from textenv.algos import create_policy, load_model
+
+    return create_policy(*load_model(folder), {"max_tokens": 6})
+
+
+@pytest.fixture
+def own_names(monkeypatch):
+    """Parts that are registered here are forgotten afterwards."""
+    monkeypatch.setattr(registry, "_registered", {})
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def test_every_built_in_part_is_called_what_it_is_registered_as():
+    for name in names():
+        part = make_part(name)
+        assert part.name == name
+        assert part.slot in SLOTS
+        assert isinstance(part, SLOTS[part.slot])
+        assert make_part(part) is part
+
+
+def test_parts_fill_their_slots_in_order():
+    strategy = create_strategy("grpo", num_generations=6, parts=["drop", "uniform", "pods:keep=2"])
+    assert [part.name for part in strategy.selection] == ["drop", "pods"]
+    assert strategy.prompts.name == "uniform"
+    assert [p.title for p in create_strategy("grpo", parts=["pods:keep=3"]).parts] == [
+        "pods:keep=3"
+    ]
+    assert create_strategy("grpo").parts == create_strategy("ppo").parts == []
+    assert create_strategy("grpo") == create_strategy("grpo")
+
+
+def test_a_part_of_ones_own_in_five_lines(own_names):
+    @register("shortest")
+    @dataclass
+    class Shortest(Selection):
+        keep: int = 4
+
+        def select(self, groups):
+            return [sorted(g, key=lambda t: len(t.actions[0]))[: self.keep] for g in groups]
+
+    def policy(observation):
+        policy.count += 1
+        return "a" * (policy.count * 7 % 5), {}
+
+    policy.count = 0
+    strategy = create_strategy("grpo", num_generations=4, parts=["shortest:keep=2"])
+    rollout = RolloutRunner(make_env(), policy, strategy, max_steps=8).collect()
+    # lengths 2 4 1 3 | 0 2 4 1
+    assert [len(t.actions[0]) for t in rollout] == [1, 2, 0, 1]
+    assert "shortest" in names()
+    with pytest.raises(ConfigError, match="'shortest' is registered already"):
+        register("shortest")
+    with pytest.raises(ConfigError, match="'dapo' is registered already"):
+        register("dapo")
+    with pytest.raises(ConfigTypeError, match="derives from Prompts, Generation, Selection, Reuse"):
+        register("other")(dict)
+    with pytest.raises(ConfigError, match="letters, digits"):
+        register("a:b")
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (["dapp"], "unknown strategy part 'dapp'; did you mean 'dapo'.*Known: .*pods.*overlong"),
+        (["pods:keeps=3"], "'pods:keeps=3': unknown setting 'keeps'; did you mean 'keep'"),
+        (["pods:keep=many"], "'pods:keep=many': keep must be int, got 'many'"),
+        (["pods:keep"], "expected name:key=value,key=value, got 'keep'"),
+        (["pods:keep=2,keep=3"], "got 'keep=3'"),
+        (["uniform", "greso"], "one part for its prompts, got 'uniform' and 'greso"),
+        ([Generation(), Generation()], "one part for its generation"),
+    ],
+)
+def test_bad_parts_are_named(parts, words):
+    with pytest.raises(ConfigError, match=words):
+        create_strategy("grpo", parts=parts)
+
+
+def test_objects_of_another_kind_are_refused():
+    with pytest.raises(ConfigTypeError, match=r"derives from Prompts.*: 3"):
+        create_strategy("grpo", parts=[3])
+    with pytest.raises(ConfigTypeError, match="parts must be a list of parts, got the text 'dapo'"):
+        create_strategy("grpo", parts="dapo")
+    with pytest.raises(ConfigTypeError, match="selection takes parts of Selection, got"):
+        create_strategy("grpo", selection=(make_part("greso"),))
+    with pytest.raises(ConfigError, match="selection given twice"):
+        create_strategy("grpo", parts=["dapo"], selection=(make_part("pods"),))
+
+
+def test_control_has_no_groups_to_select_from():
+    strategy = create_strategy("grpo", parts=["dapo"])
+    with pytest.raises(ConfigError, match=r"dapo:cap=4.*the actions of .*CartPole.* are not text"):
+        RolloutRunner(gym.make("CartPole-v1"), lambda obs: (0, {}), strategy)
+
+
+def test_options_are_not_given_to_vector_environments():
+    class Fixed(Prompts):
+        def choose(self, propose, count):
+            return [start._replace(options={"example_id": 1}) for start in propose(count)]
+
+    env = SyncVectorEnv([make_env] * 4, autoreset_mode=AutoresetMode.DISABLED)
+    strategy = create_strategy("grpo", num_generations=2, parts=[Fixed()])
+    runner = RolloutRunner(env, lambda obs: (("",) * 4, {}), strategy, max_steps=4)
+    with pytest.raises(ConfigError, match="use a single environment"):
+        runner.collect()
+    single = RolloutRunner(make_env(), lambda obs: ("", {}), strategy, max_steps=4)
+    rollout = single.collect()
+    assert {t.prompt for t in rollout} == {"1+1="}
+    assert [t.group_id for t in rollout] == [0, 0, 1, 1]  # two groups, of one prompt
+
+
+# --- state --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Alternate(Selection):
+    """Keeps every second group that it ever sees."""
+
+    offset: int = 0
+    _seen: int = field(default=0, init=False)
+
+    def prepare(self, setup):
+        self._seen = self.offset
+
+    def select(self, groups):
+        first, self._seen = self._seen, self._seen + len(groups)
+        return [group for i, group in enumerate(groups) if (first + i) % 2 == 0]
+
+    def state(self):
+        return {"seen": self._seen}
+
+    def load_state(self, state):
+        self._seen = state["seen"]
+
+
+EVERYTHING = [
+    ["uniform", Alternate()],
+    ["greso", "dapo:cap=3", "pods:keep=2", "replay"],
+    ["pools", "drop:truncated=false,longest=5", "top_entropy"],
+]
+
+
+@pytest.mark.parametrize("parts", EVERYTHING)
+def test_a_saved_strategy_goes_on_equally(tiny, parts):
+    from textenv.algos import create_policy
+
+    def make_runner(seed=5):
+        strategy = create_strategy("grpo", num_generations=4, parts=copy.deepcopy(parts))
+        policy = create_policy(*tiny, {"max_tokens": 6})
+        return RolloutRunner(make_env(), policy, strategy, max_steps=12, seed=seed)
+
+    first = make_runner()
+    for version in range(2):
+        first.policy_version = version
+        first.collect()
+    state = json.loads(json.dumps(first.state()))
+    other = make_runner(seed=6)
+    other.load_state(state)
+    for _ in range(3):
+        assert other.policy_version == first.policy_version
+        one, two = first.collect(), other.collect()
+        assert one == two
+        assert one.counts.metrics() == two.counts.metrics()
+        first.policy_version += 1
+        other.policy_version += 1
+    assert json.loads(json.dumps(first.state())) == json.loads(json.dumps(other.state()))
+    assert first.state() != state  # it remembers something
+
+
+def test_the_state_of_another_configuration_is_refused():
+    def make_runner(parts, generations=4, steps=12):
+        strategy = create_strategy("grpo", num_generations=generations, parts=parts)
+        return RolloutRunner(make_env(), lambda obs: ("", {}), strategy, max_steps=steps)
+
+    state = make_runner(["dapo:cap=3", "pods:keep=2"]).state()
+    make_runner(["dapo:cap=3", "pods:keep=2"]).load_state(state)
+    for parts in (["dapo:cap=3"], ["pods:keep=2", "dapo:cap=3"], ["dapo:cap=4", "pods:keep=2"], []):
+        with pytest.raises(ConfigError, match=r"another strategy.*dapo:cap=3.*pods:keep=2"):
+            make_runner(parts).load_state(state)
+    with pytest.raises(ConfigError, match=r"groups of 4.*this one is .*groups of 3"):
+        make_runner(["dapo:cap=3", "pods:keep=2"], 3, 9).load_state(state)
+    with pytest.raises(ConfigError, match="of 3 groups; this one has 6"):
+        make_runner(["dapo:cap=3", "pods:keep=2"], steps=24).load_state(state)
+    for broken in (
+        {},
+        {**state, "strategy": {}},
+        {**state, "strategy": None},
+        {**state, "noise": {}},
+    ):
+        with pytest.raises(DataError, match="not the state of"):
+            make_runner(["dapo:cap=3", "pods:keep=2"]).load_state(broken)
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+
+def test_workers_play_what_this_process_selects(tiny_folder):
+    parts = ["greso", "dapo:cap=3", "pods:keep=2", "replay"]
+
+    def collect(num_workers):
+        strategy = create_strategy("grpo", num_generations=4, parts=parts)
+        coordinator = RolloutCoordinator(
+            make_env, partial(make_policy, str(tiny_folder)), strategy, num_workers, max_steps=32
+        )
+        try:
+            rollouts = []
+            for version in range(2):
+                coordinator.policy_version = version
+                rollouts.append(coordinator.collect())
+            return rollouts, coordinator.runner.state()
+        finally:
+            coordinator.close()
+
+    (alone, state), (shared, other) = collect(0), collect(2)
+    assert alone == shared
+    assert state == other
+    assert [r.counts.metrics() for r in alone] == [r.counts.metrics() for r in shared]
+    assert 0 < len(alone[0]) <= 16
+    assert not multiprocessing.active_children()
