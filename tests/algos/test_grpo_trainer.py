@@ -241,3 +241,23 @@ def test_buffer_of_the_trainer_is_its_own(fresh):
     trainer.train()
     assert [len(rollout) for rollout in kept] == [32, 32]
     assert [{t.policy_version for t in rollout} for rollout in kept] == [{0}, {1}]
+
+
+def test_the_seconds_of_scoring_are_told_apart(fresh):
+    import time
+
+    def slow(prompt, completion, example):
+        time.sleep(0.02)
+        return float(len(completion))
+
+    config = GRPOConfig(max_steps=2, num_prompts=2, num_generations=4, max_completion_length=3)
+    trainer = GRPOTrainer(
+        fresh[0],
+        config=config,
+        tokenizer=fresh[1],
+        env_kwargs={"prompts": ["a", "b"], "reward_fn": slow},
+    )
+    for metrics in trainer.train():
+        assert 0.16 <= metrics["time/score"] <= metrics["time/generate"]
+        phases = [metrics[f"time/{name}"] for name in ("generate", "export", "update")]
+        assert sum(phases) == pytest.approx(metrics["step_time"], abs=1e-3)
