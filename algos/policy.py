@@ -121,7 +121,8 @@ class LanguageModelPolicy:
         prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
         infos = [infos] if single else (infos or [None] * len(prompts))
         contexts = [context] if single else (context or [None] * len(prompts))
-        prompt_ids, later = self._encode_all(prompts, infos, contexts)
+        # A loop that passes contexts knows which episodes begin: an equal prompt may come again.
+        prompt_ids, later = self._encode_all(prompts, infos, contexts, recall=context is None)
         params = self._greedy if deterministic else self.params
         shape = (len(prompts), self.params.max_tokens)
         noise = np.zeros(shape, np.float32)
@@ -175,7 +176,7 @@ class LanguageModelPolicy:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _encode_all(
-        self, prompts: list[str], infos: list[Any], contexts: list[Any]
+        self, prompts: list[str], infos: list[Any], contexts: list[Any], recall: bool
     ) -> tuple[list[list[int]], bool]:
         """Token ids of each prompt, and whether any of them is an episode's later turn."""
         encoded: dict[str, list[int]] = {}
@@ -187,7 +188,7 @@ class LanguageModelPolicy:
                     "see textenv.wrappers for other observations"
                 )
             turn = (info or {}).get("turn")
-            if context is None:
+            if context is None and recall:
                 context, turn = self._recall(prompt)
             if context is not None and turn is not None:
                 ids, later = [*context, *self.encode_turn(turn)], True
@@ -215,7 +216,7 @@ class LanguageModelPolicy:
     def _recall(self, transcript: str) -> tuple[list[int] | None, str | None]:
         """The tokens of the transcript that this one goes on from, and what is new in it."""
         for written, ids in self._written.items():
-            if transcript.startswith(written):
+            if transcript.startswith(written) and transcript != written:
                 return ids, transcript[len(written) :]
         return None, None
 

@@ -347,3 +347,17 @@ def test_a_batch_has_an_answer_for_each_prompt():
     runner = RolloutRunner(TextGenerationEnv(PROMPTS, length), policy_of_one, max_steps=4)
     with pytest.raises(ValueError, match="1 actions for 4 prompts"):
         runner.collect()
+
+
+def test_a_prompt_that_an_empty_completion_left_as_it_was_begins_anew(tiny):
+    policy = create_policy(*tiny, {"max_tokens": 4, "temperature": 3.0})
+    answers, _ = policy(["9-1="] * 64, seeds=list(range(64)), context=[None] * 64)
+    assert "" in answers  # its transcript is the prompt itself
+    expected = [policy.encode("9-1=")] * 2
+    assert policy(["9-1="] * 2, context=[None] * 2)[1]["prompt_ids"] == expected
+    policy(["9-1="] * 64, seeds=list(range(64)))
+    assert policy(["9-1="] * 2)[1]["prompt_ids"] == expected
+    # A prompt that goes on as an earlier transcript did is none of its turns.
+    first, _ = policy(["9-1="], context=[None])
+    longer = "9-1=" + first[0] + "b"
+    assert policy([longer], context=[None])[1]["prompt_ids"] == [policy.encode(longer)]
