@@ -90,8 +90,7 @@ class Part:
     @property
     def settings(self) -> dict[str, Any]:
         """What its constructor was given."""
-        known = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        return {field.name: getattr(self, field.name) for field in known if field.init}
+        return {name: getattr(self, name) for name in settings_of(type(self))}
 
     @property
     def plain_settings(self) -> dict[str, Any]:
@@ -203,6 +202,13 @@ class Reuse(Part):
 
 
 SLOTS: dict[str, type[Part]] = {kind.slot: kind for kind in (Prompts, Generation, Selection, Reuse)}
+
+
+def settings_of(kind: type) -> list[str]:
+    """The names of what the constructor of a dataclass takes; none of another class."""
+    if not dataclasses.is_dataclass(kind):
+        return []
+    return [field.name for field in dataclasses.fields(kind) if field.init]
 
 
 def make_title(name: str, settings: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from textenv.algos.config import check_types
-from textenv.algos.strategies.protocols import SLOTS, Part
+from textenv.algos.strategies.protocols import SLOTS, Part, settings_of
 from textenv.errors import ConfigError, ConfigTypeError, unknown
 
 _BUILT_IN = {  # name -> module in this folder, class
@@ -54,9 +54,9 @@ def register(name: str) -> Callable[[T], T]:
         raise ConfigError(f"strategy part {name!r} is registered already")
 
     def add(kind: T) -> T:
-        if not issubclass(kind, tuple(SLOTS.values())):
+        if not (issubclass(kind, Part) and kind.slot):
             raise ConfigTypeError(_no_slot(kind.__name__))
-        kind.name = name  # type: ignore[attr-defined]
+        kind.name = name
         _registered[name] = kind
         return kind
 
@@ -70,7 +70,7 @@ def make_part(text: Any) -> Part:
         ConfigError: for an unknown part or setting, or a value that the part refuses; names them.
         ConfigTypeError: for an object of another kind.
     """
-    if isinstance(text, tuple(SLOTS.values())):
+    if isinstance(text, Part) and text.slot:
         return text
     if not isinstance(text, str):
         raise ConfigTypeError(_no_slot(repr(text)))
@@ -85,8 +85,7 @@ def make_part(text: Any) -> Part:
             )
         given[key] = value
     hints = typing.get_type_hints(kind)
-    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    known = [field.name for field in fields if field.init]
+    known = settings_of(kind)
     values = {}
     for key, value in given.items():
         if key not in known:
