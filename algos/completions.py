@@ -20,3 +20,25 @@ class Completion:
     """Ids of the tokens that could be drawn, for each token; None where all could."""
     truncated: bool = True
     """Whether it ran out of tokens before an EOS."""
+
+    def head(self, count: int) -> Completion:
+        """Its first tokens, as a completion that ran out of tokens there."""
+        return Completion(
+            self.token_ids[:count],
+            self.token_logprobs[:count],
+            self.token_entropies[:count],
+            None if self.support is None else self.support[:count],
+        )
+
+    def followed_by(self, rest: Completion) -> Completion:
+        """This one and what came after it."""
+        support = None
+        if self.support is not None and rest.support is not None:
+            support = [*self.support, *rest.support]
+        return Completion(
+            self.token_ids + rest.token_ids,
+            self.token_logprobs + rest.token_logprobs,
+            self.token_entropies + rest.token_entropies,
+            support,
+            rest.truncated,
+        )

@@ -83,6 +83,13 @@ class Batch:
         assert isinstance(cache, ForkedCache)
         return best_group(counts, prompt_cost(cache.width, cache.columns))
 
+    @property
+    def prompt_tokens(self) -> np.ndarray:
+        """(B,) how many tokens there are in the prompt that each place shares; 0 where alone."""
+        cache = self.caches[0]
+        assert isinstance(cache, ForkedCache)
+        return cache.frame.prompt_tokens(cache.columns)
+
     def take(self, which: np.ndarray, per_prompt: int | None = None) -> Batch:
         """A batch of some of the places, laid out anew.
 
@@ -92,6 +99,29 @@ class Batch:
         """
         old = np.flatnonzero(which)
         per_prompt = per_prompt or self.best_group(self.counts(which))
+        return self._laid_out(old, self.rows[old], per_prompt)
+
+    def branches(
+        self, places: np.ndarray, rows: np.ndarray, lengths: np.ndarray, per_prompt: int
+    ) -> Batch:
+        """Rows that go on from beginnings of those here, which stay as they are.
+
+        Args:
+            places: (N,) which each goes on from; one may be taken many times.
+            rows: (N,) the new rows.
+            lengths: (N,) how many tokens each takes over, its prompt's included.
+            per_prompt: the new G.
+        """
+        return self._laid_out(places, rows, per_prompt, lengths)
+
+    def _laid_out(
+        self,
+        old: np.ndarray,
+        rows: np.ndarray,
+        per_prompt: int,
+        lengths: np.ndarray | None = None,
+    ) -> Batch:
+        """A batch of rows (N,) that go on from the old places (N,)."""
         # Of a prompt that is held more than once, the first will do for all its rows.
         first_of, of_place = np.unique(self.prompts, return_index=True)[1], self._prompt_of_place()
         layout = lay_out(of_place[old], len(first_of), per_prompt=per_prompt)
@@ -99,9 +129,15 @@ class Batch:
         places = np.repeat(held * self.per_prompt, per_prompt)  # for those that will be idle
         taken = layout.slots >= 0
         places[taken] = old[layout.slots[taken]]
-        caches, first = take_places(self.caches, held, places, per_prompt)
-        rows = np.where(taken, self.rows[places], -1)
-        new = Batch(caches, rows, self.logits[mx.array(places)], self.prompts[held])
+        if lengths is not None:
+            lengths = np.where(taken, lengths[layout.slots], 0)
+        caches, first = take_places(self.caches, held, places, per_prompt, lengths)
+        new = Batch(
+            caches,
+            np.where(taken, rows[layout.slots], -1),
+            self.logits[mx.array(places)],
+            self.prompts[held],
+        )
         new.going = taken & self.going[places]
         new.begins = self.begins[places] - first
         return new
@@ -160,10 +196,9 @@ class Samples:
     """What was drawn so far for each row.
 
     Args:
-        rows: N.
-        max_tokens: longest completion.
+        limits: (N,) longest completion of each.
         params: what is drawn from.
-        uniforms: (N, max_tokens) the noise of each row and token.
+        uniforms: (N, longest of all) the noise of each row and token.
         eos: tokens that end a completion.
 
     Attributes:
@@ -173,34 +208,30 @@ class Samples:
 
     def __init__(
         self,
-        rows: int,
-        max_tokens: int,
+        limits: np.ndarray,
         params: SamplingParams,
         uniforms: np.ndarray,
         eos: Sequence[int],
     ):
-        self.tokens = np.zeros((rows, max_tokens), np.int32)
-        self._logprobs = np.zeros((rows, max_tokens), np.float32)
-        self._entropies = np.zeros((rows, max_tokens), np.float32)
+        rows, longest = len(limits), int(limits.max(initial=0))
+        self.tokens = np.zeros((rows, longest), np.int32)
+        self._logprobs = np.zeros((rows, longest), np.float32)
+        self._entropies = np.zeros((rows, longest), np.float32)
         self._support: list[list[np.ndarray]] | None = (
             None if params.full_support else [[] for _ in range(rows)]
         )
         self.made = np.zeros(rows, int)
-        self._uniforms, self._eos = uniforms, list(eos)
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest completion."""
-        return self.tokens.shape[1]
+        self._limits, self._uniforms, self._eos = limits, uniforms, list(eos)
 
     def left(self, batch: Batch) -> int:
         """The most tokens that any row of a batch may still draw."""
-        return int(self.max_tokens - self.made[batch.rows[batch.going]].min())
+        rows = batch.rows[batch.going]
+        return int((self._limits[rows] - self.made[rows]).max())
 
     def noise(self, batch: Batch, steps: int) -> mx.array:
         """The noise of the next tokens, (K, B)."""
         at = self.made[batch.rows] + np.arange(steps)[:, None]
-        return mx.array(self._uniforms[batch.rows, np.minimum(at, self.max_tokens - 1)])
+        return mx.array(self._uniforms[batch.rows, np.minimum(at, self.tokens.shape[1] - 1)])
 
     def add(self, batch: Batch, drawn: Sequence[Sequence[mx.array]]) -> None:
         """Take in what was drawn for a batch, and mark the rows that have ended.
@@ -228,7 +259,7 @@ class Samples:
                 for row, inside in zip(rows, np.array(step[3])[here]):
                     self._support[row].append(np.flatnonzero(inside).astype(np.int32))
             self.made[rows] = at + 1
-            ended = (at + 1 == self.max_tokens) | np.isin(self.tokens[rows, at], self._eos)
+            ended = (at + 1 == self._limits[rows]) | np.isin(self.tokens[rows, at], self._eos)
             batch.going[here[ended]] = False
             if ended.all():
                 break

@@ -127,15 +127,20 @@ def fork_caches(
 
 
 def take_places(
-    caches: Sequence[Cache], prompts: np.ndarray, places: np.ndarray, per_prompt: int
+    caches: Sequence[Cache],
+    prompts: np.ndarray,
+    places: np.ndarray,
+    per_prompt: int,
+    lengths: np.ndarray | None = None,
 ) -> tuple[list[Cache], int]:
     """Caches of some places, with a copy of them, and the first of the old columns that is kept.
 
     Args:
         caches: of each layer.
         prompts: (P',) which prompts, each as often as its rows need.
-        places: (P' x G',) which of the old places each new one was.
+        places: (P' x G',) which of the old places each new one was; one may be taken repeatedly.
         per_prompt: G'.
+        lengths: (P' x G',) how many tokens of each are taken, prompt included; None: all.
     """
     index, forks = mx.array(places), _forked(caches)
     if not forks:
@@ -144,8 +149,11 @@ def take_places(
     whole = np.array_equal(prompts * group, np.arange(0, frame.start.shape[0], group))
     kept = None if whole else mx.array(prompts)
     padding = frame.padding if kept is None or frame.padding is None else frame.padding[kept]
-    stretch = frame.stretch(places, columns)
-    new = frame.take(places, stretch, columns, padding)
+    new = frame.take(places, (0, columns), columns, padding)
+    if lengths is not None:
+        new = new.cut(lengths, columns)
+    stretch = new.stretch(columns)
+    new = new.take(np.arange(len(places)), stretch, columns, padding)
     return [cache.take(kept, index, per_prompt, stretch, new) for cache in forks], stretch[0]
 
 

@@ -94,11 +94,29 @@ class Frame:
             return self
         return Frame(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
 
-    def stretch(self, slots: np.ndarray, columns: int) -> tuple[int, int]:
-        """The first column that holds something in any of some rows, and the end of the last."""
+    def prompt_tokens(self, columns: int) -> np.ndarray:
+        """How many tokens there are in each row's prompt, (B,)."""
+        return np.array(self.start) + self._holes(columns).sum(axis=1)
+
+    def cut(self, lengths: np.ndarray, columns: int) -> Frame:
+        """The frame in which rows have no more than their first tokens: the others are holes.
+
+        Args:
+            lengths: (B,) how many tokens, of which the prompt's stay in any case.
+            columns: how many there are.
+        """
+        holes = self._holes(columns)
+        own = lengths - self.prompt_tokens(columns)
+        new = (np.cumsum(~holes, axis=1) > own[:, None]) & ~holes
+        if not new.any():
+            return self
+        return Frame(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
+
+    def stretch(self, columns: int) -> tuple[int, int]:
+        """The first column that holds something in any row, and the end of the last."""
         if self.holes is None:
             return 0, columns
-        used = np.flatnonzero(~self._holes(columns)[slots].all(axis=0))
+        used = np.flatnonzero(~self._holes(columns).all(axis=0))
         return (int(used[0]), int(used[-1]) + 1) if len(used) else (columns, columns)
 
     def take(

@@ -1,7 +1,8 @@
 """Many completions at once: each distinct prompt is prefilled one time, then rows are decoded.
 
 Batching is continuous: where enough rows have ended, the next prompts take their places at once.
-Rows of many turns can be kept, so that the next turn computes nothing but what is new.
+Rows of many turns can be kept, so that the next turn computes nothing but what is new, and so can
+rows that branches of a tree go on from.
 
 Shapes: P distinct prompts, B places of a batch, V vocabulary.
 """
@@ -82,6 +83,8 @@ class Generator:
         params: SamplingParams,
         uniforms: np.ndarray,
         continues: bool = False,
+        limits: Sequence[int] | None = None,
+        branches: bool = False,
     ) -> list[Completion]:
         """Sample one completion for each row of ``prompts``.
 
@@ -94,6 +97,10 @@ class Generator:
             uniforms: (N, max_tokens) float32 in [0, 1): the noise of each row and token.
             continues: whether the next call may go on from these rows. Up to ``batch_size`` of
                 them then stay in memory, until the next call or `forget`.
+            limits: longest completion of each row, where that is less than ``max_tokens``.
+            branches: whether later calls may go on from any beginning of these rows, any number of
+                times, and this one from those that are kept: of a prompt, nothing is computed that
+                it shares with one of them but the last token. Rows then stay until `forget`.
 
         Returns:
             N completions, in order.
@@ -104,11 +111,26 @@ class Generator:
         if self._model.runs_plainly:
             plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
             self.tokens_prefilled += sum(map(len, {tuple(prompt) for prompt in prompts}))
-            completions = plain.generate(prompts, max_tokens, params, uniforms)
+            completions = plain.generate(prompts, max_tokens, params, uniforms, limits)
             self.tokens_decoded += sum(len(c.token_ids) for c in completions)
             return completions
-        samples = Samples(len(prompts), max_tokens, params, uniforms, self._eos)
-        weights = Weights(self._model) if continues and self._model.shares_prompts else None
+        if branches and len(prompts) > self._batch_size:
+            completions = []
+            for i in range(0, len(prompts), self._batch_size):
+                some = slice(i, i + self._batch_size)
+                completions += self.generate(
+                    prompts[some],
+                    max_tokens,
+                    params,
+                    uniforms[some],
+                    limits=None if limits is None else limits[some],
+                    branches=True,
+                )
+            return completions
+        most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
+        samples = Samples(most, params, uniforms, self._eos)
+        keeps = (continues or branches) and self._model.shares_prompts
+        weights = Weights(self._model) if keeps else None
 
         def keep(batch: Batch) -> None:
             ended = None if weights is None else batch.ended(samples.made)
@@ -117,13 +139,15 @@ class Generator:
                 tokens = {i: [*prompts[i], *samples.tokens[i, : samples.made[i]]] for i in here}
                 self._kept.add(ended, tokens, weights)
 
-        batch = self._go_on(prompts)
+        batch = self._go_on(prompts, branches)
         queue = self._line_up(prompts, [] if batch is None else batch.rows)
         if batch is not None:
             alone = batch.alone
         else:
             counts = np.array([len(waiting.rows) for waiting in queue])
             alone = not self._model.shares_prompts or best_group(counts) == 1
+            if self._kept.alone is not None:  # what is kept can stand in one batch
+                alone = self._kept.alone
         while queue or batch:
             joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
             if joining:
@@ -226,9 +250,10 @@ class Generator:
                 mx.async_eval(*step, batch.logits)
         return drawn
 
-    def _go_on(self, prompts: Sequence[Sequence[int]]) -> Batch | None:
+    def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> Batch | None:
         """The rows that were kept, of those prompts that go on from one, after what is new."""
-        batch = self._kept.take(prompts) if len(self._kept) else None
+        find = self._kept.branch if branches else self._kept.take
+        batch = find(prompts) if len(self._kept) else None
         if batch is None:
             return None
         cache = batch.caches[0]

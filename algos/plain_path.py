@@ -62,26 +62,29 @@ class PlainGenerator:
         max_tokens: int,
         params: SamplingParams,
         uniforms: np.ndarray,
+        limits: Sequence[int] | None = None,
     ) -> list[Completion]:
         """Sample one completion for each row, as `textenv.algos.generation.Generator.generate`."""
+        most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
         completions: dict[int, Completion] = {}
         lengths = np.array([len(prompt) for prompt in prompts])
         for length in np.unique(lengths):
             alike = np.flatnonzero(lengths == length)
             for start in range(0, len(alike), self._batch_size):
                 rows = alike[start : start + self._batch_size]
-                done = self._batch([prompts[i] for i in rows], max_tokens, params, uniforms[rows])
+                done = self._batch([prompts[i] for i in rows], most[rows], params, uniforms[rows])
                 completions.update(zip(rows.tolist(), done))
         return [completions[i] for i in range(len(prompts))]
 
     def _batch(
         self,
         prompts: Sequence[Sequence[int]],
-        max_tokens: int,
+        limits: np.ndarray,
         params: SamplingParams,
         uniforms: np.ndarray,
     ) -> list[Completion]:
         """Completions of prompts that are all of one length."""
+        max_tokens = int(limits.max())
         distinct: dict[tuple[int, ...], int] = {}
         index = mx.array([distinct.setdefault(tuple(p), len(distinct)) for p in prompts])
         caches = make_prompt_cache(self._model)
@@ -98,10 +101,10 @@ class PlainGenerator:
             tokens, logprobs, entropies = (np.array(values).tolist() for values in drawn)
             inside = None if params.full_support else np.array(restricted > -mx.inf)
             for i, row in enumerate(rows):
-                if done[row].truncated:
+                if done[row].truncated and step < limits[row]:
                     kept = None if inside is None else inside[i]
                     self._append(done[row], tokens[i], logprobs[i], entropies[i], kept)
-            going = np.array([done[row].truncated for row in rows])
+            going = np.array([done[row].truncated and step + 1 < limits[row] for row in rows])
             if not going.any():
                 break
             if going.mean() <= _COMPACT_BELOW and step + 1 < max_tokens:

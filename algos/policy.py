@@ -24,7 +24,8 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
-from textenv.algos.generation import Completion, Generator  # noqa: E402
+from textenv.algos.completions import Completion  # noqa: E402
+from textenv.algos.generation import Generator  # noqa: E402
 from textenv.algos.models import context_length  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402
 
@@ -89,6 +90,9 @@ class LanguageModelPolicy:
         context: Any = None,
         seeds: Any = None,
         continues: bool | None = None,
+        branches: bool = False,
+        begun: Any = None,
+        limits: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Complete a prompt, or each of a batch.
 
@@ -106,12 +110,19 @@ class LanguageModelPolicy:
             continues: whether the next call may go on from these episodes. What was computed for
                 them is then kept in memory, so that the next call computes nothing but what is
                 new; it is let go there, or by `forget`. None: where this is a later turn already.
+            branches: whether later calls may go on from any beginning of these episodes, and this
+                one from those of earlier ones. What was computed for all of them is kept until
+                `forget`.
+            begun: what each answer begins with, a `Completion`, or None where it begins anew. Its
+                tokens count towards ``max_tokens``, and each token has the noise of its position.
+            limits: the most tokens that each answer may have, the begun ones included, where that
+                is less than ``max_tokens``.
 
         Returns:
             The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
-            included), ``token_entropies``, ``support``, ``temperature``, ``prompt_ids`` (all that
-            came before), ``truncated``, ``logprob`` (the sum over the tokens). For a batch, lists
-            of these.
+            and what was begun included), ``token_entropies``, ``support``, ``temperature``,
+            ``prompt_ids`` (all that came before), ``truncated``, ``logprob`` (the sum over the
+            tokens). For a batch, lists of these.
 
         Raises:
             ConfigTypeError: for an observation that is not text.
@@ -121,6 +132,9 @@ class LanguageModelPolicy:
         prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
         infos = [infos] if single else (infos or [None] * len(prompts))
         contexts = [context] if single else (context or [None] * len(prompts))
+        begun = [begun] if single else (begun or [None] * len(prompts))
+        heads = [Completion() if head is None else head for head in begun]
+        limits = [limits] if single else limits
         # A loop that passes contexts knows which episodes begin: an equal prompt may come again.
         prompt_ids, later = self._encode_all(prompts, infos, contexts, recall=context is None)
         params = self._greedy if deterministic else self.params
@@ -130,7 +144,15 @@ class LanguageModelPolicy:
             noise = self._noise(shape, [seeds] if single and seeds is not None else seeds)
         if continues is None:
             continues = later
-        completions = self._generator.generate(prompt_ids, shape[1], params, noise, continues)
+        completions = self._complete(
+            prompt_ids,
+            heads,
+            [shape[1] if limit is None else limit for limit in limits or [None] * len(prompts)],
+            params,
+            noise,
+            continues,
+            branches,
+        )
         texts = [self.decode(c) for c in completions]
         extras: dict[str, list[Any]] = {
             "prompt_ids": prompt_ids,
@@ -146,6 +168,38 @@ class LanguageModelPolicy:
         if single:
             return texts[0], {key: values[0] for key, values in extras.items()}
         return texts, extras
+
+    def _complete(
+        self,
+        prompt_ids: list[list[int]],
+        heads: list[Completion],
+        limits: list[int],
+        params: PolicyParams,
+        noise: np.ndarray,
+        continues: bool,
+        branches: bool,
+    ) -> list[Completion]:
+        """Completions that begin with heads."""
+        begun = [len(head.token_ids) for head in heads]
+        left = [limit - count for limit, count in zip(limits, begun)]
+        if min(left) < 1:
+            raise ConfigError(f"an answer of at most {limits} tokens has begun with {begun}")
+        if any(begun):
+            noise = np.stack([np.roll(row, -count) for row, count in zip(noise, begun)])
+        rest = self._generator.generate(
+            [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
+            max(left),
+            params,
+            noise[:, : max(left)],
+            continues,
+            left,
+            branches,
+        )
+        if not any(begun):
+            return rest
+        if not params.full_support:
+            heads = [replace(h, support=[]) if not h.token_ids else h for h in heads]
+        return [head.followed_by(tail) for head, tail in zip(heads, rest)]
 
     def forget(self) -> None:
         """Let go of what was kept in memory for episodes that were to go on."""
