@@ -51,6 +51,10 @@ METHODS = {
 }
 _TOLERANCE = 1e-8  # rewards that differ by no more are equal
 
+_PLAIN: dict[str, Any] = dict.fromkeys(
+    ("token_weights", "token_advantages", "shaping", "parent", "branch_at")
+)
+
 
 @dataclass(frozen=True)
 class OfflineTextConfig:
@@ -307,6 +311,9 @@ def truncated_loss(
 def grouped(rollouts: Sequence[Buffer]) -> list[Trajectory]:
     """All trajectories, their groups numbered anew: one example in two rollouts is one group.
 
+    What the strategy of their run made of them (weights and advantages of tokens, shaping, a tree)
+    does not go with them.
+
     Raises:
         DataError: for a trajectory without token ids.
     """
@@ -324,7 +331,7 @@ def grouped(rollouts: Sequence[Buffer]) -> list[Trajectory]:
                 key = (t.reset_info.get("task"), t.reset_info["example_id"], t.prompt)
             elif t.group_id is not None:
                 key = (number, t.group_id)
-            out.append(replace(t, group_id=numbers.setdefault(key, len(numbers))))
+            out.append(replace(t, group_id=numbers.setdefault(key, len(numbers)), **_PLAIN))
     return out
 
 

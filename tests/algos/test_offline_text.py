@@ -87,6 +87,15 @@ def test_groups_are_numbered_anew():
     assert [t.group_id for t in grouped([one, two, three])] == [0, 1, 0, 2, 3, 4, 5]
 
 
+def test_what_a_strategy_made_of_a_trajectory_stays_with_its_run():
+    plain = [written("a", "x", 0, 0), written("a", "y", 1, 0)]
+    made = [
+        replace(plain[0], token_weights=[0.5], token_advantages=[3.0], shaping=-1.0),
+        replace(plain[1], parent=0, branch_at=0, token_weights=[0.0]),
+    ]
+    assert grouped([Buffer(made)]) == grouped([Buffer(plain)]) == plain
+
+
 def test_truncated_weights_by_hand():
     """Ratios .5, 1 and 4, bounded by 2: the gradient is -min(ratio, 2) * A over the tokens."""
     import mlx.core as mx
