@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,16 +12,17 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from textenv.algos.cli import compare_strategies
 from textenv.algos.cli.run_folder import RunFolder
 from textenv.algos.cli.text_envs import TextTask
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.loop import Observer, compare
+from textenv.algos.compare.machine import describe_machine
 from textenv.algos.compare.report import write_report
 from textenv.algos.compare.results import Comparison, Evaluation, Run
 from textenv.algos.compare.threads import import_seconds, use_threads
 from textenv.algos.envs import make_env
 from textenv.algos.rollout import is_text
-from textenv.algos.versions import versions
 from textenv.errors import ConfigError
 
 _EVALUATIONS = 20  # of a run, where eval_every is not given
@@ -30,7 +30,10 @@ _EVALUATIONS = 20  # of a run, where eval_every is not given
 
 @dataclass
 class Args:
-    """Train agents in one environment from the same seeds, and tell how they differ."""
+    """Train agents in one environment from the same seeds, and tell how they differ.
+
+    `--strategies --help` shows the options of comparing rollout strategies of GRPO.
+    """
 
     env: str = "CartPole-v1"
     """Id of the environment."""
@@ -60,8 +63,17 @@ class Args:
     """Folder of the results; unset: runs/compare-ENV-TIME."""
 
 
-def run(args: Args) -> int:
+def parse(argv: Sequence[str]) -> Args | compare_strategies.Args:
+    """The options of the form that is asked for: agents, or rollout strategies."""
+    if any(option.partition("=")[0] == "--strategies" for option in argv):
+        return compare_strategies.parse(argv)
+    return tyro.cli(Args, args=list(argv), prog="textenv compare")
+
+
+def run(args: Args | compare_strategies.Args) -> int:
     """Compare, and leave results.json, results.csv, results.md and curves.png."""
+    if isinstance(args, compare_strategies.Args):
+        return compare_strategies.run(args)
     for name in ("seeds", "threads"):
         if getattr(args, name) < 1:
             raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
@@ -72,14 +84,7 @@ def run(args: Args) -> int:
     imports = import_seconds(["torch"])
     threads = use_threads(args.threads)  # before MLX is imported
     imports |= import_seconds(["textenv.algos.ppo", "stable_baselines3", "sb3_contrib"])
-    machine = {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)",
-        "threads asked for": args.threads,
-        "threads": threads,
-        "import, s": imports,
-        "versions": versions(),
-    }
+    machine = describe_machine(args.threads, threads) | {"import, s": imports}
     display = _Display(out)
     seeds = range(args.seed, args.seed + args.seeds)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,34 @@ from textenv.errors import MissingDependencyError
 
 def draw_curves(comparison: Comparison, path: Path) -> None:
     """Return against steps and against seconds: interquartile mean and its 95% band, as a PNG."""
+    names = [name for name in comparison.agents if comparison.runs_of(name)]
+    panels = [
+        ("steps", {name: comparison.curve_by_steps(name) for name in names}),
+        (
+            "seconds of the agent, evaluations not counted",
+            {name: comparison.curve_by_seconds(name) for name in names},
+        ),
+    ]
+    label = "return, interquartile mean and 95% band"
+    draw_panels(panels, label, comparison.title, comparison.settings["reach"], path)
+
+
+def draw_panels(
+    panels: Sequence[tuple[str, Mapping[str, Curve]]],
+    label: str,
+    title: str,
+    threshold: float | None,
+    path: Path,
+) -> None:
+    """Curves with their bands, the panels side by side, as a PNG.
+
+    Args:
+        panels: what each is drawn against, and its curves by name.
+        label: what is drawn.
+        title: of the picture.
+        threshold: where a dotted line is drawn across.
+        path: of the file.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -21,20 +50,17 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
-    for number, name in enumerate(comparison.agents):
-        if comparison.runs_of(name):
-            _draw(left, comparison.curve_by_steps(name), f"C{number}", name)
-            _draw(right, comparison.curve_by_seconds(name), f"C{number}", name)
-    threshold = comparison.settings["reach"]
-    for axes, unit in ((left, "steps"), (right, "seconds of the agent, evaluations not counted")):
+    figure, every = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
+    for axes, (unit, curves) in zip(every, panels):
+        for number, (name, curve) in enumerate(curves.items()):
+            _draw(axes, curve, f"C{number}", name)
         axes.set_xlabel(unit)
         axes.grid(alpha=0.3)
         if threshold is not None:
             axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
-    left.set_ylabel("return, interquartile mean and 95% band")
-    left.legend(loc="lower right")
-    figure.suptitle(comparison.title)
+    every[0].set_ylabel(label)
+    every[0].legend(loc="lower right")
+    figure.suptitle(title)
     figure.savefig(path, dpi=120, format="png")
     plt.close(figure)
 

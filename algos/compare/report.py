@@ -31,10 +31,12 @@ COLUMNS = (
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write the four files; each appears whole, in the place of an earlier one."""
     summary = comparison.summary()
-    _replace(folder / "results.json", lambda path: path.write_text(to_json(comparison, summary)))
-    _replace(folder / "results.csv", lambda path: path.write_text(to_csv(comparison)))
-    _replace(folder / "results.md", lambda path: path.write_text(to_markdown(comparison, summary)))
-    _replace(folder / "curves.png", lambda path: draw_curves(comparison, path))
+    write_whole(folder / "results.json", lambda path: path.write_text(to_json(comparison, summary)))
+    write_whole(folder / "results.csv", lambda path: path.write_text(to_csv(comparison)))
+    write_whole(
+        folder / "results.md", lambda path: path.write_text(to_markdown(comparison, summary))
+    )
+    write_whole(folder / "curves.png", lambda path: draw_curves(comparison, path))
 
 
 def to_json(comparison: Comparison, summary: dict[str, Any]) -> str:
@@ -94,7 +96,7 @@ def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
         "Interquartile mean over the runs with its 95% stratified bootstrap interval, and the "
         "probability that a run beats one of the first agent (Agarwal et al. 2021).",
         "",
-        *_table(
+        *markdown_table(
             ("agent", "runs", "IQM", "95% interval", "lowest", "highest", "P(better than first)"),
             [
                 (
@@ -116,7 +118,7 @@ def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
         "use (compilation, and a rollout and an update that were thrown away) is not in them, nor "
         "are imports; what agents share is counted with the first that needs it.",
         "",
-        *_table(
+        *markdown_table(
             ("agent", "seconds", "CPU seconds", "steps/s", *PARTS, "first use, s"),
             [
                 (
@@ -137,7 +139,7 @@ def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
     lines += ["## Agents", ""]
     lines += [f"- `{name}`: {info.description}." for name, info in comparison.agents.items()]
     lines += ["", "## Machine", ""]
-    lines += [f"- {key}: {_plain(value)}" for key, value in machine.items()]
+    lines += [f"- {key}: {plain_text(value)}" for key, value in machine.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -153,22 +155,22 @@ def _reach_lines(comparison: Comparison, summary: dict[str, Any]) -> list[str]:
         rows.append(
             (
                 seed,
-                *(_number(seconds[name]) for name in summary),
+                *(number(seconds[name]) for name in summary),
                 *(_ratio(seconds[first], seconds[name]) for name in others),
             )
         )
     return [
         f"## Until an evaluation reached {threshold:g}",
         "",
-        *_table(
+        *markdown_table(
             ("agent", "reached", "median seconds", "median CPU seconds", "median steps"),
             [
                 (
                     name,
                     f"{s['reach']['reached']} of {s['runs']}",
-                    _number(s["reach"]["median_seconds"]),
-                    _number(s["reach"]["median_cpu_seconds"]),
-                    _number(s["reach"]["median_steps"], 0),
+                    number(s["reach"]["median_seconds"]),
+                    number(s["reach"]["median_cpu_seconds"]),
+                    number(s["reach"]["median_steps"], 0),
                 )
                 for name, s in summary.items()
             ],
@@ -176,12 +178,13 @@ def _reach_lines(comparison: Comparison, summary: dict[str, Any]) -> list[str]:
         "",
         f"Seconds by seed, and those of {first} over each other agent's.",
         "",
-        *_table(("seed", *summary, *(f"{first} / {name}" for name in others)), rows),
+        *markdown_table(("seed", *summary, *(f"{first} / {name}" for name in others)), rows),
         "",
     ]
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
 
@@ -197,7 +200,8 @@ def _improvement(found: dict[str, Any] | None) -> str:
     return f"{found['value']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
+    """With separators; a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
@@ -205,13 +209,14 @@ def _ratio(mine: float | None, theirs: float | None) -> str:
     return "-" if mine is None or theirs is None else f"{mine / theirs:.2f}"
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """A value of the machine's description."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value)
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside, then put in place."""
     temporary = path.with_name(f".saving-{path.name}")
     try:

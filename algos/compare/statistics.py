@@ -47,6 +47,11 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     return pooled[..., cut : pooled.shape[-1] - cut].mean(axis=-1)
 
 
+def mean_score(scores: np.ndarray) -> np.ndarray:
+    """Mean of all scores, (..., R, M) to (...)."""
+    return np.asarray(scores, np.float64).mean(axis=(-2, -1))
+
+
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """How likely a run of X scores above a run of Y on the same task; a tie counts as one half.
 
@@ -102,13 +107,16 @@ class Curve(NamedTuple):
 
     x: np.ndarray
     middle: np.ndarray
-    """Interquartile mean of the runs."""
+    """Of the runs: interquartile mean, or another statistic."""
     low: np.ndarray
     high: np.ndarray
 
 
 def learning_curve(
-    runs: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray, seed: int = 0
+    runs: list[tuple[np.ndarray, np.ndarray]],
+    x: np.ndarray,
+    seed: int = 0,
+    statistic: Callable[[np.ndarray], np.ndarray] = interquartile_mean,
 ) -> Curve:
     """Runs that were measured at different places, as one curve with a 95% band.
 
@@ -116,14 +124,15 @@ def learning_curve(
         runs: the places and the scores of each; between two places a run is a straight line.
         x: (P,), where the curve is wanted.
         seed: of the bootstrap.
+        statistic: (..., R, 1) to (...).
     """
     scores = np.stack([np.interp(x, *run) for run in runs])  # (R, P)
     rng = np.random.default_rng(seed)
     drawn = scores[rng.integers(len(runs), size=(_CURVE_REPETITIONS, len(runs)))]
     # Each point is a task of its own here: (..., P, R, 1).
     points = np.moveaxis(drawn, -1, -2)[..., None]
-    low, high = np.percentile(interquartile_mean(points), [2.5, 97.5], axis=0)
-    return Curve(x, interquartile_mean(scores.T[..., None]), low, high)
+    low, high = np.percentile(statistic(points), [2.5, 97.5], axis=0)
+    return Curve(x, statistic(scores.T[..., None]), low, high)
 
 
 def _draw_again(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

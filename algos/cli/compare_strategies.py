@@ -1,0 +1,153 @@
+"""textenv compare --strategies: rollout strategies side by side, at equal generated tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from textenv.algos.cli.run_folder import RunFolder
+from textenv.algos.cli.text_envs import TextTask
+from textenv.algos.compare.machine import describe_machine
+from textenv.algos.compare.strategy_report import (
+    JSON_FILE,
+    check_same,
+    read_comparison,
+    verdicts,
+    write_report,
+    write_runs,
+)
+from textenv.algos.compare.strategy_results import StrategyComparison, StrategyRun, Try
+from textenv.algos.compare.threads import use_threads
+from textenv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from textenv.algos.compare.strategy_runs import Contest
+
+
+@dataclass
+class Args:
+    """Train by GRPO with several rollout strategies, each with as many generated tokens.
+
+    With an --out that holds a comparison of the same settings, only what is missing there is run.
+    """
+
+    strategies: tuple[str, ...] = ("plain", "dapo", "pods")
+    """plain, and others: parts (dapo, pods:keep=8, ...) and settings of GRPO (num_iterations=2)
+    joined by +, as greso+pods:keep=8+num_iterations=2."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
+    model: str = "tiny-lm"
+    """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
+    seeds: int = 5
+    """How many runs of each strategy."""
+    seed: int = 0
+    """The first seed; the others count up from it."""
+    tokens: int = 200_000
+    """Generated tokens of each run, which ends at the first step at which they are spent."""
+    eval_every: int | None = None
+    """Generated tokens between two evaluations; unset: a twentieth of a run."""
+    eval_examples: int = 300
+    """Test examples of an evaluation, and as many others to choose the learning rate by."""
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3)
+    """Tried for each strategy from one more seed; the best is used. One alone is not tried."""
+    tune_tokens: int | None = None
+    """Generated tokens of each of these tries; unset: half of a run."""
+    num_prompts: int = 32
+    """Prompts a rollout."""
+    num_generations: int = 16
+    """Completions of each prompt."""
+    max_completion_length: int = 64
+    """Longest completion in tokens."""
+    threads: int = 1
+    """Threads of MLX's matrix products."""
+    out: Path | None = None
+    """Folder of the results; unset: runs/compare-strategies-TASK-TIME."""
+
+
+def parse(argv: Sequence[str]) -> Args:
+    """The options of this form."""
+    return tyro.cli(Args, args=list(argv), prog="textenv compare")
+
+
+def run(args: Args) -> int:
+    """Compare, and leave results.json, results.md and curves.png."""
+    for name in ("seeds", "threads", "tokens"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+    name = f"compare-strategies-{args.text.name}".replace("/", "-").replace(":", "-")
+    out = args.out or RunFolder.default_path(name)
+    found = read_comparison(out / JSON_FILE) if (out / JSON_FILE).is_file() else None
+    if found is None:
+        RunFolder(out)  # refuses a folder that holds something
+    machine = describe_machine(args.threads, use_threads(args.threads))  # before MLX is imported
+    contest = _contest(args, found, machine, out)
+    comparison = contest.comparison
+    console = Console(highlight=False, soft_wrap=True)
+    for title, what in comparison.strategies.items():
+        console.print(f"{title}: {what}")
+    kept = f"{len(comparison.tries)} tries and {len(comparison.runs)} runs are there already; "
+    left = f"{contest.tokens_left:,} tokens to generate"
+    console.print((kept if found else "") + left)
+    out.mkdir(parents=True, exist_ok=True)
+    code, began, total = 0, time.perf_counter(), contest.tokens_left
+    try:
+        for done in contest.play():
+            write_runs(comparison, out)
+            spent = time.perf_counter() - began
+            left = f"{spent / (total - contest.tokens_left) * contest.tokens_left / 60:.0f} min"
+            console.print(f"{_line(done)}; about {left} left")
+    except KeyboardInterrupt:
+        code = 130
+        console.print("interrupted: the same command with this --out goes on")
+    write_report(comparison, out)
+    for line in verdicts(comparison.summary()):
+        console.print(line)
+    console.print(f"{len(comparison.runs)} runs are in {out}")
+    return code
+
+
+def _contest(
+    args: Args, found: StrategyComparison | None, machine: dict[str, Any], out: Path
+) -> Contest:
+    """All that can be refused is refused here."""
+    from textenv.algos.compare.strategy_runs import Contest, StrategyArena, parse_entrants
+
+    half, twentieth = max(1, args.tokens // 2), max(1, args.tokens // 20)
+    arena = StrategyArena(
+        args.text.env_kwargs(),
+        args.model,
+        args.tokens,
+        half if args.tune_tokens is None else args.tune_tokens,
+        twentieth if args.eval_every is None else args.eval_every,
+        args.eval_examples,
+        args.learning_rates,
+        args.num_prompts,
+        args.num_generations,
+        args.max_completion_length,
+    )
+    entrants = parse_entrants(args.strategies, found.strategies if found else ())
+    wanted = StrategyComparison(arena.settings(), machine, {})
+    wanted.strategies = {entrant.name: entrant.describe(arena) for entrant in entrants}
+    if found is not None:
+        check_same(found, wanted, out)
+        found.machine = machine
+    return Contest(arena, entrants, range(args.seed, args.seed + args.seeds), found or wanted)
+
+
+def _line(done: Try | StrategyRun) -> str:
+    if isinstance(done, Try):
+        return (
+            f"{done.strategy} at {done.learning_rate:g}: validation accuracy {done.accuracy:.3f} "
+            f"after {done.tokens:,} tokens, {done.seconds:.1f} s"
+        )
+    last = done.last
+    return (
+        f"seed {done.seed}  {done.strategy} at {done.learning_rate:g}: accuracy "
+        f"{last.sampled:.3f}, greedy {last.greedy:.3f} after {last.tokens:,} tokens in "
+        f"{last.steps} steps, {last.seconds:.1f} s"
+    )
