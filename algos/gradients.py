@@ -73,16 +73,18 @@ class Stepper:
         Raises:
             FloatingPointError: where it is not finite; the weights are left as they were.
         """
-        squares = (mx.square(g.astype(mx.float32)).sum() for _, g in tree_flatten(gradient))
-        norm = mx.sqrt(sum(squares, mx.zeros(())))
-        if not math.isfinite(norm.item()):
+        flat: Any = tree_flatten(gradient)
+        squares = (mx.square(g.astype(mx.float32)).sum() for _, g in flat)
+        norm: Any = mx.sqrt(sum(squares, mx.zeros(())))
+        value = float(norm.item())
+        if not math.isfinite(value):
             raise FloatingPointError(
-                f"the gradient's norm is {norm.item()}: lower learning_rate, or raise it in "
+                f"the gradient's norm is {value}: lower learning_rate, or raise it in "
                 "precision; the weights were left as they were"
             )
         self._update(gradient, mx.minimum(self._max_norm / (norm + 1e-6), 1.0))
         mx.eval(self._state)
-        return float(norm.item())
+        return value
 
     def _scaled_update(self, gradient: Any, scale: mx.array) -> None:
         scaled = tree_map(lambda g: g * scale.astype(g.dtype), gradient)

@@ -10,7 +10,7 @@ Shapes: B rows, H heads, L tokens, D head dimension.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 from textenv.algos import backend
 
@@ -69,7 +69,8 @@ class FastRoPE(nn.RoPE):
     def __call__(self, x: mx.array, offset: mx.array | int = 0) -> mx.array:
         """Turn queries or keys (B, H, L, D); the first token of each row is at ``offset``."""
         if not on_cpu(x):
-            return cast(mx.array, super().__call__(x, offset))
+            own: Any = super().__call__  # takes an array too, whatever its annotation says
+            return cast(mx.array, own(x, offset))
         return cast(mx.array, _turn(x, *self.angles.at(offset, x.shape[-2])))
 
 
