@@ -221,7 +221,7 @@ class Samples:
             None if params.full_support else [[] for _ in range(rows)]
         )
         self.made = np.zeros(rows, int)
-        self._limits, self._uniforms, self._eos = limits, uniforms, list(eos)
+        self._limits, self._uniforms, self._eos = limits, uniforms, np.array(eos)
 
     def left(self, batch: Batch) -> int:
         """The most tokens that any row of a batch may still draw."""
@@ -259,7 +259,8 @@ class Samples:
                 for row, inside in zip(rows, np.array(step[3])[here]):
                     self._support[row].append(np.flatnonzero(inside).astype(np.int32))
             self.made[rows] = at + 1
-            ended = (at + 1 == self._limits[rows]) | np.isin(self.tokens[rows, at], self._eos)
+            stops = (self.tokens[rows, at, None] == self._eos).any(axis=1)
+            ended = stops | (at + 1 == self._limits[rows])
             batch.going[here[ended]] = False
             if ended.all():
                 break
