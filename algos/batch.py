@@ -6,7 +6,7 @@ support of a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,6 +52,13 @@ class TokenBatch:
     """(N, T) float32, of each token in the loss, 0 where the mask is 0; None: 1 for each of it."""
     token_advantages: np.ndarray | None = None
     """(N, T) float32, of each token; NaN in rows that have none of their own; None: all rows."""
+    parent: np.ndarray | None = None
+    """(N,) int64, the row that each begins with tokens of, -1 for none; None: no tree.
+
+    A row shares more with its parent than that with its own. Of what it shares, the mask is 0.
+    """
+    start: np.ndarray | None = None
+    """(N,) int64, how many tokens it shares with its parent."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -66,6 +73,7 @@ class TokenBatch:
         used, prompt_index = np.unique(self.prompt_index[rows], return_inverse=True)
         filled = self.mask[rows].any(axis=0).nonzero()[0]
         width = int(filled[-1]) + 1 if len(filled) else 1
+        parent, start = self._tree(rows)
         return TokenBatch(
             prompts=[self.prompts[i] for i in used],
             prompt_index=prompt_index.astype(np.int32),
@@ -81,7 +89,31 @@ class TokenBatch:
             token_advantages=None
             if self.token_advantages is None
             else self.token_advantages[rows, :width],
+            parent=parent,
+            start=start,
         )
+
+    def _tree(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """`parent` and `start` among some rows: where a parent is missing, its own takes over."""
+        if self.parent is None or self.start is None:
+            return None, None
+        places = {int(row): place for place, row in enumerate(rows)}
+        pairs = [nearest(self.parent, self.start, int(row), places) for row in rows]
+        parent = np.array([places.get(row, -1) for row, _ in pairs], np.int64)
+        if (parent < 0).all():
+            return None, None
+        return parent, np.array([start for _, start in pairs], np.int64)
+
+
+def nearest(
+    parent: np.ndarray, start: np.ndarray, row: int, known: Container[int]
+) -> tuple[int, int]:
+    """The nearest ancestor of a row among known ones, -1 for none, and what it shares with it."""
+    above, shared = int(parent[row]), int(start[row])
+    while above >= 0 and (above not in known or start[above] >= shared):
+        shared = min(shared, int(start[above]))
+        above = int(parent[above])
+    return (above, shared) if above >= 0 else (-1, 0)
 
 
 def make_batch(
@@ -89,13 +121,15 @@ def make_batch(
 ) -> TokenBatch:
     """Arrays of trajectories of text, ordered so that equal prompts stand together.
 
+    Tokens that trajectories of a tree share count once, in the row of the parent.
+
     Args:
         trajectories: with token ids and log-probabilities, as a language model's policy
             records them.
         mask_truncated_completions: leave out the tokens of completions that ran out of room.
 
     Raises:
-        DataError: for no trajectories, or one without tokens.
+        DataError: for no trajectories, one without tokens, or one whose parent is not there.
     """
     if not trajectories:
         raise DataError("there is nothing to train on: the buffer holds no trajectories")
@@ -110,6 +144,12 @@ def make_batch(
         index.append(distinct.setdefault(tuple(trajectory.prompt_ids), len(distinct)))
     order = np.argsort(index, kind="stable")
     rows = [trajectories[i] for i in order]
+    group_ids = _group_ids(rows)
+    if any(t.parent is not None for t in rows):  # a group's rows stand together
+        again = np.lexsort((group_ids, np.array(index)[order]))
+        order, group_ids = order[again], group_ids[again]
+        rows = [trajectories[i] for i in order]
+    parent, start = _trees(rows, group_ids)
     n, width = len(rows), max(1, max(len(t.token_ids or ()) for t in rows))
     token_ids = np.zeros((n, width), np.int32)
     mask = np.zeros((n, width), np.float32)
@@ -120,6 +160,8 @@ def make_batch(
         old_logprobs[i, :length] = t.token_logprobs
         if not (mask_truncated_completions and t.completion_truncated):
             mask[i, :length] = t.token_mask
+    if parent is not None and start is not None:
+        _mask_shared(mask, rows, parent, start)
     return TokenBatch(
         prompts=[list(p) for p in distinct],
         prompt_index=np.array(index, np.int32)[order],
@@ -129,11 +171,54 @@ def make_batch(
         support=_pad_support(rows, width),
         temperature=np.array([t.temperature or 1.0 for t in rows], np.float32),
         rewards=np.array([t.total_reward + (t.shaping or 0.0) for t in rows]),
-        group_ids=_group_ids(rows),
+        group_ids=group_ids,
         order=order,
         weights=_weights(rows, mask),
         token_advantages=_token_advantages(rows, width),
+        parent=parent,
+        start=start,
     )
+
+
+def _trees(
+    rows: list[Trajectory], group_ids: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """`TokenBatch.parent` and ``start``; None where nothing is shared."""
+    parent = np.full(len(rows), -1)
+    start = np.zeros(len(rows), np.int64)
+    for group in np.unique(group_ids):
+        members = np.flatnonzero(group_ids == group)
+        for row in members:
+            t = rows[row]
+            if t.parent is None or not t.branch_at:
+                continue
+            inside = 0 <= t.parent < len(members)
+            theirs = (rows[members[t.parent]].token_ids or []) if inside else []
+            if theirs[: t.branch_at] != (t.token_ids or [])[: t.branch_at]:
+                raise DataError(
+                    f"a trajectory of group {t.group_id} shares its first {t.branch_at} tokens "
+                    f"with trajectory {t.parent} of the group, which is another or not there: "
+                    "use textenv.algos.strategies.thin to leave trajectories out of a tree"
+                )
+            parent[row], start[row] = members[t.parent], t.branch_at
+    every = range(len(rows))
+    pairs = [nearest(parent, start, row, every) for row in every]
+    if all(above < 0 for above, _ in pairs):
+        return None, None
+    return np.array([above for above, _ in pairs]), np.array([shared for _, shared in pairs])
+
+
+def _mask_shared(
+    mask: np.ndarray, rows: list[Trajectory], parent: np.ndarray, start: np.ndarray
+) -> None:
+    """Leave to each row what is its own, and what any row below it trains on."""
+    for row in np.flatnonzero(parent >= 0):
+        trains, above = mask[row].any(), int(row)
+        mask[row, : start[row]] = 0
+        while trains and parent[above] >= 0:
+            shared, above = int(start[above]), int(parent[above])
+            first = int(start[above])
+            mask[above, first:shared] = (rows[above].token_mask or ())[first:shared]
 
 
 def _weights(rows: list[Trajectory], mask: np.ndarray) -> np.ndarray | None:

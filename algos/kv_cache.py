@@ -133,6 +133,36 @@ class ForkedCache:
         new._keys, new._values = prompts.keys[:, :, None], prompts.values[:, :, None]
         return new
 
+    def begun(self, keys: mx.array, values: mx.array, frame: Frame) -> ForkedCache:
+        """A cache of the same prompts that begins with these columns.
+
+        Args:
+            keys: (B * T, H, D), by rows.
+            values: as the keys.
+            frame: of the prompts and these columns.
+        """
+        new = copy.copy(self)
+        rows = frame.start.shape[0]
+        new.frame, new.columns = frame, keys.shape[0] // rows
+        new._keys, new._values = (
+            array.reshape(-1, self.per_prompt, new.columns, *array.shape[1:]).transpose(
+                0, 3, 1, 2, 4
+            )
+            for array in (keys, values)
+        )
+        return new
+
+    def columns_from(self, first: int) -> tuple[mx.array, mx.array]:
+        """Keys and values of the columns from one on, (B * N, H, D) each, by rows."""
+        assert self._keys is not None and self._values is not None
+        keys, values = (
+            array[..., first : self.columns, :]
+            .transpose(0, 2, 3, 1, 4)
+            .reshape(-1, array.shape[1], array.shape[-1])
+            for array in (self._keys, self._values)
+        )
+        return keys, values
+
     @property
     def width(self) -> int:
         """S, 0 where the prompts' columns are the rows' own."""

@@ -1,7 +1,8 @@
 """Log-probabilities of completions under a model, differentiable.
 
 Each distinct prompt goes through the model once, forward and backward; the completions of a
-group continue its keys and values. Logits exist only where a completion's token is predicted.
+group continue its keys and values. Of a tree, what completions share goes through once as well.
+Logits exist only where a completion's token is predicted.
 
 Shapes: as in `textenv.algos.batch`; D hidden size, V vocabulary.
 """
@@ -29,6 +30,7 @@ from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
 from textenv.algos.models import split_head, without_lora  # noqa: E402
 from textenv.algos.plain_path import plain_hidden  # noqa: E402
+from textenv.algos.tree_scoring import tree_hidden  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
 _CHUNK = 2**22  # logits that exist at once; beyond this they are computed again in the backward
@@ -57,7 +59,18 @@ class Scorer:
             and the entropies (N, T) of these distributions, without gradient. Both are
             meaningless where the mask is 0.
         """
-        return self.score(batch, self.hidden(batch))
+        if batch.parent is None or not self._model.shares_prompts:
+            return self.score(batch, self.hidden(batch))
+        caches, last = self._prefill(batch)
+        scored = tree_hidden(self._model, self._body, batch, caches, last[:, 0])
+        places = np.zeros(batch.token_ids.shape, np.int64)
+        places[scored.rows, scored.columns] = np.arange(len(scored.rows))
+        where = scored.rows, scored.columns
+        support = None if batch.support is None else batch.support[where]
+        logprobs, entropies = self._score(
+            scored.hidden, batch.token_ids[where], support, batch.temperature[scored.rows]
+        )
+        return logprobs[mx.array(places)], entropies[mx.array(places)]
 
     @property
     def hidden_size(self) -> int:
@@ -68,9 +81,7 @@ class Scorer:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
         if self._model.runs_plainly:
             return plain_hidden(self._model, self._body, batch)
-        ids, padding, padded = pad_left(batch.prompts)
-        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
-        last = self._body(ids, caches)[:, -1:]  # (P, 1, D), predicts the first token
+        caches, last = self._prefill(batch)
         layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)
         uniform = layout.is_identity and layout.prompts is None
         # Where it can be, a broadcast and not a gather: its gradient is a sum, not a scatter.
@@ -86,6 +97,12 @@ class Scorer:
             rest = rest[mx.array(layout.places)]
         return mx.concatenate([first, rest], axis=1)
 
+    def _prefill(self, batch: TokenBatch) -> tuple[list[GrowingCache], mx.array]:
+        """Caches of the prompts, and the hidden states (P, 1, D) that predict first tokens."""
+        ids, padding, padded = pad_left(batch.prompts)
+        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
+        return caches, self._body(ids, caches)[:, -1:]
+
     def score(
         self, batch: TokenBatch, hidden: mx.array, train_entropies: bool = False
     ) -> tuple[mx.array, mx.array]:
@@ -100,12 +117,25 @@ class Scorer:
             As a call: log-probabilities (N, T) and entropies (N, T).
         """
         n, width = batch.token_ids.shape
-        flat = hidden.reshape(n * width, -1)
-        targets = mx.array(batch.token_ids.reshape(-1))
-        support = batch.support
-        if support is not None:
-            support = support.reshape(n * width, -1)
-        temperature = mx.array(np.repeat(batch.temperature, width))[:, None]  # (N * T, 1)
+        logprobs, entropies = self._score(
+            hidden.reshape(n * width, -1),
+            batch.token_ids.reshape(-1),
+            None if batch.support is None else batch.support.reshape(n * width, -1),
+            np.repeat(batch.temperature, width),
+            train_entropies,
+        )
+        return logprobs.reshape(n, width), entropies.reshape(n, width)
+
+    def _score(
+        self,
+        flat: mx.array,
+        token_ids: np.ndarray,
+        support: np.ndarray | None,
+        temperatures: np.ndarray,
+        train_entropies: bool = False,
+    ) -> tuple[mx.array, mx.array]:
+        """Log-probabilities (M,) and entropies (M,) of tokens, from hidden states (M, D)."""
+        targets, temperature = mx.array(token_ids), mx.array(temperatures)[:, None]
         rows = max(1, _CHUNK // self._vocabulary(flat))
 
         def project(hidden: mx.array, where: slice) -> tuple[mx.array, mx.array]:
@@ -124,7 +154,7 @@ class Scorer:
             logprobs, entropies = in_chunks(module, project, flat, rows)
         else:
             logprobs, entropies = project(flat, slice(None))
-        return logprobs.reshape(n, width), entropies.reshape(n, width)
+        return logprobs, entropies
 
     def _vocabulary(self, flat: mx.array) -> int:
         return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -12,58 +10,6 @@ from textenv.algos.batch import make_batch
 from textenv.algos.scoring import Scorer
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """MLX in float64 with float64's precision.
-
-    On the CPU, MLX 0.32 computes exp, and all that is made of it, as well as rms_norm and rope,
-    to the precision of float32, whatever the type; `power`, `tanh` and `rsqrt` are exact.
-    """
-    import mlx.core as mx
-    from mlx_lm.models import qwen3
-
-    def exp(x):
-        return mx.power(mx.array(math.e, x.dtype), x)
-
-    def softmax(x, axis=-1, **_):
-        weights = exp(x - mx.stop_gradient(x.max(axis, keepdims=True)))
-        return weights / weights.sum(axis, keepdims=True)
-
-    def logsumexp(x, axis=-1, keepdims=False):
-        top = mx.stop_gradient(x.max(axis, keepdims=True))
-        total = mx.log(exp(x - top).sum(axis, keepdims=True)) + top
-        return total if keepdims else total.squeeze(axis)
-
-    def rms_norm(x, weight, eps):
-        return x * mx.rsqrt((x * x).mean(-1, keepdims=True) + mx.array(eps, x.dtype)) * weight
-
-    def rope(x, dims, *, base, offset, **_):
-        half = dims // 2
-        first = np.array(offset, np.float64).reshape(-1, 1, 1, 1)
-        angles = (np.arange(x.shape[2])[:, None] + first) * base ** (-np.arange(half) / half)
-        cos, sin = (mx.array(f(angles), dtype=x.dtype) for f in (np.cos, np.sin))
-        a, b = x[..., :half], x[..., half:]
-        return mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
-
-    def attention(queries, keys, values, *, scale, mask, **_):
-        repeats = queries.shape[1] // keys.shape[1]
-        keys, values = (mx.repeat(x, repeats, axis=1) for x in (keys, values))
-        scores = scale * (queries @ keys.swapaxes(-1, -2))
-        if isinstance(mask, str):  # "causal"
-            mask = mx.tri(scores.shape[-1], dtype=mx.bool_)
-        return softmax(mx.where(mask, scores, mx.array(-1e30, scores.dtype))) @ values
-
-    monkeypatch.setattr(mx, "exp", exp)
-    monkeypatch.setattr(mx, "logsumexp", logsumexp)
-    monkeypatch.setattr(mx.fast, "rms_norm", rms_norm)
-    monkeypatch.setattr(mx.fast, "rope", rope)
-    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attention)
-    silu = lambda x: x * 0.5 * (1 + mx.tanh(x / 2))  # noqa: E731
-    monkeypatch.setattr(qwen3, "swiglu", lambda gate, x: silu(gate) * x)
-    with mx.stream(mx.cpu):
-        yield mx
 
 
 def frozen_cispo(logprobs, old, advantages, mask, *, beta, ref_logprobs, high=0.2, **_):
