@@ -6,12 +6,14 @@ says for each what the step was and, where an episode has begun since, from what
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from textenv.algos.trajectory import Trajectory
+from textenv.errors import ConfigError
 from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize_step
 
 
@@ -26,6 +28,16 @@ class Outcome(NamedTuple):
 
 # extras of a policy -> the field of a trajectory that they are appended to, one a step
 _BY_STEP = {"value": "values", "logprob": "logprobs", "unclipped_action": "unclipped_actions"}
+
+
+class Turn(NamedTuple):
+    """What happened in one turn of an episode of text."""
+
+    action: str
+    extras: dict[str, Any]
+    """What the policy recorded."""
+    observation: str
+    """What came after it."""
 
 
 class Lane:
@@ -98,6 +110,35 @@ class Lane:
         rest = Lane(start, policy_version, env_index=self.trajectory.env_index)
         rest.starts = self.starts
         return rest
+
+
+def replay(
+    lanes: Sequence[Lane],
+    turns: Sequence[Sequence[Turn]],
+    step: Callable[[dict[int, Any]], dict[int, Step]],
+) -> None:
+    """Play turns of other episodes from the same starts again.
+
+    Args:
+        lanes: where episodes have just begun.
+        turns: for each lane; none of them ended its episode.
+        step: the actions of some lanes -> what their environments answer.
+
+    Raises:
+        ConfigError: where an environment answers something else this time.
+    """
+    for t in range(max(map(len, turns), default=0)):
+        here = {i: some[t] for i, some in enumerate(turns) if t < len(some)}
+        answers = step({i: turn.action for i, turn in here.items()})
+        for i, turn in here.items():
+            lanes[i].record(turn.action, turn.extras, answers[i])
+            if lanes[i].ended or lanes[i].observation != turn.observation:
+                raise ConfigError(
+                    f"turn {t + 1} was played again and the environment answered "
+                    f"{lanes[i].observation!r:.80}, where it had answered "
+                    f"{turn.observation!r:.80}: branches after a turn need an environment whose "
+                    "answers follow from its seed and the actions alone"
+                )
 
 
 def _record_tokens(trajectory: Trajectory, extras: dict[str, Any]) -> None:

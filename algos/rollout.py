@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from textenv.algos.lanes import Lane, SingleStage, VectorStage
+from textenv.algos.lanes import Lane, SingleStage, Turn, VectorStage, replay
 from textenv.algos.strategies.gather import gather
 from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
 from textenv.algos.strategy import Strategy, create_strategy
@@ -30,6 +30,10 @@ Policy = Callable[..., tuple[Any, dict[str, Any]]]
 
 _MAX_SEED = 2**31 - 1
 _MAX_NOISE = 2**63 - 1  # so many that no two episodes share one, nor one's turns another's
+_TREE = ("branches", "begun", "limits")
+
+Answers = tuple[list[Any], list[dict[str, Any]]]
+"""The actions of some episodes, and the extras of each."""
 
 
 class RolloutRunner:
@@ -91,7 +95,8 @@ class RolloutRunner:
         self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._noise_rng = np.random.default_rng(None if seed is None else (seed, 1))
-        self._given = declared(policy, ("episode_start", "infos", "context", "seeds", "continues"))
+        known = ("episode_start", "infos", "context", "seeds", "continues", *_TREE)
+        self._given = declared(policy, known)
         self._deterministic = False
         self._batched = getattr(policy, "batched", False)
         vector = isinstance(getattr(self.env, "env", None), VectorEnv)
@@ -167,7 +172,38 @@ class RolloutRunner:
         else:
             width = self._make_copies(len(starts) if self._batched else 1)
         firsts = range(0, len(starts), width)
-        return [t for i in firsts for t in self._episodes(starts[i : i + width])]
+        try:
+            return [t for i in firsts for t in self._episodes(starts[i : i + width], self.answer)]
+        finally:
+            self.forget()
+
+    def together(
+        self,
+        starts: Sequence[Start],
+        answer: Callable[[list[Lane]], Answers],
+        after: Sequence[Sequence[Turn]] | None = None,
+    ) -> list[Trajectory]:
+        """Play one episode from each of these starts, all side by side, for a tree's branches.
+
+        What the policy keeps for them is let go by `forget`.
+
+        Args:
+            starts: where they begin.
+            answer: gives the actions of all episodes that go on, as `answer` does.
+            after: turns of others that each begins with: they are played again, and what the
+                environment says must be the same.
+
+        Raises:
+            ConfigError: where the environment cannot be copied, or is not deterministic.
+        """
+        if self._make_copies(len(starts)) < len(starts):
+            raise ConfigError("a tree needs copies of the environment, side by side")
+        return self._episodes(starts, answer, after)
+
+    def forget(self) -> None:
+        """Let the policy forget what it kept of episodes that have ended."""
+        if hasattr(self.policy, "forget"):
+            self.policy.forget()
 
     def state(self) -> dict[str, Any]:
         """What the next rollouts of text depend on beside the policy, in JSON's types."""
@@ -299,6 +335,7 @@ class RolloutRunner:
         context: Any = None,
         seeds: Any = None,
         continues: bool = False,
+        **tree: Any,
     ) -> tuple[Any, dict[str, Any]]:
         given = {
             "episode_start": episode_start,
@@ -307,7 +344,8 @@ class RolloutRunner:
             "seeds": seeds,
             "continues": continues,
         }
-        passed = {name: given[name] for name in self._given}
+        given.update(tree)
+        passed = {name: given[name] for name in self._given if name in given}
         if self._deterministic:
             passed["deterministic"] = True
         answer = self.policy(observation, **passed)
@@ -350,7 +388,12 @@ class RolloutRunner:
             Start(0, seed, {"example_id": example_id}) for seed, example_id in zip(seeds, drawn)
         ]
 
-    def _episodes(self, starts: Sequence[Start]) -> list[Trajectory]:
+    def _episodes(
+        self,
+        starts: Sequence[Start],
+        answer: Callable[[list[Lane]], Answers],
+        after: Sequence[Sequence[Turn]] | None = None,
+    ) -> list[Trajectory]:
         """One whole episode from each start, side by side."""
         clock = time.perf_counter
         began = clock()
@@ -359,16 +402,18 @@ class RolloutRunner:
             lanes.append(Lane(begun, self.policy_version, start.seed, noise=start.noise))
             lanes[-1].trajectory.group_id = start.group_id
         self._check_equal_starts(lanes)
+        if after is not None:
+            replay(lanes, after, self._step)
         self.seconds["environment"] += clock() - began
         going = list(range(len(lanes)))
         while going:
-            if len(lanes[going[0]].trajectory) == self._turns:
+            if max(len(lanes[i].trajectory) for i in going) == self._turns:
                 raise ConfigError(
                     f"an episode goes on after {self._turns} step(s): register the environment "
                     "with max_episode_steps, from which the size of a rollout is planned"
                 )
             began = clock()
-            actions, extras = self._answer([lanes[i] for i in going])
+            actions, extras = answer([lanes[i] for i in going])
             acted = clock()
             steps = self._step(dict(zip(going, actions)))
             self.seconds["policy"] += acted - began
@@ -376,8 +421,6 @@ class RolloutRunner:
             for i, action, row in zip(going, actions, extras):
                 lanes[i].record(action, row, steps[i])
             going = [i for i in going if not lanes[i].ended]
-        if hasattr(self.policy, "forget"):
-            self.policy.forget()
         return [lane.trajectory for lane in lanes]
 
     def _check_equal_starts(self, lanes: list[Lane]) -> None:
@@ -391,8 +434,13 @@ class RolloutRunner:
                     "its np_random alone, or its completions cannot be compared in groups"
                 )
 
-    def _answer(self, lanes: list[Lane]) -> tuple[list[Any], list[dict[str, Any]]]:
-        """Actions and extras of some lanes: at once where the policy takes batches."""
+    def answer(self, lanes: list[Lane], **tree: Any) -> Answers:
+        """Actions and extras of some episodes: at once where the policy takes batches.
+
+        Args:
+            lanes: the episodes.
+            tree: ``branches``, ``begun`` and ``limits`` of `LanguageModelPolicy`.
+        """
         if not self._batched:
             pairs = [self._act(x.observation, x.starts, x.info, x.context, x.noise) for x in lanes]
             return [action for action, _ in pairs], [extras for _, extras in pairs]
@@ -402,7 +450,8 @@ class RolloutRunner:
             [lane.info for lane in lanes],
             [lane.context for lane in lanes],
             None if lanes[0].noise is None else [lane.noise for lane in lanes],
-            continues=len(lanes[0].trajectory) + 1 < self._turns,
+            continues=min(len(lane.trajectory) for lane in lanes) + 1 < self._turns,
+            **tree,
         )
         if len(actions) != len(lanes):
             raise ConfigError(f"the policy gave {len(actions)} actions for {len(lanes)} prompts")
