@@ -130,7 +130,7 @@ def _contest(
         args.num_generations,
         args.max_completion_length,
     )
-    entrants = parse_entrants(args.strategies, found.strategies if found else ())
+    entrants = parse_entrants(args.strategies, list(found.strategies) if found else ())
     wanted = StrategyComparison(arena.settings(), machine, {})
     wanted.strategies = {entrant.name: entrant.describe(arena) for entrant in entrants}
     if found is not None:

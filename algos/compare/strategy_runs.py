@@ -270,9 +270,9 @@ class Contest:
             self.comparison.tries.append(done)
             yield done
         for entrant, seed in self._open_runs():
-            rate = self.comparison.learning_rate(entrant.name)
-            assert rate is not None, "all tries are over"
-            config = entrant.config(arena, rate, seed)
+            chosen = self.comparison.learning_rate(entrant.name)
+            assert chosen is not None, "all tries are over"
+            config = entrant.config(arena, chosen, seed)
             run = train(arena, entrant.name, config, arena.tokens, self._report, arena.eval_every)
             self.comparison.runs.append(run)
             yield run
