@@ -101,6 +101,14 @@ class Batch:
         per_prompt = per_prompt or self.best_group(self.counts(which))
         return self._laid_out(old, self.rows[old], per_prompt)
 
+    def copies(self, places: np.ndarray, rows: Sequence[Sequence[int]]) -> Batch:
+        """Each of some places as often as there are rows for it."""
+        counts = np.array([len(some) for some in rows])
+        repeated = np.repeat(places, counts)
+        prompts = np.bincount(self._prompt_of_place()[repeated])
+        group = self.best_group(prompts[prompts > 0])
+        return self._laid_out(repeated, np.concatenate(rows), group)
+
     def branches(
         self, places: np.ndarray, rows: np.ndarray, lengths: np.ndarray, per_prompt: int
     ) -> Batch:

@@ -252,8 +252,14 @@ class Generator:
 
     def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> Batch | None:
         """The rows that were kept, of those prompts that go on from one, after what is new."""
-        find = self._kept.branch if branches else self._kept.take
-        batch = find(prompts) if len(self._kept) else None
+        if not len(self._kept):
+            return None
+        alike: dict[tuple[int, ...], list[int]] = {}
+        if branches:  # those that go on from one place do so from one computation of it
+            for row, prompt in enumerate(prompts):
+                alike.setdefault(tuple(prompt), []).append(row)
+            rows, prompts = list(alike.values()), list(alike)
+        batch = self._kept.branch(prompts) if branches else self._kept.take(prompts)
         if batch is None:
             return None
         cache = batch.caches[0]
@@ -267,7 +273,13 @@ class Generator:
         batch.logits = self._head(self._body(ids, batch.caches)[:, -1])
         batch.begins, batch.going = np.full(len(new), end), batch.rows >= 0
         self.tokens_prefilled += sum(map(len, new))
-        return batch
+        if not branches:
+            return batch
+        places = np.flatnonzero(batch.going)
+        if all(len(rows[row]) == 1 for row in batch.rows[places]):
+            batch.rows = np.where(batch.going, [rows[row][0] for row in batch.rows], -1)
+            return batch
+        return batch.copies(places, [rows[row] for row in batch.rows[places]])
 
 
 def pad_left(sequences: Sequence[Sequence[int]]) -> tuple[mx.array, mx.array, bool]:

@@ -293,6 +293,7 @@ class GRPOTrainer:
             max_grad_norm=config.max_grad_norm,
             mask_truncated_completions=config.mask_truncated_completions,
             reference=reference,
+            credit_fn=strategy.generation.credit,
             learner=None
             if isinstance(self._runner, RolloutRunner)
             else SharedLearner(self._runner),

@@ -48,7 +48,7 @@ def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) 
     """Cut rows into parts that go through the model one by one.
 
     Rows of a part are padded to its longest completion, so short and long ones are parted where
-    that saves more tokens than the prompts that both need cost.
+    that saves more tokens than the prompts that both need cost. Groups with trees stay whole.
 
     Args:
         batch: whose rows they are.
@@ -66,6 +66,11 @@ def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) 
 
 def _by_length(batch: TokenBatch, rows: np.ndarray) -> list[np.ndarray]:
     lengths = _lengths(batch, rows)
+    if batch.parent is not None:
+        _, group = np.unique(batch.group_ids[rows], return_inverse=True)
+        longest = np.zeros(group.max() + 1, int)
+        np.maximum.at(longest, group, lengths)
+        lengths = longest[group]
     prompts = np.array([len(prompt) for prompt in batch.prompts])
 
     def cost(some: np.ndarray) -> int:
@@ -98,6 +103,11 @@ def _cut(batch: TokenBatch, rows: np.ndarray, size: float, longest: int | None) 
     if longest is not None:
         count = max(count, -(-len(rows) // longest))
     bounds = np.linspace(0, len(rows), min(count, len(rows)) + 1).round().astype(int)
+    if batch.parent is not None:
+        between = np.flatnonzero(np.diff(batch.group_ids[rows])) + 1
+        ends = np.array([0, *between, len(rows)])
+        bounds = np.unique(ends[np.abs(ends - bounds[:, None]).argmin(axis=1)])
+        return [rows[a:b] for a, b in itertools.pairwise(bounds)]
     between = np.flatnonzero(np.diff(batch.prompt_index[rows])) + 1
     if longest is None and len(between):
         for i in range(1, len(bounds) - 1):

@@ -16,6 +16,7 @@ import numpy as np
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.parts import Part, split
+from textenv.algos.strategies.tree_advantages import tree_advantages
 from textenv.algos.trajectory import Buffer
 from textenv.errors import ConfigError, DataError
 
@@ -32,6 +33,9 @@ from textenv.algos.scoring import by_parts  # noqa: E402
 
 AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
 """``advantage_fn(rewards, group_ids) -> advantages``, all (N,)."""
+
+CreditFn = Callable[[TokenBatch, np.ndarray], np.ndarray]
+"""``credit_fn(batch, advantages) -> advantages`` of tokens (N, T) from those of leaves (N,)."""
 
 
 def default_learning_rate(model: nn.Module) -> float:
@@ -64,11 +68,13 @@ class Trainer:
         on_policy: clear the buffer after training.
         num_iterations: passes over the buffer.
         num_minibatches: optimizer steps a pass.
-        micro_batch_size: trajectories in one forward and backward; None: all of a minibatch.
+        micro_batch_size: trajectories in one forward and backward; None: all of a minibatch. A
+            group of a tree stays whole.
         gradient_checkpointing: compute each layer again in the backward: slower, in less memory.
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
         mask_truncated_completions: leave completions that ran out of room out of the loss.
         reference: log-probabilities (N, T) of a batch under a frozen policy.
+        credit_fn: gives the tokens of trees their advantages.
         learner: computes the gradients, of ``loss_fn`` and of this model's weights; None: in this
             process.
         seed: seeds the minibatches.
@@ -93,6 +99,7 @@ class Trainer:
         max_grad_norm: float = 1.0,
         mask_truncated_completions: bool = False,
         reference: Callable[[TokenBatch], mx.array] | None = None,
+        credit_fn: CreditFn = tree_advantages,
         learner: Learner | None = None,
         seed: int = 0,
     ):
@@ -111,6 +118,7 @@ class Trainer:
         self._step = Stepper(model, self.optimizer, max_grad_norm)
         self.mask_truncated_completions = mask_truncated_completions
         self.reference = reference
+        self.credit_fn = credit_fn
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
         self._learner = learner or LocalLearner(model, loss_fn, gradient_checkpointing)
@@ -143,17 +151,23 @@ class Trainer:
                 "trajectories have token_weights, and loss_fn takes no weights=: use one that "
                 "does, such as grpo.policy_loss"
             )
-        if batch.token_advantages is None:
+        if batch.parent is not None:
+            advantages = self.credit_fn(batch, advantages)  # (N, T)
+        if batch.token_advantages is not None:
+            own = batch.token_advantages
+            advantages = advantages.reshape(len(batch), -1)
+            advantages = np.where(np.isnan(own), advantages, own)  # (N, T)
+        if advantages.ndim == 1:
             has_signal = (advantages != 0) & batch.loss_weights.any(axis=1)
         else:
-            own = batch.token_advantages
-            advantages = np.where(np.isnan(own), advantages[:, None], own)  # (N, T)
             has_signal = ((advantages != 0) & (batch.loss_weights != 0)).any(axis=1)
+        if batch.parent is not None:  # others go on from what a row without signal shares
+            has_signal = np.isin(batch.group_ids, batch.group_ids[has_signal])
         history: list[dict[str, float]] = []
         if has_signal.any():
             ref_logprobs = self._ref_logprobs(batch)
             limit = math.inf if max_updates is None else max_updates
-            for rows in self._minibatches(len(batch)):
+            for rows in self._minibatches(batch):
                 if len(history) == limit:
                     break
                 metrics = self._update(batch, advantages, has_signal, ref_logprobs, rows)
@@ -168,14 +182,20 @@ class Trainer:
             metrics[name] = history[0][name]
         return metrics | {"updates": float(len(history))}
 
-    def _minibatches(self, size: int) -> Iterator[np.ndarray]:
+    def _minibatches(self, batch: TokenBatch) -> Iterator[np.ndarray]:
         """Rows of each minibatch, in order within it so that equal prompts stand together."""
+        size = len(batch)
         if self.num_minibatches > size:
             raise DataError(
                 f"num_minibatches={self.num_minibatches} is more than the {size} trajectories"
             )
         for _ in range(self.num_iterations):
             shuffled = self._rng.permutation(size) if self.num_minibatches > 1 else np.arange(size)
+            if batch.parent is not None:  # groups stay together, but for those at the bounds
+                _, first, group = np.unique(
+                    batch.group_ids[shuffled], return_index=True, return_inverse=True
+                )
+                shuffled = shuffled[np.argsort(first[group], kind="stable")]
             for rows in np.array_split(shuffled, self.num_minibatches):
                 yield np.sort(rows)
 

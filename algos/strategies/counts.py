@@ -33,7 +33,8 @@ class Counts:
     """That the strategy passed over."""
     tokens_generated: int = 0
     tokens_computed: int = 0
-    """That went through the model for it: each prompt once a group, each token after it once."""
+    """That went through the model for it: each prompt once a group, each token after it once, and
+    the one before a place where a tree branches once more."""
     tokens_discarded: int = 0
     """Generated, and not trained on."""
     tokens_trained: int = 0
@@ -50,6 +51,7 @@ class Counts:
             self.tokens_generated += policy_tokens(group)
             self.tokens_computed += len(group[0].prompt_ids or ())
             self.tokens_computed += sum(len((t.token_ids or ())[own_from(t) :]) for t in group)
+            self.tokens_computed += len({(t.parent, t.branch_at) for t in group if t.branch_at})
             self.played += group
 
     def finish(self, wanted: int, kept: Sequence[Group], trained: Sequence[Group]) -> None:

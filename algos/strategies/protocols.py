@@ -22,6 +22,7 @@ from textenv.algos.trajectory import Trajectory
 from textenv.errors import DataError
 
 if TYPE_CHECKING:
+    from textenv.algos.batch import TokenBatch
     from textenv.algos.rollout import RolloutRunner
 
 Group = list[Trajectory]
@@ -155,6 +156,20 @@ class Generation(Part):
             beginning of another has its index in the group as ``parent``.
         """
         return runner.chains(starts)
+
+    def credit(self, batch: TokenBatch, advantages: np.ndarray) -> np.ndarray:
+        """The advantages of the tokens of trees.
+
+        Args:
+            batch: in which rows share what they begin with.
+            advantages: (N,) of the leaves, as the algorithm has them.
+
+        Returns:
+            (N, T); by default as TreeRL defines them.
+        """
+        from textenv.algos.strategies.tree_advantages import tree_advantages
+
+        return tree_advantages(batch, advantages)
 
 
 class Selection(Part):

@@ -25,6 +25,9 @@ _BUILT_IN = {  # name -> module in this folder, class
     "pods": ("pods", "MaximumVariance"),
     "drop": ("drop", "Drop"),
     "overlong": ("overlong", "OverlongPunishment"),
+    "tree": ("tree", "Tree"),
+    "segment_tree": ("segment_tree", "SegmentTree"),
+    "turn_tree": ("turn_tree", "TurnTree"),
     "replay": ("replay", "Replay"),
     "top_entropy": ("top_entropy", "TopEntropy"),
 }
