@@ -63,14 +63,13 @@ class Scorer:
             return self.score(batch, self.hidden(batch))
         caches, last = self._prefill(batch)
         scored = tree_hidden(self._model, self._body, batch, caches, last[:, 0])
-        places = np.zeros(batch.token_ids.shape, np.int64)
-        places[scored.rows, scored.columns] = np.arange(len(scored.rows))
+        places = mx.array(scored.places(batch))
         where = scored.rows, scored.columns
         support = None if batch.support is None else batch.support[where]
         logprobs, entropies = self._score(
             scored.hidden, batch.token_ids[where], support, batch.temperature[scored.rows]
         )
-        return logprobs[mx.array(places)], entropies[mx.array(places)]
+        return logprobs[places], entropies[places]
 
     @property
     def hidden_size(self) -> int:

@@ -39,6 +39,17 @@ class Scored(NamedTuple):
     columns: np.ndarray
     """(M,) positions in ``token_ids``."""
 
+    def places(self, batch: TokenBatch) -> np.ndarray:
+        """(N, T) which of them each token is, in whatever row it is scored; 0 for others."""
+        assert batch.parent is not None and batch.start is not None
+        places = np.zeros(batch.token_ids.shape, np.int64)
+        places[self.rows, self.columns] = np.arange(len(self.rows))
+        for level in _levels(batch.parent)[1:]:
+            for row in level:
+                shared = batch.start[row]
+                places[row, :shared] = places[batch.parent[row], :shared]
+        return places
+
 
 def tree_hidden(
     model: nn.Module,
@@ -86,7 +97,7 @@ def tree_hidden(
         for arrays, fork in zip(known, forks):
             assert isinstance(fork, ForkedCache)
             new = fork.columns_from(before)
-            arrays[:] = [mx.concatenate(pair) for pair in zip(arrays, new)] or list(new)
+            arrays[:] = [mx.concatenate([old, more]) for old, more in zip(arrays, new)] or list(new)
     rows, columns = np.nonzero(batch.mask)
     if not len(rows):  # nothing counts: any will do
         rows, columns = np.array([0]), np.array([0])

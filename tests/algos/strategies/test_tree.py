@@ -99,6 +99,21 @@ def test_nothing_of_a_prefix_is_computed_again(tiny, part):
         assert generator.tokens_prefilled <= prompts + branches + segments
 
 
+@pytest.mark.parametrize("part", ["segment_tree:segment=3", "segment_tree:segment=4"])
+def test_leaves_cost_less_than_chains(part):
+    """On tiny-lm and lists to sort: at most .6 of the tokens of chains, prompts included."""
+    model, computed = load_model("tiny-lm"), []
+    for parts in ([], [part]):
+        policy = create_policy(*model, {"max_tokens": 32})
+        strategy = create_strategy("grpo", num_generations=16, parts=parts)
+        env = gym.make("textenv:TextGen-v0", task="sort")
+        rollout = RolloutRunner(env, policy, strategy, 256, seed=0).collect()
+        assert len(rollout) == 256
+        generator = policy._generator
+        computed.append(generator.tokens_prefilled + generator.tokens_decoded)
+    assert computed[1] <= 0.6 * computed[0]
+
+
 def places(group, score):
     """The three best places of a chain by hand."""
     values = group.token_entropies if score == "entropy" else [-x for x in group.token_logprobs]
