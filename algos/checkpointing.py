@@ -117,32 +117,36 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def in_chunks(
-    module: nn.Module | None,
+    head: Callable[[mx.array], mx.array],
     function: Callable[[mx.array, slice], Sequence[mx.array]],
     inputs: mx.array,
     rows: int,
 ) -> list[mx.array]:
-    """A function of so many rows at a time, forward and, computed again, backward.
+    """A function of a head's outputs, so many rows at a time, forward and, again, backward.
 
     Each chunk waits for the one before it, in both directions: MLX would else compute what does
     not depend on each other side by side, and hold the intermediate results of all chunks at once.
 
     Args:
-        module: whose trainable weights the function uses; None where it uses none.
-        function: ``(chunk, slice) -> arrays``, each with the rows of the chunk.
-        inputs: what it is a function of, by rows.
+        head: a module, a method of one, or a function without weights of its own.
+        function: ``(outputs of a chunk, slice) -> arrays``, each with the rows of the chunk.
+        inputs: of the head, by rows.
         rows: of a chunk.
 
     Returns:
-        The arrays of all rows. Gradients flow to the inputs and to the module's weights.
+        The arrays of all rows. Gradients flow to the inputs and to the head's weights.
     """
+    owner = getattr(head, "__self__", head)  # of a method such as an embedding's as_linear
+    module = owner if isinstance(owner, nn.Module) else None
     weights: Any = [] if module is None else tree_flatten(module.trainable_parameters())
     names = [name for name, _ in weights]
     slices = [slice(i, min(i + rows, len(inputs))) for i in range(0, len(inputs), rows)]
 
+    is_matrix = type(module) in (nn.Linear, nn.Embedding) and names == ["weight"]
+
     def part(where: slice, chunk: mx.array, *own: mx.array) -> list[mx.array]:
         with _weights(module, list(zip(names, own))):
-            return list(function(chunk, where))
+            return list(function(head(chunk), where))
 
     @mx.custom_function
     def run(flat: list[mx.array]) -> list[mx.array]:
@@ -163,6 +167,13 @@ def in_chunks(
         for where in slices:
             cotangent = [array[where] for array in cotangents]
             chunk = mx.depends(whole[where], slopes[-1:] + total or cotangent)
+            if is_matrix:  # whose gradient is added up in place: a vocabulary's is large
+                outputs = chunk @ own[0].T
+                outer = mx.vjp(lambda x, at=where: function(x, at), [outputs], cotangent)[1][0]
+                slope = outer @ own[0]
+                new = mx.addmm(total[0], outer.T, chunk) if total else outer.T @ chunk
+                slopes, total = [*slopes, slope], [new]
+                continue
             slope, *grads = mx.vjp(partial(part, where), [chunk, *own], cotangent)[1]
             slopes.append(slope)
             total = [a + b for a, b in zip(total, grads)] if total else grads

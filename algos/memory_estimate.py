@@ -28,7 +28,7 @@ PROCESS = 300_000_000
 """Bytes of Python, MLX and mlx-lm before any model, on a CPU."""
 
 _AT_ONCE = 512  # completions that a policy decodes together
-_CHUNK = 2**22  # logits that are computed together, see `textenv.algos.scoring`
+_CHUNK = 2**20  # logits that are computed together at least, see `textenv.algos.scoring`
 
 
 class Sizes(NamedTuple):
@@ -163,7 +163,8 @@ def _activations(s: Sizes, load: Load, on_cpu: bool) -> dict[str, int]:
     # On a CPU, exponentials and sigmoids leave many arrays on their way.
     passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
     logits = rows * load.completion_tokens * s.vocabulary
-    logits = min((14 if on_cpu else 6) * logits, (24 if on_cpu else 8) * max(_CHUNK, s.vocabulary))
+    chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.hidden // 8)
+    logits = min((14 if on_cpu else 6) * logits, (24 if on_cpu else 8) * chunk)
     return {
         "kept for the backward": int(layers * s.item),
         "logits" if logits * 4 > passing * s.item else "a layer's backward": int(

@@ -33,7 +33,8 @@ from textenv.algos.plain_path import plain_hidden  # noqa: E402
 from textenv.algos.tree_scoring import tree_hidden  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
-_CHUNK = 2**22  # logits that exist at once; beyond this they are computed again in the backward
+_CHUNK = 2**20  # logits that exist at once; beyond this they are computed again in the backward
+_OF_HEAD = 8  # or this part of the head's size, where that is more: each chunk reads all of it
 
 
 class Scorer:
@@ -135,10 +136,10 @@ class Scorer:
     ) -> tuple[mx.array, mx.array]:
         """Log-probabilities (M,) and entropies (M,) of tokens, from hidden states (M, D)."""
         targets, temperature = mx.array(token_ids), mx.array(temperatures)[:, None]
-        rows = max(1, _CHUNK // self._vocabulary(flat))
+        vocabulary = self._vocabulary(flat)
+        rows = max(1, _CHUNK // vocabulary, flat.shape[-1] // _OF_HEAD)
 
-        def project(hidden: mx.array, where: slice) -> tuple[mx.array, mx.array]:
-            logits = self._head(hidden)
+        def judge(logits: mx.array, where: slice) -> tuple[mx.array, mx.array]:
             if logits.dtype != mx.float64:
                 logits = logits.astype(mx.float32)
             inside = None if support is None else mx.array(support[where])
@@ -147,12 +148,9 @@ class Scorer:
             )
 
         if rows < len(flat):
-            # The module itself, or that of a method: as_linear of an embedding.
-            owner = getattr(self._head, "__self__", self._head)
-            module = owner if isinstance(owner, nn.Module) else None
-            logprobs, entropies = in_chunks(module, project, flat, rows)
+            logprobs, entropies = in_chunks(self._head, judge, flat, rows)
         else:
-            logprobs, entropies = project(flat, slice(None))
+            logprobs, entropies = judge(self._head(flat), slice(None))
         return logprobs, entropies
 
     def _vocabulary(self, flat: mx.array) -> int:

@@ -207,7 +207,8 @@ def remainder(prompt, completion, example, **_):
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("rows", [1, 4, 5, 13])
-def test_chunks_add_up(rows, precision):
+@pytest.mark.parametrize("kind", ["biased", "matrix", "embedding", "frozen", "function"])
+def test_chunks_add_up(rows, precision, kind):
     """Thirteen rows through a layer, by chunks that divide them and by some that do not."""
     import mlx.core as mx
     import mlx.nn as nn
@@ -217,24 +218,32 @@ def test_chunks_add_up(rows, precision):
     rng = np.random.default_rng(0)
     with mx.stream(mx.cpu):
         inputs, factors = (mx.array(rng.normal(size=(13, 6)), dtype=dtype) for _ in range(2))
-        layer = nn.Linear(6, 6)
+        layer = nn.Embedding(6, 6) if kind == "embedding" else nn.Linear(6, 6, kind == "biased")
         layer.update({"weight": mx.array(rng.normal(size=(6, 6)), dtype=dtype)})
-        layer.update({"bias": mx.array(rng.normal(size=6), dtype=dtype)})
+        if kind == "biased":
+            layer.update({"bias": mx.array(rng.normal(size=6), dtype=dtype)})
+        if kind == "frozen":
+            layer.freeze()
+        head = layer.as_linear if kind == "embedding" else layer
+        if kind == "function":
+            head = mx.sin
 
-        def function(chunk, where):
-            out = mx.tanh(layer(chunk)) * factors[where]
+        def function(outputs, where):
+            out = mx.tanh(outputs) * factors[where]
             return out.sum(axis=1), out * out
 
         def loss(x, chunked):
             if chunked:
-                first, second = in_chunks(layer, function, x, rows)
+                first, second = in_chunks(head, function, x, rows)
             else:
-                first, second = function(x, slice(None))
+                first, second = function(head(x), slice(None))
             return (first * first).sum() + second.sum()
 
         results = []
         for chunked in (False, True):
-            value, grads = nn.value_and_grad(layer, loss)(inputs, chunked)
+            value, grads = loss(inputs, chunked), {}
+            if layer.trainable_parameters():
+                value, grads = nn.value_and_grad(layer, loss)(inputs, chunked)
             slope = mx.grad(loss)(inputs, chunked)
             results.append(
                 [np.array(a) for a in (value, slope, *dict(tree_flatten(grads)).values())]
@@ -253,7 +262,7 @@ def test_chunks_are_not_held_at_once():
     mx.eval(head.parameters(), inputs)
 
     def loss(x):
-        (out,) = in_chunks(head, lambda chunk, _: [mx.logsumexp(head(chunk), axis=-1)], x, 16)
+        (out,) = in_chunks(head, lambda logits, where: [mx.logsumexp(logits, axis=-1)], x, 16)
         return out.sum()
 
     mx.clear_cache()
