@@ -163,7 +163,7 @@ def _activations(s: Sizes, load: Load, on_cpu: bool) -> dict[str, int]:
     # On a CPU, exponentials and sigmoids leave many arrays on their way.
     passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
     logits = rows * load.completion_tokens * s.vocabulary
-    chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.hidden // 8)
+    chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8)
     logits = min((14 if on_cpu else 6) * logits, (24 if on_cpu else 8) * chunk)
     return {
         "kept for the backward": int(layers * s.item),
