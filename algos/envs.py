@@ -1,4 +1,4 @@
-"""Environments for training, from whatever a user names them by."""
+"""Environments for training, from whatever a user names them by, and what they are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from textenv.algos.rollout import is_text
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, ConfigTypeError
+from textenv.wrappers.step import DictStep
 
 
 def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
@@ -61,3 +61,42 @@ def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int
         )
     makers = [lambda: first, *[env] * (num_envs - 1)]
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def max_turns(env: Any) -> int:
+    """Most steps that an episode of a text environment can have."""
+    spec = getattr(env, "spec", None)
+    if spec is None and hasattr(innermost(env), "get_attr"):  # a vector made of environments
+        spec = innermost(env).get_attr("spec")[0]
+    task = getattr(innermost(env), "task", None)
+    turns: int | None = getattr(task, "max_turns", None)  # a TimeLimit leaves room for one more
+    return turns or getattr(spec, "max_episode_steps", None) or 1
+
+
+def is_text(env: Any) -> bool:
+    """Whether the actions of an environment, single or vector, are text."""
+    inner = getattr(env, "env", None)
+    if isinstance(inner, VectorEnv):  # in a DictStep
+        env = inner
+    space = getattr(env, "single_action_space", getattr(env, "action_space", None))
+    return isinstance(space, gym.spaces.Text)
+
+
+def innermost(env: Any) -> Any:
+    """An environment without its wrappers."""
+    return getattr(env, "unwrapped", env)
+
+
+def as_dict_step(env: Any) -> Any:
+    """An environment whose steps are dicts.
+
+    Raises:
+        ConfigTypeError: for something else than an environment.
+    """
+    if isinstance(env, (gym.Env, VectorEnv)):
+        return DictStep(env)
+    if not (hasattr(env, "reset") and hasattr(env, "step")):
+        raise ConfigTypeError(
+            f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
+        )
+    return env

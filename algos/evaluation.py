@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from textenv.algos.rollout import RolloutRunner, declared, max_turns
+from textenv.algos.envs import max_turns
+from textenv.algos.rollout import RolloutRunner, declared
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
 

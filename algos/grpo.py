@@ -28,10 +28,10 @@ import numpy as np
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize
 from textenv.algos.coordinator import RolloutCoordinator
-from textenv.algos.envs import make_env
+from textenv.algos.envs import is_text, make_env, max_turns
 from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
 from textenv.algos.metrics import rollout_metrics
-from textenv.algos.rollout import RolloutRunner, is_text, max_turns
+from textenv.algos.rollout import RolloutRunner
 from textenv.algos.rollout_source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
 from textenv.algos.strategy import create_strategy

@@ -31,8 +31,9 @@ import numpy as np
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize
 from textenv.algos.config import check_bounds, check_types
+from textenv.algos.envs import is_text
 from textenv.algos.mlp_policy import ACTIVATIONS
-from textenv.algos.rollout import RolloutRunner, is_text
+from textenv.algos.rollout import RolloutRunner
 from textenv.algos.rollout_source import Exporter
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, unknown

@@ -30,6 +30,7 @@ import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.batch import BatchSize, TokenBatch, make_batch
+from textenv.algos.envs import is_text
 from textenv.algos.metrics import rollout_metrics
 from textenv.algos.ppo import (
     PPOConfig,
@@ -39,7 +40,6 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.rollout import is_text
 from textenv.algos.strategy import create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, ConfigTypeError, DataError

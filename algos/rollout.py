@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from textenv.algos.envs import as_dict_step, innermost, is_text, max_turns
 from textenv.algos.lanes import Lane, SingleStage, Turn, VectorStage, replay
 from textenv.algos.strategies.gather import gather
 from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
@@ -86,7 +87,7 @@ class RolloutRunner:
             raise ConfigError(f"max_steps must be an integer >= 1, got {max_steps!r}")
         if not callable(policy):
             raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
-        self.env = _as_dict_step(env)
+        self.env = as_dict_step(env)
         self.policy = policy
         self.strategy = strategy or create_strategy("ppo")
         self.max_steps = max_steps
@@ -111,7 +112,7 @@ class RolloutRunner:
         elif self.strategy.parts:
             raise ConfigError(
                 f"the strategy ({self.strategy.describe()}) compares whole episodes of text, and "
-                f"the actions of {type(_innermost(self.env)).__name__} are not text"
+                f"the actions of {type(innermost(self.env)).__name__} are not text"
             )
         elif max_steps % self._stage.num_envs:
             raise ConfigError(
@@ -378,7 +379,7 @@ class RolloutRunner:
     def _propose(self, count: int) -> list[Start]:
         """Where the next groups start: a finite task in shuffled epochs, others by seed alone."""
         seeds = self._rng.integers(_MAX_SEED, size=count).tolist()
-        ids = getattr(getattr(_innermost(self.env), "task", None), "ids", None)
+        ids = getattr(getattr(innermost(self.env), "task", None), "ids", None)
         if ids is None or isinstance(self._stage, VectorStage):  # its options go to all lanes alike
             return [Start(0, seed, None) for seed in seeds]
         while len(self._epoch) < count:
@@ -485,13 +486,13 @@ class RolloutRunner:
             if spec is None:
                 raise ValueError("it has no spec")
             # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
-            kwargs = {**spec.kwargs, **getattr(_innermost(self.env), "copy_kwargs", {})}
+            kwargs = {**spec.kwargs, **getattr(innermost(self.env), "copy_kwargs", {})}
             bare = dataclasses.replace(spec, kwargs={})
             self._copies += [
                 DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
             ]
         except (gym.error.Error, ValueError, TypeError) as error:
-            name = type(_innermost(self.env)).__name__
+            name = type(innermost(self.env)).__name__
             warnings.warn(
                 f"copies of {name} cannot be made ({error}): episodes are generated one after "
                 "another, which is slow",
@@ -499,39 +500,6 @@ class RolloutRunner:
             )
             return 1
         return count
-
-
-def max_turns(env: Any) -> int:
-    """Most steps that an episode of a text environment can have."""
-    spec = getattr(env, "spec", None)
-    if spec is None and hasattr(_innermost(env), "get_attr"):  # a vector made of environments
-        spec = _innermost(env).get_attr("spec")[0]
-    task = getattr(_innermost(env), "task", None)
-    turns: int | None = getattr(task, "max_turns", None)  # a TimeLimit leaves room for one more
-    return turns or getattr(spec, "max_episode_steps", None) or 1
-
-
-def is_text(env: Any) -> bool:
-    """Whether the actions of an environment, single or vector, are text."""
-    inner = getattr(env, "env", None)
-    if isinstance(inner, VectorEnv):  # in a DictStep
-        env = inner
-    space = getattr(env, "single_action_space", getattr(env, "action_space", None))
-    return isinstance(space, gym.spaces.Text)
-
-
-def _innermost(env: Any) -> Any:
-    return getattr(env, "unwrapped", env)
-
-
-def _as_dict_step(env: Any) -> Any:
-    if isinstance(env, (gym.Env, VectorEnv)):
-        return DictStep(env)
-    if not (hasattr(env, "reset") and hasattr(env, "step")):
-        raise ConfigTypeError(
-            f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
-        )
-    return env
 
 
 def declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:

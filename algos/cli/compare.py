@@ -21,8 +21,7 @@ from textenv.algos.compare.machine import describe_machine
 from textenv.algos.compare.report import write_report
 from textenv.algos.compare.results import Comparison, Evaluation, Run
 from textenv.algos.compare.threads import import_seconds, use_threads
-from textenv.algos.envs import make_env
-from textenv.algos.rollout import is_text
+from textenv.algos.envs import is_text, make_env
 from textenv.errors import ConfigError
 
 _EVALUATIONS = 20  # of a run, where eval_every is not given

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import gymnasium as gym
 
-from textenv.algos.envs import make_env
+from textenv.algos.envs import is_text, make_env
 from textenv.algos.evaluation import episode_returns, evaluate
 from textenv.algos.mlp_policy import load_policy
 from textenv.algos.models import load_model
 from textenv.algos.policy import create_policy
-from textenv.algos.rollout import is_text
 from textenv.errors import ConfigError
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from textenv.algos.envs import make_training_env
+from textenv.algos.envs import is_text, make_training_env
 from textenv.algos.random_policy import RandomPolicy
-from textenv.algos.rollout import RolloutRunner, is_text
+from textenv.algos.rollout import RolloutRunner
 from textenv.algos.rollout_files import save_rollout
 from textenv.algos.rollout_source import describe_source, single_spaces
 from textenv.algos.space_json import describe_space

@@ -18,12 +18,11 @@ from textenv.algos.cli.judging import Judge, control_judge, say_evaluation, text
 from textenv.algos.cli.run_folder import RunFolder
 from textenv.algos.cli.text_envs import TextTask, make_text_envs
 from textenv.algos.config import from_table, read_toml, to_table
-from textenv.algos.envs import make_env
+from textenv.algos.envs import is_text, make_env
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo import PPOConfig, PPOTrainer
 from textenv.algos.ppo_presets import SIZES, preset
-from textenv.algos.rollout import is_text
 from textenv.algos.strategies.counts import summarize
 from textenv.algos.trajectory import Buffer
 from textenv.algos.versions import versions

@@ -11,9 +11,8 @@ import gymnasium as gym
 
 from textenv.algos.compare.evaluation import EpisodePlayer, TextPlayer
 from textenv.algos.config import check_bounds, check_types
-from textenv.algos.envs import make_env
+from textenv.algos.envs import is_text, make_env
 from textenv.algos.evaluation import evaluation_ids
-from textenv.algos.rollout import is_text
 from textenv.errors import ConfigError, DataError
 from textenv.tasks.dataset import Dataset
 from textenv.wrappers import ActionMask, ChoiceAction, HashedBagOfWords

@@ -25,11 +25,11 @@ from textenv.algos.compare.strategy_results import (
     Try,
 )
 from textenv.algos.config import check_bounds, check_types
-from textenv.algos.envs import make_env
+from textenv.algos.envs import make_env, max_turns
 from textenv.algos.evaluation import evaluation_ids
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
-from textenv.algos.rollout import RolloutRunner, max_turns
+from textenv.algos.rollout import RolloutRunner
 from textenv.algos.strategies import names, outcome
 from textenv.algos.strategies.counts import summarize
 from textenv.algos.strategy import create_strategy
