@@ -55,11 +55,12 @@ def draw_panels(
         for number, (name, curve) in enumerate(curves.items()):
             _draw(axes, curve, f"C{number}", name)
         axes.set_xlabel(unit)
+        axes.locator_params("x", nbins=6)
         axes.grid(alpha=0.3)
         if threshold is not None:
             axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
     every[0].set_ylabel(label)
-    every[0].legend(loc="lower right")
+    every[0].legend(loc="lower right", fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=120, format="png")
     plt.close(figure)

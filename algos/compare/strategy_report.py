@@ -66,7 +66,7 @@ def write_report(comparison: StrategyComparison, folder: Path) -> None:
         folder / "curves.png",
         lambda path: draw_panels(
             panels,
-            "accuracy of sampled answers, mean and 95% band",
+            "sampled accuracy, mean and 95% band",
             f"Rollout strategies at equal generated tokens: {comparison.title}",
             comparison.threshold(),
             path,
