@@ -187,7 +187,11 @@ def test_on_a_terminal(tmp_path):
 
     def start(*argv):
         outer, inner = pty.openpty()
-        code = "import sys; from textenv.algos.cli import main; sys.exit(main(sys.argv[1:]))"
+        # A process in the background of a script is started without Ctrl-C.
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from textenv.algos.cli import main; sys.exit(main(sys.argv[1:]))"
+        )
         child = subprocess.Popen(
             [sys.executable, "-c", code, "play", *argv], stdin=inner, stdout=inner, stderr=inner
         )
