@@ -7,17 +7,22 @@ that it depends on its place in the tree alone, and a tree without branches is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from textenv.algos.completions import Completion
 from textenv.algos.config import check_bounds, check_types
-from textenv.algos.strategies.protocols import Generation, Setup
+from textenv.algos.strategies.protocols import Generation, Setup, Start
 from textenv.algos.trajectory import Trajectory
 from textenv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from textenv.algos.lanes import Lane
+    from textenv.algos.rollout import Answers, RolloutRunner
 
 
 class Branch(NamedTuple):
@@ -101,6 +106,105 @@ def check_setup(setup: Setup) -> None:
             "each branch is played in a copy of the environment, which is made from its spec: use "
             "a single environment from gymnasium.make"
         )
+
+
+def refuse_turns(setup: Setup, other: str) -> None:
+    """Refuse episodes of many turns.
+
+    Raises:
+        ConfigError: naming the part that takes them.
+    """
+    if setup.turns > 1:
+        raise ConfigError(
+            f"it branches inside an answer, and an episode has up to {setup.turns} turns here; "
+            f"{other!r} branches between turns"
+        )
+
+
+class Leaves:
+    """The answers of one turn, of leaves that may begin with those of others.
+
+    Args:
+        runner: whose policy answers.
+        lanes: of all leaves.
+
+    Attributes:
+        actions: of the leaves that there are so far; None for others.
+        rows: what the policy recorded.
+        tree: where each comes from: a leaf of its group, and the tokens that it shares with it.
+    """
+
+    def __init__(self, runner: RolloutRunner, lanes: list[Lane]):
+        self._runner, self._lanes = runner, lanes
+        self.actions: list[Any] = [None] * len(lanes)
+        self.rows: list[dict[str, Any]] = [{} for _ in lanes]
+        self.tree = [Branch(None, 0)] * len(lanes)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of an answer."""
+        return self._runner.policy.params.max_tokens  # type: ignore[attr-defined]
+
+    def noise(self, leaf: int) -> int | None:
+        """Seed of a leaf's noise."""
+        return self._lanes[leaf].noise
+
+    def grow(
+        self,
+        leaves: Sequence[int],
+        begun: Sequence[Completion | None] | None = None,
+        limits: Sequence[int] | None = None,
+    ) -> None:
+        """Let the policy answer for some leaves, in their places.
+
+        Args:
+            leaves: which.
+            begun: what each begins with.
+            limits: the most tokens of each, the begun ones included.
+        """
+        if not leaves:
+            return
+        actions, rows = self._runner.answer(
+            [self._lanes[i] for i in leaves], branches=True, begun=begun, limits=limits
+        )
+        for leaf, action, row in zip(leaves, actions, rows):
+            self.actions[leaf], self.rows[leaf] = action, row
+
+    def completion(self, leaf: int) -> Completion:
+        """What the policy recorded of a leaf's answer."""
+        row = self.rows[leaf]
+        return Completion(
+            row["token_ids"],
+            row["token_logprobs"],
+            row["token_entropies"],
+            row["support"],
+            row["truncated"],
+        )
+
+
+def play_answers(
+    runner: RolloutRunner, starts: Sequence[Start], grow: Callable[[Leaves], None]
+) -> list[Trajectory]:
+    """Play whole groups of episodes of one turn, whose answers branch.
+
+    Args:
+        runner: who plays them.
+        starts: of all leaves.
+        grow: lets the policy answer for all leaves, and says where they come from.
+    """
+    tree: list[Branch] = []
+
+    def answer(lanes: list[Lane]) -> Answers:
+        leaves = Leaves(runner, lanes)
+        grow(leaves)
+        tree[:] = leaves.tree
+        return leaves.actions, leaves.rows
+
+    try:
+        played = runner.together(starts, answer)
+    finally:
+        runner.forget()
+    return planted(played, tree)
 
 
 def planted(trajectories: Sequence[Trajectory], tree: Sequence[Branch]) -> list[Trajectory]:

@@ -17,22 +17,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from textenv.algos.completions import Completion
 from textenv.algos.config import check_bounds, check_types
-from textenv.algos.strategies.branching import Branch, check_setup, planted
+from textenv.algos.strategies.branching import (
+    Branch,
+    Leaves,
+    check_setup,
+    play_answers,
+    refuse_turns,
+)
 from textenv.algos.strategies.drop import repeated
 from textenv.algos.strategies.protocols import Generation, Setup, Start
-from textenv.algos.strategies.tree import Leaves, refuse_turns
 from textenv.algos.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from textenv.algos.lanes import Lane
-    from textenv.algos.rollout import Answers, RolloutRunner
+    from textenv.algos.rollout import RolloutRunner
 
 
 @dataclass
@@ -70,19 +73,12 @@ class SegmentTree(Generation):
 
     def play(self, runner: RolloutRunner, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups."""
-        tree: list[Branch] = []
-        try:
-            leaves = runner.together(starts, partial(self._answer, runner, tree))
-        finally:
-            runner.forget()
-        return planted(leaves, tree)
+        return play_answers(runner, starts, self._grow)
 
-    def _answer(self, runner: RolloutRunner, tree: list[Branch], lanes: list[Lane]) -> Answers:
-        """The answers of all leaves; where they come from is added to the tree."""
-        size, longest = self._size, runner.policy.params.max_tokens  # type: ignore[attr-defined]
-        answers = Leaves(runner, lanes)
-        tree += [Branch(None, 0)] * len(lanes)
-        groups = range(0, len(lanes), size)
+    def _grow(self, answers: Leaves) -> None:
+        """Let the policy answer, segment by segment, for all leaves."""
+        size, longest = self._size, answers.longest
+        groups = range(0, len(answers.tree), size)
         paths = {g: list(range(g, g + min(self.width, size))) for g in groups}  # that there are
         live = [leaf for some in paths.values() for leaf in some]
         begun: dict[int, Completion] = {}
@@ -94,13 +90,12 @@ class SegmentTree(Generation):
             begun = {i: answers.completion(i) for i in live if self._goes_on(answers, i, longest)}
             for g, some in paths.items():
                 going = [i for i in some if i in begun]
-                for leaf, head in self._heads(answers, some, going, lanes[g].noise):
+                for leaf, head in self._heads(answers, some, going, answers.noise(g)):
                     new = g + len(some)
-                    tree[new] = Branch(leaf - g, len(head.token_ids))
+                    answers.tree[new] = Branch(leaf - g, len(head.token_ids))
                     begun[new] = head
                     some.append(new)
             live = sorted(begun)
-        return answers.actions, answers.rows
 
     def _goes_on(self, answers: Leaves, leaf: int, longest: int) -> bool:
         """Whether a path has more to come."""
