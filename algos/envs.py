@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -100,3 +102,28 @@ def as_dict_step(env: Any) -> Any:
             f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
         )
     return env
+
+
+def copies(env: Any, count: int) -> list[DictStep]:
+    """Environments like this one, made from its spec; none, with a warning, where they cannot be.
+
+    Args:
+        env: a single environment, or a `DictStep` of one.
+        count: how many.
+    """
+    spec = getattr(env, "spec", None)
+    try:
+        if spec is None:
+            raise ValueError("it has no spec")
+        # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
+        kwargs = {**spec.kwargs, **getattr(innermost(env), "copy_kwargs", {})}
+        bare = dataclasses.replace(spec, kwargs={})
+        return [DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(count)]
+    except (gym.error.Error, ValueError, TypeError) as error:
+        name = type(innermost(env)).__name__
+        warnings.warn(
+            f"copies of {name} cannot be made ({error}): episodes are generated one after "
+            "another, which is slow",
+            stacklevel=9,
+        )
+        return []

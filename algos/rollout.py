@@ -6,25 +6,22 @@ token or by one matrix product, is the policy's own affair; what it records come
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from textenv.algos.envs import as_dict_step, innermost, is_text, max_turns
+from textenv.algos.envs import as_dict_step, copies, innermost, is_text, max_turns
 from textenv.algos.lanes import Lane, SingleStage, Turn, VectorStage, replay
 from textenv.algos.strategies.gather import gather
 from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.wrappers.step import DictStep, standardize_reset, standardize_step
+from textenv.wrappers.step import standardize_reset, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
@@ -479,27 +476,9 @@ class RolloutRunner:
     def _make_copies(self, count: int) -> int:
         """Copy the environment up to ``count`` times in all; returns how many there are to use."""
         missing = count - len(self._copies)
-        if missing <= 0:
-            return count
-        spec = getattr(self.env, "spec", None)
-        try:
-            if spec is None:
-                raise ValueError("it has no spec")
-            # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
-            kwargs = {**spec.kwargs, **getattr(innermost(self.env), "copy_kwargs", {})}
-            bare = dataclasses.replace(spec, kwargs={})
-            self._copies += [
-                DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(missing)
-            ]
-        except (gym.error.Error, ValueError, TypeError) as error:
-            name = type(innermost(self.env)).__name__
-            warnings.warn(
-                f"copies of {name} cannot be made ({error}): episodes are generated one after "
-                "another, which is slow",
-                stacklevel=8,
-            )
-            return 1
-        return count
+        if missing > 0:
+            self._copies += copies(self.env, missing)
+        return min(count, len(self._copies))
 
 
 def declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
