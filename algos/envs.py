@@ -89,6 +89,18 @@ def innermost(env: Any) -> Any:
     return getattr(env, "unwrapped", env)
 
 
+def title(env: Any) -> str:
+    """What a text environment is called: its id, its task, and how many examples that has."""
+    inner = innermost(env)
+    spec, task = getattr(env, "spec", None), getattr(inner, "task", None)
+    words = [type(inner).__name__ if spec is None else spec.id]
+    if task is not None:
+        words.append(f"task {task.name}")
+    if ids := getattr(task, "ids", None):
+        words.append(f"{len(ids)} examples")
+    return ", ".join(words)
+
+
 def as_dict_step(env: Any) -> Any:
     """An environment whose steps are dicts.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from textenv.algos.envs import as_dict_step, copies, innermost, is_text, max_turns
+from textenv.algos.envs import as_dict_step, copies, innermost, is_text, max_turns, title
 from textenv.algos.lanes import Lane, SingleStage, Turn, VectorStage, replay
 from textenv.algos.strategies.gather import gather
 from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
@@ -206,6 +206,7 @@ class RolloutRunner:
     def state(self) -> dict[str, Any]:
         """What the next rollouts of text depend on beside the policy, in JSON's types."""
         return {
+            "environment": title(self.env),
             "num_groups": self.num_groups,
             "policy_version": self.policy_version,
             "next_group": self._next_group,
@@ -219,10 +220,16 @@ class RolloutRunner:
         """Go on from what `state` gave: the next rollouts are those that would have come there.
 
         Raises:
-            ConfigError: where it is of another strategy, or of rollouts of another size.
+            ConfigError: where it is of another strategy, of rollouts of another size, or of
+                another environment or task.
             DataError: for something that is no state.
         """
         try:
+            if state["environment"] != title(self.env):
+                raise ConfigError(
+                    f"the state is of rollouts in {state['environment']}; this environment is "
+                    f"{title(self.env)}"
+                )
             if state["num_groups"] != self.num_groups:
                 raise ConfigError(
                     f"the state is of rollouts of {state['num_groups']} groups; this one has "

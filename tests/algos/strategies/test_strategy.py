@@ -209,10 +209,19 @@ def test_a_saved_strategy_goes_on_equally(tiny, parts):
     assert first.state() != state  # it remembers something
 
 
+OTHERS = [
+    (lambda: gym.make("textenv:TextGen-v0", task="sort"), "TextGen-v0, task sort$"),
+    (
+        lambda: gym.make("textenv:TextGen-v0", prompts=["a", "b"], reward_fn="length"),
+        "TextGen-v0, task .*, 2 examples$",
+    ),
+]
+
+
 def test_the_state_of_another_configuration_is_refused():
-    def make_runner(parts, generations=4, steps=12):
+    def make_runner(parts, generations=4, steps=12, env=None):
         strategy = create_strategy("grpo", num_generations=generations, parts=parts)
-        return RolloutRunner(make_env(), lambda obs: ("", {}), strategy, max_steps=steps)
+        return RolloutRunner(env or make_env(), lambda obs: ("", {}), strategy, max_steps=steps)
 
     state = make_runner(["dapo:cap=3", "pods:keep=2"]).state()
     make_runner(["dapo:cap=3", "pods:keep=2"]).load_state(state)
@@ -223,6 +232,13 @@ def test_the_state_of_another_configuration_is_refused():
         make_runner(["dapo:cap=3", "pods:keep=2"], 3, 9).load_state(state)
     with pytest.raises(ConfigError, match="of 3 groups; this one has 6"):
         make_runner(["dapo:cap=3", "pods:keep=2"], steps=24).load_state(state)
+    for env, title in OTHERS:
+        other = make_runner(["dapo:cap=3", "pods:keep=2"], env=env())
+        before = other.state()
+        message = f"rollouts in TextGen-v0, task .*; this environment is {title}"
+        with pytest.raises(ConfigError, match=message):
+            other.load_state(state)
+        assert other.state() == before
     for broken in (
         {},
         {**state, "strategy": {}},
