@@ -11,7 +11,10 @@ Deviations from the paper:
   place where the tree has branched already.
 - Where a tree has fewer places than branches, it branches there again; where it has none, as an
   answer has one token, that is sampled once more: groups are always of one size.
-- There is no list of words ("conclusion", "answer") after which nothing branches.
+- There is no list of words ("conclusion", "answer") after which nothing branches, as the authors'
+  code has it.
+- ``earliest`` keeps branches out of the beginnings of answers: the paper has no such bound, and by
+  default there is none.
 - A branch has room for what its chain had left, so that no answer is longer than another's limit.
 
 The advantages are in `textenv.algos.strategies.tree_advantages`.
@@ -21,10 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, ClassVar
 
 from textenv.algos.completions import Completion
-from textenv.algos.config import check_choice
+from textenv.algos.config import check_bounds, check_choice
 from textenv.algos.strategies.branching import (
     Branch,
     Branching,
@@ -54,10 +58,14 @@ class Tree(Branching):
 
     score: str = "entropy"
     """entropy (of the distribution) or surprise (-log p of the token, which TreeRL uses)."""
+    earliest: float = 0.0
+    """Share of an answer that a branch has in common with it at least; more computes less, and
+    makes leaves more alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, score=SCORES)
+        check_bounds(self, earliest=(0, 1))
 
     def prepare(self, setup: Setup) -> None:
         """Refuse many turns, and what cannot be played as a tree."""
@@ -95,7 +103,8 @@ class Tree(Branching):
         scores = []
         for leaf in members:
             row = answers.rows[leaf]
-            own = answers.tree[leaf].at + 1
+            length = len(row["token_ids"])
+            own = max(answers.tree[leaf].at + 1, min(ceil(self.earliest * length), length - 1))
             values = row["token_entropies"]
             if self.score == "surprise":
                 values = [-logprob for logprob in row["token_logprobs"]]

@@ -99,14 +99,23 @@ def test_nothing_of_a_prefix_is_computed_again(tiny, part):
         assert generator.tokens_prefilled <= prompts + branches + segments
 
 
-@pytest.mark.parametrize("part", ["segment_tree:segment=3", "segment_tree:segment=4"])
-def test_leaves_cost_less_than_chains(part):
-    """On tiny-lm and lists to sort: at most .6 of the tokens of chains, prompts included."""
+@pytest.mark.parametrize(
+    "part, task",
+    [
+        ("segment_tree:segment=3", "sort"),
+        ("segment_tree:segment=4", "sort"),
+        ("tree:earliest=0.6", "arithmetic"),
+        ("tree:earliest=0.6", "countdown"),
+        ("tree:earliest=0.6", "sort"),
+    ],
+)
+def test_leaves_cost_less_than_chains(part, task):
+    """On tiny-lm: at most .6 of the tokens of chains, prompts included."""
     model, computed = load_model("tiny-lm"), []
     for parts in ([], [part]):
         policy = create_policy(*model, {"max_tokens": 32})
         strategy = create_strategy("grpo", num_generations=16, parts=parts)
-        env = gym.make("textenv:TextGen-v0", task="sort")
+        env = gym.make("textenv:TextGen-v0", task=task)
         rollout = RolloutRunner(env, policy, strategy, 256, seed=0).collect()
         assert len(rollout) == 256
         generator = policy._generator
@@ -133,6 +142,32 @@ def test_branches_at_the_most_uncertain_tokens(tiny, score):
                 assert found == places(group[chain], score)
                 checked += 1
     assert checked >= 3
+
+
+@pytest.mark.parametrize("earliest", [0.5, 1.0])
+def test_branches_share_so_much_at_least(tiny, earliest):
+    """The best places among those that are left, by hand; the last token is always one."""
+    part = f"tree:rounds=2,branches=1,chains=2,copies=2,earliest={earliest}"
+    rollout, _, _ = collect(tiny, [part], size=10)
+    checked = 0
+    for group in groups_of(rollout, 10):
+        for t in group:
+            if t.parent is None:
+                continue
+            length = len(group[t.parent].token_ids)
+            assert t.branch_at >= min(earliest * length, length - 1)
+        for chain in (0, 1):
+            values, first = group[chain].token_entropies, group[2 + 2 * chain]
+            length = len(values)
+            if length < 2:
+                continue
+            left = range(max(1, min(int(np.ceil(earliest * length)), length - 1)), length)
+            assert (first.parent, first.branch_at) == (chain, max(left, key=lambda i: values[i]))
+            checked += 1
+    assert checked >= 4
+    plain, _, _ = collect(tiny, ["tree:rounds=2,branches=1,chains=2,copies=2"], size=10)
+    none, _, _ = collect(tiny, [part.replace(str(earliest), "0")], size=10)
+    assert none == plain != rollout
 
 
 def test_scores_differ(tiny):
@@ -257,7 +292,9 @@ def test_leaves_must_come_to_num_generations(part, size, message):
         create_strategy("grpo", num_generations=size, parts=[part])
 
 
-@pytest.mark.parametrize("part", ["tree:score=luck", "tree:branches=0", "segment_tree:segment=0"])
+@pytest.mark.parametrize(
+    "part", ["tree:score=luck", "tree:branches=0", "tree:earliest=1.5", "segment_tree:segment=0"]
+)
 def test_settings_out_of_range(part):
     with pytest.raises(ConfigError, match=part.split(":")[1].split("=")[0]):
         create_strategy("grpo", num_generations=8, parts=[part])
