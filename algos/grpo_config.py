@@ -126,9 +126,17 @@ class GRPOConfig:
             )
         self.sampling  # noqa: B018  (checks the sampling fields)
         try:
-            create_strategy("grpo", num_generations=self.num_generations, parts=self.strategy)
+            strategy = create_strategy(
+                "grpo", num_generations=self.num_generations, parts=self.strategy
+            )
         except (ConfigError, ConfigTypeError) as error:
             raise type(error)(f"strategy: {error}") from error
+        if self.loss_type == "gspo" and strategy.generation.has_trees:
+            raise ConfigError(
+                f"loss_type='gspo' has one ratio for a completion, and in trees "
+                f"({strategy.generation.title}) the tokens of a completion have advantages of "
+                "their own: use another loss_type, or chains"
+            )
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -3,6 +3,11 @@
 A group's leaves are numbered in the order in which they begin: its M chains, then the branches
 round by round, tree by tree. Leaf i is played from the group's i-th start and with its noise, so
 that it depends on its place in the tree alone, and a tree without branches is the same chains.
+
+In training a token counts once, with what the leaf has that had it first. So loss ``grpo`` takes
+the mean over what each leaf has of its own, then over leaves; ``dr_grpo`` divides by its constant,
+and the others by all tokens. ``gspo`` is refused: its one ratio a completion would spread the mean
+of the nodes' advantages over all of its tokens.
 """
 
 from __future__ import annotations
@@ -55,6 +60,11 @@ class Branching(Generation):
     def __post_init__(self) -> None:
         check_types(self)
         check_bounds(self, chains=(1, None), rounds=(0, None), branches=(1, None), copies=(1, None))
+
+    @property
+    def has_trees(self) -> bool:
+        """Without rounds there are chains alone."""
+        return self.rounds > 0
 
     def check(self, num_generations: int) -> None:
         """Refuse settings that do not come to as many leaves."""

@@ -142,6 +142,11 @@ class Generation(Part):
 
     slot = "generation"
 
+    @property
+    def has_trees(self) -> bool:
+        """Whether trajectories may begin with tokens of others, which then count once."""
+        return False
+
     def play(self, runner: RolloutRunner, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups.
 

@@ -62,6 +62,11 @@ class SegmentTree(Generation):
         check_types(self)
         check_bounds(self, segment=(1, None), width=(1, None), repetition=(0, 1), ngram=(1, None))
 
+    @property
+    def has_trees(self) -> bool:
+        """It has."""
+        return True
+
     def check(self, num_generations: int) -> None:
         """Take any size."""
         self._size = num_generations
