@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from textenv.algos import RolloutRunner, Trainer, create_policy, create_strategy, grpo
+from textenv.algos import (
+    RolloutCoordinator,
+    RolloutRunner,
+    Trainer,
+    create_policy,
+    create_strategy,
+    grpo,
+    load_model,
+)
 from textenv.errors import ConfigError
 from textenv.spaces import UnicodeText
 
@@ -147,6 +156,32 @@ def test_a_built_in_task(tiny):
     env = gym.make("textenv:TextGen-v0", task="guess_number")
     rollout = RolloutRunner(env, policy, strategy, 6 * 2 * 6, seed=0).collect()
     assert sum(t.parent is not None and t.branch_at > 0 for t in rollout) >= 6
+
+
+def make_game():
+    return gym.make("textenv:TextGen-v0", task="guess_number")
+
+
+def make_policy(folder):
+    return create_policy(*load_model(folder), SETTINGS | {"max_tokens": 3})
+
+
+def test_workers_make_the_same_tree(tiny_folder):
+    rollouts = []
+    for workers in (0, 2):
+        strategy = create_strategy("grpo", num_generations=6, parts=["turn_tree:branches=2"])
+        coordinator = RolloutCoordinator(
+            make_game, partial(make_policy, tiny_folder), strategy, workers, max_steps=6 * 3 * 6
+        )
+        try:
+            rollouts.append([coordinator.collect() for _ in range(2)])
+        finally:
+            coordinator.close()
+    assert rollouts[0] == rollouts[1] and len(rollouts[0][1]) == 18
+    assert rollouts[0][0] != rollouts[0][1]
+    for alone, shared in zip(*rollouts):
+        assert alone.counts.metrics() == shared.counts.metrics()
+        assert sum(t.parent is not None and t.branch_at > 0 for t in alone) >= 9
 
 
 def test_training(fresh):
