@@ -8,11 +8,18 @@ back at once. Of p there are two, for prompts whose latest group was all right a
 each rollout both move by a fixed step: down where more than a target share of the groups came out
 so, up where fewer did.
 
-Deviations from the paper:
-- A prompt is played with probability ``least`` at least: with 1 - p^z alone a finite task that is
-  solved would leave nothing to play.
-- p stays between ``least`` and 1.
-- Uniform means a range of outcomes within a tolerance, and not a reward variance of 0.
+The defaults are those of the authors' code (Infini-AI-Lab/GRESO): both p begin at .5 and move by
+.01 after a rollout; a quarter of the groups may be uniform, a third of these all right and two
+thirds all wrong; a prompt is played with a probability of .01 at least, so that a finite task that
+is solved leaves something to play.
+
+Deviations from the paper and this code:
+- p stays between ``least`` and 1; in the code it stays between .05 and .95, and begins to move in
+  the second epoch.
+- Uniform means a range of outcomes within a tolerance, and not a reward variance of 0; the code
+  calls a prompt right from a mean reward of .98, and wrong up to .11.
+- z counts uniform groups in a row; where right and wrong ones follow each other the code counts
+  the latest kind alone.
 - The size of a rollout is fixed: the paper also lowers it where few groups are missing.
 - A task without end is cut down to ``num_seeds`` prompts, so that prompts come again.
 """

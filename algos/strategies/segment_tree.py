@@ -6,7 +6,9 @@ ended, or that repeats itself, is stopped early; the room that it leaves goes to
 
 Deviations from the paper:
 - Paths become ``width`` paths in their order, where the paper shares out a budget by chance or by
-  probability.
+  probability; and there are ``width`` to begin with, where the authors' training script
+  (multimodal-art-projection/TreePO) draws from 2 to 8. It has segments of 512 tokens, 14 at most, a
+  width of 2 and 16 leaves: our ``segment`` is for short answers.
 - Where all paths have stopped before there are enough, new ones go on from the ends of earlier
   segments, drawn at random (the paper's fallback); from the prompt where there are none.
 - Repetition is the share of n-grams of tokens that have come before in the answer.

@@ -8,14 +8,15 @@ Deviations from the paper:
 - Its "entropy" of a token is -log p of the token that was sampled, called ``surprise`` here;
   ``entropy`` is Shannon's, of the distribution that the token was drawn from.
 - The first token of an answer is no place to branch at, for that would be one more chain; nor is a
-  place where the tree has branched already.
+  place where the tree has branched already. The authors' code (THUDM/TreeRL) excludes neither, and
+  branches once at each place.
 - Where a tree has fewer places than branches, it branches there again; where it has none, as an
   answer has one token, that is sampled once more: groups are always of one size.
-- There is no list of words ("conclusion", "answer") after which nothing branches, as the authors'
-  code has it.
+- There is no list of words ("conclusion", "answer") after which nothing branches, as that code has.
 - ``earliest`` keeps branches out of the beginnings of answers: the paper has no such bound, and by
   default there is none.
-- A branch has room for what its chain had left, so that no answer is longer than another's limit.
+- A branch has room for what its chain had left, so that no answer is longer than another's limit;
+  in that code it begins anew.
 
 The advantages are in `textenv.algos.strategies.tree_advantages`.
 """

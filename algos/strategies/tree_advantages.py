@@ -10,6 +10,8 @@ Deviations from the paper:
 - Half of that, and of the advantages that the leaves have as trajectories of their group in place
   of the rewards, so that rewards are centred and scaled as the algorithm does it. A chain that no
   branch leaves then has what it has without a tree: GRPO's own advantage.
+- The authors' code (THUDM/TreeRL) takes from each leaf's reward the mean of the other leaves, and
+  does not divide by a standard deviation; here ``scale_rewards`` says.
 - In a group without branches the advantages stay exactly as they are.
 
 Shapes: N trajectories, T tokens.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from textenv import TextGenerationEnv
-from textenv.algos import GRPOConfig, GRPOTrainer, load_model
+from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
 from textenv.algos.cli import main
 from textenv.algos.config import from_table, to_table
 from textenv.algos.strategies.counts import summarize
@@ -169,3 +169,17 @@ def test_the_command_line(tmp_path, capsys):
     assert json.loads((again / "summary.json").read_text())["strategy"] == spent
     assert main(["train", "--strategy", "podds"]) == 2
     assert "did you mean 'pods'" in capsys.readouterr().err
+
+
+def test_ppo_takes_no_strategy(fresh, capsys):
+    """It has no weights of tokens, and no trees: nothing may ask it for them."""
+    with pytest.raises(TypeError, match="strategy"):
+        PPOConfig(strategy=("top_entropy",))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--algo", "ppo", "--strategy", "top_entropy"])
+    assert stop.value.code == 2 and "--strategy" in capsys.readouterr().err
+    env = TextGenerationEnv(["1+1="], lambda **_: 1.0)
+    trainer = PPOTrainer(fresh[0], env, PPOConfig(), tokenizer=fresh[1])
+    strategy = trainer._runner.strategy
+    assert strategy.parts == [] and strategy.num_generations == 1
+    trainer.close()
