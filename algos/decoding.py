@@ -18,6 +18,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
+from textenv.algos.decode_step import Drawn  # noqa: E402
 from textenv.algos.forks import (  # noqa: E402
     Cache,
     best_group,
@@ -52,6 +53,11 @@ class Batch:
         self.caches, self.rows, self.logits, self.prompts = caches, rows, logits, prompts
         self.going = rows >= 0
         self.begins = np.full(len(rows), self.columns)
+
+    @property
+    def forks(self) -> list[ForkedCache]:
+        """The caches, where prompts are shared."""
+        return [cache for cache in self.caches if isinstance(cache, ForkedCache)]
 
     @property
     def columns(self) -> int:
@@ -241,13 +247,12 @@ class Samples:
         at = self.made[batch.rows] + np.arange(steps)[:, None]
         return mx.array(self._uniforms[batch.rows, np.minimum(at, self.tokens.shape[1] - 1)])
 
-    def add(self, batch: Batch, drawn: Sequence[Sequence[mx.array]]) -> None:
+    def add(self, batch: Batch, drawn: Sequence[Drawn]) -> None:
         """Take in what was drawn for a batch, and mark the rows that have ended.
 
         Args:
             batch: the batch.
-            drawn: K times tokens (B,), log-probabilities (B,), entropies (B,) and, where not all
-                tokens could be drawn, which could (B, V).
+            drawn: K times.
 
         Raises:
             DataError: where the model's logits are not finite.
@@ -256,7 +261,7 @@ class Samples:
             here = np.flatnonzero(batch.going)
             rows = batch.rows[here]
             at = self.made[rows]
-            for column, values in zip((self.tokens, self._logprobs, self._entropies), step):
+            for column, values in zip((self.tokens, self._logprobs, self._entropies), step[:3]):
                 column[rows, at] = np.array(values)[here]
             if not np.isfinite(self._logprobs[rows, at]).all():  # a draw from NaN would be token 0
                 raise DataError(
@@ -264,7 +269,7 @@ class Samples:
                     "cannot take prompts of different lengths in one batch"
                 )
             if self._support is not None:
-                for row, inside in zip(rows, np.array(step[3])[here]):
+                for row, inside in zip(rows, np.array(step.inside)[here]):
                     self._support[row].append(np.flatnonzero(inside).astype(np.int32))
             self.made[rows] = at + 1
             stops = (self.tokens[rows, at, None] == self._eos).any(axis=1)

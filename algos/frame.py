@@ -158,6 +158,12 @@ class Frame:
         return holes
 
 
+def bucket(columns: int, least: int = 16) -> int:
+    """So many columns or a few more, fewer than ``least`` or an eighth: widths that come again."""
+    step = max(least, 2 ** (columns.bit_length() - 4))
+    return -(-columns // step) * step
+
+
 def window(filled: mx.array, n: int, window_size: int | None) -> mx.array:
     """Which columns the last ``n`` queries see, (B, 1, N, columns).
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.completions import Completion
-from textenv.algos.sampling import SamplingParams, draw, restrict
+from textenv.algos.sampling import SamplingParams
 
 backend.prepare()
 
@@ -25,8 +25,10 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.architectures import check_cache  # noqa: E402
+from textenv.algos.decode_step import Drawn, Stepper, draw_tokens  # noqa: E402
 from textenv.algos.decoding import Batch, Samples, prompt_cost  # noqa: E402
 from textenv.algos.forks import best_group, fork_caches, lay_out, with_frame  # noqa: E402
+from textenv.algos.frame import bucket  # noqa: E402
 from textenv.algos.kept_rows import KeptRows, Weights  # noqa: E402
 from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 from textenv.algos.models import split_head  # noqa: E402
@@ -69,6 +71,7 @@ class Generator:
         self._model = model
         self._layers = check_cache(model)
         self._body, self._head = split_head(model)
+        self._step = Stepper(model, self._body, self._head)
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
         self._sync_every = sync_every or (1 if mx.default_device() == mx.cpu else 8)
@@ -169,7 +172,9 @@ class Generator:
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[GrowingCache], mx.array]:
         """Caches of prompts padded on the left, and the hidden state (P, D) of each last token."""
-        ids, padding, padded = pad_left(prompts)
+        lengths = set(map(len, prompts))
+        ragged = len(lengths) > 1 and self._model.shares_prompts
+        ids, padding, padded = pad_left(prompts, bucket(max(lengths), 8) if ragged else 0)
         caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
         self.tokens_prefilled += sum(map(len, prompts))
         return caches, self._body(ids, caches)[:, -1]
@@ -230,24 +235,24 @@ class Generator:
         new = Batch(caches, rows, logits, numbers[held])
         return batch.take(batch.going, group).join(new) if batch is not None and going else new
 
-    def _run(
-        self, batch: Batch, samples: Samples, params: SamplingParams
-    ) -> list[tuple[mx.array, ...]]:
+    def _run(self, batch: Batch, samples: Samples, params: SamplingParams) -> list[Drawn]:
         """Draw the next tokens of a batch, and feed them; see `Samples.add`."""
         left = samples.left(batch)
         steps = min(self._sync_every, left)
         noise = samples.noise(batch, steps)
-        drawn = []
+        drawn: list[Drawn] = []
         for k in range(steps):
-            restricted = restrict(batch.logits, params)
-            step: tuple[mx.array, ...] = draw(restricted, noise[k])
-            if not params.full_support:
-                step = (*step, restricted > -mx.inf)
-            drawn.append(step)
-            if k + 1 < left:  # the last of these is under way while the tokens are read
-                hidden = self._body(step[0][:, None], batch.caches)
+            if k + 1 == left:
+                drawn.append(draw_tokens(batch.logits, noise[k], params))
+                break
+            if self._model.shares_prompts:
+                step, batch.logits = self._step(batch.forks, batch.logits, noise[k], params)
+            else:
+                step = draw_tokens(batch.logits, noise[k], params)
+                hidden = self._body(step.tokens[:, None], batch.caches)
                 batch.logits = self._head(hidden[:, -1])
-                mx.async_eval(*step, batch.logits)
+            drawn.append(step)
+            mx.async_eval(step, batch.logits)  # the last one is under way while these are read
         return drawn
 
     def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> Batch | None:
@@ -282,9 +287,14 @@ class Generator:
         return batch.copies(places, [rows[row] for row in batch.rows[places]])
 
 
-def pad_left(sequences: Sequence[Sequence[int]]) -> tuple[mx.array, mx.array, bool]:
-    """Token ids (P, L) padded on the left with 0, pads in each row (P,), and whether any are."""
-    longest = max(map(len, sequences))
+def pad_left(sequences: Sequence[Sequence[int]], width: int = 0) -> tuple[mx.array, mx.array, bool]:
+    """Token ids (P, L) padded on the left with 0, pads in each row (P,), and whether any are.
+
+    Args:
+        sequences: token ids.
+        width: L, where it is more than the longest of them.
+    """
+    longest = max(width, *map(len, sequences))
     ids = np.zeros((len(sequences), longest), np.int32)
     for row, sequence in zip(ids, sequences):
         row[longest - len(sequence) :] = sequence

@@ -164,6 +164,49 @@ class ForkedCache:
         return keys, values
 
     @property
+    def own(self) -> tuple[mx.array, mx.array]:
+        """Keys and values (P, H, G, T or more, D) of the rows' own columns, and room for others."""
+        assert self._keys is not None and self._values is not None
+        return self._keys, self._values
+
+    @property
+    def shared(self) -> tuple[mx.array, ...]:
+        """Keys and values (P, H, S, D) of the prompts; nothing where they are the rows' own."""
+        if self.prompts is None:
+            return ()
+        assert self.prompts.keys is not None and self.prompts.values is not None
+        return self.prompts.keys, self.prompts.values
+
+    @property
+    def room(self) -> int:
+        """Columns that are allocated."""
+        return 0 if self._keys is None else self._keys.shape[3]
+
+    def make_room(self, count: int) -> None:
+        """Allocate columns where fewer than so many are free."""
+        if self._keys is None or self._values is None:
+            assert self.prompts is not None
+            keys, values = self.prompts.keys, self.prompts.values
+            assert keys is not None and values is not None
+            self._keys, self._values = (
+                mx.zeros((*a.shape[:2], self.per_prompt, 0, a.shape[-1]), a.dtype)
+                for a in (keys, values)
+            )
+        held, end = self._keys.shape[3], self.columns + count
+        if held >= end:
+            return
+        missing = -(-end // self._room) * self._room - held  # a multiple: shapes that come again
+        self._keys, self._values = (
+            mx.concatenate([a, mx.zeros((*a.shape[:3], missing, a.shape[4]), a.dtype)], axis=3)
+            for a in (self._keys, self._values)
+        )
+
+    def take_column(self, keys: mx.array, values: mx.array) -> None:
+        """Arrays like `own`, in which the next column is written."""
+        self._keys, self._values = keys, values
+        self.columns += 1
+
+    @property
     def width(self) -> int:
         """S, 0 where the prompts' columns are the rows' own."""
         return 0 if self.prompts is None else self.prompts.columns
@@ -194,8 +237,8 @@ class ForkedCache:
                 new_values = mx.concatenate([self._values, new_values], axis=3)
             self._keys, self._values = new_keys, new_values
         else:
-            self._keys = self._with_room(self._keys, new_keys, end)
-            self._values = self._with_room(self._values, new_values, end)
+            self.make_room(keys.shape[2])
+            assert self._keys is not None and self._values is not None
             self._keys[..., self.columns : end, :] = new_keys
             self._values[..., self.columns : end, :] = new_values
         self.columns = end
@@ -296,15 +339,6 @@ class ForkedCache:
             (len(self.prompts.padding), like.shape[1], self.per_prompt, 0, like.shape[-1]),
             like.dtype,
         )
-
-    def _with_room(self, old: mx.array | None, new: mx.array, end: int) -> mx.array:
-        """Columns held so far, in an array with room up to ``end``."""
-        held = 0 if old is None else old.shape[3]
-        if old is not None and held >= end:
-            return old
-        missing = -(-(end - held) // self._room) * self._room
-        space = mx.zeros((*new.shape[:3], missing, new.shape[4]), new.dtype)
-        return space if old is None else mx.concatenate([old, space], axis=3)
 
     def _split(self, columns: mx.array) -> mx.array:
         """(B, H, N, D) as (P, H, G, N, D)."""

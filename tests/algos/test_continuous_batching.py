@@ -94,7 +94,7 @@ def spied(generator):
         shapes.append(ids.shape)
         return body(ids, cache)
 
-    generator._body = spy
+    generator._body = generator._step._body = spy
     return shapes
 
 

@@ -103,9 +103,9 @@ def test_equal_prompts_are_prefilled_once(tiny):
         shapes.append(ids.shape)
         return body(ids, cache)
 
-    policy._generator._body = spy
+    policy._generator._body = policy._generator._step._body = spy
     policy(["12+30="] * 8 + ["a"] * 8)
-    assert shapes[0] == (2, 6)  # the two prompts, padded to the longer one
+    assert shapes[0] == (2, 8)  # the two prompts, padded to a width that comes again
     assert shapes[1] == (16, 1)
 
 
