@@ -117,7 +117,8 @@ class Stepper:
         drawn, logits, owns = step(*args)
         for i, cache in enumerate(caches):
             cache.take_column(owns[2 * i], owns[2 * i + 1])
-        return Drawn(*drawn[:3], drawn[3] if len(drawn) > 3 else None), logits
+        tokens, logprobs, entropies, *inside = drawn
+        return Drawn(tokens, logprobs, entropies, inside[0] if inside else None), logits
 
     def _function(self, key: Hashable, form: tuple[SamplingParams, int, int]) -> Callable[..., Any]:
         """The step for arguments of some shapes."""
