@@ -29,7 +29,7 @@ from textenv.algos.kv_cache import ForkedCache  # noqa: E402
 from textenv.algos.untraced import gradients  # noqa: E402
 
 _OFTEN = 16  # steps of the same shapes before they are compiled, which costs about as many
-_LARGE = 2**13  # numbers in a column of keys, from which a CPU gains nothing
+_LARGE = 2**13  # numbers in a column of keys beyond which a CPU does not compile: 2^14 was slower
 _MOST_SEEN = 10_000  # shapes that are counted
 _MOST = 64  # shapes that are compiled, each of which stays in memory
 
@@ -57,7 +57,7 @@ def draw_tokens(logits: mx.array, noise: mx.array, params: SamplingParams) -> Dr
     return Drawn(*draw(restricted, noise), inside)
 
 
-class Stepper:
+class Decoder:
     """Takes steps of decoding with one model.
 
     Args:

@@ -25,7 +25,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.architectures import check_cache  # noqa: E402
-from textenv.algos.decode_step import Drawn, Stepper, draw_tokens  # noqa: E402
+from textenv.algos.decode_step import Decoder, Drawn, draw_tokens  # noqa: E402
 from textenv.algos.decoding import Batch, Samples, prompt_cost  # noqa: E402
 from textenv.algos.forks import best_group, fork_caches, lay_out, with_frame  # noqa: E402
 from textenv.algos.frame import bucket  # noqa: E402
@@ -71,7 +71,7 @@ class Generator:
         self._model = model
         self._layers = check_cache(model)
         self._body, self._head = split_head(model)
-        self._step = Stepper(model, self._body, self._head)
+        self._step = Decoder(model, self._body, self._head)
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
         self._sync_every = sync_every or (1 if mx.default_device() == mx.cpu else 8)
