@@ -7,8 +7,8 @@ MLX's own spends most of its time in exponentials.
 
 Exponentials and sums are float32 also where the rest is half precision.
 The scores are not kept for the backward pass but computed again, as in FlashAttention (Dao et al.
-2022, arXiv 2205.14135, algorithm 4): what is kept are the queries, keys, values, the output and
-one number a query.
+2022, arXiv 2205.14135, algorithm 4) where they are many: what is kept are the queries, keys, values,
+the output and one number a query.
 
 Shapes: B rows = P prompts x G continuations each, H key-value heads, R query heads for each of
 these, L queries of a row, S keys of a part, D head dimension.
@@ -29,6 +29,7 @@ import mlx.nn as nn  # noqa: E402
 from mlx_lm.models import base  # noqa: E402
 
 from textenv.algos.fast_math import exp_below, on_cpu  # noqa: E402
+from textenv.algos.untraced import keeps  # noqa: E402
 
 _NAME = "scaled_dot_product_attention"
 
@@ -90,9 +91,10 @@ def scaled_dot_product_attention(
         bias = bias.reshape(bias.shape[0], -1, 1, 1, *bias.shape[-2:])
         if bias.shape[1] > 1:
             bias = bias.reshape(bias.shape[0], groups, 1, heads // groups, *bias.shape[-2:])
+    keys, values = mx.contiguous(keys), mx.contiguous(values)
     part = Part(keys[:, :, None], values[:, :, None], bias)
     # (B, H, 1, R, L, D)
-    split = (queries * scale).reshape(count, groups, 1, heads // groups, length, -1)
+    split = mx.contiguous(queries * scale).reshape(count, groups, 1, heads // groups, length, -1)
     return attend(split, [part]).reshape(count, heads, length, -1)
 
 
@@ -123,43 +125,47 @@ def attend(queries: mx.array, parts: Sequence[Part]) -> mx.array:
     return _attention(biases)(queries, *flat)[0]
 
 
-def _attention(biases: list[mx.array | None]) -> Callable[..., tuple[mx.array, mx.array]]:
+def _attention(biases: list[mx.array | None]) -> Callable[..., list[mx.array]]:
     """Attention as a function with a gradient of its own, under given biases."""
 
     @mx.custom_function
-    def run(queries: mx.array, *flat: mx.array) -> tuple[mx.array, mx.array]:
+    def run(queries: mx.array, *flat: mx.array) -> list[mx.array]:
         scores = [_scores(queries, k, b) for k, b in zip(flat[::2], biases)]
         tops = [mx.max(s, axis=-1, keepdims=True) for s in scores]
         top = tops[0]
         for other in tops[1:]:
             top = mx.maximum(top, other)
+        powers = [exp_below(s, top) for s in scores]
         total, out = mx.zeros(()), mx.zeros(())
-        for s, values in zip(scores, flat[1::2]):
-            powers = exp_below(s, top)
-            total = total + mx.sum(powers, axis=-1, keepdims=True)
-            out = out + _times(powers.astype(values.dtype), values)
-        out = (out / total).astype(queries.dtype)
-        return out, top + mx.log(total)  # (..., L, D), (..., L, 1)
+        for power, values in zip(powers, flat[1::2]):
+            total = total + mx.sum(power, axis=-1, keepdims=True)
+            out = out + _times(power.astype(values.dtype), values)
+        out = (out / total).astype(queries.dtype)  # (..., L, D)
+        if keeps(*powers):
+            return [out, total, *powers]
+        return [out, top + mx.log(total)]  # (..., L, 1)
 
     @run.vjp
     def run_vjp(
-        primals: tuple[mx.array, ...],
-        cotangents: tuple[mx.array, mx.array],
-        outputs: tuple[mx.array, mx.array],
+        primals: tuple[mx.array, ...], cotangents: list[mx.array], outputs: list[mx.array]
     ) -> tuple[mx.array, ...]:
         queries, *flat = primals
-        cotangent, (out, normalizer) = cotangents[0], outputs
+        cotangent, (out, normalizer, *powers) = mx.contiguous(cotangents[0]), outputs
+        if powers:  # not divided by their sum: this is
+            cotangent = (cotangent / normalizer).astype(out.dtype)
+        else:
+            scores = (_scores(queries, k, b) for k, b in zip(flat[::2], biases))
+            powers = [exp_below(s, normalizer) for s in scores]
         spread = mx.sum((cotangent * out).astype(normalizer.dtype), axis=-1, keepdims=True)
         for_queries, for_flat = mx.zeros(()), []
-        for keys, values, bias in zip(flat[::2], flat[1::2], biases):
-            probs = exp_below(_scores(queries, keys, bias), normalizer)
-            slope = probs * (_times(cotangent, values, transposed=True) - spread)
-            slope, probs = slope.astype(keys.dtype), probs.astype(values.dtype)
+        for keys, values, power in zip(flat[::2], flat[1::2], powers):
+            slope = power * (_times(cotangent, values, transposed=True) - spread)
+            slope, power = slope.astype(keys.dtype), power.astype(values.dtype)
             for_queries = for_queries + _times(slope, keys)
-            for_flat += [_outer(slope, queries, keys), _outer(probs, cotangent, values)]
+            for_flat += [_outer(slope, queries, keys), _outer(power, cotangent, values)]
         return (for_queries.astype(queries.dtype), *for_flat)
 
-    return cast("Callable[..., tuple[mx.array, mx.array]]", run)
+    return cast("Callable[..., list[mx.array]]", run)
 
 
 def _scores(queries: mx.array, keys: mx.array, bias: mx.array | None) -> mx.array:

@@ -26,7 +26,7 @@ import mlx.nn as nn  # noqa: E402
 from textenv.algos.attention import Part, as_bias, attend  # noqa: E402
 from textenv.algos.frame import bucket  # noqa: E402
 from textenv.algos.kv_cache import ForkedCache  # noqa: E402
-from textenv.algos.untraced import gradients  # noqa: E402
+from textenv.algos.untraced import traced  # noqa: E402
 
 _OFTEN = 16  # steps of the same shapes before they are compiled, which costs about as many
 _LARGE = 2**13  # numbers in a column of keys beyond which a CPU does not compile: 2^14 was slower
@@ -131,11 +131,11 @@ class Decoder:
                 self._seen.clear()
             return step
 
-        def traced(*args: Any) -> Any:
-            with gradients():  # what is compiled by itself stays so within what is compiled here
+        def whole(*args: Any) -> Any:
+            with traced():  # what is compiled by itself stays so within what is compiled here
                 return step(*args)
 
-        quick = self._compiled[key] = mx.compile(traced, inputs=self._model.state)
+        quick = self._compiled[key] = mx.compile(whole, inputs=self._model.state)
 
         def first(*args: Any) -> Any:
             weights = self._model.parameters()

@@ -235,7 +235,8 @@ class ForkedCache:
             if self._keys is not None and self._values is not None:
                 new_keys = mx.concatenate([self._keys, new_keys], axis=3)
                 new_values = mx.concatenate([self._values, new_values], axis=3)
-            self._keys, self._values = new_keys, new_values
+            # Once, and not for each product of the forward and the backward.
+            self._keys, self._values = mx.contiguous(new_keys), mx.contiguous(new_values)
         else:
             self.make_room(keys.shape[2])
             assert self._keys is not None and self._values is not None
@@ -277,7 +278,8 @@ class ForkedCache:
             keys, values = self.prompts.keys, self.prompts.values
             assert keys is not None and values is not None
             parts.insert(0, Part(keys[:, :, None], values[:, :, None], over_prompt))
-        out = attend(split.transpose(0, 2, 1, 3, 4, 5), parts)  # (P, H, G, R, N, D)
+        # (P, H, G, R, N, D)
+        out = attend(mx.contiguous(split.transpose(0, 2, 1, 3, 4, 5)), parts)
         return out.transpose(0, 2, 1, 3, 4, 5).reshape(count, heads, length, -1)
 
     def take(

@@ -28,6 +28,7 @@ from textenv.algos.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.forks import fork_caches, lay_out  # noqa: E402
 from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
+from textenv.algos.packed import PackedCache, Packing  # noqa: E402
 from textenv.algos.models import split_head, without_lora  # noqa: E402
 from textenv.algos.plain_path import plain_hidden  # noqa: E402
 from textenv.algos.tree_scoring import tree_hidden  # noqa: E402
@@ -81,18 +82,29 @@ class Scorer:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
         if self._model.runs_plainly:
             return plain_hidden(self._model, self._body, batch)
-        caches, last = self._prefill(batch)
         layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)
         uniform = layout.is_identity and layout.prompts is None
+        width = batch.token_ids.shape[1] - 1
+        if width and self._model.shares_prompts:
+            ids, padding, padded = pad_left(batch.prompts)
+            packing = Packing(padding, padded, ids.shape[1], layout, width)
+            tokens = mx.array(batch.token_ids[layout.slots, :-1])
+            together = packing.join(ids, tokens)[:, None]
+            caches = [PackedCache(packing) for _ in range(self._layers)]
+            before, rest = packing.split(self._body(together, caches)[:, 0])
+            last = before[:, -1:]
+        else:
+            caches, last = self._prefill(batch)
         # Where it can be, a broadcast and not a gather: its gradient is a sum, not a scatter.
         if uniform:
             first = mx.repeat(last, layout.per_prompt, axis=0)
         else:
             first = last[mx.array(batch.prompt_index)]
-        if batch.token_ids.shape[1] == 1:
+        if not width:
             return first
-        forks = fork_caches(self._model, caches, layout)
-        rest = self._body(mx.array(batch.token_ids[layout.slots, :-1]), forks)
+        if not self._model.shares_prompts:
+            forks = fork_caches(self._model, caches, layout)
+            rest = self._body(mx.array(batch.token_ids[layout.slots, :-1]), forks)
         if not layout.is_identity:
             rest = rest[mx.array(layout.places)]
         return mx.concatenate([first, rest], axis=1)

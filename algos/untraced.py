@@ -24,18 +24,35 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-_here = threading.local()  # .tracing: whether this thread is within gradients()
+_KEPT = 2**21  # numbers: 8 MB of float32, of each array of each layer
+_here = threading.local()  # .tracing: whether this thread is within traced(); .gradients: likewise
+
+
+@contextmanager
+def traced(name: str = "tracing") -> Iterator[None]:
+    """Around whatever is traced, so that what was made by `piece` is compiled there too."""
+    before = getattr(_here, name, False)
+    setattr(_here, name, True)
+    try:
+        yield
+    finally:
+        setattr(_here, name, before)
 
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Around whatever traces a gradient: what was made by `piece` is compiled there too."""
-    before = getattr(_here, "tracing", False)
-    _here.tracing = True
-    try:
+    """`traced`, around whatever traces a gradient: see `keeps`."""
+    with traced(), traced("gradients"):
         yield
-    finally:
-        _here.tracing = before
+
+
+def keeps(*arrays: mx.array) -> bool:
+    """Whether a forward should keep results as large as these for its backward.
+
+    Where there is a backward to come, and they are small: to keep a large one costs more memory
+    than computing it again costs time.
+    """
+    return getattr(_here, "gradients", False) and sum(array.size for array in arrays) <= _KEPT
 
 
 def piece(function: Callable[..., Any]) -> Callable[..., Any]:
