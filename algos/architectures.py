@@ -2,7 +2,8 @@
 
 Three ways, from the fastest to the one that needs the least of the architecture:
 
-- prompts are held once for all their completions (`textenv.algos.kv_cache.ForkedCache`);
+- prompts are held once for all their completions (`textenv.algos.kv_cache.ForkedCache`), and go
+  through together with them in training (`textenv.algos.packed`);
 - prompts of any lengths go through together, padded on the left, and are copied for each
   completion: attention that is computed in a way of its own, such as soft-capped scores;
 - the plain path (`textenv.algos.plain_path`): no padding on the left, the model's own caches.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import warnings
 
-from textenv.algos import backend
+import numpy as np
+
+from textenv.algos import backend, packed
 from textenv.errors import ConfigError
 
 backend.prepare()
@@ -22,6 +25,7 @@ import mlx.nn as nn  # noqa: E402
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # noqa: E402
 
 from textenv.algos.attention import use_shared_attention  # noqa: E402
+from textenv.algos.forks import lay_out  # noqa: E402
 from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 from textenv.algos.plain_path import take_rows  # noqa: E402
 
@@ -31,7 +35,7 @@ def check_cache(model: nn.Module) -> int:
 
     The first call finds out how the model can be run, and warns where that is slower:
     ``model.runs_plainly`` is whether it takes the plain path, and ``model.shares_prompts`` whether
-    `ForkedCache` works with it.
+    `ForkedCache` and `textenv.algos.packed` work with it.
 
     Raises:
         ConfigError: for an architecture that computes another answer in a batch, or after its
@@ -82,12 +86,18 @@ def _bears_padding(model: nn.Module, layers: int) -> bool:
 
 def _can_share(model: nn.Module, layers: int) -> bool:
     """Whether continuations of a prompt that is held once are computed as whole sequences are."""
+    prompt, added = mx.array([[0, 1]]), mx.array([[1, 0], [0, 1]])
     whole = model(mx.array([[0, 1, 1, 0], [0, 1, 0, 1]]))[:, 2:]
-    prompts = [GrowingCache(mx.array([0]), padded=False) for _ in range(layers)]
+    cache = [GrowingCache(mx.array([0]), padded=False) for _ in range(layers)]
     try:
-        mx.eval(model(mx.array([[0, 1]]), cache=prompts))
-        forks = [ForkedCache(cache, 2) for cache in prompts]
-        return _agree(whole, model(mx.array([[1, 0], [0, 1]]), cache=forks))
+        mx.eval(model(prompt, cache=cache))
+        if not _agree(whole, model(added, cache=[ForkedCache(each, 2) for each in cache])):
+            return False
+        prompts, layout = (prompt, mx.array([0]), False), lay_out(np.zeros(2, int), 1)
+        together = packed.forward(
+            lambda ids, caches: model(ids, cache=caches), layers, prompts, layout, added
+        )
+        return _agree(whole, together[1])
     except (ValueError, AttributeError, AssertionError):
         return False
 

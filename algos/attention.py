@@ -6,9 +6,9 @@ shared prompts (`textenv.algos.kv_cache.ForkedCache`), on any device, and float3
 MLX's own spends most of its time in exponentials.
 
 Exponentials and sums are float32 also where the rest is half precision.
-The scores are not kept for the backward pass but computed again, as in FlashAttention (Dao et al.
-2022, arXiv 2205.14135, algorithm 4) where they are many: what is kept are the queries, keys, values,
-the output and one number a query.
+Where there are many scores they are not kept for the backward but computed again, as in
+FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithm 4): what is kept are the queries, keys,
+values, the output and one number a query.
 
 Shapes: B rows = P prompts x G continuations each, H key-value heads, R query heads for each of
 these, L queries of a row, S keys of a part, D head dimension.

@@ -29,7 +29,6 @@ from textenv.algos.kv_cache import ForkedCache  # noqa: E402
 from textenv.algos.untraced import traced  # noqa: E402
 
 _OFTEN = 16  # steps of the same shapes before they are compiled, which costs about as many
-_LARGE = 2**13  # numbers in a column of keys beyond which a CPU does not compile: 2^14 was slower
 _MOST_SEEN = 10_000  # shapes that are counted
 _MOST = 64  # shapes that are compiled, each of which stays in memory
 
@@ -112,9 +111,7 @@ class Decoder:
         form = params, first.per_prompt, columns
         # What the shapes of all arguments follow from.
         key = *form, tuple(given), logits.shape, first.width, first.room
-        large = first.own[0].size // first.room > _LARGE and mx.default_device() == mx.cpu
-        step = partial(self._step, *form) if large else self._function(key, form)
-        drawn, logits, owns = step(*args)
+        drawn, logits, owns = self._function(key, form)(*args)
         for i, cache in enumerate(caches):
             cache.take_column(owns[2 * i], owns[2 * i + 1])
         tokens, logprobs, entropies, *inside = drawn

@@ -242,6 +242,10 @@ class Samples:
         rows = batch.rows[batch.going]
         return int((self._limits[rows] - self.made[rows]).max())
 
+    def age(self, batch: Batch) -> int:
+        """How many tokens the rows of a batch that go on have, in the mean."""
+        return int(self.made[batch.rows[batch.going]].mean())
+
     def noise(self, batch: Batch, steps: int) -> mx.array:
         """The noise of the next tokens, (K, B)."""
         at = self.made[batch.rows] + np.arange(steps)[:, None]

@@ -124,7 +124,9 @@ def _sigmoid_parts(x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]
 @piece
 def _clip(x: mx.array) -> mx.array:
     # Faster than minimum and maximum, and NaN stays NaN too.
-    return mx.where(x < -2 * _SATURATED, -2 * _SATURATED, mx.where(x > 2 * _SATURATED, 2 * _SATURATED, x))
+    return mx.where(
+        x < -2 * _SATURATED, -2 * _SATURATED, mx.where(x > 2 * _SATURATED, 2 * _SATURATED, x)
+    )
 
 
 @piece

@@ -35,6 +35,7 @@ from textenv.algos.models import split_head  # noqa: E402
 from textenv.algos.plain_path import PlainGenerator  # noqa: E402
 
 _REFILL = 0.25  # of the rows that a batch may have, so many must be free for others to join
+_MOST_STEPS, _AGE = 4, 8  # between two looks at what was drawn, on a CPU: see Generator
 _ROOM = 64  # columns that a cache grows by
 
 
@@ -53,7 +54,8 @@ class Generator:
         eos_token_ids: tokens that end a completion.
         batch_size: rows decoded at once; bounds the memory of the cache.
         sync_every: steps between two looks at what was drawn, each of which waits for the device;
-            None: 1 on a CPU, where that costs nothing, and 8 elsewhere.
+            None: 8, but on a CPU one for each 8 tokens that the rows have, from 1 to 4, so that
+            few steps are in vain after the last row has ended.
 
     Attributes:
         tokens_prefilled: tokens of prompts, and of what came between turns, that went through the
@@ -74,7 +76,7 @@ class Generator:
         self._step = Decoder(model, self._body, self._head)
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
-        self._sync_every = sync_every or (1 if mx.default_device() == mx.cpu else 8)
+        self._sync_every = sync_every or (None if mx.default_device() == mx.cpu else 8)
         self._kept = KeptRows(model, batch_size)
         self.tokens_prefilled = self.tokens_decoded = 0
         self._prompts_seen = 0
@@ -238,7 +240,8 @@ class Generator:
     def _run(self, batch: Batch, samples: Samples, params: SamplingParams) -> list[Drawn]:
         """Draw the next tokens of a batch, and feed them; see `Samples.add`."""
         left = samples.left(batch)
-        steps = min(self._sync_every, left)
+        sync_every = self._sync_every or min(_MOST_STEPS, 1 + samples.age(batch) // _AGE)
+        steps = min(sync_every, left)
         noise = samples.noise(batch, steps)
         drawn: list[Drawn] = []
         for k in range(steps):

@@ -26,6 +26,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
 from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
 from textenv.algos.memory import check_weights  # noqa: E402
+from textenv.algos.normalization import use_fast_norm  # noqa: E402
 from textenv.algos.rotary import use_fast_rope  # noqa: E402
 
 ASSETS = Path(textenv.__file__).parent / "assets"
@@ -77,6 +78,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
     use_fast_swiglu(model)
+    use_fast_norm(model)
     use_fast_rope(model)
     mx.eval(model.parameters())
     model.source = folder  # where save_model finds the config

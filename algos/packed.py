@@ -10,6 +10,9 @@ tokens, H key-value heads, D head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from textenv.algos import backend
 from textenv.algos.forks import Layout
 
@@ -19,7 +22,29 @@ import mlx.core as mx  # noqa: E402
 
 from textenv.algos.attention import scaled_dot_product_attention  # noqa: E402
 from textenv.algos.frame import Frame  # noqa: E402
-from textenv.algos.kv_cache import ForkedCache, GrowingCache, frame_of  # noqa: E402
+from textenv.algos.kv_cache import ForkedCache, GrowingCache  # noqa: E402
+
+
+def forward(
+    body: Callable[..., mx.array],
+    layers: int,
+    prompts: tuple[mx.array, mx.array, bool],
+    layout: Layout,
+    tokens: mx.array,
+) -> list[mx.array]:
+    """Hidden states of prompts (P, S, D), and of what continues them (B, T, D).
+
+    Args:
+        body: tokens and caches -> hidden states.
+        layers: how many caches it takes.
+        prompts: from `textenv.algos.generation.pad_left`.
+        layout: of the continuations.
+        tokens: (B, T) of the continuations.
+    """
+    ids, padding, padded = prompts
+    packing = Packing(padding, padded, ids.shape[1], layout, tokens.shape[1])
+    caches = [PackedCache(packing) for _ in range(layers)]
+    return packing.split(body(packing.join(ids, tokens)[:, None], caches)[:, 0])
 
 
 class Packing:
@@ -33,9 +58,7 @@ class Packing:
         columns: T.
     """
 
-    def __init__(
-        self, padding: mx.array, padded: bool, width: int, layout: Layout, columns: int
-    ):
+    def __init__(self, padding: mx.array, padded: bool, width: int, layout: Layout, columns: int):
         self._padding, self._padded = padding, padded
         self._width, self._columns = width, columns
         self._index = None if layout.prompts is None else mx.array(layout.prompts)
@@ -52,17 +75,15 @@ class Packing:
         """Tokens (M, ...) as those of the prompts (P, S, ...) and of the rows (B, T, ...)."""
         prompts, rows = mx.split(tokens, [len(self._padding) * self._width])
         rest = tokens.shape[1:]
-        return [
-            prompts.reshape(-1, self._width, *rest), rows.reshape(-1, self._columns, *rest)
-        ]
+        return [prompts.reshape(-1, self._width, *rest), rows.reshape(-1, self._columns, *rest)]
 
     def join(self, prompts: mx.array, rows: mx.array) -> mx.array:
         """What `split` gave, (M, ...)."""
-        return mx.concatenate([prompts.reshape(-1, *prompts.shape[2:]), rows.reshape(-1, *rows.shape[2:])])
+        return mx.concatenate(
+            [prompts.reshape(-1, *prompts.shape[2:]), rows.reshape(-1, *rows.shape[2:])]
+        )
 
-    def caches(
-        self, keys: mx.array, values: mx.array
-    ) -> tuple[GrowingCache, ForkedCache]:
+    def caches(self, keys: mx.array, values: mx.array) -> tuple[GrowingCache, ForkedCache]:
         """Caches of the prompts and of the rows, with these (M, H, 1, D) in them."""
         (prompt_keys, own_keys), (prompt_values, own_values) = map(self._by_heads, (keys, values))
         prompts = GrowingCache(self._padding, self._padded)
@@ -85,9 +106,8 @@ class Packing:
 
     def window(self, window_size: int) -> mx.array:
         """What each token sees in a sliding window, (M, 1, 1, S + T)."""
-        prompts = GrowingCache(self._padding, self._padded).make_mask(
-            self._width, window_size=window_size
-        )
+        empty = GrowingCache(self._padding, self._padded)
+        prompts: Any = empty.make_mask(self._width, window_size=window_size)  # an array: a window
         rows = self._frame.visible(self._width, 0, self._columns, window_size)
         wide = mx.pad(prompts, [(0, 0)] * 3 + [(0, self._columns)])
         return self.join(wide[:, 0], rows[:, 0])[:, None, None]
@@ -123,7 +143,7 @@ class PackedCache:
     def attend(self, queries: mx.array, scale: float, mask: mx.array | None) -> mx.array:
         """Attention of queries (M, heads, 1, D), as `ForkedCache.attend`."""
         assert self._caches is not None
-        packing, (prompts, forks), self._caches = self._packing, self._caches, None
+        packing, (prompts, forks) = self._packing, self._caches
         of_prompts, of_rows = packing._by_heads(queries)
         seen = packing.mask()
         over = None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from textenv.algos import backend
+from textenv.algos import backend, packed
 from textenv.algos.batch import TokenBatch
 
 backend.prepare()
@@ -28,7 +28,6 @@ from textenv.algos.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.forks import fork_caches, lay_out  # noqa: E402
 from textenv.algos.generation import pad_left  # noqa: E402
 from textenv.algos.kv_cache import GrowingCache  # noqa: E402
-from textenv.algos.packed import PackedCache, Packing  # noqa: E402
 from textenv.algos.models import split_head, without_lora  # noqa: E402
 from textenv.algos.plain_path import plain_hidden  # noqa: E402
 from textenv.algos.tree_scoring import tree_hidden  # noqa: E402
@@ -83,28 +82,24 @@ class Scorer:
         if self._model.runs_plainly:
             return plain_hidden(self._model, self._body, batch)
         layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)
-        uniform = layout.is_identity and layout.prompts is None
-        width = batch.token_ids.shape[1] - 1
-        if width and self._model.shares_prompts:
-            ids, padding, padded = pad_left(batch.prompts)
-            packing = Packing(padding, padded, ids.shape[1], layout, width)
-            tokens = mx.array(batch.token_ids[layout.slots, :-1])
-            together = packing.join(ids, tokens)[:, None]
-            caches = [PackedCache(packing) for _ in range(self._layers)]
-            before, rest = packing.split(self._body(together, caches)[:, 0])
+        tokens = mx.array(batch.token_ids[layout.slots, :-1])
+        rest: mx.array | None = None
+        if not tokens.shape[1]:
+            last = self._prefill(batch)[1]
+        elif self._model.shares_prompts:
+            prompts = pad_left(batch.prompts)
+            before, rest = packed.forward(self._body, self._layers, prompts, layout, tokens)
             last = before[:, -1:]
         else:
             caches, last = self._prefill(batch)
+            rest = self._body(tokens, fork_caches(self._model, caches, layout))
         # Where it can be, a broadcast and not a gather: its gradient is a sum, not a scatter.
-        if uniform:
+        if layout.is_identity and layout.prompts is None:
             first = mx.repeat(last, layout.per_prompt, axis=0)
         else:
             first = last[mx.array(batch.prompt_index)]
-        if not width:
+        if rest is None:
             return first
-        if not self._model.shares_prompts:
-            forks = fork_caches(self._model, caches, layout)
-            rest = self._body(mx.array(batch.token_ids[layout.slots, :-1]), forks)
         if not layout.is_identity:
             rest = rest[mx.array(layout.places)]
         return mx.concatenate([first, rest], axis=1)

@@ -267,7 +267,7 @@ def test_a_batch_is_like_one_at_a_time(read, name):
 
 
 # Products of experts and convolutions know float32 alone, and a gated delta rule of random weights
-# magnifies its rounding.
+# magnifies its rounding. minicpm3 has its angles in float32.
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
     [
@@ -275,7 +275,7 @@ def test_a_batch_is_like_one_at_a_time(read, name):
         ("qwen3_next", mx.float32, 3e-4),
         ("granitemoehybrid", mx.float32, 1e-5),
         ("deepseek_v3", mx.float32, 1e-5),
-        ("minicpm3", mx.float32, 1e-5),
+        ("minicpm3", mx.float64, 1e-6),
     ],
 )
 def test_gradients_are_those_of_each_sequence_alone(read, sample, name, dtype, tolerance):

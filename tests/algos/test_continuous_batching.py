@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -190,3 +191,24 @@ def test_broken_weights_are_noticed_in_the_midst(fresh):
     model.model.norm.weight = model.model.norm.weight * float("nan")
     with pytest.raises(ValueError, match="not finite"):
         generator.generate(prompts, 6, SETTINGS["plain"], uniforms)
+
+
+@pytest.mark.parametrize("device", [mx.cpu, "other"], ids=["cpu", "other"])
+def test_looks_are_rarer_the_longer_rows_are(tiny, monkeypatch, device):
+    """On a CPU few steps are in vain: none before 8 tokens, an eighth of them after."""
+    monkeypatch.setattr("textenv.algos.generation.mx.default_device", lambda: device)
+    generator = make(tiny[0], 64)
+    monkeypatch.undo()
+    steps, run = [], generator._run
+
+    def spy(batch, samples, params):
+        drawn = run(batch, samples, params)
+        steps.append(len(drawn))
+        return drawn
+
+    generator._run = spy
+    generator._eos = [-1]  # nothing ends before its limit
+    prompts = random_prompts([4] * 2)
+    generator.generate(prompts, 40, SETTINGS["hot"], rng.random((8, 40), dtype=np.float32))
+    expected = [1] * 8 + [2] * 4 + [3] * 3 + [4] * 3 + [3] if device == mx.cpu else [8] * 5
+    assert steps == expected and sum(steps) == 40

@@ -94,14 +94,6 @@ def test_what_is_compiled_and_counted_has_a_bound(model, monkeypatch):
     assert len(fast._step._compiled) == 2
 
 
-def test_large_batches_are_not_compiled_on_a_cpu(model, monkeypatch):
-    monkeypatch.setattr(decode_step, "_LARGE", 0)
-    fast = generator(model, 0)
-    prompts, noise = work([2, 2], length=4)
-    fast.generate(prompts, 4, SamplingParams(), noise)
-    assert bool(fast._step._compiled) == (mx.default_device() != mx.cpu)
-
-
 def test_compiling_leaves_the_weights_the_objects_they_were(model):
     """Rows that are kept know their weights by identity."""
     names = [id(model.model.norm.weight), id(model.model.embed_tokens.weight)]

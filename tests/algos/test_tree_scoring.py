@@ -166,7 +166,7 @@ def test_a_prefix_goes_through_once(tiny):
     assert seen == [6, 19, 3 * 4]  # the prompt, the chain, what the branches predict from
     seen.clear()
     scorer(make_batch(flattened(trajectories)))
-    assert seen == [6, 4 * 19]
+    assert seen == [6 + 4 * 19]  # both in one forward
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

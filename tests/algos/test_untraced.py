@@ -9,8 +9,10 @@ from collections import Counter
 import mlx.core as mx
 import pytest
 
+from textenv.algos import untraced
+from textenv.algos.attention import Part, attend
 from textenv.algos.fast_math import swiglu
-from textenv.algos.untraced import gradients, piece
+from textenv.algos.untraced import gradients, keeps, piece
 
 
 @piece
@@ -117,3 +119,40 @@ def test_the_process_ends_cleanly():
     for _ in range(5):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, "[3.0, 3.0, 3.0]\n", "")
+
+
+def shared_attention(q, k, v):
+    bias = mx.where(mx.arange(3)[:, None] >= mx.arange(3), 0.0, -mx.inf)
+    return attend(q, [Part(k[:, :, :1], v[:, :, :1], None), Part(k, v, bias)])
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (swiglu, [(4, 6)] * 2),
+        (shared_attention, [(2, 1, 2, 2, 3, 4), (2, 1, 2, 3, 4), (2, 1, 2, 3, 4)]),
+    ],
+    ids=["swiglu", "attention"],
+)
+def test_small_results_are_kept_for_the_backward_and_large_ones_are_not(
+    tmp_path, monkeypatch, function, shapes
+):
+    """Kept or computed again, the gradient is the same; the graph of the first is smaller."""
+    keys = mx.random.split(mx.random.key(0), len(shapes))
+    arrays = [mx.random.normal(shape, key=key) for shape, key in zip(shapes, keys)]
+    cotangent = mx.random.normal(function(*arrays).shape, key=mx.random.key(1))
+    mx.eval(arrays, cotangent)
+
+    def graph(name):
+        with gradients():
+            outputs, slopes = mx.vjp(function, arrays, [cotangent])
+        return operations(tmp_path / name, *outputs, *slopes), outputs + slopes
+
+    kept, found = graph("kept")
+    assert not keeps(*arrays)  # there is no backward to come here
+    monkeypatch.setattr(untraced, "_KEPT", 0)
+    anew, expected = graph("anew")
+    assert sum(anew.values()) > sum(kept.values())
+    for a, b in zip(found, expected):
+        assert mx.allclose(a, b, rtol=1e-5, atol=1e-6).item()
