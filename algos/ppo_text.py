@@ -159,7 +159,8 @@ class TextLearner:
             like, under TRL's.
 
         Raises:
-            DataError: for an empty rollout, or trajectories without tokens.
+            DataError: for an empty rollout; trajectories without tokens, of a tree, or with weights
+                or advantages of their tokens.
             FloatingPointError: where a gradient is not finite; its step is not taken.
             OutOfMemoryError: where memory does not suffice.
         """
@@ -172,6 +173,11 @@ class TextLearner:
         config = self.config
         trajectories = rollout.trajectories
         batch = make_batch(trajectories)
+        if any(x is not None for x in (batch.parent, batch.weights, batch.token_advantages)):
+            raise DataError(
+                "PPO on text takes whole completions whose tokens count alike; these are of a "
+                "tree, or have token_weights or token_advantages: train on them by GRPO, or a Trainer"
+            )
         batch.mask[~np.isfinite(batch.rewards)] = 0  # no reward function scored these
         values = by_parts(self._values, batch, config.micro_batch_size or config.batch_size)
         rewards = turn_rewards([trajectories[i] for i in batch.order], batch)
