@@ -176,7 +176,7 @@ class TextLearner:
         if any(x is not None for x in (batch.parent, batch.weights, batch.token_advantages)):
             raise DataError(
                 "PPO on text takes whole completions whose tokens count alike; these are of a "
-                "tree, or have token_weights or token_advantages: train on them by GRPO, or a Trainer"
+                "tree, or have token_weights or token_advantages: train on them by GRPO"
             )
         batch.mask[~np.isfinite(batch.rewards)] = 0  # no reward function scored these
         values = by_parts(self._values, batch, config.micro_batch_size or config.batch_size)
