@@ -94,7 +94,11 @@ _GROUPS: dict[str, tuple[Work, float]] = {
 _GROUP_SIZES = (4, 8, 16, 32)
 _COLLECT: dict[str, list[tuple[Work, float]]] = {
     "tiny": [(Work(4, 4, max_new=4, timed=2), 5)],
-    "small": [(Work(32, 16, 24, 40, 24, timed=5), 8), (Work(8, 16, 64, 96, 48, timed=5), 7)],
+    "small": [
+        (Work(8, 16, 64, 96, 48, timed=12), 9),
+        (Work(32, 16, 24, 40, 24, timed=12), 9),
+        (Work(128, 16, 24, 40, 24, timed=5), 15),
+    ],
     "medium": [(Work(32, 16, 24, 40, 24, timed=2), 20)],
 }
 _START: dict[str, tuple[Work, float]] = {
