@@ -26,6 +26,7 @@ from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E40
 from textenv.algos.rollout import RolloutRunner  # noqa: E402
 from textenv.algos.scoring import Scorer  # noqa: E402
 from textenv.algos.strategy import create_strategy  # noqa: E402
+from textenv.algos.untraced import gradients  # noqa: E402
 
 _ENV = "textenv:TextGen-v0"
 _LEARNING_RATE = 1e-5
@@ -183,7 +184,8 @@ def _prompt_cost(
         batch = _one_token(extras["prompt_ids"])
         step = nn.value_and_grad(policy.model, lambda batch=batch: scorer(batch)[0].sum())
         start = time.perf_counter()
-        mx.eval(step())
+        with gradients():
+            mx.eval(step())
         mx.synchronize()
         updates.append(time.perf_counter() - start)
     return {
