@@ -324,6 +324,26 @@ def test_a_gradient_that_is_no_number_changes_nothing(fresh, sample):
     np.testing.assert_equal(weights_of(model), before)
 
 
+@pytest.mark.parametrize("given", ["tree", "token_weights", "token_advantages"])
+def test_tokens_that_count_differently_are_refused(sample, fresh, given):
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, ["a", "a", "b"])
+    for number, t in enumerate(trajectories):
+        t.group_id = 0
+        if given != "tree":
+            setattr(t, given, [0.5] * len(t.token_ids))
+        elif number == 1:
+            first = trajectories[0]
+            t.token_ids[0] = first.token_ids[0]
+            t.parent, t.branch_at = 0, 1
+    learner = make_learner(model, tokenizer)
+    before = weights_of(model)
+    with pytest.raises(DataError, match="train on them by GRPO"):
+        learner.update(Buffer(trajectories), 1.0, None)
+    after = weights_of(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 # --- learning -----------------------------------------------------------------------------------
 
 
@@ -384,26 +404,6 @@ def gradient_scores(model, tokenizer, reward, batches, critic=0.0, **settings):
     steps = gradients(reward, 16, 3)
     projections = np.array([directions @ next(steps) for _ in range(batches)])
     return projections.mean(0) / (projections.std(0, ddof=1) / math.sqrt(batches))
-
-
-@pytest.mark.parametrize("given", ["tree", "token_weights", "token_advantages"])
-def test_tokens_that_count_differently_are_refused(sample, fresh, given):
-    model, tokenizer = fresh
-    trajectories = sample(model, tokenizer, ["a", "a", "b"])
-    for number, t in enumerate(trajectories):
-        t.group_id = 0
-        if given != "tree":
-            setattr(t, given, [0.5] * len(t.token_ids))
-        elif number == 1:
-            first = trajectories[0]
-            t.token_ids[0] = first.token_ids[0]
-            t.parent, t.branch_at = 0, 1
-    learner = make_learner(model, tokenizer)
-    before = weights_of(model)
-    with pytest.raises(DataError, match="train on them by GRPO"):
-        learner.update(Buffer(trajectories), 1.0, None)
-    after = weights_of(model)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(
