@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,3 +43,11 @@ class Completion:
             support,
             rest.truncated,
         )
+
+
+Ended = Callable[[int, Completion], None]
+"""What is told of a row and its completion once that has ended."""
+
+
+def ignore(row: int, completion: Completion) -> None:
+    """Nothing is to be done then."""

@@ -218,6 +218,7 @@ class Samples:
     Attributes:
         tokens: (N, max_tokens).
         made: (N,) how many tokens there are in each row.
+        ended: rows that have ended, in the order in which they did.
     """
 
     def __init__(
@@ -235,6 +236,7 @@ class Samples:
             None if params.full_support else [[] for _ in range(rows)]
         )
         self.made = np.zeros(rows, int)
+        self.ended: list[int] = []
         self._limits, self._uniforms, self._eos = limits, uniforms, np.array(eos)
 
     def left(self, batch: Batch) -> int:
@@ -279,18 +281,17 @@ class Samples:
             stops = (self.tokens[rows, at, None] == self._eos).any(axis=1)
             ended = stops | (at + 1 == self._limits[rows])
             batch.going[here[ended]] = False
+            self.ended += rows[ended].tolist()
             if ended.all():
                 break
 
-    def completions(self) -> list[Completion]:
-        """All of them, in order."""
-        return [
-            Completion(
-                self.tokens[i, :made].tolist(),
-                self._logprobs[i, :made].tolist(),
-                self._entropies[i, :made].tolist(),
-                None if self._support is None else self._support[i],
-                int(self.tokens[i, made - 1]) not in self._eos,
-            )
-            for i, made in enumerate(self.made)
-        ]
+    def completion(self, row: int) -> Completion:
+        """What was drawn for a row."""
+        made = self.made[row]
+        return Completion(
+            self.tokens[row, :made].tolist(),
+            self._logprobs[row, :made].tolist(),
+            self._entropies[row, :made].tolist(),
+            None if self._support is None else self._support[row],
+            int(self.tokens[row, made - 1]) not in self._eos,
+        )

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from textenv.algos import backend
-from textenv.algos.completions import Completion
+from textenv.algos.completions import Completion, Ended, ignore
 from textenv.algos.sampling import SamplingParams
 
 backend.prepare()
@@ -90,6 +91,7 @@ class Generator:
         continues: bool = False,
         limits: Sequence[int] | None = None,
         branches: bool = False,
+        ended: Ended = ignore,
     ) -> list[Completion]:
         """Sample one completion for each row of ``prompts``.
 
@@ -106,6 +108,8 @@ class Generator:
             branches: whether later calls may go on from any beginning of these rows, any number of
                 times, and this one from those that are kept: of a prompt, nothing is computed that
                 it shares with one of them but the last token. Rows then stay until `forget`.
+            ended: called with each row and its completion once that has ended, in any order, while
+                the device is at work on what comes next for the others.
 
         Returns:
             N completions, in order.
@@ -116,33 +120,40 @@ class Generator:
         if self._model.runs_plainly:
             plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
             self.tokens_prefilled += sum(map(len, {tuple(prompt) for prompt in prompts}))
-            completions = plain.generate(prompts, max_tokens, params, uniforms, limits)
-            self.tokens_decoded += sum(len(c.token_ids) for c in completions)
-            return completions
+            done = plain.generate(prompts, max_tokens, params, uniforms, limits, ended)
+            self.tokens_decoded += sum(len(c.token_ids) for c in done)
+            return done
         if branches and len(prompts) > self._batch_size:
-            completions = []
+            parts = []
             for i in range(0, len(prompts), self._batch_size):
                 some = slice(i, i + self._batch_size)
-                completions += self.generate(
+                parts += self.generate(
                     prompts[some],
                     max_tokens,
                     params,
                     uniforms[some],
                     limits=None if limits is None else limits[some],
                     branches=True,
+                    ended=partial(_shifted, ended, i),
                 )
-            return completions
+            return parts
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
         samples = Samples(most, params, uniforms, self._eos)
+        completions: dict[int, Completion] = {}
         keeps = (continues or branches) and self._model.shares_prompts
         weights = Weights(self._model) if keeps else None
 
         def keep(batch: Batch) -> None:
-            ended = None if weights is None else batch.ended(samples.made)
-            if ended is not None and weights is not None:
-                here = ended.rows[ended.rows >= 0].tolist()
+            left = None if weights is None else batch.ended(samples.made)
+            if left is not None and weights is not None:
+                here = left.rows[left.rows >= 0].tolist()
                 tokens = {i: [*prompts[i], *samples.tokens[i, : samples.made[i]]] for i in here}
-                self._kept.add(ended, tokens, weights)
+                self._kept.add(left, tokens, weights)
+
+        def tell() -> None:
+            for row in samples.ended[len(completions) :]:
+                completions[row] = samples.completion(row)
+                ended(row, completions[row])
 
         batch = self._go_on(prompts, branches)
         queue = self._line_up(prompts, [] if batch is None else batch.rows)
@@ -164,9 +175,12 @@ class Generator:
                 keep(batch)
             batch = new
             if batch is not None:
-                samples.add(batch, self._run(batch, samples, params))
+                drawn = self._run(batch, samples, params)
+                tell()  # while these are under way
+                samples.add(batch, drawn)
+        tell()
         self.tokens_decoded += int(samples.made.sum())
-        return samples.completions()
+        return [completions[row] for row in range(len(prompts))]
 
     def forget(self) -> None:
         """Let go of the rows that were kept for another turn."""
@@ -288,6 +302,11 @@ class Generator:
             batch.rows = np.where(batch.going, [rows[row][0] for row in batch.rows], -1)
             return batch
         return batch.copies(places, [rows[row] for row in batch.rows[places]])
+
+
+def _shifted(ended: Ended, first: int, row: int, completion: Completion) -> None:
+    """Tell of a row of a part of a batch."""
+    ended(first + row, completion)
 
 
 def pad_left(sequences: Sequence[Sequence[int]], width: int = 0) -> tuple[mx.array, mx.array, bool]:

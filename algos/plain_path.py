@@ -20,7 +20,7 @@ import numpy as np
 
 from textenv.algos import backend
 from textenv.algos.batch import TokenBatch
-from textenv.algos.completions import Completion
+from textenv.algos.completions import Completion, Ended, ignore
 from textenv.algos.sampling import SamplingParams, draw, restrict
 from textenv.errors import DataError
 
@@ -63,6 +63,7 @@ class PlainGenerator:
         params: SamplingParams,
         uniforms: np.ndarray,
         limits: Sequence[int] | None = None,
+        ended: Ended = ignore,
     ) -> list[Completion]:
         """Sample one completion for each row, as `textenv.algos.generation.Generator.generate`."""
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
@@ -72,8 +73,10 @@ class PlainGenerator:
             alike = np.flatnonzero(lengths == length)
             for start in range(0, len(alike), self._batch_size):
                 rows = alike[start : start + self._batch_size]
-                done = self._batch([prompts[i] for i in rows], most[rows], params, uniforms[rows])
-                completions.update(zip(rows.tolist(), done))
+                some = [prompts[i] for i in rows]
+                for place, completion in self._batch(some, most[rows], params, uniforms[rows]):
+                    completions[int(rows[place])] = completion
+                    ended(int(rows[place]), completion)
         return [completions[i] for i in range(len(prompts))]
 
     def _batch(
@@ -82,8 +85,8 @@ class PlainGenerator:
         limits: np.ndarray,
         params: SamplingParams,
         uniforms: np.ndarray,
-    ) -> list[Completion]:
-        """Completions of prompts that are all of one length."""
+    ) -> Iterator[tuple[int, Completion]]:
+        """Completions of prompts that are all of one length, each as it ends: its place, and it."""
         max_tokens = int(limits.max())
         distinct: dict[tuple[int, ...], int] = {}
         index = mx.array([distinct.setdefault(tuple(p), len(distinct)) for p in prompts])
@@ -92,26 +95,31 @@ class PlainGenerator:
         caches = take_rows(caches, index, len(distinct))
         done = [Completion(support=None if params.full_support else []) for _ in prompts]
         rows = np.arange(len(prompts))  # the completion in each place
+        going = np.ones(len(prompts), bool)
+        ended: list[tuple[int, Completion]] = []  # since the last step
         for step in range(max_tokens):
             restricted = restrict(logits, params)
             drawn = draw(restricted, mx.array(uniforms[rows, step]))
             if step + 1 < max_tokens:  # the next step is under way while this one is read
                 logits = self._head(self._body(drawn[0][:, None], caches)[:, -1])
                 mx.async_eval(*drawn, logits)
+            yield from ended
             tokens, logprobs, entropies = (np.array(values).tolist() for values in drawn)
             inside = None if params.full_support else np.array(restricted > -mx.inf)
             for i, row in enumerate(rows):
                 if done[row].truncated and step < limits[row]:
                     kept = None if inside is None else inside[i]
                     self._append(done[row], tokens[i], logprobs[i], entropies[i], kept)
+            were = going
             going = np.array([done[row].truncated and step + 1 < limits[row] for row in rows])
+            ended = [(row, done[row]) for row in rows[were & ~going].tolist()]
             if not going.any():
                 break
             if going.mean() <= _COMPACT_BELOW and step + 1 < max_tokens:
                 places = mx.array(np.flatnonzero(going))
                 caches = take_rows(caches, places, len(rows))
-                rows, logits = rows[going], logits[places]
-        return done
+                rows, logits, going = rows[going], logits[places], going[going]
+        yield from ended
 
     def _append(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
-from textenv.algos.completions import Completion  # noqa: E402
+from textenv.algos.completions import Completion, Ended  # noqa: E402
 from textenv.algos.generation import Generator  # noqa: E402
 from textenv.algos.models import context_length  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402
@@ -93,6 +93,7 @@ class LanguageModelPolicy:
         branches: bool = False,
         begun: Any = None,
         limits: Any = None,
+        ended: Callable[[int, str, dict[str, Any]], None] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Complete a prompt, or each of a batch.
 
@@ -117,6 +118,8 @@ class LanguageModelPolicy:
                 tokens count towards ``max_tokens``, and each token has the noise of its position.
             limits: the most tokens that each answer may have, the begun ones included, where that
                 is less than ``max_tokens``.
+            ended: called with the index, the action and the extras of each answer once it has
+                ended, while the device is at work on what comes next for the others.
 
         Returns:
             The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
@@ -144,7 +147,27 @@ class LanguageModelPolicy:
             noise = self._noise(shape, [seeds] if single and seeds is not None else seeds)
         if continues is None:
             continues = later
-        completions = self._complete(
+        answers: dict[int, tuple[str, dict[str, Any]]] = {}
+
+        def finish(row: int, completion: Completion) -> None:
+            text = self.decode(completion)
+            answers[row] = (
+                text,
+                {
+                    "prompt_ids": prompt_ids[row],
+                    "token_ids": completion.token_ids,
+                    "token_logprobs": completion.token_logprobs,
+                    "token_entropies": completion.token_entropies,
+                    "support": completion.support,
+                    "temperature": params.scale,
+                    "truncated": completion.truncated,
+                    "logprob": float(sum(completion.token_logprobs)),
+                },
+            )
+            if ended is not None:
+                ended(row, *answers[row])
+
+        self._complete(
             prompt_ids,
             heads,
             [shape[1] if limit is None else limit for limit in limits or [None] * len(prompts)],
@@ -152,22 +175,14 @@ class LanguageModelPolicy:
             noise,
             continues,
             branches,
+            finish,
         )
-        texts = [self.decode(c) for c in completions]
-        extras: dict[str, list[Any]] = {
-            "prompt_ids": prompt_ids,
-            "token_ids": [c.token_ids for c in completions],
-            "token_logprobs": [c.token_logprobs for c in completions],
-            "token_entropies": [c.token_entropies for c in completions],
-            "support": [c.support for c in completions],
-            "temperature": [params.scale] * len(completions),
-            "truncated": [c.truncated for c in completions],
-            "logprob": [float(sum(c.token_logprobs)) for c in completions],
-        }
-        self._remember(prompts, texts, prompt_ids, extras["token_ids"])
+        texts = [answers[row][0] for row in range(len(prompts))]
+        rows = [answers[row][1] for row in range(len(prompts))]
+        self._remember(prompts, texts, prompt_ids, [row["token_ids"] for row in rows])
         if single:
-            return texts[0], {key: values[0] for key, values in extras.items()}
-        return texts, extras
+            return texts[0], rows[0]
+        return texts, {key: [row[key] for row in rows] for key in rows[0]}
 
     def _complete(
         self,
@@ -178,15 +193,20 @@ class LanguageModelPolicy:
         noise: np.ndarray,
         continues: bool,
         branches: bool,
-    ) -> list[Completion]:
-        """Completions that begin with heads."""
+        finish: Ended,
+    ) -> None:
+        """Completions that begin with heads, each told as it ends."""
         begun = [len(head.token_ids) for head in heads]
         left = [limit - count for limit, count in zip(limits, begun)]
         if min(left) < 1:
             raise ConfigError(f"an answer of at most {limits} tokens has begun with {begun}")
         if any(begun):
             noise = np.stack([np.roll(row, -count) for row, count in zip(noise, begun)])
-        rest = self._generator.generate(
+
+        def ended(row: int, rest: Completion) -> None:
+            finish(row, heads[row].followed_by(rest) if begun[row] else rest)
+
+        self._generator.generate(
             [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
             max(left),
             params,
@@ -194,12 +214,8 @@ class LanguageModelPolicy:
             continues,
             left,
             branches,
+            ended,
         )
-        if not any(begun):
-            return rest
-        if not params.full_support:
-            heads = [replace(h, support=[]) if not h.token_ids else h for h in heads]
-        return [head.followed_by(tail) for head, tail in zip(heads, rest)]
 
     def forget(self) -> None:
         """Let go of what was kept in memory for episodes that were to go on."""

@@ -21,7 +21,7 @@ from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.wrappers.step import standardize_reset, standardize_step
+from textenv.wrappers.step import Step, standardize_reset, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
@@ -32,6 +32,10 @@ _TREE = ("branches", "begun", "limits")
 
 Answers = tuple[list[Any], list[dict[str, Any]]]
 """The actions of some episodes, and the extras of each."""
+
+Ended = Callable[[int, Any, dict[str, Any]], None]
+"""What may be told of an episode's index among those, its action and its extras, before all are
+there: its environment then steps while the policy is at work on the others."""
 
 
 class RolloutRunner:
@@ -50,8 +54,11 @@ class RolloutRunner:
             that declares ``context`` is given the token ids of each episode so far, and one that
             declares ``seeds`` the seed of the noise of each answer (text only); one that declares
             ``continues`` is told whether its episodes may go on after this turn, and ``forget()``
-            is called, where there is one, when all of them have ended (text only); one that has
-            ``values(observations)`` gives the value of what came after an unfinished episode.
+            is called, where there is one, when all of them have ended (text only); one that takes
+            batches and declares ``ended`` is given a function to call with the index, the action
+            and the extras of an answer before the others are there, so that the environment steps
+            meanwhile (text only); one that has ``values(observations)`` gives the value of what
+            came after an unfinished episode.
         strategy: from `create_strategy`; single trajectories where None. Its parts are for text.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
             Those that a strategy discards, and draws again, or adds from earlier rollouts come
@@ -93,7 +100,7 @@ class RolloutRunner:
         self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._noise_rng = np.random.default_rng(None if seed is None else (seed, 1))
-        known = ("episode_start", "infos", "context", "seeds", "continues", *_TREE)
+        known = ("episode_start", "infos", "context", "seeds", "continues", "ended", *_TREE)
         self._given = declared(policy, known)
         self._deterministic = False
         self._batched = getattr(policy, "batched", False)
@@ -178,7 +185,7 @@ class RolloutRunner:
     def together(
         self,
         starts: Sequence[Start],
-        answer: Callable[[list[Lane]], Answers],
+        answer: Callable[[list[Lane], Ended], Answers],
         after: Sequence[Sequence[Turn]] | None = None,
     ) -> list[Trajectory]:
         """Play one episode from each of these starts, all side by side, for a tree's branches.
@@ -187,7 +194,8 @@ class RolloutRunner:
 
         Args:
             starts: where they begin.
-            answer: gives the actions of all episodes that go on, as `answer` does.
+            answer: gives the actions of all episodes that go on, as `answer` does; it may tell
+                of each once it will not be changed any more.
             after: turns of others that each begins with: they are played again, and what the
                 environment says must be the same.
 
@@ -339,17 +347,16 @@ class RolloutRunner:
         infos: Any,
         context: Any = None,
         seeds: Any = None,
-        continues: bool = False,
-        **tree: Any,
+        **text: Any,
     ) -> tuple[Any, dict[str, Any]]:
         given = {
             "episode_start": episode_start,
             "infos": infos,
             "context": context,
             "seeds": seeds,
-            "continues": continues,
+            "continues": False,
+            **text,
         }
-        given.update(tree)
         passed = {name: given[name] for name in self._given if name in given}
         if self._deterministic:
             passed["deterministic"] = True
@@ -396,7 +403,7 @@ class RolloutRunner:
     def _episodes(
         self,
         starts: Sequence[Start],
-        answer: Callable[[list[Lane]], Answers],
+        answer: Callable[[list[Lane], Ended], Answers],
         after: Sequence[Sequence[Turn]] | None = None,
     ) -> list[Trajectory]:
         """One whole episode from each start, side by side."""
@@ -417,16 +424,30 @@ class RolloutRunner:
                     f"an episode goes on after {self._turns} step(s): register the environment "
                     "with max_episode_steps, from which the size of a rollout is planned"
                 )
-            began = clock()
-            actions, extras = answer([lanes[i] for i in going])
-            acted = clock()
-            steps = self._step(dict(zip(going, actions)))
-            self.seconds["policy"] += acted - began
-            self.seconds["environment"] += clock() - acted
-            for i, action, row in zip(going, actions, extras):
-                lanes[i].record(action, row, steps[i])
+            self._turn({i: lanes[i] for i in going}, answer)
             going = [i for i in going if not lanes[i].ended]
         return [lane.trajectory for lane in lanes]
+
+    def _turn(self, lanes: dict[int, Lane], answer: Callable[[list[Lane], Ended], Answers]) -> None:
+        """One turn of the episodes that go on, by their environments' numbers."""
+        clock = time.perf_counter
+        going = list(lanes)
+        steps: dict[int, Step] = {}
+
+        def step(actions: dict[int, Any]) -> None:
+            started = clock()
+            steps.update(self._step(actions))
+            self.seconds["environment"] += clock() - started
+
+        def ended(index: int, action: Any, _: Any) -> None:
+            step({going[index]: action})
+
+        began, stepping = clock(), self.seconds["environment"]
+        actions, extras = answer(list(lanes.values()), ended)
+        step({i: action for i, action in zip(going, actions) if i not in steps})
+        self.seconds["policy"] += clock() - began - (self.seconds["environment"] - stepping)
+        for i, action, row in zip(going, actions, extras):
+            lanes[i].record(action, row, steps[i])
 
     def _check_equal_starts(self, lanes: list[Lane]) -> None:
         first: dict[int | None, Any] = {}
@@ -439,11 +460,12 @@ class RolloutRunner:
                     "its np_random alone, or its completions cannot be compared in groups"
                 )
 
-    def answer(self, lanes: list[Lane], **tree: Any) -> Answers:
+    def answer(self, lanes: list[Lane], ended: Ended | None = None, **tree: Any) -> Answers:
         """Actions and extras of some episodes: at once where the policy takes batches.
 
         Args:
             lanes: the episodes.
+            ended: see `Ended`.
             tree: ``branches``, ``begun`` and ``limits`` of `LanguageModelPolicy`.
         """
         if not self._batched:
@@ -456,6 +478,8 @@ class RolloutRunner:
             [lane.context for lane in lanes],
             None if lanes[0].noise is None else [lane.noise for lane in lanes],
             continues=min(len(lane.trajectory) for lane in lanes) + 1 < self._turns,
+            # The environments of a vector environment step together.
+            ended=None if isinstance(self._stage, VectorStage) else ended,
             **tree,
         )
         if len(actions) != len(lanes):

@@ -204,7 +204,7 @@ def play_answers(
     """
     tree: list[Branch] = []
 
-    def answer(lanes: list[Lane]) -> Answers:
+    def answer(lanes: list[Lane], _: Any) -> Answers:
         leaves = Leaves(runner, lanes)
         grow(leaves)
         tree[:] = leaves.tree

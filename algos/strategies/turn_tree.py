@@ -30,7 +30,7 @@ from textenv.algos.trajectory import Trajectory
 from textenv.errors import ConfigError
 
 if TYPE_CHECKING:
-    from textenv.algos.rollout import Answers, RolloutRunner
+    from textenv.algos.rollout import Answers, Ended, RolloutRunner
 
 
 @dataclass
@@ -128,11 +128,11 @@ class _Game:
         lanes: list[Lane] = []
         rows: dict[int, list[tuple[str, dict]]] = {}
 
-        def answer(going: list[Lane]) -> Answers:
+        def answer(going: list[Lane], ended: Ended) -> Answers:
             if not lanes:
                 lanes.extend(going)  # none has ended yet: they are all here
                 rows.update({id(lane): [] for lane in going})
-            actions, extras = self._runner.answer(going, branches=True)
+            actions, extras = self._runner.answer(going, ended, branches=True)
             for lane, action, row in zip(going, actions, extras):
                 rows[id(lane)].append((action, row))
             return actions, extras
