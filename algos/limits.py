@@ -42,6 +42,15 @@ def memory_limit(root: Path = Path("/")) -> Limit | None:
     return None
 
 
+def resident(root: Path = Path("/")) -> int:
+    """Bytes that this process holds; Linux.
+
+    Args:
+        root: where ``proc`` is.
+    """
+    return _table(root / "proc/self/status", 1024).get("VmRSS", 0)
+
+
 def _of_gpu(info: dict[str, str | int]) -> Limit | None:
     free = info.get("free_memory")  # CUDA, of all processes
     if free is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +30,7 @@ import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.limits import Limit, memory_limit  # noqa: E402
 from textenv.algos.memory_estimate import Load, Sizes, estimate  # noqa: E402
+from textenv.algos.memory_pressure import watched  # noqa: E402
 
 MARGIN = 1.4
 """An estimate may be this many times what there is before anything is refused: it is rough."""
@@ -46,6 +48,8 @@ _MESSAGES = (  # of MLX's RuntimeErrors, in small letters
 class MemoryWatch:
     """Refuses a training of a language model that does not fit, and says why one broke off.
 
+    Of one that may not fit it warns, once.
+
     Args:
         model: to be trained.
         config: a `GRPOConfig`, or a `PPOConfig` on text.
@@ -62,6 +66,7 @@ class MemoryWatch:
         self, model: nn.Module, config: Any, env: Any, tokenizer: Any, limit: Limit | None = None
     ):
         self._sizes, self._config, self._limit = Sizes.of(model), config, limit
+        self._warned = False
         self._prompt, assumed = longest_prompt(env, tokenizer)
         short = -(-config.max_completion_length // _SHARE)
         self._check(self._prompt, short, f"{assumed}, completions of {short}")
@@ -92,7 +97,8 @@ class MemoryWatch:
         on_cpu = mx.default_device() == mx.cpu
         parts = estimate(self._sizes, Load.of(self._config, prompt, completion), on_cpu)
         total = sum(parts.values())
-        if total <= MARGIN * limit.size:
+        refused = total > MARGIN * limit.size
+        if total <= limit.size or (self._warned and not refused):
             return
 
         def fits(changes: dict[str, Any]) -> bool:
@@ -114,10 +120,14 @@ class MemoryWatch:
             advice = "it should fit with " + ", ".join(f"{k}={v}" for k, v in settings.items())
         else:
             advice = f"no setting of {', '.join(levers)} makes it fit: take a smaller model"
-        raise OutOfMemoryError(
+        message = (
             f"training needs about {_gb(total)} ({shown}; {about}), and {limit.what} is "
             f"{_gb(limit.size)}: {advice}"
         )
+        if refused:
+            raise OutOfMemoryError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        self._warned = True
 
 
 def _levers(config: Any) -> dict[str, list[Any]]:
@@ -221,13 +231,14 @@ def check_weights(folder: Path, limit: Limit | None = None) -> None:
 
 @contextmanager
 def out_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Say what to do where memory runs out in a block.
+    """Say what to do where memory runs out in a block, and on a CPU shortly before.
 
     Raises:
         OutOfMemoryError: in place of what MLX, NumPy or Python raise then.
     """
     try:
-        yield
+        with watched(what, advice):
+            yield
     except OutOfMemoryError:
         raise
     except MemoryError as error:

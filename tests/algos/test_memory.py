@@ -8,12 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, load_model, memory
-from textenv.algos.limits import Limit, _of_gpu, memory_limit
+from textenv.algos import (
+    GRPOConfig,
+    GRPOTrainer,
+    PPOConfig,
+    load_model,
+    memory,
+    memory_pressure,
+)
+from textenv.algos.limits import Limit, _of_gpu, memory_limit, resident
 from textenv.algos.memory import MemoryWatch, check_weights, out_of_memory, settings_that_fit
 from textenv.algos.memory_estimate import PROCESS, Load, Sizes, estimate
 from textenv.algos.models import add_lora
@@ -275,7 +285,15 @@ def test_where_nothing_helps(random_model, tiny_config, tiny):
 def test_a_rough_estimate_is_given_the_benefit_of_the_doubt(random_model, tiny_config, tiny):
     model, config = random_model(**tiny_config), GRPOConfig()
     total = sum(estimate(Sizes.of(model), Load.of(config, 64, 16)).values())
-    MemoryWatch(model, config, Env(), tiny[1], Limit(int(total / 1.39), "x"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MemoryWatch(model, config, Env(), tiny[1], Limit(int(total * 1.01), "x"))
+    for part in (1.01, 1.39):
+        room = Limit(int(total / part), "x")
+        with pytest.warns(RuntimeWarning, match="it should fit with micro_batch_size") as caught:
+            watch = MemoryWatch(model, config, Env(), tiny[1], room)
+            watch._check(64, 16, "again")
+        assert len(caught) == 1
     with pytest.raises(OutOfMemoryError):
         MemoryWatch(model, config, Env(), tiny[1], Limit(int(total / 1.41), "x"))
 
@@ -310,6 +328,22 @@ def test_what_runs_out_says_what_to_lower(error):
     with expected as caught, out_of_memory("updating", "lower it"):
         raise error
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone")
+@pytest.mark.parametrize("share", [0.98, 0.90])
+def test_a_word_before_memory_runs_out(monkeypatch, share):
+    room = Limit(resident() + 500 * MB, "the room")
+    monkeypatch.setattr(memory_pressure, "memory_limit", lambda: room)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with out_of_memory("updating", "lower it"):
+            filled = np.ones(int(share * room.size - resident()) // 8)
+            time.sleep(0.5)
+        del filled
+    nearly = [str(w.message) for w in caught if "nearly full while updating" in str(w.message)]
+    assert len(nearly) == (share > 0.95)
+    assert all("the room. If the process is ended now, lower it" in text for text in nearly)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("[matmul] shapes"), ValueError("out of memory")])
