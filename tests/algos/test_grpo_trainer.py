@@ -118,16 +118,19 @@ def test_it_learns_what_pays(fresh, loss_type):
     assert max(m.get("sampling/logprob_difference/max", 0) for m in history) < 1e-4
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_learns_nothing_from_noise(fresh, seed):
-    model, tokenizer = fresh
-    rng = np.random.default_rng(seed)
-    config = GRPOConfig(**SMALL | {"num_generations": 32}, max_steps=40, seed=seed)
-    env = make_env(lambda prompt, completion, example: float(rng.random() < 0.5))
-    trainer = GRPOTrainer(model, env, config, tokenizer=tokenizer)
-    before = accuracy(trainer, "e")
-    trainer.train()
-    assert accuracy(trainer, "e") - before < 0.05
+def test_it_learns_nothing_from_noise(tiny_folder):
+    """Where the same steps learn to begin with "e", noise moves that about as often down as up."""
+    drifts = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        config = GRPOConfig(**SMALL | {"num_generations": 32}, max_steps=40, seed=seed)
+        env = make_env(lambda prompt, completion, example, rng=rng: float(rng.random() < 0.5))
+        trainer = GRPOTrainer(tiny_folder, env, config)
+        before = accuracy(trainer, "e")
+        trainer.train()
+        drifts.append(accuracy(trainer, "e") - before)
+    assert max(map(abs, drifts)) > 0  # it did move
+    assert abs(np.mean(drifts)) < 0.05
 
 
 def gradient_scores(model, tokenizer, reward, batches=200):
