@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.wrappers.step import DictStep
 
@@ -130,7 +132,7 @@ def copies(env: Any, count: int) -> list[DictStep]:
         # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
         kwargs = {**spec.kwargs, **getattr(innermost(env), "copy_kwargs", {})}
         bare = dataclasses.replace(spec, kwargs={})
-        return [DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(count)]
+        made = [DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(count)]
     except (gym.error.Error, ValueError, TypeError) as error:
         name = type(innermost(env)).__name__
         warnings.warn(
@@ -139,3 +141,24 @@ def copies(env: Any, count: int) -> list[DictStep]:
             stacklevel=9,
         )
         return []
+    first = innermost(env)
+    if isinstance(first, TextGenerationEnv):  # one process of reward functions is enough
+        for copy in made:
+            innermost(copy).reward = first.reward
+    return made
+
+
+def early_scorers(envs: Sequence[Any]) -> list[Callable[[str], None]]:
+    """What begins to score an action of each of these copies before it steps.
+
+    None at all where no reward function runs elsewhere, or where a wrapper may change actions.
+    """
+    first = innermost(envs[0])
+    if not isinstance(first, TextGenerationEnv) or not first.reward.runs_elsewhere:
+        return []
+    layer = envs[0]
+    while layer is not first:
+        if isinstance(layer, gym.ActionWrapper):
+            return []
+        layer = layer.env
+    return [innermost(env).prescore for env in envs]

@@ -108,8 +108,7 @@ class Generator:
             branches: whether later calls may go on from any beginning of these rows, any number of
                 times, and this one from those that are kept: of a prompt, nothing is computed that
                 it shares with one of them but the last token. Rows then stay until `forget`.
-            ended: called with each row and its completion once that has ended, in any order, while
-                the device is at work on what comes next for the others.
+            ended: called with each row and its completion once that has ended, before others have.
 
         Returns:
             N completions, in order.

@@ -119,7 +119,7 @@ class LanguageModelPolicy:
             limits: the most tokens that each answer may have, the begun ones included, where that
                 is less than ``max_tokens``.
             ended: called with the index, the action and the extras of each answer once it has
-                ended, while the device is at work on what comes next for the others.
+                ended, before the others have.
 
         Returns:
             The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS

@@ -14,14 +14,22 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from textenv.algos.envs import as_dict_step, copies, innermost, is_text, max_turns, title
+from textenv.algos.envs import (
+    as_dict_step,
+    copies,
+    early_scorers,
+    innermost,
+    is_text,
+    max_turns,
+    title,
+)
 from textenv.algos.lanes import Lane, SingleStage, Turn, VectorStage, replay
 from textenv.algos.strategies.gather import gather
 from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.wrappers.step import Step, standardize_reset, standardize_step
+from textenv.wrappers.step import standardize_reset, standardize_step
 
 Policy = Callable[..., tuple[Any, dict[str, Any]]]
 """``policy(observation, deterministic=False) -> (action, extras)``."""
@@ -35,7 +43,7 @@ Answers = tuple[list[Any], list[dict[str, Any]]]
 
 Ended = Callable[[int, Any, dict[str, Any]], None]
 """What may be told of an episode's index among those, its action and its extras, before all are
-there: its environment then steps while the policy is at work on the others."""
+there: what scores it elsewhere then begins while the policy is at work on the others."""
 
 
 class RolloutRunner:
@@ -56,9 +64,9 @@ class RolloutRunner:
             ``continues`` is told whether its episodes may go on after this turn, and ``forget()``
             is called, where there is one, when all of them have ended (text only); one that takes
             batches and declares ``ended`` is given a function to call with the index, the action
-            and the extras of an answer before the others are there, so that the environment steps
-            meanwhile (text only); one that has ``values(observations)`` gives the value of what
-            came after an unfinished episode.
+            and the extras of an answer before the others are there, where reward functions that
+            run elsewhere can begin to score it (text only); one that has ``values(observations)``
+            gives the value of what came after an unfinished episode.
         strategy: from `create_strategy`; single trajectories where None. Its parts are for text.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
             Those that a strategy discards, and draws again, or adds from earlier rollouts come
@@ -108,6 +116,7 @@ class RolloutRunner:
         self._stage = VectorStage(self.env) if vector else SingleStage(self.env)
         self._lanes: list[Lane] = []  # control: the episodes under way
         self._copies = [self.env]  # text: made as they are needed
+        self._scorers: list[Callable[[str], None]] = []  # of each copy; none where in vain
         self._next_group = 0
         self._epoch: list[int] = []  # text: ids of a finite task that are still to come
         self.is_text = is_text(self.env)
@@ -430,23 +439,18 @@ class RolloutRunner:
 
     def _turn(self, lanes: dict[int, Lane], answer: Callable[[list[Lane], Ended], Answers]) -> None:
         """One turn of the episodes that go on, by their environments' numbers."""
-        clock = time.perf_counter
-        going = list(lanes)
-        steps: dict[int, Step] = {}
+        clock, numbers = time.perf_counter, list(lanes)
 
-        def step(actions: dict[int, Any]) -> None:
-            started = clock()
-            steps.update(self._step(actions))
-            self.seconds["environment"] += clock() - started
+        def ended(index: int, action: Any, _: dict[str, Any]) -> None:
+            self._prescore({numbers[index]: action})
 
-        def ended(index: int, action: Any, _: Any) -> None:
-            step({going[index]: action})
-
-        began, stepping = clock(), self.seconds["environment"]
+        began = clock()
         actions, extras = answer(list(lanes.values()), ended)
-        step({i: action for i, action in zip(going, actions) if i not in steps})
-        self.seconds["policy"] += clock() - began - (self.seconds["environment"] - stepping)
-        for i, action, row in zip(going, actions, extras):
+        acted = clock()
+        steps = self._step(dict(zip(lanes, actions)))
+        self.seconds["policy"] += acted - began
+        self.seconds["environment"] += clock() - acted
+        for i, action, row in zip(lanes, actions, extras):
             lanes[i].record(action, row, steps[i])
 
     def _check_equal_starts(self, lanes: list[Lane]) -> None:
@@ -478,8 +482,7 @@ class RolloutRunner:
             [lane.context for lane in lanes],
             None if lanes[0].noise is None else [lane.noise for lane in lanes],
             continues=min(len(lane.trajectory) for lane in lanes) + 1 < self._turns,
-            # The environments of a vector environment step together.
-            ended=None if isinstance(self._stage, VectorStage) else ended,
+            ended=ended if self._scorers else None,
             **tree,
         )
         if len(actions) != len(lanes):
@@ -502,13 +505,21 @@ class RolloutRunner:
             every = tuple(actions.get(i, "") for i in range(self._stage.num_envs))
             outcomes = self._stage.step(every)
             return {i: outcomes[i].step for i in actions}
+        self._prescore(actions)
         return {i: standardize_step(self._copies[i].step(a)) for i, a in actions.items()}
+
+    def _prescore(self, actions: dict[int, Any]) -> None:
+        """Begin to score actions whose environments will step later, where that is of use."""
+        for i, action in actions.items():
+            if i < len(self._scorers):
+                self._scorers[i](action)
 
     def _make_copies(self, count: int) -> int:
         """Copy the environment up to ``count`` times in all; returns how many there are to use."""
         missing = count - len(self._copies)
         if missing > 0:
             self._copies += copies(self.env, missing)
+        self._scorers = early_scorers(self._copies)
         return min(count, len(self._copies))
 
 

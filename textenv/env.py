@@ -13,7 +13,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from textenv import tasks
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.rewards import Reward, RewardSpec
+from textenv.rewards import NOTHING_BEGUN, Begun, Reward, RewardSpec
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.tasks.dataset import Dataset, from_prompts
@@ -124,6 +124,7 @@ class TextGenerationEnv(gym.Env[str, str]):
             process=reward_process,
             on_timeout=reward_on_timeout,
         )
+        self._begun: tuple[str, Begun] | None = None
         self._episode: Episode = NOTHING
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
@@ -182,6 +183,7 @@ class TextGenerationEnv(gym.Env[str, str]):
         prompt = self.example["prompt"]
         if len(prompt) > MAX_CHARACTERS:
             raise DataError(why_too_long(self.task, example_id, prompt))
+        self._let_go()
         self._episode.close()
         self._episode = task.begin(self.example)
         self._transcript, self._turns = prompt, 0
@@ -218,7 +220,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             cut = self.tokenizer is not None and self.is_cut(action)
         said, score, over = self._episode.step(action)
         before = self._transcript
-        reward, components, correct = self.reward(before, action, self.example, score)  # type: ignore[arg-type]
+        begun = self._let_go(unless=action)
+        reward, components, correct = self.reward(before, action, self.example, score, begun)  # type: ignore[arg-type]
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns
@@ -237,12 +240,38 @@ class TextGenerationEnv(gym.Env[str, str]):
             self.render()
         return transcript, reward, terminated, truncated, info
 
+    def prescore(self, action: str) -> None:
+        """Begin to score the action that the next step will be given, and do not wait.
+
+        Reward functions that run elsewhere, async ones and those of ``reward_process``, are called
+        now, and `step` waits for them: a loop over many environments that calls this first has
+        them run at the same time. It is no step: whatever comes of it comes in `step`.
+
+        Args:
+            action: the completion; where `step` is given another one, this was in vain.
+        """
+        playable = not self._needs_reset and self.action_space.contains(action)
+        if playable and (self._begun is None or self._begun[0] != action):
+            self._let_go()
+            self._begun = action, self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
+
+    def _let_go(self, unless: str | None = None) -> Begun:
+        """Forget what was begun; returns it where it was for an action, and else cancels it."""
+        action, begun = self._begun or (None, NOTHING_BEGUN)
+        self._begun = None
+        if action is not None and action == unless:
+            return begun
+        for future in begun.values():
+            future.cancel()
+        return NOTHING_BEGUN
+
     def is_cut(self, action: str) -> bool:
         """Whether a completion is longer than ``max_tokens``, where there is a tokenizer."""
         return self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
 
     def close(self) -> None:
         """Let go of what the episode and the reward hold."""
+        self._let_go()
         self._episode.close()
         self.reward.close()
 

@@ -1,7 +1,10 @@
-"""Answers that are told as they end, and environments that step while others are decoded."""
+"""Answers that are told as they end, and rewards that begin while others are decoded."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import os
 import time
 
 import gymnasium as gym
@@ -18,7 +21,7 @@ from textenv.algos import generation  # noqa: E402
 from textenv.algos.generation import Generator  # noqa: E402
 from textenv.algos.plain_path import PlainGenerator  # noqa: E402
 from textenv.algos.sampling import SamplingParams  # noqa: E402
-from textenv.spaces import UnicodeText  # noqa: E402
+from textenv.errors import RewardError  # noqa: E402
 
 NO_EOS = [10**6]
 LIMITS = [9, 2, 12, 2, 5, 30]
@@ -77,143 +80,147 @@ def test_trees_tell_rows_by_their_own_numbers(tiny):
     assert [told[row] for row in range(7)] == done
 
 
-class Counting(gym.Env):
-    """Text of two turns: says how often any of its copies stepped before."""
-
-    steps = 0
-
-    def __init__(self, seconds=0.0):
-        self.observation_space = self.action_space = UnicodeText(100)
-        self.seconds = seconds
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.turn = 0
-        return "7+8=", {"prompt": "7+8="}
-
-    def step(self, action):
-        time.sleep(self.seconds)
-        Counting.steps += 1
-        self.turn += 1
-        info = {"completion": action, "turn": "3+4="}
-        return "3+4=", float(Counting.steps), self.turn == 2, False, info
+ALL = 20
 
 
-@pytest.fixture
-def counting():
-    gym.register("Counting-v0", Counting, max_episode_steps=2)
-    Counting.steps = 0
-    yield "Counting-v0"
-    del gym.registry["Counting-v0"]
+def rewards_of(rollout):
+    return [reward for trajectory in rollout for reward in trajectory.rewards]
 
 
-class Backwards:
-    """Answers from the last to the first, the first ones without a word before the end."""
+def make_runner(reward_fn, policy, wrap=lambda env: env, **kwargs):
+    env = gym.make("textenv:TextGen-v0", task="arithmetic", reward_fn=reward_fn, **kwargs)
+    strategy = create_strategy("grpo", num_generations=4)
+    return RolloutRunner(wrap(env), policy, strategy, max_steps=ALL)
+
+
+class Numbers:
+    """Answers with numbers, and tells of the first ones before it has the others."""
 
     batched = True
 
-    def __init__(self, told):
-        self.told = told
+    def __init__(self, told=0, before_the_others=lambda: None):
+        self.told, self.before_the_others = told, before_the_others
 
     def __call__(self, observation, deterministic=False, ended=None):
         answers = [f"{i}" for i in range(len(observation))]
-        for i in range(len(answers))[::-1][: self.told]:
-            before = Counting.steps
-            ended(i, answers[i], {})
-            assert Counting.steps == before + 1
+        if ended is not None:
+            for i in range(self.told):
+                ended(i, answers[i], {})
+        self.before_the_others()
         return answers, {"value": [0.0] * len(answers)}
 
 
-@pytest.mark.parametrize("told", [0, 3, 5])
-def test_environments_step_once_each_as_they_are_told(counting, told):
-    runner = RolloutRunner(
-        gym.make(counting),
-        Backwards(told),
-        create_strategy("grpo", num_generations=5),
-        max_steps=10,
+def test_async_rewards_begin_while_other_answers_are_on_their_way():
+    begun = []
+
+    async def judge(prompt, completion, example):
+        begun.append(completion)
+        return float(completion)
+
+    def wait():
+        end = time.monotonic() + 30
+        while len(begun) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert sorted(begun) == ["0", "1", "2"]
+
+    rollout = make_runner(judge, Numbers(3, wait)).collect()
+    assert rewards_of(rollout) == list(map(float, range(ALL)))
+    assert sorted(begun, key=int) == list(map(str, range(ALL)))  # each of them once
+
+
+@pytest.mark.parametrize("told", [0, 7])
+def test_async_rewards_of_a_rollout_run_at_the_same_time(told):
+    """Each returns when all of them have begun, and is cut off where that does not come."""
+    begun = []
+
+    async def judge(prompt, completion, example):
+        begun.append(completion)
+        while len(begun) < ALL:
+            await asyncio.sleep(0.01)
+        return float(completion)
+
+    runner = make_runner(judge, Numbers(told), reward_timeout=30)
+    assert rewards_of(runner.collect()) == list(map(float, range(ALL)))
+
+
+def test_rewards_of_many_turns_are_begun_turn_by_turn():
+    seen = []
+
+    async def judge(prompt, completion, example):
+        seen.append(prompt)
+        return float(completion)
+
+    env = gym.make("textenv:TextGen-v0", task="guess_number", reward_fn=judge)
+    strategy = create_strategy("grpo", num_generations=4)
+    rollout = RolloutRunner(env, Numbers(2), strategy, max_steps=4 * 6 * 2).collect()
+    asked = [observation for trajectory in rollout for observation in trajectory.observations]
+    assert len(asked) > len(rollout)
+    assert sorted(seen) == sorted(asked)  # once a turn, for what came before it
+    for trajectory in rollout:
+        assert trajectory.rewards == [float(action) for action in trajectory.actions]
+
+
+def test_copies_share_a_process_of_rewards(tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_copies.py").write_text(
+        "import os\ndef process_id(prompt, completion, example):\n    return float(os.getpid())\n"
     )
-    rollout = runner.collect()
-    # The told ones step first, from the last on; then the others, from the first on.
-    order = [*range(5)[::-1][:told], *range(5 - told)]
-    for i, trajectory in enumerate(rollout):
-        assert trajectory.actions == [str(i), str(i)]
-        assert trajectory.rewards == [order.index(i) + 1, order.index(i) + 6]
+    monkeypatch.syspath_prepend(tmp_path)
+    process_id = importlib.import_module("rewards_of_copies").process_id
+    runner = make_runner(process_id, Numbers(5), reward_process=True)
+    found = set(rewards_of(runner.collect()))
+    runner.close()
+    assert len(found) == 1 and found != {float(os.getpid())}
 
 
-def test_vector_environments_step_together():
-    env = gym.make_vec("textenv:TextGen-v0", num_envs=5, task="arithmetic")
+class Shout(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
+    def __init__(self, env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
 
-    class Policy(Backwards):
+    def action(self, action):
+        return f"{action}{action}"
+
+
+def test_nothing_is_begun_where_a_wrapper_changes_actions_or_nothing_waits():
+    async def judge(prompt, completion, example):
+        asked.append(completion)
+        return 0.0
+
+    asked = []
+    make_runner(judge, Numbers(5), Shout).collect()
+    assert sorted(asked) == sorted(f"{i}{i}" for i in range(ALL))
+
+    class Told(Numbers):
         def __call__(self, observation, deterministic=False, ended=None):
             assert ended is None
             return super().__call__(observation)
 
-    strategy = create_strategy("grpo", num_generations=5)
-    assert len(RolloutRunner(env, Policy(0), strategy, max_steps=5).collect()) == 5
+    make_runner("correct", Told()).collect()
 
 
+@pytest.mark.filterwarnings("ignore:the model's tokenizer does not know")
 @pytest.mark.parametrize("parts", [[], ["turn_tree:branches=3"]], ids=["chains", "tree"])
-def test_a_rollout_is_the_same_told_or_not(tiny, parts):
-    def collect(wrap):
-        policy = wrap(create_policy(*tiny, {"max_tokens": 8, "seed": 3}))
-        env = gym.make("textenv:TextGen-v0", task="guess_number", task_kwargs={"max_turns": 3})
+def test_a_rollout_is_the_same_begun_early_or_not(tiny, parts):
+    async def judge(prompt, completion, example):
+        await asyncio.sleep(0.001 * (len(completion) % 3))
+        return float(len(prompt) + len(completion))
+
+    def plain(prompt, completion, example):
+        return float(len(prompt) + len(completion))
+
+    def collect(reward_fn):
+        policy = create_policy(*tiny, {"max_tokens": 8, "seed": 3})
+        settings = {"task": "guess_number", "task_kwargs": {"max_turns": 3}}
+        env = gym.make("textenv:TextGen-v0", reward_fn=reward_fn, **settings)
         strategy = create_strategy("grpo", num_generations=8, parts=parts)
         return RolloutRunner(env, policy, strategy, max_steps=3 * 16).collect()
 
-    class Silent:
-        """Declares all but ``ended``."""
-
-        batched = True
-
-        def __init__(self, policy):
-            self.policy, self.params, self.forget = policy, policy.params, policy.forget
-
-        def __call__(
-            self,
-            observation,
-            deterministic=False,
-            infos=None,
-            context=None,
-            seeds=None,
-            continues=None,
-            branches=False,
-            begun=None,
-            limits=None,
-        ):
-            return self.policy(
-                observation,
-                deterministic,
-                infos,
-                context,
-                seeds,
-                continues,
-                branches,
-                begun,
-                limits,
-            )
-
-    for one, other in zip(collect(lambda policy: policy), collect(Silent), strict=True):
-        assert (one.actions, one.rewards, one.token_ids) == (
-            other.actions,
-            other.rewards,
-            other.token_ids,
-        )
-        assert one.token_logprobs == other.token_logprobs
+    for one, other in zip(collect(judge), collect(plain), strict=True):
+        assert (one.actions, one.rewards) == (other.actions, other.rewards)
+        assert (one.token_ids, one.token_logprobs) == (other.token_ids, other.token_logprobs)
 
 
-def test_seconds_are_counted_once(tiny, counting):
-    policy = create_policy(*tiny, {"max_tokens": 8})
-    env = gym.make(counting, seconds=0.02)
-    runner = RolloutRunner(env, policy, create_strategy("grpo", num_generations=5), max_steps=20)
-    began = time.perf_counter()
-    assert len(runner.collect()) == 10
-    took = time.perf_counter() - began
-    assert 20 * 0.02 <= runner.seconds["environment"] < took
-    assert 0 < runner.seconds["policy"] <= took - runner.seconds["environment"]
-
-
-def test_an_environment_that_raises_ends_the_rollout(tiny):
-    policy = create_policy(*tiny, {"max_tokens": 8})
+def test_ctrl_c_in_a_reward_ends_the_rollout_and_the_next_is_whole(tiny):
     calls = []
 
     def broken(prompt, completion, example):
@@ -222,10 +229,17 @@ def test_an_environment_that_raises_ends_the_rollout(tiny):
             raise KeyboardInterrupt
         return 0.0
 
-    env = gym.make("textenv:TextGen-v0", task="arithmetic", reward_fn=broken)
-    strategy = create_strategy("grpo", num_generations=4)
-    runner = RolloutRunner(env, policy, strategy, max_steps=16)
+    runner = make_runner(broken, create_policy(*tiny, {"max_tokens": 8}))
     with pytest.raises(KeyboardInterrupt):
         runner.collect()
     assert len(calls) == 3
-    assert len(runner.collect()) == 16  # and the next one is whole
+    assert len(runner.collect()) == ALL
+
+
+def test_an_async_reward_that_raises_is_an_error_of_the_rollout(tiny):
+    async def broken(prompt, completion, example):
+        raise ValueError("no judge")
+
+    runner = make_runner(broken, create_policy(*tiny, {"max_tokens": 8}))
+    with pytest.raises(RewardError, match="'broken' raised ValueError: no judge"):
+        runner.collect()

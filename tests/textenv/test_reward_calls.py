@@ -371,3 +371,107 @@ print(Reward(mine, process=True)("", "", {}))
         [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert "keep what it does under `if __name__ == '__main__':`" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("weights", [None, {"judged": 2.0}])
+def test_what_was_begun_is_what_would_have_come(own, made, weights):
+    async def judged(prompt, completion, example):
+        return float(len(completion))
+
+    scored = made([judged, own.vowels, "exact_match"], weights, process=True)
+    for completion in ["", "a", "hello"]:
+        row = "p", completion, {"answer": "a"}
+        begun = scored.begin(*row)
+        assert sorted(begun) == ["exact_match", "judged", "vowels"]
+        assert scored(*row, begun=begun) == scored(*row)
+
+
+def test_what_fails_after_it_was_begun_is_an_error_of_the_step(own, made):
+    scored = made(own.raises, process=True)
+    begun = scored.begin("p", "c", {})
+    with pytest.raises(RewardError, match=r"'raises' raised KeyError: 'missing' \(prompt 'p'"):
+        scored("p", "c", {}, begun=begun)
+    scored = made(judged, timeout=0.05, on_timeout=-1.0)
+    assert scored("p", "x", {}, begun=scored.begin("p", "x", {}))[0] == -1.0
+
+
+def test_nothing_is_begun_of_what_runs_here_or_takes_a_batch(own, made):
+    assert made("exact_match").begin("p", "c", {"answer": "c"}) == {}
+    scored = made([own.lengths, "exact_match"], process=True)
+    assert list(scored.begin("p", "c", {"answer": "c"})) == ["exact_match"]
+    assert not made([own.lengths], process=True).runs_elsewhere
+    assert scored.runs_elsewhere and made(judged).runs_elsewhere
+    assert not made("exact_match").runs_elsewhere
+
+
+def test_a_process_takes_what_was_begun_in_turn_and_one_that_hangs_alone_is_cut_off(own, made):
+    scored = made(own.hangs_on_x, timeout=1.0, process=True, on_timeout=0.0)
+    scored("p", "warm", {})
+    begun = [scored.begin("p", completion, {}) for completion in "axb"]
+    totals = [scored("p", c, {}, begun=b)[0] for c, b in zip("axb", begun)]
+    assert totals == [1.5, 0.0, 1.5]
+    assert scored("p", "c", {})[0] == 1.5  # and calls that were not begun go the same way
+
+
+def test_closing_cancels_what_was_begun(own, made):
+    scored = made(own.hangs_on_x, process=True)
+    begun = [scored.begin("p", completion, {}) for completion in "xab"]
+    end = time.monotonic() + 30
+    while not begun[0]["hangs_on_x"].running() and time.monotonic() < end:
+        time.sleep(0.01)
+    scored.close()
+    assert all(later["hangs_on_x"].cancelled() for later in begun[1:])
+    assert scored("p", "c", {})[0] == 1.5  # in a new process
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "rewards"]
+
+
+def test_the_thread_that_calls_a_process_ends_with_its_reward(own):
+    before = threads()
+    scored = Reward(own.vowels, process=True)
+    assert scored("p", "aei", {}, begun=scored.begin("p", "aei", {}))[0] == 3.0
+    (own_thread,) = set(threads()) - set(before)
+    scored.close()
+    del scored
+    own_thread.join(30)
+    assert not own_thread.is_alive()
+
+
+def test_an_environment_scores_the_action_that_it_is_given():
+    """What was begun for another action, or before a reset, is let go."""
+    called, cancelled = [], []
+
+    async def slow(prompt, completion, example):
+        called.append((prompt, completion))
+        try:
+            await asyncio.sleep(0.2)
+        except asyncio.CancelledError:
+            cancelled.append(completion)
+            raise
+        return float(len(completion))
+
+    env = gym.make("textenv:TextGen-v0", prompts=["p"], reward_fn=slow).unwrapped
+    env.prescore("before the first reset")
+    env.reset(seed=0)
+    env.prescore("one")
+    env.prescore("one")
+    assert env.step("one")[1] == 3.0 and called == [("p", "one")]
+    env.prescore("after the end")
+    env.reset()
+    env.prescore("other")
+    time.sleep(0.05)
+    assert env.step("three")[1] == 5.0
+    env.reset()
+    env.prescore("reset")
+    time.sleep(0.05)
+    env.reset()
+    assert env.step("reset")[1] == 5.0
+    env.reset()
+    env.prescore("closed")
+    time.sleep(0.05)
+    env.close()
+    time.sleep(0.05)
+    assert cancelled == ["other", "reset", "closed"]
+    assert [c for _, c in called] == ["one", "other", "three", "reset", "reset", "closed"]

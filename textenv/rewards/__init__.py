@@ -12,6 +12,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, overload
 
 import numpy as np
@@ -24,7 +25,16 @@ from textenv.errors import (
     TextEnvError,
     unknown,
 )
-from textenv.rewards.calls import TIMED_OUT, Failed, Rows, call, call_now, is_async, takes_batch
+from textenv.rewards.calls import (
+    TIMED_OUT,
+    Failed,
+    Rows,
+    begin,
+    call,
+    call_now,
+    is_async,
+    takes_batch,
+)
 from textenv.rewards.process import Worker
 
 RewardFunction = Callable[..., Any]
@@ -32,6 +42,11 @@ RewardFunction = Callable[..., Any]
 
 RewardSpec = str | RewardFunction | Sequence["str | RewardFunction"]
 """A reward function, by name or itself, or several of them."""
+
+Begun = Mapping[str, "Future[Any]"]
+"""Outcomes to come, by the names of functions that were called already."""
+
+NOTHING_BEGUN: Begun = {}
 
 _registry: dict[str, RewardFunction] = {}
 
@@ -156,8 +171,43 @@ class Reward:
         )
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
 
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether `begin` begins anything: a function is async, or in a process of its own."""
+        return any(
+            function is not _correct
+            and not takes_batch(function)
+            and (self._worker is not None or is_async(function))
+            for function in self._functions.values()
+        )
+
+    def begin(self, prompt: str, completion: str, example: dict[str, Any]) -> Begun:
+        """Begin to score a completion with the functions that run elsewhere.
+
+        These are async functions and those in a process of their own; not those that take a
+        batch. Calls that are begun one after another run at the same time, in a process in turn.
+
+        Returns:
+            What `__call__` takes as ``begun``: the outcomes to come, by name; {} where there is
+            no such function.
+        """
+        if self._plain:
+            return {}
+        row = prompt, completion, example
+        futures = {
+            name: begin(name, function, row, self._timeout, self._worker)
+            for name, function in self._functions.items()
+            if function is not _correct
+        }
+        return {name: future for name, future in futures.items() if future is not None}
+
     def __call__(
-        self, prompt: str, completion: str, example: dict[str, Any], score: float | None = None
+        self,
+        prompt: str,
+        completion: str,
+        example: dict[str, Any],
+        score: float | None = None,
+        begun: Begun = NOTHING_BEGUN,
     ) -> tuple[float, dict[str, float], bool | None]:
         """Score one completion.
 
@@ -166,6 +216,7 @@ class Reward:
             completion: the action.
             example: what is played.
             score: by the task's own verifier; the component ``"correct"``.
+            begun: what `begin` gave for this completion.
 
         Returns:
             The weighted sum, the components by name (unweighted), and whether the completion
@@ -178,7 +229,7 @@ class Reward:
         if self._is_score and type(score) is float and 0.0 <= score <= 1.0:  # soon told
             return score, {"correct": score}, score >= 1.0
         if not self._plain:
-            return self.batch([prompt], [completion], [example], [score])[0]
+            return self._batch(Rows([prompt], [completion], [example]), [score], begun)[0]
         row = prompt, completion, example
         outcomes = {
             name: score if function is _correct else call_now(function, row)
@@ -200,16 +251,22 @@ class Reward:
         """
         if self._is_score and {*map(type, scores)} == {float} and math.isfinite(sum(scores)):  # type: ignore
             return [(s, {"correct": s}, s >= 1.0) for s in scores]  # type: ignore
-        rows = Rows(prompts, completions, examples)
-        outcomes = {
-            name: list(scores)
-            if function is _correct
-            else call(name, function, rows, self._timeout, self._worker)
-            for name, function in self._functions.items()
-        }
+        return self._batch(Rows(prompts, completions, examples), scores)
+
+    def _batch(
+        self, rows: Rows, scores: Sequence[float | None], begun: Begun = NOTHING_BEGUN
+    ) -> list[tuple[float, dict[str, float], bool | None]]:
+        outcomes: dict[str, list[Any]] = {}
+        for name, function in self._functions.items():
+            if function is _correct:
+                outcomes[name] = list(scores)
+            elif name in begun:  # of one row
+                outcomes[name] = [begun[name].result()]
+            else:
+                outcomes[name] = call(name, function, rows, self._timeout, self._worker)
         return [
             self._sum({name: outcome[i] for name, outcome in outcomes.items()}, prompt, completion)
-            for i, (prompt, completion) in enumerate(zip(prompts, completions))
+            for i, (prompt, completion) in enumerate(zip(rows.prompts, rows.completions))
         ]
 
     def close(self) -> None:

@@ -12,11 +12,12 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from textenv.rewards.process import TIMED_OUT, Failed, Worker, failure
 
-__all__ = ["TIMED_OUT", "Failed", "Rows", "call", "call_now", "is_async", "takes_batch"]
+__all__ = ["TIMED_OUT", "Failed", "Rows", "begin", "call", "call_now", "is_async", "takes_batch"]
 
 
 class Rows(NamedTuple):
@@ -63,6 +64,25 @@ def call(
     return _spread(outcomes[0], len(rows.prompts)) if batch else outcomes
 
 
+def begin(
+    name: str,
+    function: Callable[..., Any],
+    row: tuple[Any, ...],
+    timeout: float | None = None,
+    worker: Worker | None = None,
+) -> Future[Any] | None:
+    """Begin to call a function for one row, elsewhere; its outcome is to come.
+
+    None where it is not called elsewhere, or where it takes a batch, and so wants many rows.
+    """
+    if takes_batch(function):
+        return None
+    if is_async(function):
+        call = _within(timeout, function, row)
+        return asyncio.run_coroutine_threadsafe(call, _loop(os.getpid()))
+    return None if worker is None else worker.submit(name, row, timeout)
+
+
 def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """The outcome of a function that is neither async nor takes a batch."""
     try:
@@ -90,13 +110,15 @@ async def _within(
 ) -> Any:
     try:
         task = asyncio.ensure_future(function(*arguments))
-        await asyncio.wait({task}, timeout=timeout)
-        if task.done():
-            return task.result()
     except Exception as error:  # the user's code: anything can come
         return failure(error)
-    task.cancel()
-    return TIMED_OUT
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+        return task.result() if task.done() else TIMED_OUT
+    except Exception as error:
+        return failure(error)
+    finally:
+        task.cancel()  # of one that is done, nothing
 
 
 def _awaited(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
+import threading
 import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
@@ -27,6 +31,13 @@ class Failed(NamedTuple):
 
     message: str
     cause: BaseException | None = None
+
+
+class _Call(NamedTuple):
+    future: Future[Any]
+    name: str
+    arguments: tuple[Any, ...]
+    timeout: float | None
 
 
 def failure(error: Exception) -> Failed:
@@ -64,28 +75,54 @@ class Worker:
                     f"another process can import them; {name!r} is not: {error}"
                 ) from error
         self._functions = dict(functions)
+        self._calls: queue.SimpleQueue[_Call | None] | None = None  # made by the first `submit`
         self._process: Any = None
         self._connection: Any = None
 
     def call(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Any:
         """What the function returns, a `Failed`, or `TIMED_OUT`."""
+        if self._calls is None:
+            return self._call(name, arguments, timeout)
+        return self.submit(name, arguments, timeout).result()
+
+    def submit(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Future[Any]:
+        """As `call`, after the calls that were submitted before, while this thread goes on."""
+        if self._calls is None:
+            self._calls = queue.SimpleQueue()
+            weakref.finalize(self, self._calls.put, None)
+            # A daemon: a function that hangs does not keep the program from its end.
+            told = self._calls, weakref.ref(self)
+            threading.Thread(target=_do_calls, args=told, name="rewards", daemon=True).start()
+        call = _Call(Future(), name, arguments, timeout)
+        self._calls.put(call)
+        return call.future
+
+    def _call(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Any:
         if self._process is None:
             self._start()
         try:
             self._connection.send((name, arguments))
             if not self._connection.poll(timeout):
-                self.close()
+                self._stop()
                 return TIMED_OUT
             returned, value = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
-            self.close()
+            self._stop()
             return Failed(f"ended its process with exit code {code}")
         return value if returned else Failed(value)
 
     def close(self) -> None:
-        """Kill the process; the next call starts another."""
+        """Kill the process, and cancel what was submitted; the next call starts another."""
+        while self._calls is not None and not self._calls.empty():
+            with suppress(queue.Empty):  # the thread was faster
+                call = self._calls.get_nowait()
+                if call is not None:
+                    call.future.cancel()
+        self._stop()
+
+    def _stop(self) -> None:
         if self._process is not None:
             self._killer()
             self._process = None
@@ -108,12 +145,24 @@ class Worker:
         except (EOFError, ConnectionError):
             ready = False
         if not ready:
-            self.close()
+            self._stop()
             raise RewardError(
                 "the process of reward_process=True did not start: it imports the main script "
                 "again, which must keep what it does under `if __name__ == '__main__':`, and the "
                 "modules of the reward functions"
             )
+
+
+def _do_calls(calls: queue.SimpleQueue[_Call | None], ref: weakref.ReferenceType[Worker]) -> None:
+    """Run in a thread: do calls in turn, until there is no worker."""
+    while (call := calls.get()) is not None:
+        worker = ref()
+        if worker is not None and call.future.set_running_or_notify_cancel():
+            try:
+                call.future.set_result(worker._call(call.name, call.arguments, call.timeout))
+            except Exception as error:  # it is raised where the result is asked for
+                call.future.set_exception(error)
+        del worker
 
 
 def _kill(process: Any, connection: Any) -> None:
