@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from textenv.env import TextGenerationEnv
+from textenv.env import TextGenerationEnv, prescore_together
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.wrappers.step import DictStep
 
@@ -148,17 +148,35 @@ def copies(env: Any, count: int) -> list[DictStep]:
     return made
 
 
-def early_scorers(envs: Sequence[Any]) -> list[Callable[[str], None]]:
-    """What begins to score an action of each of these copies before it steps.
+class Prescoring:
+    """Begins to score actions before the copies of a text environment step.
 
-    None at all where no reward function runs elsewhere, or where a wrapper may change actions.
+    Nothing is begun where a wrapper may change actions.
+
+    Args:
+        envs: the environment and its copies.
+
+    Attributes:
+        early: whether it is of use to begin one by one: reward functions run elsewhere.
     """
-    first = innermost(envs[0])
-    if not isinstance(first, TextGenerationEnv) or not first.reward.runs_elsewhere:
-        return []
-    layer = envs[0]
-    while layer is not first:
-        if isinstance(layer, gym.ActionWrapper):
-            return []
-        layer = layer.env
-    return [innermost(env).prescore for env in envs]
+
+    def __init__(self, envs: Sequence[Any]):
+        self._envs = [innermost(env) for env in envs]
+        first, layer = self._envs[0], envs[0]
+        known = isinstance(first, TextGenerationEnv)
+        while known and layer is not first:
+            known, layer = not isinstance(layer, gym.ActionWrapper), layer.env
+        self.early = known and first.reward.runs_elsewhere
+        self._together = known and first.reward.takes_batches
+
+    def begin(self, index: int, action: str) -> None:
+        """Begin to score the next action of one of them, where that is of use."""
+        if self.early:
+            self._envs[index].prescore(action)
+
+    def begin_all(self, actions: Mapping[int, str]) -> None:
+        """As `begin`, for all that step next; functions that take a batch are called for all."""
+        for index, action in actions.items():
+            self.begin(index, action)
+        if self._together:
+            prescore_together([self._envs[i] for i in actions], list(actions.values()))

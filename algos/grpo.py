@@ -324,7 +324,8 @@ class GRPOTrainer:
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
         Of the seconds of a step, ``time/score`` (environments and rewards, of all workers together)
-        lies within ``time/generate``; the other phases follow one another.
+        lies within ``time/generate``; the other phases follow one another. Of reward functions that
+        run elsewhere (async, or in a process of their own) it has what was still to be waited for.
 
         Returns:
             The metrics of each step, which are `history` too.

@@ -15,9 +15,9 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from textenv.algos.envs import (
+    Prescoring,
     as_dict_step,
     copies,
-    early_scorers,
     innermost,
     is_text,
     max_turns,
@@ -116,7 +116,7 @@ class RolloutRunner:
         self._stage = VectorStage(self.env) if vector else SingleStage(self.env)
         self._lanes: list[Lane] = []  # control: the episodes under way
         self._copies = [self.env]  # text: made as they are needed
-        self._scorers: list[Callable[[str], None]] = []  # of each copy; none where in vain
+        self._prescoring = Prescoring(self._copies)
         self._next_group = 0
         self._epoch: list[int] = []  # text: ids of a finite task that are still to come
         self.is_text = is_text(self.env)
@@ -442,7 +442,7 @@ class RolloutRunner:
         clock, numbers = time.perf_counter, list(lanes)
 
         def ended(index: int, action: Any, _: dict[str, Any]) -> None:
-            self._prescore({numbers[index]: action})
+            self._prescoring.begin(numbers[index], action)
 
         began = clock()
         actions, extras = answer(list(lanes.values()), ended)
@@ -482,7 +482,7 @@ class RolloutRunner:
             [lane.context for lane in lanes],
             None if lanes[0].noise is None else [lane.noise for lane in lanes],
             continues=min(len(lane.trajectory) for lane in lanes) + 1 < self._turns,
-            ended=ended if self._scorers else None,
+            ended=ended if self._prescoring.early else None,
             **tree,
         )
         if len(actions) != len(lanes):
@@ -505,21 +505,15 @@ class RolloutRunner:
             every = tuple(actions.get(i, "") for i in range(self._stage.num_envs))
             outcomes = self._stage.step(every)
             return {i: outcomes[i].step for i in actions}
-        self._prescore(actions)
+        self._prescoring.begin_all(actions)
         return {i: standardize_step(self._copies[i].step(a)) for i, a in actions.items()}
-
-    def _prescore(self, actions: dict[int, Any]) -> None:
-        """Begin to score actions whose environments will step later, where that is of use."""
-        for i, action in actions.items():
-            if i < len(self._scorers):
-                self._scorers[i](action)
 
     def _make_copies(self, count: int) -> int:
         """Copy the environment up to ``count`` times in all; returns how many there are to use."""
         missing = count - len(self._copies)
         if missing > 0:
             self._copies += copies(self.env, missing)
-        self._scorers = early_scorers(self._copies)
+        self._prescoring = Prescoring(self._copies)
         return min(count, len(self._copies))
 
 

@@ -124,7 +124,7 @@ class TextGenerationEnv(gym.Env[str, str]):
             process=reward_process,
             on_timeout=reward_on_timeout,
         )
-        self._begun: tuple[str, Begun] | None = None
+        self._begun: tuple[str, dict[str, Any]] | None = None
         self._episode: Episode = NOTHING
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
@@ -250,10 +250,14 @@ class TextGenerationEnv(gym.Env[str, str]):
         Args:
             action: the completion; where `step` is given another one, this was in vain.
         """
-        playable = not self._needs_reset and self.action_space.contains(action)
-        if playable and (self._begun is None or self._begun[0] != action):
+        if self._takes(action) and (self._begun is None or self._begun[0] != action):
             self._let_go()
-            self._begun = action, self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
+            begun = self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
+            self._begun = action, dict(begun)
+
+    def _takes(self, action: str) -> bool:
+        """Whether `step` could be given this."""
+        return not self._needs_reset and self.action_space.contains(action)
 
     def _let_go(self, unless: str | None = None) -> Begun:
         """Forget what was begun; returns it where it was for an action, and else cancels it."""
@@ -288,6 +292,25 @@ class TextGenerationEnv(gym.Env[str, str]):
         if self.render_mode == "human":
             print(self._transcript, flush=True)
         return None
+
+
+def prescore_together(envs: Sequence[TextGenerationEnv], actions: Sequence[str]) -> None:
+    """`TextGenerationEnv.prescore` of many, by functions that take a batch too.
+
+    These are called once for all, and have scored when this returns.
+
+    Args:
+        envs: which share one reward.
+        actions: what the next step of each will be given.
+    """
+    pairs = [(env, action) for env, action in zip(envs, actions) if env._takes(action)]
+    rows = [(env._transcript, action, env.example) for env, action in pairs]
+    if rows:
+        prompts, completions, examples = zip(*rows)
+        together = envs[0].reward.together(prompts, completions, examples)
+        for (env, action), outcomes in zip(pairs, together):
+            env.prescore(action)
+            env._begun[1].update(outcomes)  # type: ignore[index]
 
 
 def named(options: dict[str, Any]) -> tuple[int | None, int | None]:

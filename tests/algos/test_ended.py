@@ -160,6 +160,52 @@ def test_rewards_of_many_turns_are_begun_turn_by_turn():
         assert trajectory.rewards == [float(action) for action in trajectory.actions]
 
 
+@pytest.mark.parametrize("process", [False, True])
+def test_a_reward_that_takes_a_batch_is_called_once_a_turn(process, tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_batches.py").write_text(
+        "def positions(prompts, completions, examples):\n"
+        "    assert len(prompts) == len(completions) == len(examples)\n"
+        "    return [{'number': float(c), 'of': float(len(completions))} for c in completions]\n"
+        "positions.batch = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    positions = importlib.import_module("rewards_of_batches").positions
+    runner = make_runner([positions, "exact_match"], Numbers(3), reward_process=process)
+    rollout = runner.collect()
+    runner.close()
+    for i, trajectory in enumerate(rollout):
+        components = trajectory.infos[0]["rewards"]
+        assert (components["number"], components["of"]) == (i, ALL)
+        assert components["exact_match"] in (0.0, 1.0)
+
+
+def test_a_batch_of_many_turns_is_of_the_episodes_that_go_on():
+    sizes = []
+
+    def sized(prompts, completions, examples):
+        sizes.append(len(completions))
+        assert len({*map(len, (prompts, completions, examples))}) == 1
+        return [float(completion) for completion in completions]
+
+    sized.batch = True
+    env = gym.make("textenv:TextGen-v0", task="guess_number", reward_fn=sized)
+    strategy = create_strategy("grpo", num_generations=4)
+    rollout = RolloutRunner(env, Numbers(), strategy, max_steps=4 * 6 * 5).collect()
+    turns = max(map(len, rollout))
+    assert sizes == [sum(len(t) > turn for t in rollout) for turn in range(turns)]
+    for trajectory in rollout:
+        assert trajectory.rewards == [float(action) for action in trajectory.actions]
+
+
+def test_a_batch_of_the_wrong_length_is_named():
+    def short(prompts, completions, examples):
+        return [0.0]
+
+    short.batch = True
+    with pytest.raises(RewardError, match=f"must return a list of {ALL} rewards, got 1"):
+        make_runner(short, Numbers()).collect()
+
+
 def test_copies_share_a_process_of_rewards(tmp_path, monkeypatch):
     (tmp_path / "rewards_of_copies.py").write_text(
         "import os\ndef process_id(prompt, completion, example):\n    return float(os.getpid())\n"

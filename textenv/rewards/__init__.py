@@ -79,7 +79,8 @@ def reward(
         requires: keys that every example must have; checked before the first episode.
         verifies: whether 1.0 means that the completion is right (sets ``info["is_correct"]``).
         batch: whether it takes lists of prompts, completions and examples, and returns a list
-            of rewards. Alone it is given lists of one.
+            of rewards. A vector environment gives it all its completions, and so does a rollout
+            with those of all episodes' turns; a single environment lists of one.
 
     Raises:
         ConfigError: where the name is taken by another function.
@@ -181,11 +182,38 @@ class Reward:
             for function in self._functions.values()
         )
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether a function takes a batch."""
+        return any(map(takes_batch, self._functions.values()))
+
+    def together(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        examples: Sequence[dict[str, Any]],
+    ) -> list[Begun]:
+        """Call the functions that take a batch, once for all of these.
+
+        Returns:
+            What `__call__` takes as ``begun``, for each completion.
+        """
+        rows = Rows(prompts, completions, examples)
+        begun: list[dict[str, Future[Any]]] = [{} for _ in completions]
+        for name, function in self._functions.items():
+            if takes_batch(function):
+                outcomes = call(name, function, rows, self._timeout, self._worker)
+                for each, outcome in zip(begun, outcomes):
+                    each[name] = Future()
+                    each[name].set_result(outcome)
+        return list(begun)
+
     def begin(self, prompt: str, completion: str, example: dict[str, Any]) -> Begun:
         """Begin to score a completion with the functions that run elsewhere.
 
         These are async functions and those in a process of their own; not those that take a
-        batch. Calls that are begun one after another run at the same time, in a process in turn.
+        batch, see `together`. Calls that are begun one after another run at the same time, those
+        in a process in turn.
 
         Returns:
             What `__call__` takes as ``begun``: the outcomes to come, by name; {} where there is

@@ -76,6 +76,7 @@ class Worker:
                 ) from error
         self._functions = dict(functions)
         self._calls: queue.SimpleQueue[_Call | None] | None = None  # made by the first `submit`
+        self._lock = threading.Lock()  # of the process: another thread may be at a call
         self._process: Any = None
         self._connection: Any = None
 
@@ -98,17 +99,19 @@ class Worker:
         return call.future
 
     def _call(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Any:
-        if self._process is None:
-            self._start()
+        with self._lock:
+            if self._process is None:
+                self._start()
+            process, connection = self._process, self._connection
         try:
-            self._connection.send((name, arguments))
-            if not self._connection.poll(timeout):
+            connection.send((name, arguments))
+            if not connection.poll(timeout):
                 self._stop()
                 return TIMED_OUT
-            returned, value = self._connection.recv()
+            returned, value = connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
-            code = self._process.exitcode
+            process.join()
+            code = process.exitcode
             self._stop()
             return Failed(f"ended its process with exit code {code}")
         return value if returned else Failed(value)
@@ -123,9 +126,11 @@ class Worker:
         self._stop()
 
     def _stop(self) -> None:
-        if self._process is not None:
-            self._killer()
-            self._process = None
+        with self._lock:
+            if self._process is not None:
+                self._killer()
+                # The connection is closed once no thread has it any more.
+                self._process = self._connection = None
 
     def _start(self) -> None:
         # Never fork: a child of a process with threads, or with MLX in use, can hang.
@@ -133,24 +138,25 @@ class Worker:
         context: Any = multiprocessing.get_context(
             "forkserver" if "forkserver" in ways else "spawn"
         )
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
+        connection, theirs = context.Pipe()
+        process = context.Process(
             target=_serve, args=(theirs, self._functions), name="rewards", daemon=True
         )
-        self._process.start()
+        process.start()
         theirs.close()
-        self._killer = weakref.finalize(self, _kill, self._process, self._connection)
+        killer = weakref.finalize(self, _kill, process)
         try:
-            ready = self._connection.poll(_START_SECONDS) and self._connection.recv()
+            ready = connection.poll(_START_SECONDS) and connection.recv()
         except (EOFError, ConnectionError):
             ready = False
         if not ready:
-            self._stop()
+            killer()
             raise RewardError(
                 "the process of reward_process=True did not start: it imports the main script "
                 "again, which must keep what it does under `if __name__ == '__main__':`, and the "
                 "modules of the reward functions"
             )
+        self._process, self._connection, self._killer = process, connection, killer
 
 
 def _do_calls(calls: queue.SimpleQueue[_Call | None], ref: weakref.ReferenceType[Worker]) -> None:
@@ -165,10 +171,9 @@ def _do_calls(calls: queue.SimpleQueue[_Call | None], ref: weakref.ReferenceType
         del worker
 
 
-def _kill(process: Any, connection: Any) -> None:
+def _kill(process: Any) -> None:
     process.kill()
     process.join()
-    connection.close()
 
 
 def _serve(connection: Any, functions: Mapping[str, Callable[..., Any]]) -> None:
