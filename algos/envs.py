@@ -148,6 +148,18 @@ def copies(env: Any, count: int) -> list[DictStep]:
     return made
 
 
+def _passes_actions(wrapper: Any) -> bool:
+    """Whether a wrapper is known to step with the action that it is given."""
+    if isinstance(wrapper, gym.ActionWrapper):
+        return False
+    own_step = type(wrapper).step not in (
+        gym.Wrapper.step,
+        gym.ObservationWrapper.step,
+        gym.RewardWrapper.step,
+    )
+    return not own_step or type(wrapper).__module__.startswith(("gymnasium.", "textenv."))
+
+
 class Prescoring:
     """Begins to score actions before the copies of a text environment step.
 
@@ -165,7 +177,7 @@ class Prescoring:
         first, layer = self._envs[0], envs[0]
         known = isinstance(first, TextGenerationEnv)
         while known and layer is not first:
-            known, layer = not isinstance(layer, gym.ActionWrapper), layer.env
+            known, layer = _passes_actions(layer), layer.env
         self.early = known and first.reward.runs_elsewhere
         self._together = known and first.reward.takes_batches
 

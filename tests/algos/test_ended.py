@@ -227,15 +227,55 @@ class Shout(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
         return f"{action}{action}"
 
 
-def test_nothing_is_begun_where_a_wrapper_changes_actions_or_nothing_waits():
+class Stepping(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Changes actions in a way of its own."""
+
+    def __init__(self, env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def step(self, action):
+        return self.env.step(f"{action}{action}")
+
+
+class Half(gym.RewardWrapper, gym.utils.RecordConstructorArgs):
+    def __init__(self, env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reward(self, reward):
+        return reward / 2
+
+
+@pytest.mark.parametrize("wrap", [Shout, Stepping])
+def test_nothing_is_begun_where_a_wrapper_may_change_actions(wrap):
+    asked = []
+
     async def judge(prompt, completion, example):
         asked.append(completion)
         return 0.0
 
-    asked = []
-    make_runner(judge, Numbers(5), Shout).collect()
+    make_runner(judge, Numbers(5), wrap).collect()
     assert sorted(asked) == sorted(f"{i}{i}" for i in range(ALL))
 
+
+def test_wrappers_that_leave_actions_alone_are_no_hindrance():
+    begun = []
+
+    async def judge(prompt, completion, example):
+        begun.append(completion)
+        while len(begun) < ALL:
+            await asyncio.sleep(0.01)
+        return float(completion)
+
+    def wrap(env):
+        return Half(gym.wrappers.RecordEpisodeStatistics(env))
+
+    runner = make_runner(judge, Numbers(5), wrap, reward_timeout=30)
+    assert rewards_of(runner.collect()) == [i / 2 for i in range(ALL)]
+
+
+def test_a_policy_is_told_of_nothing_where_nothing_runs_elsewhere():
     class Told(Numbers):
         def __call__(self, observation, deterministic=False, ended=None):
             assert ended is None
