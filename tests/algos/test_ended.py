@@ -128,9 +128,26 @@ def test_async_rewards_begin_while_other_answers_are_on_their_way():
     assert sorted(begun, key=int) == list(map(str, range(ALL)))  # each of them once
 
 
+class Half(gym.RewardWrapper, gym.utils.RecordConstructorArgs):
+    def __init__(self, env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reward(self, reward):
+        return reward / 2
+
+
+def halved(env):
+    return Half(gym.wrappers.RecordEpisodeStatistics(env))
+
+
 @pytest.mark.parametrize("told", [0, 7])
-def test_async_rewards_of_a_rollout_run_at_the_same_time(told):
-    """Each returns when all of them have begun, and is cut off where that does not come."""
+@pytest.mark.parametrize(("wrap", "share"), [(lambda env: env, 1), (halved, 0.5)])
+def test_async_rewards_of_a_rollout_run_at_the_same_time(told, wrap, share):
+    """Each returns when all of them have begun, and is cut off where that does not come.
+
+    Wrappers that leave actions alone are no hindrance.
+    """
     begun = []
 
     async def judge(prompt, completion, example):
@@ -139,8 +156,8 @@ def test_async_rewards_of_a_rollout_run_at_the_same_time(told):
             await asyncio.sleep(0.01)
         return float(completion)
 
-    runner = make_runner(judge, Numbers(told), reward_timeout=30)
-    assert rewards_of(runner.collect()) == list(map(float, range(ALL)))
+    runner = make_runner(judge, Numbers(told), wrap, reward_timeout=30)
+    assert rewards_of(runner.collect()) == [share * i for i in range(ALL)]
 
 
 def test_rewards_of_many_turns_are_begun_turn_by_turn():
@@ -238,15 +255,6 @@ class Stepping(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return self.env.step(f"{action}{action}")
 
 
-class Half(gym.RewardWrapper, gym.utils.RecordConstructorArgs):
-    def __init__(self, env):
-        gym.utils.RecordConstructorArgs.__init__(self)
-        super().__init__(env)
-
-    def reward(self, reward):
-        return reward / 2
-
-
 @pytest.mark.parametrize("wrap", [Shout, Stepping])
 def test_nothing_is_begun_where_a_wrapper_may_change_actions(wrap):
     asked = []
@@ -257,22 +265,6 @@ def test_nothing_is_begun_where_a_wrapper_may_change_actions(wrap):
 
     make_runner(judge, Numbers(5), wrap).collect()
     assert sorted(asked) == sorted(f"{i}{i}" for i in range(ALL))
-
-
-def test_wrappers_that_leave_actions_alone_are_no_hindrance():
-    begun = []
-
-    async def judge(prompt, completion, example):
-        begun.append(completion)
-        while len(begun) < ALL:
-            await asyncio.sleep(0.01)
-        return float(completion)
-
-    def wrap(env):
-        return Half(gym.wrappers.RecordEpisodeStatistics(env))
-
-    runner = make_runner(judge, Numbers(5), wrap, reward_timeout=30)
-    assert rewards_of(runner.collect()) == [i / 2 for i in range(ALL)]
 
 
 def test_a_policy_is_told_of_nothing_where_nothing_runs_elsewhere():
