@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 
 from textenv.algos.envs import max_turns
-from textenv.algos.rollout import RolloutRunner, declared
+from textenv.algos.policy_call import declared
+from textenv.algos.rollout import RolloutRunner
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
 

@@ -6,14 +6,14 @@ token or by one matrix product, is the policy's own affair; what it records come
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from textenv.algos.control_rollout import StepCollector
 from textenv.algos.envs import (
     Prescoring,
     as_dict_step,
@@ -24,19 +24,16 @@ from textenv.algos.envs import (
     title,
 )
 from textenv.algos.lanes import Lane, SingleStage, Turn, VectorStage, replay
+from textenv.algos.policy_call import Policy, PolicyCall
 from textenv.algos.strategies.gather import gather
 from textenv.algos.strategies.protocols import Setup, Start, load_rng, save_rng
 from textenv.algos.strategy import Strategy, create_strategy
 from textenv.algos.trajectory import Buffer, Trajectory
-from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.errors import ConfigError, DataError
 from textenv.wrappers.step import standardize_reset, standardize_step
-
-Policy = Callable[..., tuple[Any, dict[str, Any]]]
-"""``policy(observation, deterministic=False) -> (action, extras)``."""
 
 _MAX_SEED = 2**31 - 1
 _MAX_NOISE = 2**63 - 1  # so many that no two episodes share one, nor one's turns another's
-_TREE = ("branches", "begun", "limits")
 
 Answers = tuple[list[Any], list[dict[str, Any]]]
 """The actions of some episodes, and the extras of each."""
@@ -97,8 +94,7 @@ class RolloutRunner:
     ):
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
             raise ConfigError(f"max_steps must be an integer >= 1, got {max_steps!r}")
-        if not callable(policy):
-            raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
+        self._call = PolicyCall(policy)
         self.env = as_dict_step(env)
         self.policy = policy
         self.strategy = strategy or create_strategy("ppo")
@@ -108,13 +104,8 @@ class RolloutRunner:
         self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._noise_rng = np.random.default_rng(None if seed is None else (seed, 1))
-        known = ("episode_start", "infos", "context", "seeds", "continues", "ended", *_TREE)
-        self._given = declared(policy, known)
-        self._deterministic = False
-        self._batched = getattr(policy, "batched", False)
         vector = isinstance(getattr(self.env, "env", None), VectorEnv)
         self._stage = VectorStage(self.env) if vector else SingleStage(self.env)
-        self._lanes: list[Lane] = []  # control: the episodes under way
         self._copies = [self.env]  # text: made as they are needed
         self._prescoring = Prescoring(self._copies)
         self._next_group = 0
@@ -127,11 +118,9 @@ class RolloutRunner:
                 f"the strategy ({self.strategy.describe()}) compares whole episodes of text, and "
                 f"the actions of {type(innermost(self.env)).__name__} are not text"
             )
-        elif max_steps % self._stage.num_envs:
-            raise ConfigError(
-                f"max_steps={max_steps} must be divisible by num_envs={self._stage.num_envs}: "
-                "a rollout is shared evenly by all environments"
-            )
+        else:
+            first = None if seed is None else int(self._rng.integers(_MAX_SEED))
+            self._control = StepCollector(self._stage, self._call, max_steps, first, self.seconds)
 
     def collect(self) -> Buffer:
         """Collect one rollout.
@@ -140,7 +129,9 @@ class RolloutRunner:
             TypeError: where a step result has another shape.
             RolloutError: where the strategy stops because groups are missing.
         """
-        return self.gather(self.play_starts) if self.is_text else self._collect_steps()
+        if self.is_text:
+            return self.gather(self.play_starts)
+        return self._control.collect(self.policy_version)
 
     def gather(self, play: Callable[[list[Start]], Iterable[Trajectory]]) -> Buffer:
         """Collect one rollout of text by the strategy, whoever plays it.
@@ -184,7 +175,7 @@ class RolloutRunner:
         if isinstance(self._stage, VectorStage):
             width = self._stage.num_envs
         else:
-            width = self._make_copies(len(starts) if self._batched else 1)
+            width = self._make_copies(len(starts) if self._call.batched else 1)
         firsts = range(0, len(starts), width)
         try:
             return [t for i in firsts for t in self._episodes(starts[i : i + width], self.answer)]
@@ -278,110 +269,17 @@ class RolloutRunner:
         if not self.is_text or isinstance(self._stage, VectorStage):
             raise ConfigError("play needs a single environment of text")
         starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
-        self._deterministic = deterministic
+        self._call.deterministic = deterministic
         try:
             return Buffer(self.chains(starts))
         finally:
-            self._deterministic = False
+            self._call.deterministic = False
 
     def close(self) -> None:
         """Close the environment and its copies."""
         for env in self._copies:
             if hasattr(env, "close"):
                 env.close()
-
-    # --- control: a fixed number of transitions ---------------------------------------------
-
-    def _collect_steps(self) -> Buffer:
-        stage, version = self._stage, self.policy_version
-        if not self._lanes:
-            seed = self._seed()
-            self._lanes = [
-                Lane(start, version, None if seed is None else seed + i, i)
-                for i, start in enumerate(stage.reset(seed))
-            ]
-        lanes = self._lanes
-        for lane in lanes:
-            lane.trajectory.policy_version = version
-        buffer = Buffer()
-        remaining = [self.max_steps // stage.num_envs] * stage.num_envs
-        clock = time.perf_counter
-        while any(remaining):
-            if isinstance(stage, VectorStage):
-                starts_now: Any = np.array([lane.starts for lane in lanes])
-                infos: Any = [lane.info for lane in lanes]
-            else:
-                starts_now, infos = lanes[0].starts, lanes[0].info
-            began = clock()
-            action, extras = self._act(stage.observation, starts_now, infos)
-            acted = clock()
-            outcomes = stage.step(action)
-            self.seconds["policy"] += acted - began
-            self.seconds["environment"] += clock() - acted
-            actions = stage.rows(action)
-            columns = {key: stage.rows(value) for key, value in extras.items()}
-            for i, (step, start) in enumerate(outcomes):
-                lane = lanes[i]
-                if step is not None and remaining[i]:
-                    lane.record(actions[i], {key: c[i] for key, c in columns.items()}, step)
-                    remaining[i] -= 1
-                    if lane.ended or not remaining[i]:
-                        buffer.add(lane.trajectory)
-                        lanes[i] = lane.cut(version)
-                elif step is not None:  # this lane has its share, others wait for a reset
-                    lane.observation, lane.info, lane.starts = (
-                        step["observation"],
-                        step["info"],
-                        False,
-                    )
-                    lanes[i] = lane.cut(version)
-                if start is not None:
-                    lanes[i] = Lane(start, version, env_index=i)
-        self._add_last_values(buffer)
-        return buffer
-
-    def _add_last_values(self, buffer: Buffer) -> None:
-        """The critic's value of what came last, where an episode would have gone on."""
-        values = getattr(self.policy, "values", None)
-        going = [t for t in buffer if not t.terminated]
-        if values is None or not going:
-            return
-        for trajectory, value in zip(going, values([t.final_observation for t in going])):
-            trajectory.last_value = float(value)
-
-    def _act(
-        self,
-        observation: Any,
-        episode_start: Any,
-        infos: Any,
-        context: Any = None,
-        seeds: Any = None,
-        **text: Any,
-    ) -> tuple[Any, dict[str, Any]]:
-        given = {
-            "episode_start": episode_start,
-            "infos": infos,
-            "context": context,
-            "seeds": seeds,
-            "continues": False,
-            **text,
-        }
-        passed = {name: given[name] for name in self._given if name in given}
-        if self._deterministic:
-            passed["deterministic"] = True
-        answer = self.policy(observation, **passed)
-        # Text of two characters would unpack as well.
-        pair = isinstance(answer, tuple) and len(answer) == 2
-        if not pair or not isinstance(answer[1], Mapping):
-            raise ConfigTypeError(
-                f"a policy must return (action, extras), extras a dict, got {answer!r:.80}"
-            )
-        return answer
-
-    def _seed(self) -> int | None:
-        return None if self.seed is None else int(self._rng.integers(_MAX_SEED))
-
-    # --- text: groups of whole episodes -----------------------------------------------------
 
     def _plan_groups(self) -> None:
         self._turns = max_turns(self.env)
@@ -472,15 +370,24 @@ class RolloutRunner:
             ended: see `Ended`.
             tree: ``branches``, ``begun`` and ``limits`` of `LanguageModelPolicy`.
         """
-        if not self._batched:
-            pairs = [self._act(x.observation, x.starts, x.info, x.context, x.noise) for x in lanes]
+        if not self._call.batched:
+            pairs = [
+                self._call(
+                    lane.observation,
+                    episode_start=lane.starts,
+                    infos=lane.info,
+                    context=lane.context,
+                    seeds=lane.noise,
+                )
+                for lane in lanes
+            ]
             return [action for action, _ in pairs], [extras for _, extras in pairs]
-        actions, extras = self._act(
+        actions, extras = self._call(
             [lane.observation for lane in lanes],
-            [lane.starts for lane in lanes],
-            [lane.info for lane in lanes],
-            [lane.context for lane in lanes],
-            None if lanes[0].noise is None else [lane.noise for lane in lanes],
+            episode_start=[lane.starts for lane in lanes],
+            infos=[lane.info for lane in lanes],
+            context=[lane.context for lane in lanes],
+            seeds=None if lanes[0].noise is None else [lane.noise for lane in lanes],
             continues=min(len(lane.trajectory) for lane in lanes) + 1 < self._turns,
             ended=ended if self._prescoring.early else None,
             **tree,
@@ -515,12 +422,3 @@ class RolloutRunner:
             self._copies += copies(self.env, missing)
         self._prescoring = Prescoring(self._copies)
         return min(count, len(self._copies))
-
-
-def declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
-    """Which of the parameters a callable has."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:  # a builtin without a signature
-        return []
-    return [name for name in names if name in parameters]

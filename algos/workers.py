@@ -28,7 +28,8 @@ import numpy as np
 
 from textenv.algos import blas
 from textenv.algos.parts import Learned, Part
-from textenv.algos.rollout import Policy, RolloutRunner
+from textenv.algos.policy_call import Policy
+from textenv.algos.rollout import RolloutRunner
 from textenv.algos.strategies.protocols import Start
 from textenv.algos.strategy import Strategy
 from textenv.algos.trajectory import Trajectory

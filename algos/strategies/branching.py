@@ -101,7 +101,7 @@ def check_setup(setup: Setup) -> None:
         ConfigError: for a policy that cannot go on from a beginning, or an environment that cannot
             be copied.
     """
-    from textenv.algos.rollout import declared
+    from textenv.algos.policy_call import declared
 
     wanted = ("context", "seeds", "branches", "begun", "limits")
     missing = [name for name in wanted if name not in declared(setup.policy, wanted)]
