@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import textenv
 from textenv.algos import backend
 from textenv.errors import ConfigError, DataError, MissingFileError
+from textenv.hub import find_folder
 
 backend.prepare()
 
@@ -29,7 +29,7 @@ from textenv.algos.memory import check_weights  # noqa: E402
 from textenv.algos.normalization import use_fast_norm  # noqa: E402
 from textenv.algos.rotary import use_fast_rope  # noqa: E402
 
-ASSETS = Path(textenv.__file__).parent / "assets"
+_FILES = ["*.json", "model*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
 
 
 def load_model(name: str | Path) -> tuple[nn.Module, Any]:
@@ -49,7 +49,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         DataError: where the folder does not hold a model that mlx-lm can build; names it.
         OutOfMemoryError: where the weights alone are too large for memory; none of them is read.
     """
-    folder = _resolve(str(name))
+    folder = find_folder(str(name), "model", _FILES)
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).is_file():
             what = "tokenizer" if needed.startswith("tokenizer") else "model"
@@ -268,32 +268,6 @@ def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
 
 def _quantized_layers(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, m) for name, m in model.named_modules() if "scales" in m and hasattr(m, "bits")]
-
-
-def _resolve(name: str) -> Path:
-    if (ASSETS / name / "config.json").is_file():
-        return ASSETS / name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise DataError(f"model {name} is a file; expected a folder or a hub name")
-    # A hub name is "owner/model"; anything else that is not there is a mistyped folder.
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        shipped = ", ".join(sorted(p.name for p in ASSETS.iterdir()))
-        raise MissingFileError(
-            f"model {name!r} is not a folder, not a hub name (owner/model), "
-            f"and not one that ships here ({shipped})"
-        )
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return mlx_lm.utils._download(name)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingFileError(
-            f"model {name!r} is not a local folder and could not be downloaded: {reason}"
-        ) from error
 
 
 def _to_float32(value: mx.array) -> mx.array:

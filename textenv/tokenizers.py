@@ -18,8 +18,8 @@ from textenv.errors import (
     MissingDependencyError,
     MissingFileError,
 )
+from textenv.hub import find_folder
 
-ASSETS = Path(__file__).parent / "assets"
 EXTRA = "tokenizers"
 _FILES = [  # of a model on the hub: all that is not weights
     "config.json",
@@ -136,7 +136,7 @@ def load_tokenizer(tokenizer: Any) -> Tokenizer:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if isinstance(tokenizer, (str, Path)):
-        return _from_folder(_resolve(str(tokenizer)))
+        return _from_folder(find_folder(str(tokenizer), "tokenizer", _FILES))
     if hasattr(tokenizer, "token_to_id"):  # the class is not named here: it may not be installed
         return _of_tokenizers(tokenizer)
     return _of_object(tokenizer)
@@ -246,35 +246,6 @@ def _of_transformers(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
-
-
-def _resolve(name: str) -> Path:
-    if (ASSETS / name / "tokenizer.json").is_file():
-        return ASSETS / name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise DataError(f"tokenizer {name} is a file; expected a folder or a hub name")
-    # A hub name is "owner/model"; anything else that is not there is a mistyped folder.
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        shipped = ", ".join(sorted(p.parent.name for p in ASSETS.glob("*/tokenizer.json")))
-        raise MissingFileError(
-            f"tokenizer {name!r} is not a folder, not a hub name (owner/model), "
-            f"and not one that ships here ({shipped})"
-        )
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingDependencyError("huggingface-hub", EXTRA, f"tokenizer {name!r}") from error
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise MissingFileError(
-            f"tokenizer {name!r} is not a local folder and could not be downloaded: {reason}"
-        ) from error
 
 
 def _eos_of_model(folder: Path) -> set[int]:

@@ -45,6 +45,31 @@ def test_what_is_loaded(tiny_folder, tiny_config):
     assert count_parameters(model) == 42 * 32 + 2 * layer + 32
 
 
+def test_a_hub_name_downloads_what_loads_a_model_and_no_code(monkeypatch, folder):
+    import fnmatch
+
+    import huggingface_hub
+
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model, _ = load_model("owner/model")
+    assert count_parameters(model) == count_parameters(load_model(folder)[0])
+    [(name, patterns)] = asked
+    assert name == "owner/model"
+
+    def wanted(file):
+        return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+
+    assert all(wanted(path.name) for path in folder.iterdir())
+    assert wanted("model-00001-of-00002.safetensors") and wanted("model.safetensors.index.json")
+    assert not any(map(wanted, ["modeling_owner.py", "pytorch_model.bin", "training_args.pkl"]))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_becomes_float32_on_a_cpu(tiny_folder, folder, dtype):
     import mlx.core as mx

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.tokenizers import ASSETS, Tokenizer, load_tokenizer
+from textenv.hub import ASSETS
+from textenv.tokenizers import Tokenizer, load_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 PRINTABLE = "".join(map(chr, range(32, 127)))

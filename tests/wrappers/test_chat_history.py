@@ -3,8 +3,8 @@ import json
 import gymnasium as gym
 import pytest
 
+from textenv.hub import ASSETS
 from textenv.spaces import UnicodeText
-from textenv.tokenizers import ASSETS
 from textenv.wrappers import ChatHistory
 
 TEMPLATE = (

@@ -122,7 +122,7 @@ def model_and_tokenizer():
     import transformers
     from trl.chat_template_utils import qwen3_chat_template
 
-    from textenv.tokenizers import ASSETS
+    from textenv.hub import ASSETS
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(ASSETS / "tiny-lm"))
     tokenizer.add_tokens(["\n", "<tool_call>", "</tool_call>"])

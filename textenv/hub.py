@@ -1,0 +1,52 @@
+"""Folders of models and of tokenizers, from the names that users give them by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from textenv.errors import DataError, MissingDependencyError, MissingFileError
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def find_folder(name: str, what: str, files: Sequence[str]) -> Path:
+    """The folder that a name stands for: one that ships here, a local one, or one of the hub's.
+
+    Args:
+        name: ``"tiny-lm"`` (ships with the package), a folder, or the name of a model on the
+            Hugging Face hub (``owner/model``), which is downloaded where it is not cached.
+        what: ``"model"`` or ``"tokenizer"``, for messages.
+        files: patterns of the files to download.
+
+    Raises:
+        MissingFileError: where there is no such folder, and nothing that can be downloaded.
+        DataError: where the name is that of a file.
+        MissingDependencyError: for a hub name, where the library that downloads is not installed.
+    """
+    if (ASSETS / name / "config.json").is_file():
+        return ASSETS / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise DataError(f"{what} {name} is a file; expected a folder or a hub name")
+    # A hub name is "owner/model"; anything else that is not there is a mistyped folder.
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        shipped = ", ".join(sorted(p.parent.name for p in ASSETS.glob("*/config.json")))
+        raise MissingFileError(
+            f"{what} {name!r} is not a folder, not a hub name (owner/model), "
+            f"and not one that ships here ({shipped})"
+        )
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingDependencyError("huggingface-hub", "tokenizers", f"{what} {name!r}") from error
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise MissingFileError(
+            f"{what} {name!r} is not a local folder and could not be downloaded: {reason}"
+        ) from error
