@@ -6,7 +6,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -463,51 +462,3 @@ def test_no_process_is_left(tiny_folder):
             del coordinator
             gc.collect()
         assert all(p.exitcode == 0 for p in started), way
-
-
-SCRIPT = """
-import sys
-from functools import partial
-from tests.algos import test_coordinator as t
-
-if __name__ == "__main__":
-    create_env = partial(t.make_env, getattr(t, sys.argv[1]))
-    coordinator = t.RolloutCoordinator(create_env, t.make_answerer, t.GROUPS_OF_4, 2, 8)
-    print(*[w.process.pid for w in coordinator._pool._workers], flush=True)
-    coordinator.collect()
-"""
-
-
-@pytest.mark.parametrize("end", ["exit", "interrupt", "kill"])
-def test_the_end_of_the_main_process_ends_its_workers(tmp_path, end):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    reward = "length" if end == "exit" else "sleep"
-    process = subprocess.Popen(
-        [sys.executable, str(script), reward],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-    pids = list(map(int, process.stdout.readline().split()))
-    assert len(pids) == 2
-    if end != "exit":
-        time.sleep(0.5)  # the workers are in the reward by now
-        if end == "interrupt":  # as a terminal does: all of the group
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.kill()
-            for pid in pids:  # they cannot know before the reward returns
-                os.kill(pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
-    if end == "exit":
-        assert process.returncode == 0, errors
-    elif end == "interrupt":
-        assert errors.rstrip().endswith("KeyboardInterrupt")
-        assert errors.count("Traceback") == 1, errors  # the workers say nothing
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
