@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from textenv.algos.envs import max_turns
-from textenv.algos.policy_call import declared
-from textenv.algos.rollout import RolloutRunner
+from textenv.algos.episodes.environments import max_turns
+from textenv.algos.episodes.policy_call import declared
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
 

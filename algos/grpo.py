@@ -25,17 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos import backend
-from textenv.algos.batch import BatchSize
-from textenv.algos.coordinator import RolloutCoordinator
-from textenv.algos.envs import is_text, make_env, max_turns
+from textenv.algos.episodes.environments import is_text, make_env, max_turns
+from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
-from textenv.algos.metrics import rollout_metrics
-from textenv.algos.rollout import RolloutRunner
-from textenv.algos.rollout_source import Exporter
+from textenv.algos.lm.scoring.batch import BatchSize
+from textenv.algos.rollouts.coordinator import RolloutCoordinator
+from textenv.algos.rollouts.metrics import rollout_metrics
+from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.runtime import backend
+from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
-from textenv.algos.strategy import create_strategy
-from textenv.algos.trajectory import Buffer
+from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 
 backend.prepare()
@@ -43,12 +43,12 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.learner import LocalLearner, LossFn, SharedLearner  # noqa: E402
-from textenv.algos.memory import MemoryWatch  # noqa: E402
-from textenv.algos.models import add_lora, load_model, save_model  # noqa: E402
-from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E402
-from textenv.algos.scoring import frozen_scores  # noqa: E402
-from textenv.algos.trainer import Trainer, default_learning_rate  # noqa: E402
+from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
+from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
+from textenv.algos.lm.models.loading import add_lora, load_model, save_model  # noqa: E402
+from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
+from textenv.algos.training.gradient import LocalLearner, LossFn, SharedLearner  # noqa: E402
+from textenv.algos.training.trainer import Trainer, default_learning_rate  # noqa: E402
 
 
 def compute_advantages(

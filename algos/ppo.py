@@ -28,24 +28,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from textenv.algos import backend
-from textenv.algos.batch import BatchSize
 from textenv.algos.config import check_bounds, check_types
-from textenv.algos.envs import is_text
-from textenv.algos.mlp_policy import ACTIVATIONS
-from textenv.algos.rollout import RolloutRunner
-from textenv.algos.rollout_source import Exporter
-from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.algos.episodes.environments import is_text
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.lm.scoring.batch import BatchSize
+from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.runtime import backend
+from textenv.algos.storage.source import Exporter
 from textenv.errors import ConfigError, unknown
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.memory import out_of_memory  # noqa: E402
+from textenv.algos.lm.memory.watch import out_of_memory  # noqa: E402
 
 if TYPE_CHECKING:
-    from textenv.algos.strategy import Strategy
+    from textenv.algos.strategies.strategy import Strategy
 
 _EPISODES = 100  # that the mean return is taken over, as in Stable-Baselines3
 
@@ -342,7 +342,7 @@ class PPOTrainer:
         export_to: str | Path | None = None,
         export_every: int = 1,
     ):
-        from textenv.algos.envs import make_training_env
+        from textenv.algos.episodes.environments import make_training_env
         from textenv.algos.ppo_presets import preset
 
         self.config = config = config or preset(env if isinstance(env, str) else None)

@@ -2,7 +2,7 @@
 
 rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights, which go back to the
 NumPy policy that collects. One minibatch is one call of a compiled function, see
-`textenv.algos.mlp_training.Adam`.
+`textenv.algos.control.mlp_training.Adam`.
 
 Shapes: N transitions of a rollout, B of a minibatch, D features, P outputs of the actor, K
 components of an action.
@@ -16,9 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos import backend
-from textenv.algos.mlp_policy import MLPPolicy
-from textenv.algos.mlp_training import Adam, Figures, Weights, columns, forward, mean_figures
+from textenv.algos.control.mlp_policy import MLPPolicy
+from textenv.algos.control.mlp_training import (
+    Adam,
+    Figures,
+    Weights,
+    columns,
+    forward,
+    mean_figures,
+)
+from textenv.algos.control.running_stats import RunningStats
+from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.ppo import (
     PPOConfig,
     bootstrap_value,
@@ -28,9 +36,8 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.running_stats import RunningStats
-from textenv.algos.strategy import create_strategy
-from textenv.algos.trajectory import Buffer
+from textenv.algos.runtime import backend
+from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import DataError
 
 backend.prepare()

@@ -3,7 +3,7 @@
 The figures for control are those of RL Baselines3 Zoo's ``hyperparams/ppo.yml`` (Pendulum without
 its gSDE); ``n_steps`` here is theirs times the number of environments. Those for text were found
 with tiny-lm on arithmetic; a large model wants a smaller ``learning_rate``
-(`textenv.algos.trainer.default_learning_rate`).
+(`textenv.algos.training.trainer.default_learning_rate`).
 """
 
 from __future__ import annotations

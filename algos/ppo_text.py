@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos import backend
-from textenv.algos.batch import BatchSize, TokenBatch, make_batch
-from textenv.algos.envs import is_text
-from textenv.algos.metrics import rollout_metrics
+from textenv.algos.episodes.environments import is_text
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.ppo import (
     PPOConfig,
     explained_variance,
@@ -40,8 +39,9 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.strategy import create_strategy
-from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.algos.rollouts.metrics import rollout_metrics
+from textenv.algos.runtime import backend
+from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 backend.prepare()
@@ -50,18 +50,18 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.gradients import Stepper, accumulate  # noqa: E402
-from textenv.algos.memory import MemoryWatch  # noqa: E402
-from textenv.algos.models import (  # noqa: E402
+from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
+from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
+from textenv.algos.lm.models.loading import (  # noqa: E402
     add_lora,
     check_trainable,
     count_parameters,
     load_model,
     save_model,
 )
-from textenv.algos.policy import create_policy  # noqa: E402
-from textenv.algos.scoring import Scorer, by_parts, frozen_scores  # noqa: E402
-from textenv.algos.trainer import default_learning_rate  # noqa: E402
+from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
+from textenv.algos.training.optimizer import Stepper, accumulate  # noqa: E402
+from textenv.algos.training.trainer import default_learning_rate  # noqa: E402
 
 VALUE_HEAD = "value_head.safetensors"
 _EPSILON = 1e-8

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from textenv.algos.rollout import RolloutRunner
-from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
 from textenv.wrappers.sb3 import SB3Policy
 from textenv.wrappers.sb3_vec_env import SB3VectorEnv

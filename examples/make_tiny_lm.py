@@ -17,7 +17,7 @@ import random
 import time
 from pathlib import Path
 
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 from textenv.tasks import Example, make
 
 blas.load()  # before mlx
@@ -30,7 +30,7 @@ from mlx_lm.utils import save_config, save_model  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from textenv.algos.fast_math import use_fast_swiglu  # noqa: E402
+from textenv.algos.lm.kernels.fast_math import use_fast_swiglu  # noqa: E402
 
 PAD, EOS = 0, 1
 CHARACTERS = ["<pad>", "<eos>", *map(chr, range(32, 127)), "\n"]

@@ -31,7 +31,7 @@ def shapes(sizes: dict[str, Size]) -> dict[str, tuple[int, int, int]]:
 
 def mlx_rates(products: dict[str, tuple[int, int, int]], started: float) -> dict[str, Any]:
     """Rates of MLX's matrix products, and of a copy."""
-    from textenv.algos import backend
+    from textenv.algos.runtime import backend
 
     backend.prepare()
     import mlx.core as mx

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from typing import Any
 
-from textenv.algos.backend import EXTRA
 from textenv.algos.bench.hardware import shapes
 from textenv.algos.bench.process import cores
 from textenv.algos.bench.sizes import SIZES
 from textenv.algos.bench.work import Work
+from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import ConfigError, unknown
 
 OURS = "textenv"

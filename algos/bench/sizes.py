@@ -97,7 +97,7 @@ def make_model(size: Size, folder: str | Path, seed: int = 0) -> None:
         folder: where to, in the layout of the Hugging Face hub.
         seed: of the weights.
     """
-    from textenv.algos import backend
+    from textenv.algos.runtime import backend
 
     backend.prepare()
     import mlx.core as mx

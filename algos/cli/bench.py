@@ -16,7 +16,6 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from textenv.algos.backend import EXTRA
 from textenv.algos.bench.plan import PARTS, PEERS, Row, make_plan
 from textenv.algos.bench.process import cores
 from textenv.algos.bench.report import write_report
@@ -24,7 +23,8 @@ from textenv.algos.bench.results import Outcome, Results
 from textenv.algos.bench.sizes import SIZES
 from textenv.algos.bench.turns import Turn, Watcher, estimate, run_probe
 from textenv.algos.bench.turns import run as run_turns
-from textenv.algos.cli.run_folder import RunFolder
+from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import ConfigError, MissingDependencyError
 
 _PACKAGES = (

@@ -13,15 +13,15 @@ from rich.live import Live
 from rich.table import Table
 
 from textenv.algos.cli import compare_strategies
-from textenv.algos.cli.run_folder import RunFolder
-from textenv.algos.cli.text_envs import TextTask
+from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.cli.shared.text_envs import TextTask
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.loop import Observer, compare
 from textenv.algos.compare.machine import describe_machine
 from textenv.algos.compare.report import write_report
 from textenv.algos.compare.results import Comparison, Evaluation, Run
 from textenv.algos.compare.threads import import_seconds, use_threads
-from textenv.algos.envs import is_text, make_env
+from textenv.algos.episodes.environments import is_text, make_env
 from textenv.errors import ConfigError
 
 _EVALUATIONS = 20  # of a run, where eval_every is not given

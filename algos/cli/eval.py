@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import gymnasium as gym
 
-from textenv.algos.envs import is_text, make_env
+from textenv.algos.control.mlp_policy import load_policy
+from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.evaluation import episode_returns, evaluate
-from textenv.algos.mlp_policy import load_policy
-from textenv.algos.models import load_model
-from textenv.algos.policy import create_policy
+from textenv.algos.lm.generation.policy import create_policy
+from textenv.algos.lm.models.loading import load_model
 from textenv.errors import ConfigError
 
 

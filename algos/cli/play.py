@@ -9,9 +9,9 @@ from pathlib import Path
 import gymnasium as gym
 from gymnasium.error import InvalidAction
 
-from textenv.algos.cli.shown import count, shown
-from textenv.algos.rollout_files import load_rollout
-from textenv.algos.trajectory import Trajectory
+from textenv.algos.cli.shared.escape import count, shown
+from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.storage.files import load_rollout
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError
 from textenv.wrappers import RecordTranscript

@@ -11,21 +11,21 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from textenv.algos import blas
 from textenv.algos.cli import train_offline
-from textenv.algos.cli.display import ConsoleDisplay, TrainingDisplay
-from textenv.algos.cli.judging import Judge, control_judge, say_evaluation, text_judge
-from textenv.algos.cli.run_folder import RunFolder
-from textenv.algos.cli.text_envs import TextTask, make_text_envs
+from textenv.algos.cli.shared.display import ConsoleDisplay, TrainingDisplay
+from textenv.algos.cli.shared.judging import Judge, control_judge, say_evaluation, text_judge
+from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
 from textenv.algos.config import from_table, read_toml, to_table
-from textenv.algos.envs import is_text, make_env
+from textenv.algos.episodes.environments import is_text, make_env
+from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo import PPOConfig, PPOTrainer
 from textenv.algos.ppo_presets import SIZES, preset
+from textenv.algos.runtime import blas
+from textenv.algos.runtime.versions import versions
 from textenv.algos.strategies.counts import summarize
-from textenv.algos.trajectory import Buffer
-from textenv.algos.versions import versions
 from textenv.errors import ConfigError
 
 

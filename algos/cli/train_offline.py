@@ -13,21 +13,21 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from textenv.algos.cli.judging import control_judge, say_evaluation, text_judge
-from textenv.algos.cli.run_folder import RunFolder, draw_metric
+from textenv.algos.cli.shared.judging import control_judge, say_evaluation, text_judge
+from textenv.algos.cli.shared.run_folder import RunFolder, draw_metric
 from textenv.algos.config import from_table, to_table
-from textenv.algos.envs import make_env
-from textenv.algos.mlp_policy import MLPPolicy, load_policy
-from textenv.algos.offline import METHODS, OfflineConfig, OfflineTrainer
-from textenv.algos.offline_data import common_source, refuse_stale, spaces_of
-from textenv.algos.offline_text import METHODS as TEXT_METHODS
-from textenv.algos.offline_text import OfflineTextConfig, OfflineTextTrainer
+from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
+from textenv.algos.episodes.environments import make_env
+from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.offline.control import METHODS, OfflineConfig, OfflineTrainer
+from textenv.algos.offline.data import common_source, refuse_stale, spaces_of
+from textenv.algos.offline.text import METHODS as TEXT_METHODS
+from textenv.algos.offline.text import OfflineTextConfig, OfflineTextTrainer
 from textenv.algos.ppo import PPOConfig
 from textenv.algos.ppo_presets import preset
-from textenv.algos.rollout_files import load_rollouts
-from textenv.algos.rollout_source import check_source
-from textenv.algos.trajectory import Buffer
-from textenv.algos.versions import versions
+from textenv.algos.runtime.versions import versions
+from textenv.algos.storage.files import load_rollouts
+from textenv.algos.storage.source import check_source
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError, TextEnvError
 
@@ -204,7 +204,7 @@ def run(job: Job) -> int:
             draw_metric(folder.path / "loss.png", trainer.history, "epoch", up, f"{method}: {name}")
     say_evaluation(say, "after", after)
     if not isinstance(args, TextArgs) and importlib.util.find_spec("onnx"):
-        from textenv.algos.onnx_export import export_onnx
+        from textenv.algos.control.onnx_export import export_onnx
 
         say(f"for other programs: {export_onnx(trainer.policy, folder.path / 'policy.onnx')}")
     seconds = time.perf_counter() - started
@@ -299,8 +299,8 @@ def _control_policy(args: PPOArgs, rollouts: list[Buffer], env: Any) -> MLPPolic
 
 
 def _text_policy(args: PPOArgs) -> Any:
-    from textenv.algos.models import load_model
-    from textenv.algos.policy import create_policy
+    from textenv.algos.lm.generation.policy import create_policy
+    from textenv.algos.lm.models.loading import load_model
 
     return create_policy(*load_model(args.model or "tiny-lm"))
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textenv.algos.cli.shown import count, one_line
-from textenv.algos.rollout_files import load_rollout
-from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.algos.cli.shared.escape import count, one_line
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.storage.files import load_rollout
 from textenv.errors import ConfigError, DataError, MissingFileError
 
 _NAMES = ("rollout_*", "transcript_*")

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
-from textenv.algos.envs import make_training_env
-from textenv.algos.random_policy import RandomPolicy
-from textenv.algos.rollout import RolloutRunner
+from textenv.algos.control.random_policy import RandomPolicy
+from textenv.algos.episodes.environments import make_training_env
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, unknown
 
 

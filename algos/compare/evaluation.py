@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from textenv.algos.envs import max_turns
-from textenv.algos.rollout import RolloutRunner
+from textenv.algos.episodes.environments import max_turns
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigTypeError
 from textenv.wrappers.step import DictStep
 

@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from textenv.algos.versions import versions
+from textenv.algos.runtime.versions import versions
 
 
 def describe_machine(asked: int, threads: dict[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from textenv.algos import backend, blas
+from textenv.algos.runtime import backend, blas
 
 _VARIABLE = "OPENBLAS_NUM_THREADS"
 

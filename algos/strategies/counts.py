@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.strategies.groups import is_uniform, own_from, policy_tokens
 from textenv.algos.strategies.protocols import Group
-from textenv.algos.trajectory import Trajectory
 
 _PREFIX = "strategy/"
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.strategies.protocols import Group, Start
-from textenv.algos.trajectory import Trajectory
 
 TOLERANCE = 1e-8
 """Outcomes that differ by no more are equal."""

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from textenv.algos.trajectory import Trajectory
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.errors import DataError
 
 if TYPE_CHECKING:
-    from textenv.algos.batch import TokenBatch
-    from textenv.algos.rollout import RolloutRunner
+    from textenv.algos.lm.scoring.batch import TokenBatch
+    from textenv.algos.rollouts.runner import RolloutRunner
 
 Group = list[Trajectory]
 """The trajectories of one starting point."""
@@ -172,7 +172,7 @@ class Generation(Part):
         Returns:
             (N, T); by default as TreeRL defines them.
         """
-        from textenv.algos.strategies.tree_advantages import tree_advantages
+        from textenv.algos.training.tree_advantages import tree_advantages
 
         return tree_advantages(batch, advantages)
 

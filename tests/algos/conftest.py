@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 
 blas.load()  # before any test imports mlx
 
@@ -61,7 +61,7 @@ def make_tokenizer(chat_template: str | None = None):
 @pytest.fixture(scope="session")
 def random_model() -> Callable:
     """``random_model(**config)``: an mlx-lm model at random, far from uniform."""
-    from textenv.algos import backend
+    from textenv.algos.runtime import backend
 
     backend.prepare()
     import mlx.core as mx
@@ -169,7 +169,7 @@ def sample() -> Callable:
 
 @pytest.fixture(scope="session")
 def slow_restrict() -> Callable:
-    """What `textenv.algos.sampling.restrict` should keep, by sorting."""
+    """What `textenv.algos.lm.generation.sampling.restrict` should keep, by sorting."""
 
     def slow_restrict(logits, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
         """One row in float64, by sorting: (kept ids, probabilities), and how close a tie it was.

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from textenv.algos import Trainer, backend, create_policy, grpo, load_model
-from textenv.algos.batch import make_batch
-from textenv.algos.scoring import Scorer
+from textenv.algos import Trainer, create_policy, grpo, load_model
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
+from textenv.algos.runtime import backend
 
 backend.prepare()
 
@@ -22,7 +23,7 @@ import mlx.core as mx  # noqa: E402
 from mlx_lm.models import base, cache  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
-from textenv.algos.plain_path import take_rows  # noqa: E402
+from textenv.algos.lm.generation.plain import take_rows  # noqa: E402
 
 PROMPTS = [p for p in ("12+30=", "a", "the longest of these = ", "=1-2+3") for _ in range(3)]
 
@@ -266,15 +267,17 @@ def test_a_batch_is_like_one_at_a_time(read, name):
     assert pieces(PROMPTS, seeds=seeds)[1]["token_ids"] == extras["token_ids"]
 
 
-# Products of experts and convolutions know float32 alone, and a gated delta rule of random weights
-# magnifies its rounding. minicpm3 has its angles in float32.
+# MLX computes products of experts and convolutions in float32 alone, and a gated delta rule of random
+# weights magnifies its rounding. minicpm3 has its angles in float32. Rounding in float32 depends on
+# the processor: between two of them the gradients below differ by up to 2e-5 and 1.2e-4 of the
+# largest entry.
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
     [
         ("rwkv7", mx.float64, 1e-9),
         ("qwen3_next", mx.float32, 3e-4),
-        ("granitemoehybrid", mx.float32, 1e-5),
-        ("deepseek_v3", mx.float32, 1e-5),
+        ("granitemoehybrid", mx.float32, 1e-4),
+        ("deepseek_v3", mx.float32, 5e-4),
         ("minicpm3", mx.float64, 1e-6),
     ],
 )
@@ -322,7 +325,7 @@ def test_gradients_are_those_of_each_sequence_alone(read, sample, name, dtype, t
 
 def test_a_model_whose_class_is_half_made_can_be_trained(read):
     """mlx-lm's recurrent_gemma does not call the constructor of its base class."""
-    from textenv.algos.models import count_parameters
+    from textenv.algos.lm.models.loading import count_parameters
 
     model, _ = read("recurrent_gemma")
     assert count_parameters(model, trainable=True) == count_parameters(model)

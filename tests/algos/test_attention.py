@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from textenv.algos.attention import Part, as_bias, attend, scaled_dot_product_attention
-from textenv.algos.kv_cache import ForkedCache, GrowingCache
+from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache
+from textenv.algos.lm.kernels.attention import Part, as_bias, attend, scaled_dot_product_attention
 
 rng = np.random.default_rng(0)
 
@@ -141,7 +141,7 @@ def test_half_precision_stays_half_and_sums_in_float32(dtype):
 
 FAULTS = """
 import resource, mlx.core as mx
-from textenv.algos import heap
+from textenv.algos.runtime import heap
 kept = heap.keep_freed_memory()
 def touch():
     mx.eval(mx.ones((4096, 4096)) + 1)  # 64 MB twice

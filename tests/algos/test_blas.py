@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 
 
 def _has_mlx_cpu():
@@ -34,7 +34,7 @@ needs_torch = pytest.mark.skipif(
 )
 
 LOAD = """
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 assert blas.load().name == "openblas", blas.status()
 import mlx.core as mx
 """
@@ -43,7 +43,7 @@ import mlx.core as mx
 DIRECT = """
 import ctypes, os, threading
 import numpy as np
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 assert blas.load().name == "openblas", blas.status()
 
 def multiply(a, b, c, alpha=1.0, beta=0.0, order="C", trans=(False, False)):
@@ -67,7 +67,7 @@ c, want = np.zeros_like(a), np.zeros_like(a)
 # Calls load() twice, then leaves the warnings' messages, the status and an MLX product.
 REPORT = """
 import json, warnings
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     blas.load()
@@ -439,7 +439,7 @@ def test_off_leaves_the_bundled_blas(tmp_path):
 
 def test_status_before_load(tmp_path):
     code = """
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 assert blas.status().name == "own" and "not been called" in blas.status().detail
 """
     run(code, tmp_path)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from textenv.algos import create_policy
-from textenv.algos.completions import Completion
-from textenv.algos.generation import Generator
-from textenv.algos.sampling import SamplingParams
+from textenv.algos.lm.generation.completions import Completion
+from textenv.algos.lm.generation.generator import Generator
+from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.errors import ConfigError
 
 EOS = (1, 7, 20, 31)  # so that rows end at very different times

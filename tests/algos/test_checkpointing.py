@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from textenv.algos import GRPOConfig, GRPOTrainer, grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.checkpointing import in_chunks
-from textenv.algos.models import add_lora
-from textenv.algos.scoring import Scorer
+from textenv.algos.lm.models.loading import add_lora
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.checkpointing import in_chunks
+from textenv.algos.lm.scoring.scorer import Scorer
 
 SHARED = ["12+30="] * 4 + ["99-1= "] * 4
 RAGGED = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]

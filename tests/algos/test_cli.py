@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from textenv.algos.cli import COMMANDS, main
-from textenv.algos.cli.display import no_signal
+from textenv.algos.cli.shared.display import no_signal
 from textenv.algos.config import read_toml
 
 SHORT = ["--max-steps", "2", "--num-prompts", "4", "--num-generations", "4", "--eval-examples", "8"]
@@ -275,7 +275,7 @@ def test_the_display_shows_figures_and_samples():
     from rich.console import Console
 
     from textenv.algos import Buffer, Trajectory
-    from textenv.algos.cli.display import TrainingDisplay
+    from textenv.algos.cli.shared.display import TrainingDisplay
 
     console = Console(force_terminal=True, width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     rollout = Buffer([Trajectory(actions=["[4]2"], rewards=[1.0], prompt="40+2=")])

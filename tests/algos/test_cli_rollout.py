@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("tyro")
 
 from textenv.algos.cli import main
-from textenv.algos.mlp_policy import MLPPolicy, load_policy
-from textenv.algos.rollout_files import load_rollouts
+from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
+from textenv.algos.storage.files import load_rollouts
 
 
 def rollout(out, *argv):

@@ -16,8 +16,8 @@ from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.evaluation import EpisodePlayer
 from textenv.algos.compare.loop import Observer, compare
 from textenv.algos.compare.results import PARTS
+from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.evaluation import episode_returns
-from textenv.algos.mlp_policy import MLPPolicy
 from textenv.errors import ConfigError
 
 SHORT = ["--total-timesteps", "512", "--eval-every", "256", "--eval-episodes", "3"]

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from textenv.algos.cli import main
-from textenv.algos.compare import strategy_runs
-from textenv.algos.compare.strategy_report import read_comparison, to_markdown, verdicts
-from textenv.algos.compare.strategy_results import (
+from textenv.algos.compare.strategies import runs as strategy_runs
+from textenv.algos.compare.strategies.report import read_comparison, to_markdown, verdicts
+from textenv.algos.compare.strategies.results import (
     Point,
     StrategyComparison,
     StrategyRun,
     Try,
     crossing,
 )
-from textenv.algos.compare.strategy_runs import StrategyArena, parse_entrant, train
-from textenv.algos.envs import make_env
+from textenv.algos.compare.strategies.runs import StrategyArena, parse_entrant, train
+from textenv.algos.episodes.environments import make_env
 from textenv.errors import ConfigError, DataError
 
 TINY = [

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from textenv.algos.sampling import SamplingParams
+from textenv.algos.lm.generation.sampling import SamplingParams
 
 EOS = (1, 7, 20, 31)  # so that rows end at very different times
 rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def check_rows(model, slow_restrict, prompts, uniforms, params, completions):
 
 
 def make(model, batch_size, sync_every=None):
-    from textenv.algos.generation import Generator
+    from textenv.algos.lm.generation.generator import Generator
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the slower ways
@@ -196,7 +196,7 @@ def test_broken_weights_are_noticed_in_the_midst(fresh):
 @pytest.mark.parametrize("device", [mx.cpu, "other"], ids=["cpu", "other"])
 def test_looks_are_rarer_the_longer_rows_are(tiny, monkeypatch, device):
     """On a CPU few steps are in vain: none before 8 tokens, an eighth of them after."""
-    monkeypatch.setattr("textenv.algos.generation.mx.default_device", lambda: device)
+    monkeypatch.setattr("textenv.algos.lm.generation.generator.mx.default_device", lambda: device)
     generator = make(tiny[0], 64)
     monkeypatch.undo()
     steps, run = [], generator._run

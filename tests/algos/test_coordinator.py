@@ -19,9 +19,9 @@ from gymnasium.envs.registration import EnvSpec
 
 from textenv import TextGenerationEnv
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
-from textenv.algos.coordinator import cut
-from textenv.algos.rollout import Start
-from textenv.algos.workers import Item, WorkerError, WorkerTraceback
+from textenv.algos.rollouts.coordinator import cut
+from textenv.algos.rollouts.runner import Start
+from textenv.algos.rollouts.worker import Item, WorkerError, WorkerTraceback
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [f"{i}+{i}=" for i in range(10)]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textenv.algos import backend
+from textenv.algos.runtime import backend
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos import decode_step  # noqa: E402
-from textenv.algos.generation import Generator  # noqa: E402
-from textenv.algos.models import load_model  # noqa: E402
-from textenv.algos.sampling import SamplingParams  # noqa: E402
+from textenv.algos.lm.generation import decode_step  # noqa: E402
+from textenv.algos.lm.generation.generator import Generator  # noqa: E402
+from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
+from textenv.algos.lm.models.loading import load_model  # noqa: E402
 
 NO_EOS = [10**6]
 

@@ -11,16 +11,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from textenv.algos import RolloutRunner, backend, create_policy, create_strategy
+from textenv.algos import RolloutRunner, create_policy, create_strategy
+from textenv.algos.runtime import backend
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos import generation  # noqa: E402
-from textenv.algos.generation import Generator  # noqa: E402
-from textenv.algos.plain_path import PlainGenerator  # noqa: E402
-from textenv.algos.sampling import SamplingParams  # noqa: E402
+from textenv.algos.lm.generation import generator as generation  # noqa: E402
+from textenv.algos.lm.generation.generator import Generator  # noqa: E402
+from textenv.algos.lm.generation.plain import PlainGenerator  # noqa: E402
+from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
 from textenv.errors import RewardError  # noqa: E402
 
 NO_EOS = [10**6]

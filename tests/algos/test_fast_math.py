@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from textenv.algos import fast_math
+from textenv.algos.lm.kernels import fast_math
 
 
 def test_the_sigmoid_is_right_to_float32_everywhere():

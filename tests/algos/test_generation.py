@@ -7,7 +7,7 @@ import pytest
 
 from textenv import TextGenerationEnv
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_model
-from textenv.algos.batch import make_batch
+from textenv.algos.lm.scoring.batch import make_batch
 
 PROMPTS = ["12+30=", "a", "the longest of these prompts = ", "12+30=", "ab", "a"] * 2
 
@@ -181,7 +181,7 @@ def test_split_head(random_model, name, splits):
     """The halves make the whole; only where nothing comes between are they halves."""
     import mlx.core as mx
 
-    from textenv.algos.models import split_head
+    from textenv.algos.lm.models.loading import split_head
 
     model = random_model(**BASE | ARCHITECTURES[name], model_type=name)
     body, head = split_head(model)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from textenv.algos import grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.scoring import Scorer
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
 

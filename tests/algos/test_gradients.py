@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from textenv.algos.gradients import Stepper
+from textenv.algos.training.optimizer import Stepper
 
 OPTIMIZERS = {
     "adamw": lambda: optim.AdamW(

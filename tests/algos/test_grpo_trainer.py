@@ -19,7 +19,7 @@ from textenv.algos import (
     grpo,
     load_model,
 )
-from textenv.algos.batch import make_batch
+from textenv.algos.lm.scoring.batch import make_batch
 
 PROMPTS = ["12+30=", "a", "hello there", "9-1="]
 SMALL = {"num_prompts": 4, "num_generations": 8, "max_completion_length": 6, "warmup_steps": 0}

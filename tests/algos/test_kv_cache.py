@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textenv.algos import backend
-from textenv.algos.forks import best_group, join_caches, lay_out, take_places, with_frame
-from textenv.algos.kv_cache import ForkedCache, GrowingCache, frame_alone
+from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache, frame_alone
+from textenv.algos.lm.cache.layout import best_group, join_caches, lay_out, take_places, with_frame
+from textenv.algos.runtime import backend
 
 backend.prepare()
 

@@ -6,9 +6,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from textenv.algos import grpo
-from textenv.algos.batch import BatchSize, TokenBatch
-from textenv.algos.learner import LocalLearner
-from textenv.algos.parts import Part, split
+from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch
+from textenv.algos.training.gradient import LocalLearner
+from textenv.algos.training.microbatches import Part, split
 
 
 def make_batch(lengths, prompt_index, prompt_lengths, width=None):
@@ -123,9 +123,9 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
     from functools import partial
 
     from textenv.algos import RolloutCoordinator, RolloutRunner, create_policy, create_strategy
-    from textenv.algos.envs import make_env
-    from textenv.algos.learner import SharedLearner
-    from textenv.algos.models import save_model
+    from textenv.algos.episodes.environments import make_env
+    from textenv.algos.lm.models.loading import save_model
+    from textenv.algos.training.gradient import SharedLearner
 
     model, tokenizer = fresh
     folder = tmp_path / "model"

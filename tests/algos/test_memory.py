@@ -14,18 +14,18 @@ from dataclasses import replace
 
 import pytest
 
-from textenv.algos import (
-    GRPOConfig,
-    GRPOTrainer,
-    PPOConfig,
-    load_model,
-    memory,
-    memory_pressure,
+from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, load_model
+from textenv.algos.lm.memory import pressure as memory_pressure
+from textenv.algos.lm.memory import watch as memory
+from textenv.algos.lm.memory.estimate import PROCESS, Load, Sizes, estimate
+from textenv.algos.lm.memory.limits import Limit, _of_gpu, memory_limit, resident
+from textenv.algos.lm.memory.watch import (
+    MemoryWatch,
+    check_weights,
+    out_of_memory,
+    settings_that_fit,
 )
-from textenv.algos.limits import Limit, _of_gpu, memory_limit, resident
-from textenv.algos.memory import MemoryWatch, check_weights, out_of_memory, settings_that_fit
-from textenv.algos.memory_estimate import PROCESS, Load, Sizes, estimate
-from textenv.algos.models import add_lora
+from textenv.algos.lm.models.loading import add_lora
 from textenv.errors import OutOfMemoryError
 
 MB, GB = 10**6, 10**9
@@ -37,7 +37,7 @@ def machine(tmp_path, monkeypatch):
     """``machine(files)``: a root folder with these files of ``/proc`` and ``/sys``."""
     if sys.platform != "linux":
         pytest.skip("Linux alone has these files")
-    from textenv.algos import limits
+    from textenv.algos.lm.memory import limits
 
     monkeypatch.setattr(limits, "_address_space", lambda: None)
 
@@ -97,7 +97,7 @@ def test_cgroup_of_version_1(machine):
 
 
 def test_ulimit(machine, monkeypatch):
-    from textenv.algos import limits
+    from textenv.algos.lm.memory import limits
 
     monkeypatch.setattr(limits, "_address_space", lambda: 1024 * 9000 + MB)
     limit = memory_limit(machine())
@@ -207,8 +207,8 @@ def test_growth_by_layers_is_what_is_measured(
     import mlx.core as mx
     import mlx.nn as nn
 
-    from textenv.algos.batch import make_batch
-    from textenv.algos.scoring import Scorer
+    from textenv.algos.lm.scoring.batch import make_batch
+    from textenv.algos.lm.scoring.scorer import Scorer
 
     batch = make_batch(sample(*tiny, ["12+30="] * 48 + ["1+1="] * 48, max_tokens=33))
     measured, expected = [], []

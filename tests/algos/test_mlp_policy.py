@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from textenv.algos.distributions import make_distribution
-from textenv.algos.mlp_policy import MLPPolicy, load_policy, stack_masks
+from textenv.algos.control.distributions import make_distribution
+from textenv.algos.control.mlp_policy import MLPPolicy, load_policy, stack_masks
+from textenv.algos.control.running_stats import RunningStats
 from textenv.algos.ppo_control import forward
-from textenv.algos.running_stats import RunningStats
 from textenv.errors import ConfigError, DataError, MissingFileError
 
 import mlx.core as mx  # isort: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from textenv.algos import load_model
-from textenv.algos.models import (
+from textenv.algos.lm.models.loading import (
     add_lora,
     context_length,
     count_parameters,

@@ -5,8 +5,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from textenv.algos.normalization import FastRMSNorm, use_fast_norm
-from textenv.algos.untraced import gradients
+from textenv.algos.lm.kernels.rms_norm import FastRMSNorm, use_fast_norm
+from textenv.algos.runtime.compile import gradients
 
 pytestmark = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")
 

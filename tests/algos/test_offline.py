@@ -15,17 +15,17 @@ from textenv.algos import (
     Trajectory,
     load_policy,
 )
+from textenv.algos.episodes.trajectory import RolloutSource
 from textenv.algos.evaluation import episode_returns
-from textenv.algos.offline import advantage_weights
-from textenv.algos.offline_data import (
+from textenv.algos.offline.control import advantage_weights
+from textenv.algos.offline.data import (
     best_episodes,
     common_source,
     join_episodes,
     mean_return,
     refuse_stale,
 )
-from textenv.algos.rollout_source import describe_source
-from textenv.algos.trajectory import RolloutSource
+from textenv.algos.storage.source import describe_source
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 

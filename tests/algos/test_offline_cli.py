@@ -145,7 +145,7 @@ def test_what_is_refused(control, text, tmp_path, capsys):
 
 
 def test_an_interrupted_run_is_whole(control, tmp_path, monkeypatch, capsys):
-    from textenv.algos.cli.run_folder import RunFolder
+    from textenv.algos.cli.shared.run_folder import RunFolder
 
     add = RunFolder.add_metrics
 

@@ -16,15 +16,15 @@ from textenv.algos import (
     create_strategy,
     load_model,
 )
+from textenv.algos.episodes.trajectory import RolloutSource
 from textenv.algos.evaluation import evaluate
-from textenv.algos.offline_text import (
+from textenv.algos.offline.text import (
     check_tokens,
     grouped,
     right_ones,
     supervised_loss,
     truncated_loss,
 )
-from textenv.algos.trajectory import RolloutSource
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 

@@ -11,8 +11,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from textenv.algos import load_policy  # noqa: E402
-from textenv.algos.mlp_policy import MLPPolicy  # noqa: E402
-from textenv.algos.onnx_export import export_onnx  # noqa: E402
+from textenv.algos.control.mlp_policy import MLPPolicy  # noqa: E402
+from textenv.algos.control.onnx_export import export_onnx  # noqa: E402
 from textenv.errors import ConfigTypeError, MissingDependencyError  # noqa: E402
 
 BOX = spaces.Box(-np.inf, np.inf, (4,), np.float32)

@@ -8,12 +8,12 @@ import pytest
 from gymnasium import spaces
 
 from textenv.algos import load_policy, load_rollout
+from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.evaluation import episode_returns
-from textenv.algos.mlp_policy import MLPPolicy
 from textenv.algos.ppo import PPOConfig, PPOTrainer, minibatches
 from textenv.algos.ppo_control import ControlLearner, control_batch
 from textenv.algos.ppo_presets import preset
-from textenv.algos.rollout import RolloutRunner
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, DataError
 
 

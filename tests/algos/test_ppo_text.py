@@ -19,12 +19,12 @@ from textenv.algos import (
     load_model,
     ppo,
 )
-from textenv.algos.batch import make_batch
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.algos.ppo_text import (
     VALUE_HEAD,
     TextLearner,
 )
-from textenv.algos.scoring import Scorer
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 PROMPTS = ["12+30=", "a", "hello there", "9-1="]
@@ -67,7 +67,7 @@ def record(learner, seen):
     import mlx.optimizers as optim
     from mlx.utils import tree_flatten
 
-    from textenv.algos.gradients import Stepper
+    from textenv.algos.training.optimizer import Stepper
 
     class Record(optim.SGD):
         def update(self, model, gradients):

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Trainer, grpo, load_model
-from textenv.algos.batch import make_batch
-from textenv.algos.models import add_lora, count_parameters, has_lora, save_model, without_lora
-from textenv.algos.scoring import Scorer
+from textenv.algos.lm.models.loading import (
+    add_lora,
+    count_parameters,
+    has_lora,
+    save_model,
+    without_lora,
+)
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30="]
 MIXTURE = {

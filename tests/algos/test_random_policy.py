@@ -9,8 +9,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from gymnasium.vector.utils import batch_space, iterate
 
 from textenv.algos import RolloutRunner
-from textenv.algos.random_policy import RandomPolicy
-from textenv.algos.trajectory import _equal
+from textenv.algos.control.random_policy import RandomPolicy
+from textenv.algos.episodes.trajectory import _equal
 from textenv.spaces import UnicodeText
 
 SPACES = [

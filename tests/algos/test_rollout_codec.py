@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from textenv.algos import Buffer, Trajectory, load_rollout
-from textenv.algos.rollout_codec import (
+from textenv.algos.storage.codec import (
     BOOLS,
     COLUMNS,
     FLOAT_LISTS,

@@ -25,10 +25,10 @@ from textenv.algos import (
     create_strategy,
     load_rollout,
 )
-from textenv.algos.rollout_files import FORMATS, load_rollouts, save_rollout
-from textenv.algos.rollout_source import describe_source
-from textenv.algos.space_json import describe_space
-from textenv.algos.trajectory import RolloutSource
+from textenv.algos.episodes.trajectory import RolloutSource
+from textenv.algos.storage.files import FORMATS, load_rollouts, save_rollout
+from textenv.algos.storage.source import describe_source
+from textenv.algos.storage.space_json import describe_space
 
 NEEDS = {"parquet": "pyarrow", "minari": "minari"}
 ENDINGS = list(FORMATS)
@@ -237,8 +237,8 @@ def test_the_index_goes_on_within_a_folder(tmp_path, ending):
 SAVE_SOME = """
 import sys, time
 from pathlib import Path
-from textenv.algos.rollout_files import save_rollout
-from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.algos.storage.files import save_rollout
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
 
 folder, number = Path(sys.argv[1]), int(sys.argv[2])
 Path(f"{folder}.ready{number}").touch()
@@ -269,7 +269,7 @@ def test_processes_that_save_into_one_folder_at_once(tmp_path):
 
 def test_an_index_that_was_taken_in_between(tmp_path, monkeypatch):
     """Another writes between the look at the folder and the reservation."""
-    from textenv.algos import rollout_files
+    from textenv.algos.storage import files as rollout_files
 
     look, looks = rollout_files._indices, []
 
@@ -362,7 +362,7 @@ def test_a_refused_rollout_leaves_the_old_file(tmp_path, name):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, ending, monkeypatch):
-    from textenv.algos import rollout_files
+    from textenv.algos.storage import files as rollout_files
 
     def full(*args):
         raise OSError(28, "No space left on device")

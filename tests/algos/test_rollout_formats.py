@@ -23,9 +23,9 @@ from textenv.algos import (
     load_model,
     load_rollout,
 )
-from textenv.algos.rollout_json import SCHEMA_PATH
-from textenv.algos.rollout_source import describe_source
-from textenv.algos.trajectory import RolloutSource
+from textenv.algos.episodes.trajectory import RolloutSource
+from textenv.algos.storage.format_json import SCHEMA_PATH
+from textenv.algos.storage.source import describe_source
 from textenv.wrappers import RecordTranscript, TokenizeObservation
 
 
@@ -278,7 +278,7 @@ def test_another_parquet_file(tmp_path):
 
 def test_parquet_of_another_version(control, tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
-    from textenv.algos import rollout_json
+    from textenv.algos.storage import format_json as rollout_json
 
     path = control.save(tmp_path / "r.parquet")
     monkeypatch.setattr(rollout_json, "SCHEMA_VERSION", 3)
@@ -346,7 +346,7 @@ def test_images_are_not_compressed_with_loss(minari, tmp_path):
     rng = np.random.default_rng(0)
     images = [rng.integers(256, size=space.shape, dtype=np.uint8) for _ in range(3)]
     source = describe_source(gym.make("CartPole-v1"))
-    source.observation_space = textenv.algos.space_json.describe_space(space)
+    source.observation_space = textenv.algos.storage.space_json.describe_space(space)
     trajectory = Trajectory(
         observations=images[:2],
         actions=[np.int64(0), np.int64(1)],

@@ -12,9 +12,9 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from textenv.algos import Buffer, RolloutRunner, create_policy, create_strategy
-from textenv.algos.random_policy import RandomPolicy
-from textenv.algos.rollout_source import check_source, describe_source
-from textenv.algos.space_json import describe_space
+from textenv.algos.control.random_policy import RandomPolicy
+from textenv.algos.storage.source import check_source, describe_source
+from textenv.algos.storage.space_json import describe_space
 from textenv.wrappers import DictStep, RecordTranscript
 
 

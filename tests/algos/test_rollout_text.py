@@ -16,7 +16,7 @@ from textenv.algos import (
     create_strategy,
     grpo,
 )
-from textenv.algos.batch import make_batch
+from textenv.algos.lm.scoring.batch import make_batch
 from textenv.spaces import UnicodeText
 
 PROMPTS = [f"{i}+{i}=" for i in range(10)]

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from textenv.algos.rotary import FastRoPE, use_fast_rope
+from textenv.algos.lm.kernels.rotary import FastRoPE, use_fast_rope
 
 pytestmark = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from textenv.algos import create_policy
-from textenv.algos.sampling import SamplingParams, draw, restrict
+from textenv.algos.lm.generation.sampling import SamplingParams, draw, restrict
 
 
 @given(

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from textenv.algos import Trajectory, scoring
-from textenv.algos.batch import make_batch
-from textenv.algos.scoring import Scorer
+from textenv.algos import Trajectory
+from textenv.algos.lm.scoring import scorer as scoring
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 
 UNEVEN = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
 EVEN = ["12+30=", "12+30=", "a", "a", "hello there", "hello there"]

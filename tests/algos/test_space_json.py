@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from textenv.algos.space_json import describe_space, make_space
+from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.spaces import UnicodeText
 
 F32 = np.finfo(np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from textenv.algos import Buffer, Trainer, grpo, gspo
-from textenv.algos.batch import make_batch
-from textenv.algos.scoring import Scorer
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b", "a"]
 
@@ -173,7 +173,7 @@ def test_the_buffer_is_cleared_on_policy_only(fresh, sample, on_policy):
 def test_later_ratios_are_finite_under_top_p(fresh, sample):
     import mlx.core as mx
 
-    from textenv.algos.sampling import SamplingParams, restrict
+    from textenv.algos.lm.generation.sampling import SamplingParams, restrict
 
     model, tokenizer = fresh
     trajectories = sample(model, tokenizer, PROMPTS * 4, top_p=0.8)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from textenv.algos import Trajectory, grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.scoring import Scorer, by_parts
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer, by_parts
 from textenv.errors import DataError
 
 # Of each group: the prompt's length, and of each leaf (parent, branch_at, tokens).

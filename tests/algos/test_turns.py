@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from textenv.algos import RolloutRunner, create_policy, create_strategy
-from textenv.algos.generation import Generator
-from textenv.algos.sampling import SamplingParams
+from textenv.algos.lm.generation.generator import Generator
+from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.spaces import UnicodeText
 
 EOS = (1, 7, 20, 31)  # so that rows end at very different times
@@ -234,8 +234,8 @@ def test_a_plain_loop_goes_on_from_its_second_turn(tiny, plain_logprobs):
 @pytest.mark.parametrize("turns", ["one", "many"])
 def test_memory_is_let_go(tiny, turns, monkeypatch):
     """Of one turn nothing is kept at all, and of many nothing after the last."""
-    from textenv.algos import kept_rows
-    from textenv.algos.forks import held
+    from textenv.algos.lm.cache.layout import held
+    from textenv.algos.lm.generation import kept_rows
 
     kept, add = [], kept_rows.KeptRows.add
 

@@ -9,10 +9,10 @@ from collections import Counter
 import mlx.core as mx
 import pytest
 
-from textenv.algos import untraced
-from textenv.algos.attention import Part, attend
-from textenv.algos.fast_math import swiglu
-from textenv.algos.untraced import gradients, keeps, piece
+from textenv.algos.lm.kernels.attention import Part, attend
+from textenv.algos.lm.kernels.fast_math import swiglu
+from textenv.algos.runtime import compile as untraced
+from textenv.algos.runtime.compile import gradients, keeps, piece
 
 
 @piece
@@ -109,7 +109,7 @@ def test_threads_do_not_wait_for_each_other_for_ever():
 
 def test_the_process_ends_cleanly():
     code = (
-        "from textenv.algos.untraced import gradients, piece\n"
+        "from textenv.algos.runtime.compile import gradients, piece\n"
         "import mlx.core as mx\n"
         "f = piece(lambda x: x * 2 + 1)\n"
         "with gradients():\n"

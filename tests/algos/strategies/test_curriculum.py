@@ -9,7 +9,7 @@ import pytest
 
 from textenv.algos import RolloutRunner, create_strategy
 from textenv.algos.strategies import Start, make_part
-from textenv.algos.strategies.curriculum import Curriculum
+from textenv.algos.strategies.prompts.curriculum import Curriculum
 from textenv.errors import ConfigError
 
 RIGHT, WRONG, HALF = [1, 1], [0, 0], [1, 0]

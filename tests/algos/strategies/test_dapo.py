@@ -8,7 +8,7 @@ import gymnasium as gym
 import pytest
 
 from textenv.algos import RolloutRunner, create_strategy
-from textenv.algos.strategies.dapo import DynamicSampling
+from textenv.algos.strategies.selection.dapo import DynamicSampling
 from textenv.errors import ConfigError, ConfigTypeError, RolloutError
 
 PROMPTS = [f"{i}+0=" for i in range(30)]

@@ -6,7 +6,7 @@ import pytest
 
 from textenv.algos import Trajectory
 from textenv.algos.strategies import make_part
-from textenv.algos.strategies.drop import Drop, repeated
+from textenv.algos.strategies.selection.drop import Drop, repeated
 from textenv.errors import ConfigError
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from textenv.algos import Trajectory, create_strategy, grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.metrics import rollout_metrics
+from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.rollouts.metrics import rollout_metrics
 from textenv.algos.strategies import outcome
-from textenv.algos.strategies.dapo import DynamicSampling
-from textenv.algos.strategies.overlong import OverlongPunishment, punishment
-from textenv.algos.trajectory import Buffer
+from textenv.algos.strategies.selection.dapo import DynamicSampling
+from textenv.algos.strategies.selection.overlong import OverlongPunishment, punishment
 from textenv.errors import ConfigError
 
 

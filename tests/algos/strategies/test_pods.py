@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from textenv.algos import GRPOConfig, Trajectory, create_strategy
-from textenv.algos.strategies.pods import MaximumVariance, most_varied
+from textenv.algos.strategies.selection.pods import MaximumVariance, most_varied
 from textenv.errors import ConfigError
 
 values = st.one_of(

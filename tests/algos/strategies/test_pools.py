@@ -9,7 +9,7 @@ import pytest
 
 from textenv.algos import RolloutRunner, create_strategy
 from textenv.algos.strategies import make_part
-from textenv.algos.strategies.pools import Pools
+from textenv.algos.strategies.prompts.pools import Pools
 from textenv.errors import ConfigError
 
 RIGHT, WRONG, MIXED = [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1]

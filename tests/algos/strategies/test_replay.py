@@ -11,7 +11,7 @@ import pytest
 
 from textenv.algos import Buffer, Trainer, create_policy, grpo
 from textenv.algos.strategies import make_part
-from textenv.algos.strategies.replay import Replay, importance_weights
+from textenv.algos.strategies.selection.replay import Replay, importance_weights
 from textenv.errors import ConfigError
 
 PROMPTS = ["12+30="] * 4 + ["a"] * 4 + ["the longest prompt = "] * 4
@@ -163,7 +163,7 @@ def test_the_gradient_is_that_of_a_plain_implementation(fresh, grouped, replay):
 
 
 def test_fresh_trajectories_are_not_scored(fresh, grouped, replay, monkeypatch):
-    from textenv.algos import scoring
+    from textenv.algos.lm.scoring import scorer as scoring
 
     scored = []
     original = scoring.Scorer.__call__

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from textenv.algos import Buffer, Trainer, grpo
-from textenv.algos.batch import BatchSize, make_batch
-from textenv.algos.scoring import Scorer
+from textenv.algos.lm.scoring.batch import BatchSize, make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.errors import ConfigError, DataError
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b", "a"]

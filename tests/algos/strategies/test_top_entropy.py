@@ -9,7 +9,7 @@ import pytest
 
 from textenv.algos import Trajectory
 from textenv.algos.strategies import make_part
-from textenv.algos.strategies.top_entropy import TopEntropy
+from textenv.algos.strategies.selection.top_entropy import TopEntropy
 from textenv.errors import ConfigError, DataError
 
 

@@ -223,7 +223,7 @@ def test_chains_of_a_tree_are_those_without(tiny):
 
 def test_repetitive_paths_stop(tiny):
     rollout, _, _ = collect(tiny, ["segment_tree:segment=2,ngram=1,repetition=0.3"])
-    from textenv.algos.strategies.drop import repeated
+    from textenv.algos.strategies.selection.drop import repeated
 
     stopped = [t for t in rollout if t.completion_truncated and len(t.token_ids) < 12]
     assert stopped and all(repeated(t.token_ids, 1) > 0.3 for t in stopped)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from textenv.algos import Trajectory, grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.strategies.tree_advantages import tree_advantages
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.training.tree_advantages import tree_advantages
 
 
 def grow(leaves, group_id=0):

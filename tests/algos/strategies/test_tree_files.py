@@ -8,9 +8,9 @@ import pytest
 
 from textenv import TextGenerationEnv
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_rollout
-from textenv.algos.rollout_files import FORMATS
-from textenv.algos.rollout_json import SCHEMA_PATH
-from textenv.algos.rollout_source import describe_source
+from textenv.algos.storage.files import FORMATS
+from textenv.algos.storage.format_json import SCHEMA_PATH
+from textenv.algos.storage.source import describe_source
 
 NEEDS = {"parquet": "pyarrow", "minari": "minari"}
 

@@ -12,10 +12,10 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from textenv.algos import Buffer, GRPOConfig, Trainer, Trajectory, create_strategy, grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.scoring import Scorer
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.algos.strategies import Generation
-from textenv.algos.strategies.tree_advantages import tree_advantages
+from textenv.algos.training.tree_advantages import tree_advantages
 from textenv.errors import ConfigError
 
 LOSSES = list(grpo.LOSS_TYPES)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from textenv.algos import Buffer, Trainer, Trajectory, grpo
-from textenv.algos.batch import make_batch
-from textenv.algos.parts import split
+from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.strategies import thin
-from textenv.algos.strategies.tree_advantages import tree_advantages
+from textenv.algos.training.microbatches import split
+from textenv.algos.training.tree_advantages import tree_advantages
 
 
 def make_group(rng, prompt, group_id, leaves=6, longest=9):
@@ -117,7 +117,7 @@ def test_parts_keep_groups_whole(groups, count, longest):
 @pytest.mark.parametrize("seed", range(4))
 def test_thinned_trees_stay_trees(tiny, plain_logprobs, seed):
     """What a selection leaves of a group is scored as it was, heirs of what is gone included."""
-    from textenv.algos.scoring import Scorer
+    from textenv.algos.lm.scoring.scorer import Scorer
 
     rng = np.random.default_rng(seed)
     group = make_group(rng, [5, 6, 7], 0, leaves=10)
