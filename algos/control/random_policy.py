@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.spaces import Discrete, Space
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from textenv.algos.config import check_integer
 from textenv.algos.storage.space_json import describe_space
-from textenv.errors import ConfigError
 
 
 class RandomPolicy:
@@ -29,8 +29,8 @@ class RandomPolicy:
     """
 
     def __init__(self, action_space: Space, seed: int = 0, num_envs: int | None = None):
-        if num_envs is not None and num_envs < 1:
-            raise ConfigError(f"num_envs must be an integer >= 1 or None, got {num_envs!r}")
+        if num_envs is not None:
+            check_integer("num_envs", num_envs, 1)
         self.action_space = copy.deepcopy(action_space)
         self.action_space.seed(seed)
         self.num_envs = num_envs

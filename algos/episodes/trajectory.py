@@ -128,6 +128,12 @@ class Trajectory:
         """Sum of the rewards: what a group of trajectories is compared by."""
         return float(sum(self.rewards))
 
+    @property
+    def is_correct(self) -> bool | None:
+        """Whether the task's verifier judged the last answer right; None if it did not say."""
+        verdict = self.infos[-1].get("is_correct") if self.infos else None
+        return None if verdict is None else bool(verdict)
+
 
 @dataclass
 class RolloutSource:

@@ -142,7 +142,7 @@ class OfflineTextTrainer:
         common_source(rollouts)
         trajectories = grouped(rollouts)
         self.data_reward = float(np.mean([t.total_reward for t in trajectories]))
-        verdicts = [v for t in trajectories if (v := _verdict(t)) is not None]
+        verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
         if isinstance(model, (str, Path)):
             model, tokenizer = load_model(model)
@@ -354,7 +354,7 @@ def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         rewards = [t.total_reward for t in group]
         differ = max(rewards) - min(rewards) > _TOLERANCE
         for t in group:
-            verdict = _verdict(t)
+            verdict = t.is_correct
             if verdict is None:
                 verdict = differ and t.total_reward >= max(rewards) - _TOLERANCE
             if verdict and not t.completion_truncated:
@@ -411,9 +411,3 @@ def _brief(ids: list[int]) -> str:
 
 def _vocabulary(model: nn.Module) -> int:
     return int(model(mx.array([[0]])).shape[-1])  # lazy: nothing is computed
-
-
-def _verdict(trajectory: Trajectory) -> bool | None:
-    """Whether the completion was right; None where no verifier said."""
-    said = trajectory.infos[-1].get("is_correct") if trajectory.infos else None
-    return None if said is None else bool(said)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.policy_call import Policy
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -262,8 +263,7 @@ class RolloutCoordinator:
 def _check(
     num_workers: int, create_env: Any, create_policy: Any, create_learner: Any = None
 ) -> None:
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise ConfigError(f"num_workers must be an integer >= 0, got {num_workers!r}")
+    check_integer("num_workers", num_workers, 0)
     if num_workers:
         check_sendable(
             num_workers,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import (
     Prescoring,
     as_dict_step,
@@ -92,8 +93,7 @@ class RolloutRunner:
         max_steps: int = 2048,
         seed: int | None = 0,
     ):
-        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise ConfigError(f"max_steps must be an integer >= 1, got {max_steps!r}")
+        check_integer("max_steps", max_steps, 1)
         self._call = PolicyCall(policy)
         self.env = as_dict_step(env)
         self.policy = policy

@@ -11,11 +11,12 @@ import numpy as np
 from gymnasium.spaces import Space
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource
 from textenv.algos.runtime.versions import versions
 from textenv.algos.storage.files import load_rollout
 from textenv.algos.storage.space_json import describe_space, make_space
-from textenv.errors import ConfigError, DataError
+from textenv.errors import DataError
 
 # What make_vec writes among the kwargs of a vector environment.
 _OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs")
@@ -74,8 +75,7 @@ class Exporter:
     """
 
     def __init__(self, folder: str | Path | None, every: int = 1):
-        if every < 1:
-            raise ConfigError(f"export_every must be an integer >= 1, got {every!r}")
+        check_integer("export_every", every, 1)
         self._folder = None if folder is None else Path(folder)
         self._every, self._seen = every, 0
         self.last: Path | None = None

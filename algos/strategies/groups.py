@@ -19,7 +19,7 @@ def outcome(trajectory: Trajectory) -> float:
 
     The reward is that of the environment, and not what shaping makes of it.
     """
-    correct = trajectory.infos[-1].get("is_correct") if trajectory.infos else None
+    correct = trajectory.is_correct
     return trajectory.total_reward if correct is None else float(correct)
 
 

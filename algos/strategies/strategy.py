@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from textenv.algos.config import check_integer
 from textenv.algos.strategies.protocols import (
     SLOTS,
     Generation,
@@ -46,9 +47,7 @@ class Strategy:
     """What else is trained on, and with which weights; by default nothing else."""
 
     def __post_init__(self) -> None:
-        value = self.num_generations
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"num_generations must be an integer >= 1, got {value!r}")
+        check_integer("num_generations", self.num_generations, 1)
         for slot, kind in SLOTS.items():
             held = getattr(self, slot)
             for part in held if slot in ("selection", "reuse") else (held,):

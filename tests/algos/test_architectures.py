@@ -267,8 +267,8 @@ def test_a_batch_is_like_one_at_a_time(read, name):
     assert pieces(PROMPTS, seeds=seeds)[1]["token_ids"] == extras["token_ids"]
 
 
-# MLX computes products of experts and convolutions in float32 alone, and a gated delta rule of random
-# weights magnifies its rounding. minicpm3 has its angles in float32. Rounding in float32 depends on
+# MLX computes products of experts and convolutions in float32 alone, and a gated delta rule of
+# random weights magnifies its rounding. minicpm3 has its angles in float32. Rounding in float32 depends on
 # the processor: between two of them the gradients below differ by up to 2e-5 and 1.2e-4 of the
 # largest entry.
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from textenv.algos.config import check_integer
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 
@@ -46,9 +47,7 @@ class PolicyParams(SamplingParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low in (("max_tokens", 1), ("seed", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ConfigError(f"{name} must be an integer >= {low}, got {value!r}")
+            check_integer(name, getattr(self, name), low)
 
 
 class LanguageModelPolicy:

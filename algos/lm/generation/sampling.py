@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+from textenv.algos.config import check_integer
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError
 
@@ -50,8 +51,7 @@ class SamplingParams:
         _check("min_p", self.min_p, 0, 1)
         if self.top_p == 0:
             raise ConfigError("top_p must be above 0 (1 keeps all tokens), got 0")
-        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
-            raise ConfigError(f"top_k must be an integer >= 0 (0 keeps all), got {self.top_k!r}")
+        check_integer("top_k", self.top_k, 0)
 
     @property
     def greedy(self) -> bool:
