@@ -268,7 +268,7 @@ def test_a_batch_is_like_one_at_a_time(read, name):
 
 
 # MLX computes products of experts and convolutions in float32 alone, and a gated delta rule of
-# random weights magnifies its rounding. minicpm3 has its angles in float32. Rounding in float32 depends on
+# random weights magnifies its rounding. minicpm3 has its angles in float32. Rounding depends on
 # the processor: between two of them the gradients below differ by up to 2e-5 and 1.2e-4 of the
 # largest entry.
 @pytest.mark.parametrize(

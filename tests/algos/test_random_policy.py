@@ -75,5 +75,5 @@ def test_the_fingerprint_is_of_the_space():
 
 
 def test_num_envs_must_be_one_or_more():
-    with pytest.raises(ValueError, match="num_envs must be an integer >= 1 or None, got 0"):
+    with pytest.raises(ValueError, match="num_envs must be an integer >= 1, got 0"):
         RandomPolicy(Discrete(2), num_envs=0)
