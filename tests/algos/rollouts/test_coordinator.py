@@ -23,7 +23,7 @@ from textenv.algos.rollouts.coordinator import cut
 from textenv.algos.rollouts.runner import Start
 from textenv.algos.rollouts.worker import Item, WorkerError, WorkerTraceback
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROMPTS = [f"{i}+{i}=" for i in range(10)]
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
 

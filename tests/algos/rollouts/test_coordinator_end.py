@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SCRIPT = """
 import sys
 from functools import partial
-from tests.algos import test_coordinator as t
+from tests.algos.rollouts import test_coordinator as t
 
 if __name__ == "__main__":
     create_env = partial(t.make_env, getattr(t, sys.argv[1]))
