@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from textenv import TextGenerationEnv
+from tests.algos.shared import accuracy, make_env, starts_with, vowels, weights_of
 from textenv.algos import (
     Buffer,
     GRPOConfig,
@@ -21,22 +21,7 @@ from textenv.algos import (
 )
 from textenv.algos.lm.scoring.batch import make_batch
 
-PROMPTS = ["12+30=", "a", "hello there", "9-1="]
 SMALL = {"num_prompts": 4, "num_generations": 8, "max_completion_length": 6, "warmup_steps": 0}
-
-
-def vowels(prompt, completion, example):
-    return sum(c in "aeiou" for c in completion) / 6
-
-
-def make_env(reward_fn=vowels, prompts=PROMPTS):
-    return TextGenerationEnv(prompts, reward_fn)
-
-
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
@@ -92,15 +77,6 @@ def test_full_training_saves_what_mlx_lm_loads(tiny_folder, tmp_path):
     model, _ = mlx_lm.load(str(tmp_path / "model"))
     np.testing.assert_equal(weights_of(model), weights_of(trainer.model))
     assert load_model(tmp_path / "model")[1].eos_token_ids == {1}
-
-
-def starts_with(letter):
-    return lambda prompt, completion, example: float(completion.startswith(letter))
-
-
-def accuracy(trainer, letter):
-    policy = trainer.policy.with_params(seed=99)
-    return np.mean([text.startswith(letter) for text in policy(PROMPTS * 64)[0]])
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "gspo", "cispo"])
