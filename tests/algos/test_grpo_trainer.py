@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.algos.shared import accuracy, make_env, starts_with, vowels, weights_of
+from tests.algos.shared import accuracy, length, make_env, starts_with, vowels, weights_of
 from textenv.algos import (
     Buffer,
     GRPOConfig,
@@ -19,6 +19,7 @@ from textenv.algos import (
     grpo,
     load_model,
 )
+from textenv.algos.lm.generation.generator import Generator
 from textenv.algos.lm.scoring.batch import make_batch
 
 SMALL = {"num_prompts": 4, "num_generations": 8, "max_completion_length": 6, "warmup_steps": 0}
@@ -222,21 +223,30 @@ def test_buffer_of_the_trainer_is_its_own(fresh):
     assert [{t.policy_version for t in rollout} for rollout in kept] == [{0}, {1}]
 
 
-def test_the_seconds_of_scoring_are_told_apart(fresh):
-    import time
+def test_the_seconds_of_a_step_are_told_apart(fresh, tmp_path, monkeypatch, clock):
+    """On a clock that each phase moves by an amount of its own."""
 
-    def slow(prompt, completion, example):
-        time.sleep(0.02)
-        return float(len(completion))
+    def takes(seconds, function):
+        def timed(*args, **kwargs):
+            clock(seconds)
+            return function(*args, **kwargs)
+
+        return timed
 
     config = GRPOConfig(max_steps=2, num_prompts=2, num_generations=4, max_completion_length=3)
     trainer = GRPOTrainer(
         fresh[0],
         config=config,
         tokenizer=fresh[1],
-        env_kwargs={"prompts": ["a", "b"], "reward_fn": slow},
+        export_to=tmp_path,
+        env_kwargs={"prompts": ["a", "b"], "reward_fn": takes(3, length)},
     )
+    monkeypatch.setattr(Generator, "generate", takes(5, Generator.generate))
+    monkeypatch.setattr(Buffer, "save", takes(70, Buffer.save))
+    monkeypatch.setattr(Trainer, "train", takes(900, Trainer.train))
     for metrics in trainer.train():
-        assert 0.16 <= metrics["time/score"] <= metrics["time/generate"]
-        phases = [metrics[f"time/{name}"] for name in ("generate", "export", "update")]
-        assert sum(phases) == pytest.approx(metrics["step_time"], abs=1e-3)
+        assert metrics["time/score"] == 8 * 3  # a completion each
+        assert metrics["time/generate"] == 8 * 3 + 5
+        assert metrics["time/export"] == 70
+        assert metrics["time/update"] == 900
+        assert metrics["step_time"] == 8 * 3 + 5 + 70 + 900
