@@ -43,7 +43,8 @@ import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.models.loading import add_lora, load_model, save_model  # noqa: E402
-from textenv.algos.training.trainer import Trainer, default_learning_rate  # noqa: E402
+from textenv.algos.training.optimizer import default_learning_rate  # noqa: E402
+from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
     "rft": "rejection-sampling fine-tuning: supervised on the completions that were right",

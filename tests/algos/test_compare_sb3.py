@@ -11,8 +11,7 @@ from textenv.algos.compare.arena import EVALUATION_SEED, Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.evaluation import EpisodePlayer
 from textenv.algos.compare.loop import compare
-from textenv.algos.ppo import PPOConfig
-from textenv.algos.ppo_presets import PRESETS
+from textenv.algos.ppo_config import PRESETS, PPOConfig
 from textenv.wrappers.sb3 import SB3Policy
 
 sb3 = pytest.importorskip("stable_baselines3")

@@ -23,7 +23,7 @@ from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.algos.ppo_text import (
     VALUE_HEAD,
-    TextLearner,
+    TextUpdater,
 )
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
@@ -48,7 +48,7 @@ def make_env(reward_fn=vowels):
 
 
 def make_learner(model, tokenizer, **settings):
-    return TextLearner(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
+    return TextUpdater(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
 
 
 def make_trainer(model, tokenizer, reward_fn=vowels, **settings):
@@ -67,14 +67,14 @@ def record(learner, seen):
     import mlx.optimizers as optim
     from mlx.utils import tree_flatten
 
-    from textenv.algos.training.optimizer import Stepper
+    from textenv.algos.training.optimizer import OptimizerStep
 
     class Record(optim.SGD):
         def update(self, model, gradients):
             seen.append({name: np.array(g) for name, g in tree_flatten(gradients)})
 
     learner._optimizer = Record(0.0)
-    learner._apply = Stepper(learner.network, learner._optimizer, 0)
+    learner._apply = OptimizerStep(learner.network, learner._optimizer, 0)
 
 
 # --- one update, against a dense computation --------------------------------------------------
