@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.algos.shared import groups_of, make_policy
 from textenv.algos import (
     RolloutCoordinator,
     RolloutRunner,
@@ -16,7 +17,6 @@ from textenv.algos import (
     create_policy,
     create_strategy,
     grpo,
-    load_model,
 )
 from textenv.errors import ConfigError
 from textenv.spaces import UnicodeText
@@ -78,8 +78,7 @@ PARTS = ["turn_tree:branches=2", "turn_tree:chains=2,rounds=2,branches=1", "turn
 def test_branches_share_turns(tiny, plain_logprobs, part):
     rollout, policy = collect(tiny, part)
     deep = 0
-    for g in range(0, len(rollout), 6):
-        group = rollout.trajectories[g : g + 6]
+    for group in groups_of(rollout, 6):
         for i, t in enumerate(group):
             assert t.group_id == group[0].group_id and len(t) <= 4
             assert t.terminated == ("7" in t.actions[-1])
@@ -162,16 +161,16 @@ def make_game():
     return gym.make("textenv:TextGen-v0", task="guess_number")
 
 
-def make_policy(folder):
-    return create_policy(*load_model(folder), SETTINGS | {"max_tokens": 3})
-
-
 def test_workers_make_the_same_tree(tiny_folder):
     rollouts = []
     for workers in (0, 2):
         strategy = create_strategy("grpo", num_generations=6, parts=["turn_tree:branches=2"])
         coordinator = RolloutCoordinator(
-            make_game, partial(make_policy, tiny_folder), strategy, workers, max_steps=6 * 3 * 6
+            make_game,
+            partial(make_policy, tiny_folder, **SETTINGS | {"max_tokens": 3}),
+            strategy,
+            workers,
+            max_steps=6 * 3 * 6,
         )
         try:
             rollouts.append([coordinator.collect() for _ in range(2)])

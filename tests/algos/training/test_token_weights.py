@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from tests.algos.shared import same_weights, weights_of
 from textenv.algos import Buffer, Trainer, grpo
 from textenv.algos.lm.scoring.batch import BatchSize, make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
@@ -111,12 +112,6 @@ def test_parts_sum_to_the_whole(loss_type):
 # --- the trainer --------------------------------------------------------------------------------
 
 
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
-
-
 def train(model, trajectories, loss_fn=grpo.policy_loss, **settings):
     import mlx.optimizers as optim
 
@@ -202,8 +197,7 @@ def test_without_a_weight_nothing_moves(fresh, sample):
         t.token_weights = [0.0] * len(t.token_ids)
     before = weights_of(model)
     assert train(model, trajectories) == {"updates": 0}
-    after = weights_of(model)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert same_weights(before, weights_of(model))
 
 
 def test_rows_are_taken_with_what_is_theirs(tiny, sample):

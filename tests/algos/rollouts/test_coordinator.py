@@ -6,25 +6,22 @@ import gc
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import types
 from functools import partial
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
-from textenv import TextGenerationEnv
+from tests.algos.shared import SUMS, length, make_env, make_policy
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
 from textenv.algos.rollouts.coordinator import cut
 from textenv.algos.rollouts.runner import Start
 from textenv.algos.rollouts.worker import Item, WorkerError, WorkerTraceback
 
-ROOT = Path(__file__).resolve().parents[2]
-PROMPTS = [f"{i}+{i}=" for i in range(10)]
+make_sums = partial(make_env, length, SUMS)
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
 
 
@@ -33,10 +30,6 @@ class OwnError(Exception):
 
     def __init__(self, prompt, completion):
         super().__init__(f"{prompt} {completion}")
-
-
-def length(prompt, completion, example):
-    return float(len(completion))
 
 
 def process_of(prompt, completion, example):
@@ -53,16 +46,6 @@ def kill_this_process(prompt, completion, example):
 
 def sleep(prompt, completion, example):
     time.sleep(60)
-
-
-def make_env(reward_fn=length, prompts=PROMPTS):
-    return TextGenerationEnv(prompts, reward_fn)
-
-
-def make_policy(folder, **settings):
-    from textenv.algos import create_policy, load_model
-
-    return create_policy(*load_model(folder), {"max_tokens": 6, "top_p": 0.9, **settings})
 
 
 class Talk(gym.Env):
@@ -122,21 +105,13 @@ def make_policy_that(action):
     return action() if multiprocessing.parent_process() else make_answerer()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def importable():
-    """Workers import this file by its name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path, str(ROOT)])
-        yield
-
-
 @pytest.fixture(scope="module")
 def coordinate(tiny_folder):
     """``coordinate(num_workers, ...)``: a coordinator of GRPO on 10 prompts."""
     made = []
 
-    def coordinate(num_workers, create_env=make_env, strategy=GROUPS_OF_4, max_steps=41, seed=0):
-        create = partial(make_policy, str(tiny_folder))
+    def coordinate(num_workers, create_env=make_sums, strategy=GROUPS_OF_4, max_steps=41, seed=0):
+        create = partial(make_policy, str(tiny_folder), top_p=0.9)
         made.append(
             RolloutCoordinator(create_env, create, strategy, num_workers, max_steps, seed=seed)
         )
@@ -171,14 +146,14 @@ def test_rollouts_are_the_same_whatever_the_number_of_workers(coordinate, by_two
     assert len(first) == len(second) == 40  # at most 41, in whole groups
     groups = [t.group_id for t in [*first, *second]]
     assert groups == [group for group in range(20) for _ in range(4)]
-    assert {t.prompt for t in first} == {t.prompt for t in second} == set(PROMPTS)
+    assert {t.prompt for t in first} == {t.prompt for t in second} == set(SUMS)
     assert len({tuple(t.token_ids) for t in first}) > 30  # noise differs from row to row
     assert first != second
 
 
 def test_a_runner_plays_the_same_at_once(tiny_folder, by_two):
     """Not in items: the sums of other batches may differ in their last bits."""
-    runner = RolloutRunner(make_env(), make_policy(tiny_folder), GROUPS_OF_4, 41)
+    runner = RolloutRunner(make_sums(), make_policy(tiny_folder, top_p=0.9), GROUPS_OF_4, 41)
     for rollout in by_two[1]:
         for mine, theirs in zip(runner.collect(), rollout, strict=True):
             assert mine.token_ids == theirs.token_ids and mine.prompt == theirs.prompt
@@ -191,7 +166,7 @@ def test_the_seed_decides(coordinate):
 
 
 def test_rewards_and_policies_run_in_the_workers(coordinate, by_two):
-    coordinator = coordinate(2, partial(make_env, process_of))
+    coordinator = coordinate(2, partial(make_env, process_of, SUMS))
     workers = {float(p.pid) for p in children()}
     seen = {t.rewards[0] for _ in range(5) for t in coordinator.collect()}
     assert len(seen) == 2 and seen < workers and os.getpid() not in seen
@@ -230,7 +205,7 @@ def test_new_weights_reach_all_workers(coordinate, plain_logprobs):
     import mlx.core as mx
     from mlx.utils import tree_map
 
-    coordinator = coordinate(2, partial(make_env, process_of))
+    coordinator = coordinate(2, partial(make_env, process_of, SUMS))
     model = coordinator.policy.model
     before = coordinator.collect()
     assert {t.policy_version for t in before} == {0}
@@ -243,7 +218,7 @@ def test_new_weights_reach_all_workers(coordinate, plain_logprobs):
             by_process[t.rewards[0]] = t
             assert t.policy_version == 3
     assert len(by_process) == 2
-    old = make_policy(model.source).model
+    old = make_policy(model.source, top_p=0.9).model
     for t in by_process.values():
         new = plain_logprobs(model, t.prompt_ids, t.token_ids, support=t.support)
         np.testing.assert_allclose(t.token_logprobs, new, atol=1e-4)
@@ -274,7 +249,7 @@ def test_half_precision_weights_arrive_as_they_are(tiny_folder):
     import mlx.core as mx
     from mlx.utils import tree_map
 
-    one, other = make_policy(tiny_folder), make_policy(tiny_folder)
+    one, other = make_policy(tiny_folder, top_p=0.9), make_policy(tiny_folder, top_p=0.9)
     one.model.update(tree_map(lambda w: (2 * w).astype(mx.bfloat16), one.model.parameters()))
     other.model.update(tree_map(lambda w: w.astype(mx.bfloat16), other.model.parameters()))
     assert one.fingerprint() != other.fingerprint()
@@ -286,13 +261,13 @@ def test_half_precision_weights_arrive_as_they_are(tiny_folder):
 
 
 def test_noise_follows_from_the_seed_of_each_row(tiny_folder):
-    policy = make_policy(tiny_folder, seed=5)
+    policy = make_policy(tiny_folder, top_p=0.9, seed=5)
     prompts = ["1+1=", "2+2=", "1+1="]
     answers, _ = policy(prompts, seeds=[1, 2, 3])
     assert [policy(p, seeds=s)[0] for p, s in zip(prompts[::-1], [3, 2, 1])] == answers[::-1]
-    assert make_policy(tiny_folder, seed=6)(prompts, seeds=[1, 2, 3])[0] != answers
+    assert make_policy(tiny_folder, top_p=0.9, seed=6)(prompts, seeds=[1, 2, 3])[0] != answers
     # Without seeds one stream runs on, which the calls above did not touch.
-    fresh = make_policy(tiny_folder, seed=5)
+    fresh = make_policy(tiny_folder, top_p=0.9, seed=5)
     stream = [fresh("1+1=")[0] for _ in range(6)]
     assert [policy("1+1=")[0] for _ in range(6)] == stream
     assert len(set(stream)) > 1
@@ -309,7 +284,7 @@ def train(folder, **settings):
     config = GRPOConfig(**defaults | settings)
     rollouts = []
     trainer = GRPOTrainer(
-        str(folder), make_env, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
+        str(folder), make_sums, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
     )
     trainer.train()
     trainer.close()
@@ -338,7 +313,7 @@ def test_grpo_with_workers_needs_the_folder_of_its_model(fresh):
     from textenv.algos import GRPOConfig, GRPOTrainer
 
     with pytest.raises(ValueError, match="num_workers needs the model's name or folder"):
-        GRPOTrainer(fresh[0], make_env, GRPOConfig(num_workers=2), tokenizer=fresh[1])
+        GRPOTrainer(fresh[0], make_sums, GRPOConfig(num_workers=2), tokenizer=fresh[1])
     with pytest.raises(ValueError, match="num_workers"):
         GRPOConfig(num_workers=-1)
 
@@ -383,7 +358,7 @@ def test_control():
 
 
 def test_what_a_reward_raises_reaches_the_caller(coordinate):
-    coordinator = coordinate(2, partial(make_env, raise_value_error))
+    coordinator = coordinate(2, partial(make_env, raise_value_error, SUMS))
     with pytest.raises(ValueError, match="no reward for") as caught:
         coordinator.collect()
     assert isinstance(caught.value.__cause__, WorkerTraceback)
@@ -396,11 +371,11 @@ def test_what_a_reward_raises_reaches_the_caller(coordinate):
 def test_an_exception_that_cannot_be_sent_arrives_as_text():
     with pytest.raises(WorkerError, match=r"(?s)raise_own_error.*OwnError: 1\+1= 3"):
         create = partial(make_policy_that, raise_own_error)
-        RolloutCoordinator(make_env, create, GROUPS_OF_4, 1, 8)
+        RolloutCoordinator(make_sums, create, GROUPS_OF_4, 1, 8)
 
 
 def test_a_dead_worker_is_noticed_at_once(coordinate):
-    coordinator = coordinate(2, partial(make_env, kill_this_process))
+    coordinator = coordinate(2, partial(make_env, kill_this_process, SUMS))
     started = time.perf_counter()
     with pytest.raises(
         WorkerError, match=r"worker process [01] \(pid \d+\) was killed by signal 9"
@@ -421,17 +396,17 @@ def test_a_worker_that_died_in_between(coordinate):
 
 def test_a_worker_that_does_not_start():
     with pytest.raises(WorkerError, match=r"ended with code 7 as it started.*__main__"):
-        RolloutCoordinator(make_env, partial(make_policy_that, exit_at_once), GROUPS_OF_4, 1, 8)
+        RolloutCoordinator(make_sums, partial(make_policy_that, exit_at_once), GROUPS_OF_4, 1, 8)
 
 
 def test_factories_that_cannot_be_sent(tiny_folder):
     before = children()
-    policy = make_policy(tiny_folder)
+    policy = make_policy(tiny_folder, top_p=0.9)
     called = []
     for create_env, create_policy_, name in [
         (lambda: called.append(1), partial(make_policy, "tiny-lm"), "create_env"),
-        (make_env, lambda: policy, "create_policy"),
-        (make_env, partial(make_policy, types.SimpleNamespace(f=lambda: 0)), "create_policy"),
+        (make_sums, lambda: policy, "create_policy"),
+        (make_sums, partial(make_policy, types.SimpleNamespace(f=lambda: 0)), "create_policy"),
     ]:
         with pytest.raises(ValueError, match=rf"num_workers=2 sends {name} .*functools.partial"):
             RolloutCoordinator(create_env, create_policy_, num_workers=2, max_steps=8)
@@ -441,7 +416,7 @@ def test_factories_that_cannot_be_sent(tiny_folder):
 @pytest.mark.parametrize("value", [-1, 1.5, True, "2"])
 def test_bad_numbers_of_workers(value):
     with pytest.raises(ValueError, match="num_workers must be an integer >= 0"):
-        RolloutCoordinator(make_env, make_control_policy, num_workers=value)
+        RolloutCoordinator(make_sums, make_control_policy, num_workers=value)
 
 
 # --- the end ------------------------------------------------------------------------------------
@@ -451,7 +426,7 @@ def test_no_process_is_left(tiny_folder):
     for way in ("close", "garbage"):
         before = set(children())
         coordinator = RolloutCoordinator(
-            make_env, partial(make_policy, str(tiny_folder)), GROUPS_OF_4, 2, 8
+            make_sums, partial(make_policy, str(tiny_folder), top_p=0.9), GROUPS_OF_4, 2, 8
         )
         started = set(children()) - before
         assert len(started) == 2

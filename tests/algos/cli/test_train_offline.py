@@ -29,15 +29,6 @@ def text(tmp_path_factory):
     return folder
 
 
-def refused(capsys, *argv):
-    """The one line that a refused command leaves on standard error."""
-    capsys.readouterr()
-    assert main(["train", *argv]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    return error
-
-
 def test_control_from_files_to_a_policy(control, tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["--epochs", "10", "--critic-epochs", "10", "--learning-rate", "3e-3", "--seed", "1"]
@@ -94,7 +85,7 @@ def test_text_from_files_to_a_model(text, tmp_path, capsys):
     assert tokenizer.decode(tokenizer.encode("12+30=")) == "12+30="
 
 
-def test_ppo_takes_its_own_rollouts_and_no_others(control, tmp_path, capsys):
+def test_ppo_takes_its_own_rollouts_and_no_others(control, tmp_path, refused):
     from textenv.algos import MLPPolicy
 
     env = gym.make("CartPole-v1")
@@ -106,10 +97,12 @@ def test_ppo_takes_its_own_rollouts_and_no_others(control, tmp_path, capsys):
     assert main(["rollout", "--env", "CartPole-v1", *argv]) == 0
 
     ppo = ["--algo", "ppo", "--eval-episodes", "0"]
-    error = refused(capsys, *ppo, "--from-rollouts", str(fresh), "--model", str(tmp_path / "other"))
+    error = refused(
+        "train", *ppo, "--from-rollouts", str(fresh), "--model", str(tmp_path / "other")
+    )
     assert own.fingerprint()[:12] in error and other.fingerprint()[:12] in error
     assert "on-policy" in error and "--method awr" in error
-    error = refused(capsys, *ppo, "--from-rollouts", str(control))
+    error = refused("train", *ppo, "--from-rollouts", str(control))
     assert "rollout 0 was collected by policy" in error
 
     out = tmp_path / "run"
@@ -117,31 +110,31 @@ def test_ppo_takes_its_own_rollouts_and_no_others(control, tmp_path, capsys):
     assert main(["train", *ppo, *argv]) == 0
     assert load_policy(out / "model").fingerprint() != own.fingerprint()
     # Now they are stale.
-    error = refused(capsys, *ppo, "--from-rollouts", str(fresh), "--model", str(out / "model"))
+    error = refused("train", *ppo, "--from-rollouts", str(fresh), "--model", str(out / "model"))
     assert own.fingerprint()[:12] in error
 
 
-def test_what_is_refused(control, text, tmp_path, capsys):
+def test_what_is_refused(control, text, tmp_path, refused):
     source = ["--from-rollouts", str(control)]
-    error = refused(capsys, *source, "--rollouts", "4")
+    error = refused("train", *source, "--rollouts", "4")
     assert "holds 3 rollouts, and 4 are asked for" in error
-    assert "rollouts must be an integer >= 1" in refused(capsys, *source, "--rollouts", "0")
-    error = refused(capsys, *source, "--env", "Acrobot-v1")
+    assert "rollouts must be an integer >= 1" in refused("train", *source, "--rollouts", "0")
+    error = refused("train", *source, "--env", "Acrobot-v1")
     assert "CartPole-v1" in error and "Acrobot-v1" in error
-    assert "--method rft is for text" in refused(capsys, *source, "--method", "rft")
-    error = refused(capsys, "--from-rollouts", str(text), "--method", "bc")
+    assert "--method rft is for text" in refused("train", *source, "--method", "rft")
+    error = refused("train", "--from-rollouts", str(text), "--method", "bc")
     assert "--method bc is for control" in error
-    assert "--algo grpo collects its own" in refused(capsys, *source, "--algo", "grpo")
-    assert "is not there" in refused(capsys, "--from-rollouts", str(tmp_path / "nothing"))
+    assert "--algo grpo collects its own" in refused("train", *source, "--algo", "grpo")
+    assert "is not there" in refused("train", "--from-rollouts", str(tmp_path / "nothing"))
     broken = tmp_path / "broken"
     broken.mkdir()
     whole = next(control.iterdir()).read_bytes()
     (broken / "rollout_0_20250101_000000.json").write_bytes(whole[: len(whole) // 2])
-    assert "rollout_0_20250101_000000.json" in refused(capsys, "--from-rollouts", str(broken))
+    assert "rollout_0_20250101_000000.json" in refused("train", "--from-rollouts", str(broken))
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "file").touch()
-    assert "choose another --out" in refused(capsys, *source, "--out", str(taken))
+    assert "choose another --out" in refused("train", *source, "--out", str(taken))
 
 
 def test_an_interrupted_run_is_whole(control, tmp_path, monkeypatch, capsys):

@@ -22,14 +22,6 @@ def problems(tmp_path):
     return path
 
 
-def refused(capsys, *argv):
-    """The one line that a refused command leaves on standard error."""
-    assert main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    return error
-
-
 def test_a_run_leaves_a_whole_folder(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *SHORT, "--seed", "3", "--out", str(out)]) == 0
@@ -91,12 +83,12 @@ def test_own_dataset_and_reward_file(tmp_path, problems, capsys):
         ("return 'good'", "returned 'good'"),
     ],
 )
-def test_reward_functions_that_fail(tmp_path, problems, capsys, body, said):
+def test_reward_functions_that_fail(tmp_path, problems, refused, body, said):
     reward = tmp_path / "mine.py"
     reward.write_text(f"def faulty(prompt, completion, example):\n    {body}\n")
     out = tmp_path / "run"
     argv = ["train", *SHORT, "--dataset", str(problems), "--reward", f"{reward}:faulty"]
-    error = refused(capsys, *argv, "--out", str(out))
+    error = refused(*argv, "--out", str(out))
     assert "faulty" in error and said in error
     assert not out.exists()
 
@@ -111,20 +103,20 @@ def test_reward_functions_that_fail(tmp_path, problems, capsys, body, said):
         (b"", "no rows"),
     ],
 )
-def test_datasets_that_are_broken(tmp_path, capsys, content, said):
+def test_datasets_that_are_broken(tmp_path, refused, content, said):
     path = tmp_path / "broken.jsonl"
     path.write_bytes(content)
     argv = ["train", *SHORT, "--dataset", str(path), "--reward", "exact_match"]
-    error = refused(capsys, *argv, "--out", str(tmp_path / "run"))
+    error = refused(*argv, "--out", str(tmp_path / "run"))
     assert str(path) in error and said in error
     assert not (tmp_path / "run").exists()
 
 
-def test_a_prompt_longer_than_the_context(tmp_path, capsys):
+def test_a_prompt_longer_than_the_context(tmp_path, refused):
     path = tmp_path / "long.jsonl"
     path.write_text(json.dumps({"prompt": "1" * 600, "answer": "2"}) + "\n")
     argv = ["train", *SHORT, "--dataset", str(path), "--reward", "exact_match"]
-    error = refused(capsys, *argv, "--out", str(tmp_path / "run"))
+    error = refused(*argv, "--out", str(tmp_path / "run"))
     assert "600 tokens" in error and "512" in error
 
 
@@ -141,33 +133,33 @@ def test_a_prompt_longer_than_the_context(tmp_path, capsys):
         (["--reward", "exact_mach"], "did you mean 'exact_match'"),
     ],
 )
-def test_settings_that_are_wrong(tmp_path, capsys, argv, said):
-    assert said in refused(capsys, "train", *SHORT, *argv, "--out", str(tmp_path / "run"))
+def test_settings_that_are_wrong(tmp_path, refused, argv, said):
+    assert said in refused("train", *SHORT, *argv, "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_config_files_that_are_wrong(tmp_path, capsys):
+def test_config_files_that_are_wrong(tmp_path, refused):
     path = tmp_path / "run.toml"
     path.write_text("[grpo]\nlerning_rate = 1.0\n")
-    error = refused(capsys, "train", "--config", str(path))
+    error = refused("train", "--config", str(path))
     assert str(path) in error and "did you mean 'learning_rate'" in error
     path.write_text("[grpo\n")
-    assert "not TOML" in refused(capsys, "train", "--config", str(path))
-    assert "not a file" in refused(capsys, "train", "--config", str(tmp_path / "none.toml"))
+    assert "not TOML" in refused("train", "--config", str(path))
+    assert "not a file" in refused("train", "--config", str(tmp_path / "none.toml"))
 
 
-def test_model_folders_that_are_broken(tmp_path, capsys):
+def test_model_folders_that_are_broken(tmp_path, refused):
     folder = tmp_path / "model"
     folder.mkdir()
-    assert "config.json" in refused(capsys, "eval", "--model", str(folder))
+    assert "config.json" in refused("eval", "--model", str(folder))
     (folder / "config.json").write_text('{"model_type": "qwen3"}')
-    error = refused(capsys, "eval", "--model", str(folder))
+    error = refused("eval", "--model", str(folder))
     assert str(folder) in error and "tokenizer" in error
 
 
-def test_a_folder_that_is_there_is_not_written_over(tmp_path, capsys):
+def test_a_folder_that_is_there_is_not_written_over(tmp_path, refused):
     (tmp_path / "something").write_text("mine")
-    assert str(tmp_path) in refused(capsys, "train", *SHORT, "--out", str(tmp_path))
+    assert str(tmp_path) in refused("train", *SHORT, "--out", str(tmp_path))
 
 
 def test_unknown_command_and_help(capsys):
@@ -186,14 +178,14 @@ def test_every_command_has_help_a_seed_and_defaults(capsys):
         assert "--seed" in capsys.readouterr().out
 
 
-def test_validate_and_envs(tmp_path, problems, capsys):
+def test_validate_and_envs(tmp_path, problems, capsys, refused):
     assert main(["validate", "--task", "countdown", "--examples", "20"]) == 0
     assert main(["validate", "--task", "guess_number"]) == 0  # prompts recur, numbers do not
     assert main(["validate", "--dataset", str(problems)]) == 0
     assert main(["envs"]) == 0
     assert "TextGen-v0" in capsys.readouterr().out
     problems.write_text('{"prompt": "a", "answer": " "}\n{"prompt": "b"}\n')
-    assert "row 2" in refused(capsys, "validate", "--dataset", str(problems))
+    assert "row 2" in refused("validate", "--dataset", str(problems))
 
 
 @pytest.mark.parametrize("missing", ["mlx", "mlx_lm", "tyro"])

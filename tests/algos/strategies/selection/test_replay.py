@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.algos.shared import weights_of
 from textenv.algos import Buffer, Trainer, create_policy, grpo
 from textenv.algos.strategies import make_part
 from textenv.algos.strategies.selection.replay import Replay, importance_weights
@@ -53,12 +54,6 @@ def move(model, scale=0.15):
     )
     model.update(noise)
     mx.eval(model.parameters())
-
-
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
 
 
 def test_the_weights_of_three_tokens_by_hand():

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.algos.shared import groups_of, make_policy
 from textenv.algos import (
     GRPOConfig,
     GRPOTrainer,
@@ -45,11 +46,6 @@ def collect(model, parts, size=8, groups=3, rollouts=1, **settings):
     return rollout, policy, runner
 
 
-def groups_of(rollout, size=8):
-    rows = rollout.trajectories
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-
 PARTS = ["tree", "tree:chains=2,rounds=3,branches=1", "tree:chains=1,rounds=1,branches=7",
          "tree:branches=1,rounds=1,copies=3", "segment_tree:segment=3", "segment_tree:width=3",
          "segment_tree:segment=2,repetition=none"]  # fmt: skip
@@ -61,7 +57,7 @@ def test_leaves_are_whole_trajectories(tiny, plain_logprobs, part):
     rollout, policy, _ = collect(tiny, [part])
     assert len(rollout) == 24 and len({t.group_id for t in rollout}) == 3
     branches = 0
-    for group in groups_of(rollout):
+    for group in groups_of(rollout, 8):
         assert len({(t.prompt, t.seed, t.group_id) for t in group}) == 1
         for i, t in enumerate(group):
             assert 0 < len(t.token_ids) <= 12
@@ -88,7 +84,7 @@ def test_nothing_of_a_prefix_is_computed_again(tiny, part):
     rollout, policy, _ = collect(tiny, [part])
     generator, counts = policy._generator, rollout.counts
     own = sum(len(t.token_ids) - (t.branch_at or 0) for t in rollout)
-    prompts = sum(len(group[0].prompt_ids) for group in groups_of(rollout))
+    prompts = sum(len(group[0].prompt_ids) for group in groups_of(rollout, 8))
     assert generator.tokens_decoded == own == counts.tokens_generated
     branches = len({(t.group_id, t.parent, t.branch_at) for t in rollout if t.branch_at})
     assert counts.tokens_computed == prompts + own + branches
@@ -134,7 +130,7 @@ def places(group, score):
 def test_branches_at_the_most_uncertain_tokens(tiny, score):
     rollout, _, _ = collect(tiny, [f"tree:score={score}"])
     checked = 0
-    for group in groups_of(rollout):
+    for group in groups_of(rollout, 8):
         for chain in (0, 1):
             found = sorted(t.branch_at for t in group if t.parent == chain)
             assert len(found) == 3
@@ -182,7 +178,7 @@ def test_rounds_branch_anew(tiny):
     """In later rounds branches branch too, and no place is taken twice while there are others."""
     rollout, _, _ = collect(tiny, ["tree:chains=1,rounds=7,branches=1"])
     deep = 0
-    for group in groups_of(rollout):
+    for group in groups_of(rollout, 8):
         taken = [(t.parent, t.branch_at) for t in group[1:]]
         deep += sum(parent > 0 for parent, _ in taken)
         if sum(len(t.token_ids) - (t.branch_at or 0) for t in group) > 20:
@@ -217,7 +213,7 @@ def test_chains_of_a_tree_are_those_without(tiny):
     """Leaf i has the i-th noise of its group."""
     plain, _, _ = collect(tiny, [])
     rollout, _, _ = collect(tiny, ["tree"])
-    for group, chains in zip(groups_of(rollout), groups_of(plain)):
+    for group, chains in zip(groups_of(rollout, 8), groups_of(plain, 8)):
         assert [t.token_ids for t in group[:2]] == [t.token_ids for t in chains[:2]]
 
 
@@ -248,17 +244,13 @@ def test_batches_make_no_difference(tiny, part):
     assert [t.branch_at for t in alone] == [t.branch_at for t in again]
 
 
-def make_policy(folder):
-    return create_policy(*load_model(folder), SETTINGS)
-
-
 @pytest.mark.parametrize("part", ["tree", "segment_tree:segment=3"])
 def test_workers_make_the_same_tree(tiny_folder, part):
     rollouts = []
     for workers in (0, 2):
         coordinator = RolloutCoordinator(
             make_env,
-            partial(make_policy, tiny_folder),
+            partial(make_policy, tiny_folder, **SETTINGS),
             create_strategy("grpo", num_generations=8, parts=[part]),
             num_workers=workers,
             max_steps=24,

@@ -23,13 +23,7 @@ from stable_baselines3.common.vec_env import VecNormalize  # noqa: E402
 
 from textenv.algos.compare.sb3_agents import SETTINGS, SB3Contestant, translate  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def arena(env="CartPole-v1", total=512, every=256, episodes=4):

@@ -25,15 +25,6 @@ def arena(tmp_path, rows, **kwargs):
     return Arena("TextGen-v0", env_kwargs, **{"eval_episodes": 5} | kwargs)
 
 
-@pytest.fixture
-def one_thread():
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_language_models_start_alike_and_are_scored_as_by_hand():
     task = Arena("TextGen-v0", {}, total_timesteps=2560, eval_every=2560, eval_episodes=30)
     runs = compare(["grpo", "ppo"], task, [0]).runs

@@ -7,21 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from tests.algos.shared import same_weights, weights_of
 from textenv.algos import Buffer, Trainer, grpo, gspo
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b", "a"]
-
-
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
-
-
-def same(before, after):
-    return before.keys() == after.keys() and all(np.array_equal(before[k], after[k]) for k in after)
 
 
 def make_trainer(model, trajectories, **settings):
@@ -68,8 +59,8 @@ def test_without_signal_nothing_moves(fresh, sample, why):
     state = [(name, np.array(value)) for name, value in state]
     trainer.buffer = Buffer(trajectories)
     assert trainer.train() == {"updates": 0}
-    assert same(before, weights_of(model))
-    assert same(dict(state), dict(tree_flatten(trainer.optimizer.state)))
+    assert same_weights(before, weights_of(model))
+    assert same_weights(dict(state), dict(tree_flatten(trainer.optimizer.state)))
     assert len(trainer.buffer) == 0
 
 
@@ -296,7 +287,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(fresh, sample):
 
     with pytest.raises(FloatingPointError, match="norm"):
         make_trainer(model, sample(model, tokenizer, PROMPTS), loss_fn=broken).train()
-    assert same(before, weights_of(model))
+    assert same_weights(before, weights_of(model))
 
 
 def test_what_cannot_be_trained_on(fresh, sample):

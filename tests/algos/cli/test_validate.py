@@ -10,14 +10,6 @@ from textenv.tasks import GeneratedTask
 from textenv.tasks.arithmetic import Arithmetic
 
 
-def refused(capsys, *argv):
-    """The one line that a refused command leaves on standard error."""
-    assert main(["validate", *argv]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1
-    return printed.err
-
-
 @pytest.fixture
 def register():
     """Tasks by these names, for one test."""
@@ -40,12 +32,12 @@ class Off(Arithmetic):
         return f"{right}0" if "9" in example["prompt"] else right
 
 
-def test_an_oracle_without_full_marks_is_refused(capsys, register):
+def test_an_oracle_without_full_marks_is_refused(refused, register):
     register("off", Off)
     task = tasks.make("off")
     first = next(i for i in range(5, 100) if "9" in task.example(i)["prompt"])
     prompt, answer = task.example(first)["prompt"], task.example(first)["answer"]
-    error = refused(capsys, "--task", "off", "--seed", "5")
+    error = refused("validate", "--task", "off", "--seed", "5")
     assert f"example {first} ({prompt!r})" in error
     assert f"answer '{answer}0'" in error and "scores 0.0, expected 1" in error
 
@@ -57,9 +49,9 @@ class Half(Arithmetic):
         return super().score(example, completion) / 2
 
 
-def test_half_marks_are_not_full_marks(capsys, register):
+def test_half_marks_are_not_full_marks(refused, register):
     register("half", Half)
-    assert "scores 0.5, expected 1" in refused(capsys, "--task", "half")
+    assert "scores 0.5, expected 1" in refused("validate", "--task", "half")
 
 
 class Changing(GeneratedTask):
@@ -82,9 +74,9 @@ class Changing(GeneratedTask):
         return float(completion == example["answer"])
 
 
-def test_an_id_must_name_one_example(capsys, register):
+def test_an_id_must_name_one_example(refused, register):
     register("changing", Changing)
-    assert "example 3 is another one" in refused(capsys, "--task", "changing", "--seed", "3")
+    assert "example 3 is another one" in refused("validate", "--task", "changing", "--seed", "3")
 
 
 class OneSplit(Arithmetic):
@@ -94,17 +86,17 @@ class OneSplit(Arithmetic):
         super().__init__()
 
 
-def test_splits_that_share_examples_are_refused(capsys, register):
+def test_splits_that_share_examples_are_refused(refused, register):
     register("one_split", OneSplit)
-    error = refused(capsys, "--task", "one_split", "--examples", "3")
+    error = refused("validate", "--task", "one_split", "--examples", "3")
     assert "is in the train and the test split" in error
 
 
-def test_tasks_of_other_libraries(capsys):
+def test_tasks_of_other_libraries(capsys, refused):
     pytest.importorskip("reasoning_gym")
     argv = ["--task", "reasoning_gym:spell_backward", "--examples", "20"]
     assert main(["validate", *argv]) == 0
     assert "20 train and 20 test examples score full marks" in capsys.readouterr().out
-    assert "no answer" in refused(capsys, "--task", "reasoning_gym:rush_hour")
+    assert "no answer" in refused("validate", "--task", "reasoning_gym:rush_hour")
     pytest.importorskip("textarena")
-    assert "no oracle" in refused(capsys, "--task", "textarena:Mastermind-v0")
+    assert "no oracle" in refused("validate", "--task", "textarena:Mastermind-v0")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.algos.shared import SUMS, length, make_env
 from textenv import TextGenerationEnv
 from textenv.algos import (
     RolloutCoordinator,
@@ -19,12 +20,7 @@ from textenv.algos import (
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.spaces import UnicodeText
 
-PROMPTS = [f"{i}+{i}=" for i in range(10)]
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
-
-
-def length(prompt, completion, example):
-    return float(len(completion))
 
 
 class Echo:
@@ -64,7 +60,7 @@ def assert_groups(rollout, size):
 @pytest.mark.parametrize("batched", [False, True])
 def test_groups(batched):
     policy = Echo(batched)
-    env = gym.make("textenv:TextGen-v0", prompts=PROMPTS, reward_fn=length)
+    env = gym.make("textenv:TextGen-v0", prompts=SUMS, reward_fn=length)
     runner = RolloutRunner(env, policy, GROUPS_OF_4, max_steps=23)
     first, second = runner.collect(), runner.collect()
     assert len(first) == first.num_transitions == 20  # at most 23, in whole groups
@@ -81,7 +77,7 @@ def test_groups(batched):
 
 
 def test_fewer_than_a_group():
-    env = TextGenerationEnv(PROMPTS, length)
+    env = make_env(length, SUMS)
     with pytest.raises(ValueError, match=r"max_steps=3 is fewer than one group: num_generations=4"):
         RolloutRunner(env, Echo(True), GROUPS_OF_4, max_steps=3)
     assert len(RolloutRunner(env, Echo(True), GROUPS_OF_4, max_steps=4).collect()) == 4
@@ -106,7 +102,7 @@ def test_vector_environments(batched, mode):
         num_envs=8,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": mode},
-        prompts=PROMPTS,
+        prompts=SUMS,
         reward_fn=length,
     )
     policy = Echo(batched)
@@ -153,7 +149,7 @@ class Unrecorded(gym.Wrapper):
 
 @pytest.mark.parametrize(
     "env",
-    [Bare(), Dicts(), Unrecorded(TextGenerationEnv(PROMPTS, length))],
+    [Bare(), Dicts(), Unrecorded(make_env(length, SUMS))],
     ids=["no spec", "dicts", "unrecorded wrapper"],
 )
 def test_what_cannot_be_copied_is_played_one_after_another(env):
@@ -167,7 +163,7 @@ def test_what_cannot_be_copied_is_played_one_after_another(env):
 
 
 def test_wrappers_are_copied_too():
-    env = gym.wrappers.TransformReward(TextGenerationEnv(PROMPTS, length), lambda r: -r)
+    env = gym.wrappers.TransformReward(make_env(length, SUMS), lambda r: -r)
     rollout = RolloutRunner(env, Echo(True), GROUPS_OF_4, max_steps=8).collect()
     assert [t.rewards for t in rollout] == [[-float(i)] for i in range(1, 9)]
 
@@ -291,7 +287,7 @@ def test_tokens_that_are_encoded_again_are_refused():
 def test_equal_seeds_give_equal_rollouts(tiny):
     def collect(seed):
         coordinator = RolloutCoordinator(
-            lambda: TextGenerationEnv(PROMPTS, length),
+            lambda: make_env(length, SUMS),
             lambda: create_policy(*tiny, {"max_tokens": 5, "top_p": 0.9}),
             algorithm="grpo",
             num_workers=0,
@@ -308,7 +304,7 @@ def test_from_the_environment_to_an_update(fresh):
     model, tokenizer = fresh
     policy = create_policy(model, tokenizer, {"max_tokens": 5})
     coordinator = RolloutCoordinator(
-        lambda: TextGenerationEnv(PROMPTS[:2], length, tokenizer=tokenizer),
+        lambda: TextGenerationEnv(SUMS[:2], length, tokenizer=tokenizer),
         lambda: policy,
         algorithm="grpo",
         num_workers=0,
@@ -334,7 +330,7 @@ def test_from_the_environment_to_an_update(fresh):
 
 @pytest.mark.parametrize("answer", ["42", ("42", None), ("42", "43")])
 def test_answers_of_other_shapes_are_refused(answer):
-    runner = RolloutRunner(TextGenerationEnv(PROMPTS, length), lambda obs: answer, max_steps=4)
+    runner = RolloutRunner(make_env(length, SUMS), lambda obs: answer, max_steps=4)
     with pytest.raises(TypeError, match="policy must return"):
         runner.collect()
 
@@ -344,7 +340,7 @@ def test_a_batch_has_an_answer_for_each_prompt():
         return ["1"], {"value": [1.0]}
 
     policy_of_one.batched = True
-    runner = RolloutRunner(TextGenerationEnv(PROMPTS, length), policy_of_one, max_steps=4)
+    runner = RolloutRunner(make_env(length, SUMS), policy_of_one, max_steps=4)
     with pytest.raises(ValueError, match="1 actions for 4 prompts"):
         runner.collect()
 
