@@ -24,8 +24,9 @@ from textenv.algos.bench.sizes import SIZES
 from textenv.algos.bench.turns import Turn, Watcher, estimate, run_probe
 from textenv.algos.bench.turns import run as run_turns
 from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.config import check_integer
 from textenv.algos.runtime.backend import EXTRA
-from textenv.errors import ConfigError, MissingDependencyError
+from textenv.errors import MissingDependencyError
 
 _PACKAGES = (
     *("textenv", "gymnasium", "numpy", "mlx", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal"),
@@ -55,8 +56,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Measure, and leave results.json and results.md."""
-    if args.rounds < 1:
-        raise ConfigError(f"rounds must be an integer >= 1, got {args.rounds}")
+    check_integer("rounds", args.rounds, 1)
     if importlib.util.find_spec("mlx") is None:
         raise MissingDependencyError("mlx", EXTRA, "textenv bench")
     out = args.out or RunFolder.default_path("bench")

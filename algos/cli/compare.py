@@ -21,6 +21,7 @@ from textenv.algos.compare.machine import describe_machine
 from textenv.algos.compare.report import write_report
 from textenv.algos.compare.results import Comparison, Evaluation, Run
 from textenv.algos.compare.threads import import_seconds, use_threads
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.errors import ConfigError
 
@@ -74,8 +75,7 @@ def run(args: Args | compare_strategies.Args) -> int:
     if isinstance(args, compare_strategies.Args):
         return compare_strategies.run(args)
     for name in ("seeds", "threads"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+        check_integer(name, getattr(args, name), 1)
     out = args.out or RunFolder.default_path(
         f"compare-{args.env.rpartition(':')[2]}".replace("/", "-")
     )

@@ -16,7 +16,7 @@ from textenv.algos.cli.shared.display import ConsoleDisplay, TrainingDisplay
 from textenv.algos.cli.shared.judging import Judge, control_judge, say_evaluation, text_judge
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
-from textenv.algos.config import from_table, read_toml, to_table
+from textenv.algos.config import check_integer, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
@@ -220,8 +220,7 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
 
 def _on_text(args: Args, folder: RunFolder, display: TrainingDisplay) -> dict[str, Any]:
     """What a trainer of text writes and shows after each step."""
-    if args.rollouts_every < 0:
-        raise ConfigError(f"rollouts_every must be an integer >= 0, got {args.rollouts_every}")
+    check_integer("rollouts_every", args.rollouts_every, 0)
 
     def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
         folder.add_metrics(metrics)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from textenv.algos.cli.shared.judging import control_judge, say_evaluation, text_judge
 from textenv.algos.cli.shared.run_folder import RunFolder, draw_metric
-from textenv.algos.config import from_table, to_table
+from textenv.algos.config import check_integer, from_table, to_table
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.episodes.environments import make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -108,8 +108,8 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> Job:
     given = first.parse_known_args(argv)[0]
     folder = Path(given.from_rollouts or table["from_rollouts"])
     count = given.rollouts if given.rollouts is not None else table.get("rollouts")
-    if count is not None and count < 1:
-        raise ConfigError(f"rollouts must be an integer >= 1, got {count}")
+    if count is not None:
+        check_integer("rollouts", count, 1)
     inner = folder / "rollouts"  # of a run's folder
     rollouts = load_rollouts(inner if inner.is_dir() else folder, count)
     algo = given.algo or table.get("algo")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from textenv.algos.config import check_integer
 from textenv.algos.evaluation import episode_returns, evaluate
-from textenv.errors import ConfigError
 
 _CONTROL_SEED = 2**30  # of the evaluation's episodes: far from the seeds of training
 
@@ -48,8 +48,7 @@ def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:
     Raises:
         ConfigError: for fewer than none.
     """
-    if episodes < 0:
-        raise ConfigError(f"eval_episodes must be an integer >= 0, got {episodes}")
+    check_integer("eval_episodes", episodes, 0)
 
     def judge() -> Result | None:
         if env is None or not episodes:
