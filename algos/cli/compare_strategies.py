@@ -13,7 +13,7 @@ from rich.console import Console
 
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask
-from textenv.algos.compare.machine import describe_machine
+from textenv.algos.compare.machine import describe_machine, use_threads
 from textenv.algos.compare.strategies.report import (
     JSON_FILE,
     check_same,
@@ -23,7 +23,6 @@ from textenv.algos.compare.strategies.report import (
     write_runs,
 )
 from textenv.algos.compare.strategies.results import StrategyComparison, StrategyRun, Try
-from textenv.algos.compare.threads import use_threads
 from textenv.algos.config import check_integer
 
 if TYPE_CHECKING:
