@@ -20,10 +20,10 @@ from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
-    Weights,
-    columns,
+    MLPWeights,
     forward,
     mean_figures,
+    transition_arrays,
 )
 from textenv.algos.control.running_stats import RunningStats
 from textenv.algos.episodes.trajectory import Buffer
@@ -203,7 +203,7 @@ class ControlUpdater:
 
     def _loss(
         self,
-        weights: Weights,
+        weights: MLPWeights,
         settings: list[mx.array],
         observations: mx.array,
         actions: mx.array,
@@ -270,7 +270,7 @@ def control_batch(rollout: Buffer, policy: MLPPolicy, config: PPOConfig) -> Cont
         )[0]
         for t in trajectories
     ]
-    seen = columns(trajectories, policy)
+    seen = transition_arrays(trajectories, policy)
     return ControlBatch(
         observations=seen.observations,
         actions=seen.actions,
