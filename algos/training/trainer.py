@@ -26,7 +26,8 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.lm.models.loading import check_trainable, count_parameters, has_lora  # noqa: E402
+from textenv.algos.lm.models.lora import has_lora  # noqa: E402
+from textenv.algos.lm.models.properties import check_trainable, count_parameters  # noqa: E402
 from textenv.algos.lm.scoring.scorer import by_parts  # noqa: E402
 from textenv.algos.training.gradient import Learner, LocalLearner, LossFn  # noqa: E402
 from textenv.algos.training.optimizer import Stepper  # noqa: E402

@@ -16,7 +16,7 @@ from textenv.algos.bench.report import best_ratios, limit_shares, to_json, to_ma
 from textenv.algos.bench.results import Outcome, Results
 from textenv.algos.bench.sizes import SIZES, Size, make_model
 from textenv.algos.bench.work import Work, batches, digits, random_prompts
-from textenv.algos.lm.models.loading import count_parameters
+from textenv.algos.lm.models.properties import count_parameters
 from textenv.errors import ConfigError
 
 BY_HAND = Size(hidden=64, layers=1, vocabulary=100)  # 4 heads of 16, 2 of keys, 192 wide
