@@ -35,7 +35,7 @@ from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+from textenv.errors import ConfigError, DataError, unknown
 
 backend.prepare()
 
@@ -43,7 +43,9 @@ import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
-from textenv.algos.lm.models.loading import add_lora, load_model, save_model  # noqa: E402
+from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
@@ -252,11 +254,9 @@ class GRPOTrainer:
             raise ConfigError(
                 f"GRPO trains on environments of text; the actions of {self.env} are not text"
             )
-        if isinstance(model, (str, Path)):
-            model, tokenizer = load_model(model)
-        elif tokenizer is None:
-            raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
-        elif config.num_workers:
+        named = isinstance(model, (str, Path))
+        model, tokenizer = resolve_model(model, tokenizer)
+        if config.num_workers and not named:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []

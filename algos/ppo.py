@@ -41,7 +41,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.lm.memory.watch import out_of_memory  # noqa: E402
+from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
 
 
 def gae(

@@ -41,7 +41,7 @@ from textenv.algos.ppo import (
 from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.errors import ConfigError, DataError
 
 backend.prepare()
 
@@ -51,13 +51,10 @@ import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
-from textenv.algos.lm.models.loading import (  # noqa: E402
-    add_lora,
-    check_trainable,
-    count_parameters,
-    load_model,
-    save_model,
-)
+from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.properties import check_trainable, count_parameters  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     OptimizerStep,
@@ -114,10 +111,7 @@ class TextUpdater:
             raise ConfigError(
                 "temperature must be above 0 to train: greedy completions explore nothing"
             )
-        if isinstance(model, (str, Path)):
-            model, tokenizer = load_model(model)
-        elif tokenizer is None:
-            raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+        model, tokenizer = resolve_model(model, tokenizer)
         self.config = config
         self.reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:

@@ -15,7 +15,8 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
-from textenv.algos.lm.models.loading import count_parameters, has_lora  # noqa: E402
+from textenv.algos.lm.models.lora import has_lora  # noqa: E402
+from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 from textenv.algos.runtime.compile import gradients  # noqa: E402
 
 SCHEDULES = ("constant", "linear", "cosine")

@@ -28,7 +28,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.lm.models.loading import check_trainable  # noqa: E402
+from textenv.algos.lm.models.properties import check_trainable  # noqa: E402
 from textenv.algos.lm.scoring.scorer import by_parts  # noqa: E402
 from textenv.algos.training.gradient import (  # noqa: E402
     GradientComputer,

@@ -23,7 +23,7 @@ from textenv.algos.bench.workload import (
     make_model,
     random_prompts,
 )
-from textenv.algos.lm.models.loading import count_parameters
+from textenv.algos.lm.models.properties import count_parameters
 from textenv.errors import ConfigError
 
 BY_HAND = ModelSize(hidden=64, layers=1, vocabulary=100)  # 4 heads of 16, 2 of keys, 192 wide

@@ -124,7 +124,7 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
 
     from textenv.algos import RolloutCoordinator, RolloutRunner, create_policy, create_strategy
     from textenv.algos.episodes.environments import make_env
-    from textenv.algos.lm.models.loading import save_model
+    from textenv.algos.lm.models.saving import save_model
     from textenv.algos.training.gradient import SharedLearner
 
     model, tokenizer = fresh
