@@ -1,6 +1,5 @@
 """The gallery page shows every task, as it is now."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -16,11 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "make_gallery.py"
 
 
 @pytest.fixture(scope="module")
-def gallery():
-    spec = importlib.util.spec_from_file_location("make_gallery", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def gallery(example):
+    return example("make_gallery")
 
 
 @pytest.fixture(scope="module")
