@@ -38,7 +38,7 @@ def test_the_page_has_every_task_of_today(gallery, page):
 def test_what_is_wrong_is_named(gallery, page):
     assert gallery.faults(page.replace("### sudoku\n", "### sudoku!\n")) == ["sudoku is missing"]
     assert gallery.faults(page.replace("### sort\n", "### sorted\n")) == [
-        *("sort is missing", "sorted is there, and is no task", "sort is out of date"),
+        *("sort is missing", "sorted is there, and is not a task", "sort is out of date"),
     ]
     assert gallery.faults(page.replace("```text\n89+59=", "```text\n89+58=")) == [
         "arithmetic is out of date"
