@@ -25,7 +25,7 @@ _MAX_ID = 2**48  # ids of generated examples are drawn below this
 
 
 class TextGenerationEnv(gym.Env[str, str]):
-    """An environment in which an agent completes a prompt and is scored for the completion.
+    """Complete a prompt with a text, which is scored; some tasks take several turns.
 
     ## Description
     One episode is one problem. The environment shows a prompt, the agent answers with a text, and

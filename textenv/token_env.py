@@ -22,9 +22,7 @@ TokenObservation = dict[str, Any]
 
 
 class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
-    """An environment in which an agent completes a prompt token by token.
-
-    It is for agents that choose among a fixed number of actions and do not handle text.
+    """Complete a prompt token by token, for agents that choose one of a fixed number of actions.
 
     ## Description
     It plays the tasks of `textenv.TextGenerationEnv`. The agent's tokens are collected until it
