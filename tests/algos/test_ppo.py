@@ -17,7 +17,7 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.ppo_presets import PRESETS, SIZES, preset
+from textenv.algos.ppo_config import PRESETS, SIZES, preset
 from textenv.errors import ConfigError, ConfigTypeError
 
 import mlx.core as mx  # isort: skip

@@ -31,7 +31,7 @@ from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.algos.ppo_text import (
     VALUE_HEAD,
-    TextLearner,
+    TextUpdater,
 )
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
@@ -40,7 +40,7 @@ SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "gamma": 1.0, "max_comp
 
 
 def make_learner(model, tokenizer, **settings):
-    return TextLearner(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
+    return TextUpdater(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
 
 
 def make_trainer(model, tokenizer, reward_fn=vowels, **settings):
@@ -53,14 +53,14 @@ def record(learner, seen):
     import mlx.optimizers as optim
     from mlx.utils import tree_flatten
 
-    from textenv.algos.training.optimizer import Stepper
+    from textenv.algos.training.optimizer import OptimizerStep
 
     class Record(optim.SGD):
         def update(self, model, gradients):
             seen.append({name: np.array(g) for name, g in tree_flatten(gradients)})
 
     learner._optimizer = Record(0.0)
-    learner._apply = Stepper(learner.network, learner._optimizer, 0)
+    learner._apply = OptimizerStep(learner.network, learner._optimizer, 0)
 
 
 # --- one update, against a dense computation --------------------------------------------------

@@ -9,24 +9,31 @@ import numpy as np
 import pytest
 
 from textenv.algos import load_model
-from textenv.algos.bench import plan, turns
+from textenv.algos.bench import plan, runs
 from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, update_flops
 from textenv.algos.bench.plan import OURS, Row, Side, make_plan
 from textenv.algos.bench.report import best_ratios, limit_shares, to_json, to_markdown
-from textenv.algos.bench.results import Outcome, Results
-from textenv.algos.bench.sizes import SIZES, Size, make_model
-from textenv.algos.bench.work import Work, batches, digits, random_prompts
-from textenv.algos.lm.models.loading import count_parameters
+from textenv.algos.bench.results import Measurement, Results
+from textenv.algos.bench.workload import (
+    MODEL_SIZES,
+    ModelSize,
+    Work,
+    batches,
+    digits,
+    make_model,
+    random_prompts,
+)
+from textenv.algos.lm.models.properties import count_parameters
 from textenv.errors import ConfigError
 
-BY_HAND = Size(hidden=64, layers=1, vocabulary=100)  # 4 heads of 16, 2 of keys, 192 wide
+BY_HAND = ModelSize(hidden=64, layers=1, vocabulary=100)  # 4 heads of 16, 2 of keys, 192 wide
 WORK = Work(2, 4, 8, 12, 4, timed=2)
 
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench") / "tiny"
-    make_model(SIZES["tiny"], folder, seed=0)
+    make_model(MODEL_SIZES["tiny"], folder, seed=0)
     return folder
 
 
@@ -38,13 +45,13 @@ def test_parameters_by_hand():
     assert BY_HAND.layer_matrices == 2 * 4096 + 2 * 2048 + 3 * 12_288 == 49_152
     # The embedding, the layer, its two norms of 64 and two of 16, the last norm.
     assert BY_HAND.parameters == 6_400 + 49_152 + 2 * 64 + 2 * 16 + 64
-    assert SIZES["small"].parameters == 800_640
-    assert round(SIZES["medium"].parameters / 1e6) == 27
+    assert MODEL_SIZES["small"].parameters == 800_640
+    assert round(MODEL_SIZES["medium"].parameters / 1e6) == 27
 
 
 def test_the_model_that_is_made_loads_and_has_these_parameters(tiny_folder):
     model, tokenizer = load_model(tiny_folder)
-    assert count_parameters(model) == SIZES["tiny"].parameters
+    assert count_parameters(model) == MODEL_SIZES["tiny"].parameters
     text = "a 1+2=\n~"
     assert (
         len(tokenizer.encode(text)) == len(text)
@@ -71,7 +78,7 @@ def test_torch_reads_the_same_model(tiny_folder):
 
 def test_a_seed_makes_one_model(tmp_path, tiny_folder):
     for name, seed in (("again", 0), ("other", 1)):
-        make_model(SIZES["tiny"], tmp_path / name, seed)
+        make_model(MODEL_SIZES["tiny"], tmp_path / name, seed)
     weights = [
         (folder / "model.safetensors").read_bytes()
         for folder in (tiny_folder, tmp_path / "again", tmp_path / "other")
@@ -128,7 +135,7 @@ def test_peak_memory_is_the_process_own(tmp_path):
 
 
 def models():
-    return {name: f"/models/{name}" for name in SIZES}
+    return {name: f"/models/{name}" for name in MODEL_SIZES}
 
 
 def test_a_plan_has_what_was_asked_for():
@@ -170,26 +177,26 @@ def two_sides(warm=False):
 
 @pytest.fixture
 def installed(monkeypatch):
-    monkeypatch.setattr(turns, "missing", lambda peer: "")
+    monkeypatch.setattr(runs, "missing", lambda peer: "")
 
 
-class Recorder(turns.Watcher):
+class Recorder(runs.Watcher):
     def __init__(self):
         self.seen, self.left = [], []
 
-    def on_start(self, turn, number, total, left):
+    def on_start(self, planned, number, total, left):
         self.left.append(left)
 
-    def on_end(self, turn, number, total, outcome):
-        self.seen.append((turn.row, turn.side.name, turn.round, number, total, outcome.error))
+    def on_end(self, planned, number, total, measurement):
+        self.seen.append((*planned.key, planned.round, number, total, measurement.error))
 
 
 def test_sides_take_turns(monkeypatch, installed, tmp_path):
-    monkeypatch.setattr(turns, "measure", lambda side, folder, seed: {"seconds": 2.0})
+    monkeypatch.setattr(runs, "measure", lambda side, folder, seed: {"seconds": 2.0})
     rows, watcher = [two_sides(), two_sides(warm=True)], Recorder()
     results = Results(rows, seed=0)
-    assert turns.estimate(rows, rounds=2) == 2 * 5 + 3 * 5
-    turns.run(results, rows, 2, tmp_path, watcher)
+    assert runs.estimate(rows, rounds=2) == 2 * 5 + 3 * 5
+    runs.run_plan(results, rows, 2, tmp_path, watcher)
     assert [seen[:3] for seen in watcher.seen] == [
         *((0, name, n) for n in (1, 2) for name in (OURS, "trl")),
         *((1, name, n) for n in (0, 1, 2) for name in (OURS, "trl")),
@@ -197,19 +204,19 @@ def test_sides_take_turns(monkeypatch, installed, tmp_path):
     assert [seen[3:5] for seen in watcher.seen] == [(i, 10) for i in range(1, 11)]
     assert watcher.left[0] == 25 and watcher.left[1] == pytest.approx(24 - 1, abs=0.1)
     # The round that warms up is not among the results.
-    assert [o.round for o in results.outcomes(1, OURS)] == [1, 2]
+    assert [o.round for o in results.measurements(1, OURS)] == [1, 2]
 
 
 def test_a_side_that_fails_is_left_out_and_the_rest_goes_on(monkeypatch, installed, tmp_path):
     def measure(side, folder, seed):
         if side.peer:
-            raise turns.ProbeError("RuntimeError: no room")
+            raise runs.ProbeError("RuntimeError: no room")
         return {"seconds": 2.0}
 
-    monkeypatch.setattr(turns, "measure", measure)
+    monkeypatch.setattr(runs, "measure", measure)
     rows, watcher = [two_sides()], Recorder()
     results = Results(rows, seed=0)
-    turns.run(results, rows, 3, tmp_path, watcher)
+    runs.run_plan(results, rows, 3, tmp_path, watcher)
     assert [(name, number, total) for _, name, _, number, total, _ in watcher.seen] == [
         (OURS, 1, 6),
         ("trl", 2, 4),
@@ -229,18 +236,18 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(
         plan.importlib.util, "find_spec", lambda name: None if name in hidden else found(name)
     )
-    monkeypatch.setattr(turns, "measure", lambda side, folder, seed: {"seconds": 2.0})
+    monkeypatch.setattr(runs, "measure", lambda side, folder, seed: {"seconds": 2.0})
     rows, watcher = [two_sides()], Recorder()
     results = Results(rows, seed=0)
-    turns.run(results, rows, 1, tmp_path, watcher)
+    runs.run_plan(results, rows, 1, tmp_path, watcher)
     assert [name for _, name, *_ in watcher.seen] == [OURS]
-    assert turns.estimate(rows, 1) == 1.0
+    assert runs.estimate(rows, 1) == 1.0
     assert "| not installed: pip install 'textenv[trl]' |" in to_markdown(results)
 
 
 def test_the_last_line_of_a_process_that_failed(tmp_path):
-    with pytest.raises(turns.ProbeError, match=r"^KeyError: 'no-such-probe'$"):
-        turns.run_probe("no-such-probe", {}, tmp_path)
+    with pytest.raises(runs.ProbeError, match=r"^KeyError: 'no-such-probe'$"):
+        runs.run_probe("no-such-probe", {}, tmp_path)
 
 
 # --- results and tables -----------------------------------------------------------------------
@@ -249,9 +256,9 @@ def test_the_last_line_of_a_process_that_failed(tmp_path):
 def results_of(rows, found):
     """Results whose runs are ``found[row, side]``, one a round."""
     results = Results(rows, seed=0, settings={"command": "textenv bench", "rounds": 3})
-    for (row, side), runs in found.items():
-        for number, run in enumerate(runs, 1):
-            results.add(row, side, Outcome(number, run))
+    for (row, side), figures in found.items():
+        for number, run in enumerate(figures, 1):
+            results.add(row, side, Measurement(number, run))
     return results
 
 
@@ -310,7 +317,7 @@ def test_the_table_beside_peers():
 
 def test_shares_of_the_limits():
     rows = [two_sides(), *make_plan(["hardware"], ["tiny"], [], models())]
-    size, amount = SIZES["tiny"], Amount(2, 10.0, 8, 4.0, 3)
+    size, amount = MODEL_SIZES["tiny"], Amount(2, 10.0, 8, 4.0, 3)
     rates = run_of(1.0, 0, gflops={"square": 100.0, "other": 60.0}, gb_per_s=8.0)
     again = run_of(1.0, 0, gflops={"square": 50.0, "other": 60.0}, gb_per_s=10.0)
     seconds = {

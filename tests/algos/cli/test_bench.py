@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from textenv.algos.bench.results import Outcome
+from textenv.algos.bench.results import Measurement
 from textenv.algos.cli import bench, main
 
 
@@ -48,12 +48,12 @@ def test_what_is_refused(tmp_path, capsys, argv, said):
 
 
 def test_an_interruption_leaves_what_was_measured(tmp_path, capsys, monkeypatch):
-    def run_turns(results, rows, rounds, folder, watcher):
-        results.add(0, "textenv", Outcome(1, {"seconds": 0.5, "memory_mb": 100.0}))
+    def run_plan(results, rows, rounds, folder, watcher):
+        results.add(0, "textenv", Measurement(1, {"seconds": 0.5, "memory_mb": 100.0}))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "run_probe", lambda *arguments: {})
-    monkeypatch.setattr(bench, "run_turns", run_turns)
+    monkeypatch.setattr(bench, "run_plan", run_plan)
     out = tmp_path / "out"
     argv = ["bench", "--parts", "step", "--size", "tiny", "--out", str(out)]
     assert main(argv) == 130

@@ -267,7 +267,7 @@ def test_the_display_shows_figures_and_samples():
     from rich.console import Console
 
     from textenv.algos import Buffer, Trajectory
-    from textenv.algos.cli.shared.display import TrainingDisplay
+    from textenv.algos.cli.shared.display import TextDisplay
 
     console = Console(force_terminal=True, width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     rollout = Buffer([Trajectory(actions=["[4]2"], rewards=[1.0], prompt="40+2=")])
@@ -275,7 +275,7 @@ def test_the_display_shows_figures_and_samples():
         **{"step": 1.0, "reward": 0.25, "step_time": 0.5, "frac_reward_zero_std": 0.5, "loss": 0.0},
         **{"groups": 2.0, "completions/mean_length": 3.0, "completions/count": 4.0},
     }
-    with TrainingDisplay(2, console) as display:
+    with TextDisplay(2, console) as display:
         display.on_step(metrics, rollout)
     shown = console.export_text()
     for text in ("1/2", "tokens/s", "24", "s/step", "0.50", "0.250", "50%", "40+2=", "[4]2"):

@@ -13,7 +13,7 @@ from textenv.algos.cli import main
 from textenv.algos.compare import clock, loop
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
-from textenv.algos.compare.evaluation import EpisodePlayer
+from textenv.algos.compare.evaluators import EpisodeEvaluator
 from textenv.algos.compare.loop import Observer, compare
 from textenv.algos.compare.results import PARTS
 from textenv.algos.control.mlp_policy import MLPPolicy
@@ -91,7 +91,7 @@ def test_a_run_that_ends_between_checkpoints_is_evaluated_at_its_end():
 
 def test_evaluation_is_that_of_playing_one_episode_after_another():
     starts = [(50 + i, None) for i in range(6)]
-    player = EpisodePlayer(lambda: gym.make("CartPole-v1"), starts)
+    player = EpisodeEvaluator(lambda: gym.make("CartPole-v1"), starts)
     for policy in (cartpole(0), cartpole(1)):
         alone = episode_returns(policy, gym.make("CartPole-v1"), 6, seed=50)
         assert player(policy) == alone.tolist() == player(policy)
@@ -105,7 +105,7 @@ def test_a_policy_that_takes_one_observation_gets_one():
         return int(observation[2] > 0), {}
 
     starts = []
-    returns = EpisodePlayer(lambda: gym.make("CartPole-v1"), [(3, None)])(policy)
+    returns = EpisodeEvaluator(lambda: gym.make("CartPole-v1"), [(3, None)])(policy)
     assert len(returns) == 1 and len(starts) == returns[0] and starts[0] is True
     assert not any(starts[1:])
 
@@ -129,7 +129,7 @@ def test_agents_take_turns_within_each_seed(fakes):
 def compare_with_scores(arena, names, seeds, observer=None, **kwargs):
     """Compare fakes, scored 1, 2, 3 ... over all evaluations."""
     count = iter(range(1, 10_000))
-    object.__setattr__(arena, "player", lambda language: lambda policy: [float(next(count))])
+    object.__setattr__(arena, "evaluator", lambda language: lambda policy: [float(next(count))])
     return compare(names, arena, seeds, observer=observer, **kwargs)
 
 
@@ -227,7 +227,7 @@ def test_the_files_agree(tmp_path, capsys):
 
 def test_an_interrupted_comparison_keeps_what_is_done(tmp_path, fakes, capsys, monkeypatch):
     fakes(Fake("a", 100), Fake("b", 100, stops=True))
-    monkeypatch.setattr(Arena, "player", lambda self, language: lambda policy: [1.0, 3.0])
+    monkeypatch.setattr(Arena, "evaluator", lambda self, language: lambda policy: [1.0, 3.0])
     out = tmp_path / "out"
     assert main(["compare", "--agents", "a", "b", *SHORT, "--out", str(out)]) == 130
     assert "3 run(s)" in capsys.readouterr().out

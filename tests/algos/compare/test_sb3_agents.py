@@ -9,10 +9,9 @@ import pytest
 from textenv.algos.cli import main
 from textenv.algos.compare.arena import EVALUATION_SEED, Arena
 from textenv.algos.compare.clock import Watch
-from textenv.algos.compare.evaluation import EpisodePlayer
+from textenv.algos.compare.evaluators import EpisodeEvaluator
 from textenv.algos.compare.loop import compare
-from textenv.algos.ppo import PPOConfig
-from textenv.algos.ppo_presets import PRESETS
+from textenv.algos.ppo_config import PRESETS, PPOConfig
 from textenv.wrappers.sb3 import SB3Policy
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -103,7 +102,7 @@ def test_dqn_is_a_plain_learn_and_its_seconds_add_up(monkeypatch):
 def test_memory_is_kept_through_an_episode_and_between_evaluations():
     env = make_vec_env("CartPole-v1", 2, seed=0)
     model = contrib.RecurrentPPO("MlpLstmPolicy", env, n_steps=8, seed=0, device="cpu")
-    player = EpisodePlayer(
+    player = EpisodeEvaluator(
         lambda: gym.make("CartPole-v1"), [(EVALUATION_SEED + i, None) for i in range(3)]
     )
     policy = SB3Policy(model)
@@ -153,7 +152,7 @@ def test_every_kind_of_agent_runs_on_control(algorithm):
     contestant.settings |= {"n_steps": 8} if algorithm != "QRDQN" else {"learning_starts": 16}
     contestant.settings |= {"batch_size": 64} if algorithm == "TRPO" else {}
     contestant.settings |= {"n_epochs": 1} if algorithm == "RecurrentPPO" else {}
-    run = contestant.train(0, 128, Watch(small.player(), 64))
+    run = contestant.train(0, 128, Watch(small.evaluator(), 64))
     assert [e.steps for e in run.evaluations] == [0, 64, 128] and run.parts["update"] > 0
 
 
@@ -162,7 +161,7 @@ def test_every_kind_of_agent_runs_on_continuous_actions(algorithm):
     small = arena("Pendulum-v1", total=24, every=12, episodes=1)
     contestant = SB3Contestant(algorithm, small)
     contestant.settings |= {"learning_starts": 16, "batch_size": 8}
-    run = contestant.train(0, 24, Watch(small.player(), 12))
+    run = contestant.train(0, 24, Watch(small.evaluator(), 12))
     assert run.steps == 24 and [e.steps for e in run.evaluations] == [0, 12, 24]
     assert run.parts["update"] > 0
 

@@ -97,7 +97,7 @@ def test_agents_of_stable_baselines_choose_among_answers(tmp_path, agent, one_th
         contestant.settings |= {"learning_rate": 3e-3, "exploration_fraction": 0.5}
     else:
         contestant.settings |= {"n_steps": 128, "learning_rate": 3e-3}
-    run = contestant.train(0, 768, Watch(task.player(), 768))
+    run = contestant.train(0, 768, Watch(task.evaluator(), 768))
     assert run.final == 1.0  # chance: 0.5
 
 

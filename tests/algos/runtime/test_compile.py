@@ -9,7 +9,7 @@ from collections import Counter
 import mlx.core as mx
 import pytest
 
-from textenv.algos.lm.kernels.attention import Part, attend
+from textenv.algos.lm.kernels.attention import KeyBlock, attend
 from textenv.algos.lm.kernels.fast_math import swiglu
 from textenv.algos.runtime import compile as untraced
 from textenv.algos.runtime.compile import gradients, keeps, piece
@@ -123,7 +123,7 @@ def test_the_process_ends_cleanly():
 
 def shared_attention(q, k, v):
     bias = mx.where(mx.arange(3)[:, None] >= mx.arange(3), 0.0, -mx.inf)
-    return attend(q, [Part(k[:, :, :1], v[:, :, :1], None), Part(k, v, bias)])
+    return attend(q, [KeyBlock(k[:, :, :1], v[:, :, :1], None), KeyBlock(k, v, bias)])
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")

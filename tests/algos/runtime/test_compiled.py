@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from textenv.algos.runtime.compiled import compiled
+from textenv.algos.runtime.compile import compiled
 
 
 def twice(x, others):

@@ -7,7 +7,7 @@ from mlx.utils import tree_flatten
 
 from textenv.algos import grpo
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch
-from textenv.algos.training.gradient import LocalLearner
+from textenv.algos.training.gradient import LocalGradient
 from textenv.algos.training.microbatches import Part, split
 
 
@@ -104,7 +104,7 @@ def test_the_gradient_of_parts_is_that_of_the_whole(fresh):
     batch = make_batch([3, 9, 5, 2, 8, 8, 1], [0, 0, 0, 1, 1, 2, 2], [4, 6, 2])
     advantages = rng.normal(size=7).astype(np.float32)
     whole = BatchSize(7, float(batch.mask.sum()))
-    learner = LocalLearner(model, grpo.policy_loss)
+    learner = LocalGradient(model, grpo.policy_loss)
 
     def gradient(parts):
         pieces = [Part(batch.take(rows), advantages[rows], whole, None) for rows in parts]
@@ -124,7 +124,7 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
 
     from textenv.algos import RolloutCoordinator, RolloutRunner, create_policy, create_strategy
     from textenv.algos.episodes.environments import make_env
-    from textenv.algos.lm.models.loading import save_model
+    from textenv.algos.lm.models.saving import save_model
     from textenv.algos.training.gradient import SharedLearner
 
     model, tokenizer = fresh
@@ -146,7 +146,7 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
     whole = BatchSize(7, float(batch.mask.sum()))
     rows = np.array([0, 3, 6]), np.array([1, 2]), np.array([4, 5])
     parts = [Part(batch.take(some), advantages[some], whole, None) for some in rows]
-    shared, local = SharedLearner(coordinator), LocalLearner(model, grpo.policy_loss)
+    shared, local = SharedLearner(coordinator), LocalGradient(model, grpo.policy_loss)
     try:
         for _ in range(2):
             results, gradient = shared.gradient(parts)

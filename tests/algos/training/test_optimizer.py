@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from textenv.algos.training.optimizer import Stepper
+from textenv.algos.training.optimizer import OptimizerStep
 
 OPTIMIZERS = {
     "adamw": lambda: optim.AdamW(
@@ -38,7 +38,7 @@ def test_steps_are_those_of_the_optimizer(optimizer, max_norm):
     model.layers[0].freeze(keys=["bias"])
     other = copy.deepcopy(model)
     plain = OPTIMIZERS[optimizer]()
-    step = Stepper(model, OPTIMIZERS[optimizer](), max_norm)
+    step = OptimizerStep(model, OPTIMIZERS[optimizer](), max_norm)
     frozen = mx.array(model.layers[0].bias)
     for gradient in gradients(model, 4):
         clipped, expected_norm = optim.clip_grad_norm(gradient, max_norm or math.inf)
@@ -53,7 +53,7 @@ def test_steps_are_those_of_the_optimizer(optimizer, max_norm):
 
 def test_weights_set_from_outside_are_those_that_move():
     model = nn.Linear(2, 2, bias=False)
-    step = Stepper(model, optim.SGD(1.0), 0)
+    step = OptimizerStep(model, optim.SGD(1.0), 0)
     step({"weight": mx.ones((2, 2))})
     model.update({"weight": mx.full((2, 2), 5.0)})
     step({"weight": mx.ones((2, 2))})
@@ -64,7 +64,7 @@ def test_a_rate_set_from_outside_is_the_one_that_counts():
     model = nn.Linear(1, 1, bias=False)
     model.weight = mx.zeros((1, 1))
     optimizer = optim.SGD(1.0)
-    step = Stepper(model, optimizer, 0)
+    step = OptimizerStep(model, optimizer, 0)
     step({"weight": mx.ones((1, 1))})
     optimizer.learning_rate = 0.25
     step({"weight": mx.ones((1, 1))})
@@ -75,7 +75,7 @@ def test_a_rate_set_from_outside_is_the_one_that_counts():
 def test_a_gradient_that_is_not_finite_moves_nothing(value):
     model = nn.Linear(2, 2, bias=False)
     before = mx.array(model.weight)
-    step = Stepper(model, optim.AdamW(0.1), 1.0)
+    step = OptimizerStep(model, optim.AdamW(0.1), 1.0)
     with pytest.raises(FloatingPointError, match="norm is"):
         step({"weight": mx.array([[value, 0.0], [0.0, 0.0]])})
     assert mx.array_equal(model.weight, before).item()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache, frame_alone
-from textenv.algos.lm.cache.layout import best_group, join_caches, lay_out, take_places, with_frame
+from textenv.algos.lm.cache.forking import join_caches, take_places, with_positions
+from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache, positions_alone
+from textenv.algos.lm.cache.layout import best_group, lay_out
 from textenv.algos.runtime import backend
 
 backend.prepare()
@@ -53,7 +54,7 @@ class Rows:
         prompts = GrowingCache(mx.array(padding), any(padding))
         prompts.update_and_fetch(*(normal(len(padding), GROUPS, columns, SIZE) for _ in "kv"))
         if alone:
-            self.cache = ForkedCache.alone(prompts, room, frame_alone(prompts))
+            self.cache = ForkedCache.alone(prompts, room, positions_alone(prompts))
         else:
             self.cache = ForkedCache(prompts, group, room)
         self.past = [
@@ -70,8 +71,8 @@ class Rows:
         given = [n] * count if given is None else given
         begins = np.full(count, self.cache.columns)
         ends = begins + n - np.array(given)
-        frame = self.cache.frame.leave_out(begins, ends, self.cache.columns + n)
-        (self.cache,) = with_frame([self.cache], frame)
+        positions = self.cache.positions.leave_out(begins, ends, self.cache.columns + n)
+        (self.cache,) = with_positions([self.cache], positions)
         lengths = np.array([x[0].shape[2] for x in self.past])
         # The first column that is not left out has the row's next position.
         np.testing.assert_array_equal(self.cache.offset + mx.array(n - np.array(given)), lengths)
@@ -202,7 +203,7 @@ def test_columns_that_no_row_has_are_dropped():
     first.step()
     assert first.cache.columns == 8
     first.take([3, 4], [6, 7, 8, 9], 2)
-    assert first.cache.columns == 1 and first.cache.frame.holes is None
+    assert first.cache.columns == 1 and first.cache.positions.holes is None
     first.step()
 
 

@@ -4,10 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from textenv.algos.lm.cache.forking import fork_caches
 from textenv.algos.lm.cache.kv_cache import GrowingCache
-from textenv.algos.lm.cache.layout import fork_caches, lay_out
+from textenv.algos.lm.cache.layout import lay_out
 from textenv.algos.lm.cache.packed import PackedCache, Packing
-from textenv.algos.lm.generation.generator import pad_left
+from textenv.algos.lm.cache.positions import pad_left
 from textenv.algos.lm.kernels.attention import scaled_dot_product_attention
 
 HEADS, KV_HEADS, SIZE, COLUMNS = 4, 2, 8, 5

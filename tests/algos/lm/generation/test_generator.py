@@ -181,7 +181,7 @@ def test_split_head(random_model, name, splits):
     """The halves make the whole; only where nothing comes between are they halves."""
     import mlx.core as mx
 
-    from textenv.algos.lm.models.loading import split_head
+    from textenv.algos.lm.models.head import split_head
 
     model = random_model(**BASE | ARCHITECTURES[name], model_type=name)
     body, head = split_head(model)

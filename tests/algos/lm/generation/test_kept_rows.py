@@ -234,13 +234,13 @@ def test_a_plain_loop_goes_on_from_its_second_turn(tiny, plain_logprobs):
 @pytest.mark.parametrize("turns", ["one", "many"])
 def test_memory_is_let_go(tiny, turns, monkeypatch):
     """Of one turn nothing is kept at all, and of many nothing after the last."""
-    from textenv.algos.lm.cache.layout import held
+    from textenv.algos.lm.cache.forking import held_arrays
     from textenv.algos.lm.generation import kept_rows
 
     kept, add = [], kept_rows.KeptRows.add
 
     def spy(self, batch, *args):
-        kept.extend(weakref.ref(array) for array in held(batch.caches))
+        kept.extend(weakref.ref(array) for array in held_arrays(batch.caches))
         add(self, batch, *args)
 
     monkeypatch.setattr(kept_rows.KeptRows, "add", spy)

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache
-from textenv.algos.lm.kernels.attention import Part, as_bias, attend, scaled_dot_product_attention
+from textenv.algos.lm.kernels.attention import (
+    KeyBlock,
+    as_bias,
+    attend,
+    scaled_dot_product_attention,
+)
 
 rng = np.random.default_rng(0)
 
@@ -100,7 +105,7 @@ def test_keys_in_parts_are_as_keys_in_one():
     over_own = normal(length, 5)[None, None, None, None]
 
     def ours(q, *parts):
-        return attend(q, [Part(*parts[:2], over_shared), Part(*parts[2:], over_own)])
+        return attend(q, [KeyBlock(*parts[:2], over_shared), KeyBlock(*parts[2:], over_own)])
 
     def joined(q, sk, sv, ok, ov):
         keys = mx.concatenate([mx.repeat(sk, copies, axis=2), ok], axis=3)[:, :, :, None]
@@ -132,7 +137,7 @@ def test_half_precision_stays_half_and_sums_in_float32(dtype):
     own = normal(1, 1, 2, 100, 4).astype(dtype)
 
     def run(q, k, v, o):
-        return attend(q, [Part(k, v, None), Part(o, 1 + 0 * o, None)])
+        return attend(q, [KeyBlock(k, v, None), KeyBlock(o, 1 + 0 * o, None)])
 
     (out,), gradients = mx.vjp(run, [queries, keys, values, own], [mx.ones_like(queries)])
     assert out.dtype == dtype and all(g.dtype == dtype for g in gradients)

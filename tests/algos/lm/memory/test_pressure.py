@@ -7,8 +7,8 @@ import warnings
 import pytest
 
 from textenv.algos.lm.memory import pressure
-from textenv.algos.lm.memory.limits import Limit
-from textenv.algos.lm.memory.watch import out_of_memory
+from textenv.algos.lm.memory.limits import MemoryLimit
+from textenv.algos.lm.memory.pressure import out_of_memory
 from textenv.algos.runtime import backend
 
 backend.prepare()
@@ -26,7 +26,7 @@ pytestmark = [
 @pytest.fixture
 def held(monkeypatch):
     """``held(*shares)``: what each look finds of 8 GB in turn, the last from then on."""
-    monkeypatch.setattr(pressure, "memory_limit", lambda: Limit(8 * GB, "the room"))
+    monkeypatch.setattr(pressure, "memory_limit", lambda: MemoryLimit(8 * GB, "the room"))
     monkeypatch.setattr(pressure, "_EVERY", 0.001)
 
     def of(*shares):

@@ -15,19 +15,19 @@ import pytest
 
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, load_model
 from textenv.algos.lm.memory import watch as memory
-from textenv.algos.lm.memory.estimate import PROCESS, Load, Sizes, estimate
-from textenv.algos.lm.memory.limits import Limit, _of_gpu, memory_limit, resident
-from textenv.algos.lm.memory.watch import (
-    MemoryWatch,
-    check_weights,
-    out_of_memory,
-    settings_that_fit,
-)
-from textenv.algos.lm.models.loading import add_lora
+from textenv.algos.lm.memory import weights_size
+from textenv.algos.lm.memory.estimate import PROCESS, ModelSizes, Workload, estimate_memory
+from textenv.algos.lm.memory.limits import MemoryLimit, _of_gpu, memory_limit, resident
+from textenv.algos.lm.memory.pressure import out_of_memory
+from textenv.algos.lm.memory.watch import MemoryWatch, settings_that_fit
+from textenv.algos.lm.memory.weights_size import check_weights
+from textenv.algos.lm.models.lora import add_lora
 from textenv.errors import OutOfMemoryError
 
 MB, GB = 10**6, 10**9
-SIZES = Sizes(1000, 1000, 4, layers=3, d=8, q=8, kv=4, f=16, vocabulary=10, shares_prompts=True)
+SIZES = ModelSizes(
+    1000, 1000, 4, layers=3, d=8, q=8, kv=4, f=16, vocabulary=10, shares_prompts=True
+)
 
 
 @pytest.fixture
@@ -124,19 +124,19 @@ def weights(folder, **tensors):
 
 def test_weights_that_are_too_large(tmp_path):
     weights(tmp_path, a=("BF16", 7 * GB), b=("F32", 2 * GB))
-    check_weights(tmp_path, Limit(16 * GB, "x"))  # float32: 14 + 2
+    check_weights(tmp_path, MemoryLimit(16 * GB, "x"))  # float32: 14 + 2
     with pytest.raises(OutOfMemoryError, match=r"take 16\.0 GB.* the room is 15\.0 GB") as caught:
-        check_weights(tmp_path, Limit(15 * GB, "the room"))
+        check_weights(tmp_path, MemoryLimit(15 * GB, "the room"))
     assert "2.2 GB" in str(caught.value)  # 4 billion parameters at 4.5 bits
     with pytest.raises(OutOfMemoryError, match="fewer than 500 million parameters"):
-        check_weights(tmp_path, Limit(2 * GB, "the room"))
+        check_weights(tmp_path, MemoryLimit(2 * GB, "the room"))
 
 
 def test_quantized_weights_stay_as_they_are(tmp_path):
     weights(tmp_path, a=("U32", 3 * GB))
-    check_weights(tmp_path, Limit(3 * GB, "x"))
+    check_weights(tmp_path, MemoryLimit(3 * GB, "x"))
     with pytest.raises(OutOfMemoryError, match="smaller model"):
-        check_weights(tmp_path, Limit(2 * GB, "x"))
+        check_weights(tmp_path, MemoryLimit(2 * GB, "x"))
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_quantized_weights_stay_as_they_are(tmp_path):
 )
 def test_a_broken_file_is_left_to_the_loader(tmp_path, text):
     (tmp_path / "model.safetensors").write_bytes(text)
-    check_weights(tmp_path, Limit(1, "x"))
+    check_weights(tmp_path, MemoryLimit(1, "x"))
 
 
 def test_load_model_looks_before_it_reads(tiny_folder, monkeypatch):
     import mlx_lm.utils
 
-    monkeypatch.setattr(memory, "memory_limit", lambda: Limit(1000, "the room"))
+    monkeypatch.setattr(weights_size, "memory_limit", lambda: MemoryLimit(1000, "the room"))
     monkeypatch.setattr(mlx_lm.utils, "load_model", lambda *_: pytest.fail("it was read"))
     with pytest.raises(OutOfMemoryError, match="the room"):
         load_model(tiny_folder)
@@ -158,7 +158,7 @@ def test_load_model_looks_before_it_reads(tiny_folder, monkeypatch):
 
 def test_sizes_of_a_model(random_model, tiny_config):
     model = random_model(**tiny_config)
-    sizes = Sizes.of(model)
+    sizes = ModelSizes.of(model)
     # 42 x 32 embeddings; two layers of 32 x (32 + 16 + 16 + 32) + 3 x 32 x 64; norms
     numbers = 42 * 32 + 2 * (32 * 96 + 3 * 32 * 64 + 2 * 32 + 2 * 8) + 32
     assert sizes.weights == sizes.trainable == 4 * numbers
@@ -167,34 +167,36 @@ def test_sizes_of_a_model(random_model, tiny_config):
 
 def test_adapters_are_counted_as_they_are_made(random_model, tiny_config):
     model = random_model(**tiny_config)
-    load = Load.of(GRPOConfig(lora_rank=4), 10, 10)
-    before = estimate(Sizes.of(model), load)
+    load = Workload.of(GRPOConfig(lora_rank=4), 10, 10)
+    before = estimate_memory(ModelSizes.of(model), load)
     add_lora(model, 4, 10.0, 0)
-    assert before["optimizer"] == 2 * Sizes.of(model).trainable
+    assert before["optimizer"] == 2 * ModelSizes.of(model).trainable
 
 
 def test_parts_of_a_rollout():
     """By hand: 512 completions at once of 64 prompts, three layers of keys and values."""
-    load = Load(128, 1024, prompt_tokens=100, completion_tokens=50, micro_batch=1, parts=True)
-    parts = estimate(SIZES, load)
+    load = Workload(128, 1024, prompt_tokens=100, completion_tokens=50, micro_batch=1, parts=True)
+    parts = estimate_memory(SIZES, load)
     assert parts["keys and values"] == (64 * 100 + 512 * 50) * 3 * 4 * 4
     assert parts["optimizer"] == 2000 and parts["the process itself"] == PROCESS
-    unshared = estimate(SIZES._replace(shares_prompts=False), load)
+    unshared = estimate_memory(SIZES._replace(shares_prompts=False), load)
     assert unshared["keys and values"] == 512 * 150 * 3 * 4 * 4
 
 
 def test_a_reference_and_workers_have_weights_of_their_own():
     config = GRPOConfig(beta=0.1, num_workers=2)
-    parts = estimate(SIZES, Load.of(config, 10, 10))
+    parts = estimate_memory(SIZES, Workload.of(config, 10, 10))
     assert parts["reference model"] == 1000
     assert parts["worker processes"] == 2 * (1000 + PROCESS)
-    assert not estimate(SIZES, Load.of(replace(config, lora_rank=2), 10, 10))["reference model"]
+    assert not estimate_memory(SIZES, Workload.of(replace(config, lora_rank=2), 10, 10))[
+        "reference model"
+    ]
 
 
 def test_load_of_ppo():
-    load = Load.of(PPOConfig(n_steps=512, batch_size=64, micro_batch_size=16), 10, 20)
+    load = Workload.of(PPOConfig(n_steps=512, batch_size=64, micro_batch_size=16), 10, 20)
     assert (load.completions, load.micro_batch, load.parts) == (512, 16, True)
-    assert not Load.of(PPOConfig(n_steps=512, batch_size=64), 10, 20).parts
+    assert not Workload.of(PPOConfig(n_steps=512, batch_size=64), 10, 20).parts
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -219,10 +221,10 @@ def test_growth_by_layers_is_what_is_measured(
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         mx.eval(gradient())
-        sizes = Sizes.of(model)
+        sizes = ModelSizes.of(model)
         measured.append(mx.get_peak_memory() - before - sizes.trainable)
-        load = Load(2, 96, 6, batch.token_ids.shape[1], 96, False, checkpointing)
-        expected.append(estimate(sizes, load)["kept for the backward"])
+        load = Workload(2, 96, 6, batch.token_ids.shape[1], 96, False, checkpointing)
+        expected.append(estimate_memory(sizes, load)["kept for the backward"])
     growth = (expected[1] - expected[0]) / (measured[1] - measured[0])
     assert 0.75 < growth < 1.35
 
@@ -264,7 +266,7 @@ class Env:
 def test_a_training_that_is_too_large_is_refused(random_model, tiny_config, tiny):
     model = random_model(**tiny_config | {"num_hidden_layers": 16})
     config = GRPOConfig(max_completion_length=512, num_prompts=64)
-    room = Limit(900 * MB, "the room")
+    room = MemoryLimit(900 * MB, "the room")
     with pytest.raises(OutOfMemoryError) as caught:
         MemoryWatch(model, config, Env(), tiny[1], room)
     message = str(caught.value)
@@ -274,35 +276,35 @@ def test_a_training_that_is_too_large_is_refused(random_model, tiny_config, tiny
     advice = dict(re.findall(r"(\w+)=(\w+)", message.split("it should fit with ")[1]))
     assert next(iter(advice)) == "micro_batch_size"
     fitting = replace(config, **{k: v == "True" or int(v) for k, v in advice.items()})
-    load = Load.of(fitting, 64, 512)
-    assert sum(estimate(Sizes.of(model), load).values()) <= room.size
+    load = Workload.of(fitting, 64, 512)
+    assert sum(estimate_memory(ModelSizes.of(model), load).values()) <= room.size
     MemoryWatch(model, fitting, Env(), tiny[1], room)
 
 
 def test_where_nothing_helps(random_model, tiny_config, tiny):
     with pytest.raises(OutOfMemoryError, match="take a smaller model"):
-        MemoryWatch(random_model(**tiny_config), GRPOConfig(), Env(), tiny[1], Limit(MB, "x"))
+        MemoryWatch(random_model(**tiny_config), GRPOConfig(), Env(), tiny[1], MemoryLimit(MB, "x"))
 
 
 def test_a_rough_estimate_is_given_the_benefit_of_the_doubt(random_model, tiny_config, tiny):
     model, config = random_model(**tiny_config), GRPOConfig()
-    total = sum(estimate(Sizes.of(model), Load.of(config, 64, 16)).values())
+    total = sum(estimate_memory(ModelSizes.of(model), Workload.of(config, 64, 16)).values())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        MemoryWatch(model, config, Env(), tiny[1], Limit(int(total * 1.01), "x"))
+        MemoryWatch(model, config, Env(), tiny[1], MemoryLimit(int(total * 1.01), "x"))
     for part in (1.01, 1.39):
-        room = Limit(int(total / part), "x")
+        room = MemoryLimit(int(total / part), "x")
         with pytest.warns(RuntimeWarning, match="it should fit with micro_batch_size") as caught:
             watch = MemoryWatch(model, config, Env(), tiny[1], room)
             watch._check(64, 16, "again")
         assert len(caught) == 1
     with pytest.raises(OutOfMemoryError):
-        MemoryWatch(model, config, Env(), tiny[1], Limit(int(total / 1.41), "x"))
+        MemoryWatch(model, config, Env(), tiny[1], MemoryLimit(int(total / 1.41), "x"))
 
 
 def test_a_trainer_looks_before_it_starts(tiny, monkeypatch):
     model, tokenizer = tiny
-    monkeypatch.setattr(memory, "memory_limit", lambda: Limit(MB, "the room"))
+    monkeypatch.setattr(memory, "memory_limit", lambda: MemoryLimit(MB, "the room"))
     with pytest.raises(OutOfMemoryError, match="the room"):
         GRPOTrainer(model, tokenizer=tokenizer)
 
@@ -383,10 +385,10 @@ def test_one_long_completion_refuses_nothing(random_model, tiny_config, tiny, lo
     from textenv.algos import Buffer, Trajectory
 
     model, config = random_model(**tiny_config), GRPOConfig(max_completion_length=512)
-    watch = MemoryWatch(model, config, Env(), tiny[1], room := Limit(2500 * MB, "x"))
+    watch = MemoryWatch(model, config, Env(), tiny[1], room := MemoryLimit(2500 * MB, "x"))
     lengths = [512] * 512 if long else [4] * 511 + [512]
     rollout = Buffer(Trajectory(prompt_ids=[1, 2], token_ids=[1] * n) for n in lengths)
-    full = sum(estimate(Sizes.of(model), Load.of(config, 2, 512)).values())
+    full = sum(estimate_memory(ModelSizes.of(model), Workload.of(config, 2, 512)).values())
     assert full > 1.4 * room.size
     if long:
         with pytest.raises(OutOfMemoryError, match="completions of 512"), watch.updating(rollout):

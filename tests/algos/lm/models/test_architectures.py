@@ -23,7 +23,7 @@ import mlx.core as mx  # noqa: E402
 from mlx_lm.models import base, cache  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
-from textenv.algos.lm.generation.plain import take_rows  # noqa: E402
+from textenv.algos.lm.cache.take_rows import take_rows  # noqa: E402
 
 PROMPTS = [p for p in ("12+30=", "a", "the longest of these = ", "=1-2+3") for _ in range(3)]
 
@@ -325,7 +325,7 @@ def test_gradients_are_those_of_each_sequence_alone(read, sample, name, dtype, t
 
 def test_a_model_whose_class_is_half_made_can_be_trained(read):
     """mlx-lm's recurrent_gemma does not call the constructor of its base class."""
-    from textenv.algos.lm.models.loading import count_parameters
+    from textenv.algos.lm.models.properties import count_parameters
 
     model, _ = read("recurrent_gemma")
     assert count_parameters(model, trainable=True) == count_parameters(model)

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from textenv.algos import load_model
-from textenv.algos.lm.models.loading import (
-    add_lora,
-    context_length,
-    count_parameters,
-    has_lora,
-    save_model,
-    without_lora,
-)
+from textenv.algos.lm.models.lora import add_lora, has_lora, without_lora
+from textenv.algos.lm.models.properties import context_length, count_parameters
+from textenv.algos.lm.models.saving import save_model
 
 
 @pytest.fixture

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Trainer, grpo, load_model
-from textenv.algos.lm.models.loading import (
-    add_lora,
-    count_parameters,
-    has_lora,
-    save_model,
-    without_lora,
-)
+from textenv.algos.lm.models.lora import add_lora, has_lora, without_lora
+from textenv.algos.lm.models.properties import count_parameters
+from textenv.algos.lm.models.saving import save_model
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
 

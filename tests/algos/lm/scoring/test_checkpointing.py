@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from textenv.algos import GRPOConfig, GRPOTrainer, grpo
-from textenv.algos.lm.models.loading import add_lora
+from textenv.algos.lm.models.lora import add_lora
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.checkpointing import in_chunks
 from textenv.algos.lm.scoring.scorer import Scorer

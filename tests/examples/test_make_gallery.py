@@ -1,6 +1,5 @@
 """The gallery page shows every task, as it is now."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -16,11 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "make_gallery.py"
 
 
 @pytest.fixture(scope="module")
-def gallery():
-    spec = importlib.util.spec_from_file_location("make_gallery", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def gallery(example):
+    return example("make_gallery")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,7 @@ def test_the_page_has_every_task_of_today(gallery, page):
 def test_what_is_wrong_is_named(gallery, page):
     assert gallery.faults(page.replace("### sudoku\n", "### sudoku!\n")) == ["sudoku is missing"]
     assert gallery.faults(page.replace("### sort\n", "### sorted\n")) == [
-        *("sort is missing", "sorted is there, and is no task", "sort is out of date"),
+        *("sort is missing", "sorted is there, and is not a task", "sort is out of date"),
     ]
     assert gallery.faults(page.replace("```text\n89+59=", "```text\n89+58=")) == [
         "arithmetic is out of date"

@@ -1,11 +1,16 @@
-"""The models that are measured: Qwen3 (2025, arXiv 2505.09388) of some sizes, weights at random."""
+"""What is computed, the same for all sides: models, prompts, lengths, and the reward.
+
+The models are Qwen3 (2025, arXiv 2505.09388) in several sizes, with random weights.
+"""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+ALPHABET = "abcdefghij 0123456789+-="
 SPECIAL = ("<pad>", "<eos>")
 CHARACTERS = [*map(chr, range(32, 127)), "\n"]
 CONTEXT = 2048
@@ -13,7 +18,7 @@ _STD = 0.02  # of the weights: answers are near uniform, so that completions are
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Dimensions of a model with tied embeddings."""
 
     hidden: int
@@ -81,15 +86,15 @@ class Size:
         }
 
 
-SIZES = {
-    "tiny": Size(32, 2, 100),
-    "small": Size(128, 4, 100),
-    "medium": Size(512, 8, 4096),
-    "vocabulary": Size(128, 4, 150_000),
+MODEL_SIZES = {
+    "tiny": ModelSize(32, 2, 100),
+    "small": ModelSize(128, 4, 100),
+    "medium": ModelSize(512, 8, 4096),
+    "vocabulary": ModelSize(128, 4, 150_000),
 }
 
 
-def make_model(size: Size, folder: str | Path, seed: int = 0) -> None:
+def make_model(size: ModelSize, folder: str | Path, seed: int = 0) -> None:
     """Write a model with weights at random, and a tokenizer of one token a character.
 
     Args:
@@ -134,3 +139,60 @@ def _make_tokenizer(vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<pad>"
     )
+
+
+class Work(NamedTuple):
+    """A rollout, and how often it is timed."""
+
+    prompts: int
+    generations: int = 1
+    """Completions of each prompt."""
+    shortest: int = 24
+    """Prompt, in tokens."""
+    longest: int = 40
+    max_new: int = 24
+    """Longest completion, in tokens."""
+    timed: int = 3
+    """Steps or rollouts that are timed, after one that is not."""
+    task: str = ""
+    """A task of TextGen-v0, in the place of random prompts."""
+
+    @property
+    def completions(self) -> int:
+        """Of a rollout."""
+        return self.prompts * self.generations
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        lengths = f"{self.shortest}"
+        if self.longest > self.shortest:
+            lengths += f" to {self.longest}"
+        what = f"of {self.task}" if self.task else f"of {lengths} tokens"
+        each = f"{self.generations} x {self.max_new}" if self.generations > 1 else self.max_new
+        return f"{self.prompts} prompt{'s' if self.prompts > 1 else ''} {what}, {each}"
+
+
+def random_prompts(work: Work, count: int, seed: int) -> list[str]:
+    """Prompts of random characters, one token each."""
+    rng = random.Random(seed)
+    return [
+        "".join(rng.choice(ALPHABET) for _ in range(rng.randint(work.shortest, work.longest)))
+        for _ in range(count)
+    ]
+
+
+def batches(work: Work, seed: int) -> list[list[str]]:
+    """Prompts of a batch that is not timed and of those that are, all different."""
+    prompts = random_prompts(work, work.completions * (work.timed + 1), seed)
+    return [prompts[i :: work.timed + 1] for i in range(work.timed + 1)]
+
+
+def digits(completion: str) -> float:
+    """The reward: the share of digits. All vocabularies have them, so that groups differ."""
+    return sum(c.isdigit() for c in completion) / max(1, len(completion))
+
+
+def reward(prompt: str, completion: str, example: dict) -> float:
+    """The same as a reward function of here."""
+    return digits(completion)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from textenv.algos.bench.plan import Row, Side, missing
-from textenv.algos.bench.results import Outcome, Results
+from textenv.algos.bench.results import Measurement, Results
 from textenv.errors import TextEnvError
 
 _ENVIRON = {
@@ -26,7 +26,7 @@ class ProbeError(TextEnvError):
     """Why a process left no answer: the last line of what it said."""
 
 
-class Turn(NamedTuple):
+class PlannedRun(NamedTuple):
     """A run that is to be made."""
 
     row: int
@@ -34,18 +34,27 @@ class Turn(NamedTuple):
     round: int
     """From 1; 0 does not count."""
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """The row and the side's name, under which `Results` keeps the run."""
+        return self.row, self.side.name
+
 
 class Watcher:
     """Told of each run. A subclass shows it."""
 
-    def on_start(self, turn: Turn, number: int, total: int, left: float) -> None:
+    def on_start(self, planned: PlannedRun, number: int, total: int, left: float) -> None:
         """A run begins, number ``number`` of ``total``; ``left`` seconds are to come in all."""
 
-    def on_end(self, turn: Turn, number: int, total: int, outcome: Outcome) -> None:
+    def on_end(
+        self, planned: PlannedRun, number: int, total: int, measurement: Measurement
+    ) -> None:
         """A run has ended; the results have it."""
 
 
-def run(results: Results, rows: Sequence[Row], rounds: int, folder: Path, watcher: Watcher) -> None:
+def run_plan(
+    results: Results, rows: Sequence[Row], rounds: int, folder: Path, watcher: Watcher
+) -> None:
     """Make all runs of a plan, and add what they find to the results.
 
     A peer that is not installed, and a side that failed once, are left out from then on.
@@ -57,39 +66,39 @@ def run(results: Results, rows: Sequence[Row], rounds: int, folder: Path, watche
         folder: where the processes run.
         watcher: told of each run.
     """
-    turns = list(_turns(rows, rounds))
-    for turn in turns:
-        if turn.side.peer and (install := missing(turn.side.peer)):
-            results.fail(turn.row, turn.side.name, f"not installed: {install}")
-    pending = [turn for turn in turns if not results.failed(turn.row, turn.side.name)]
+    plan = list(_planned_runs(rows, rounds))
+    for planned in plan:
+        if planned.side.peer and (install := missing(planned.side.peer)):
+            results.fail(*planned.key, f"not installed: {install}")
+    pending = [planned for planned in plan if not results.failed(*planned.key)]
     total, number = len(pending), 0
     took: dict[tuple[int, str], float] = {}
     while pending:
-        left = sum(took.get((t.row, t.side.name), t.side.guess) for t in pending)
-        turn, number = pending.pop(0), number + 1
-        watcher.on_start(turn, number, total, left)
+        left = sum(took.get(t.key, t.side.guess) for t in pending)
+        planned, number = pending.pop(0), number + 1
+        watcher.on_start(planned, number, total, left)
         start = time.perf_counter()
         try:
-            outcome = Outcome(turn.round, measure(turn.side, folder, results.seed))
+            measurement = Measurement(planned.round, measure(planned.side, folder, results.seed))
         except ProbeError as error:
-            outcome = Outcome(turn.round, {}, str(error))
-            results.fail(turn.row, turn.side.name, str(error))
+            measurement = Measurement(planned.round, {}, str(error))
+            results.fail(*planned.key, str(error))
             total -= len(pending)
-            pending = [t for t in pending if (t.row, t.side.name) != (turn.row, turn.side.name)]
+            pending = [t for t in pending if t.key != planned.key]
             total += len(pending)
         else:
-            took[turn.row, turn.side.name] = time.perf_counter() - start
-            if turn.round:
-                results.add(turn.row, turn.side.name, outcome)
-        watcher.on_end(turn, number, total, outcome)
+            took[planned.key] = time.perf_counter() - start
+            if planned.round:
+                results.add(*planned.key, measurement)
+        watcher.on_end(planned, number, total, measurement)
 
 
 def estimate(rows: Sequence[Row], rounds: int) -> float:
     """Seconds that a plan will take, roughly, on two cores."""
     return sum(
-        turn.side.guess
-        for turn in _turns(rows, rounds)
-        if not (turn.side.peer and missing(turn.side.peer))
+        planned.side.guess
+        for planned in _planned_runs(rows, rounds)
+        if not (planned.side.peer and missing(planned.side.peer))
     )
 
 
@@ -144,8 +153,8 @@ def _last_line(said: Path, code: int) -> str:
     return lines[-1] if lines else f"exit status {code}"
 
 
-def _turns(rows: Sequence[Row], rounds: int) -> Iterator[Turn]:
+def _planned_runs(rows: Sequence[Row], rounds: int) -> Iterator[PlannedRun]:
     for index, row in enumerate(rows):
         for number in range(0 if row.warm else 1, rounds + 1):
             for side in row.sides:
-                yield Turn(index, side, number)
+                yield PlannedRun(index, side, number)

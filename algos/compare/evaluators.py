@@ -15,11 +15,14 @@ from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigTypeError
 from textenv.wrappers.step import DictStep
 
-Start = tuple[int | None, Mapping[str, Any] | None]
+Evaluator = Callable[[Any], list[float]]
+"""Plays the evaluation episodes with a policy, and gives their returns."""
+
+EpisodeStart = tuple[int | None, Mapping[str, Any] | None]
 """The seed and the options of the reset that an episode begins with."""
 
 
-class EpisodePlayer:
+class EpisodeEvaluator:
     """Plays fixed episodes, side by side, each in an environment of its own.
 
     Args:
@@ -27,7 +30,7 @@ class EpisodePlayer:
         starts: where the episodes begin, the same at every call.
     """
 
-    def __init__(self, make: Callable[[], gym.Env], starts: Sequence[Start]):
+    def __init__(self, make: Callable[[], gym.Env], starts: Sequence[EpisodeStart]):
         self._envs = [make() for _ in starts]
         self._starts = list(starts)
         self._space = self._envs[0].observation_space
@@ -92,7 +95,7 @@ class EpisodePlayer:
         return policy(observation, deterministic=True, **passed)[0]
 
 
-class TextPlayer:
+class TextEvaluator:
     """Plays fixed examples of a text task with a language model.
 
     Args:

@@ -27,11 +27,11 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # n
 
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
-from textenv.algos.lm.generation.plain import take_rows  # noqa: E402
+from textenv.algos.lm.cache.take_rows import take_rows  # noqa: E402
 from textenv.algos.lm.kernels.attention import use_shared_attention  # noqa: E402
 
 
-def check_cache(model: nn.Module) -> int:
+def check_architecture(model: nn.Module) -> int:
     """Number of cache layers of a model.
 
     The first call finds out how the model can be run, and warns where that is slower:
