@@ -21,7 +21,7 @@ from tests.algos.rollouts import test_coordinator as t
 if __name__ == "__main__":
     create_env = partial(t.make_env, getattr(t, sys.argv[1]), t.SUMS)
     coordinator = t.RolloutCoordinator(create_env, t.make_answerer, t.GROUPS_OF_4, 2, 8)
-    print(*[w.process.pid for w in coordinator._pool._workers], flush=True)
+    print(*[w.process.pid for w in coordinator._workers._pool._workers], flush=True)
     coordinator.collect()
 """
 
