@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import gymnasium as gym
 import numpy as np
 
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 from textenv.hub import ASSETS
 
 blas.load()  # On Linux CPUs: a fast BLAS in place of MLX's slow one, before MLX is imported.

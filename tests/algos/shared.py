@@ -66,3 +66,24 @@ def groups_of(rollout, size):
     """The trajectories of a rollout, in lists of this length."""
     rows = rollout.trajectories
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def random_batch(lengths, prompt_index, prompt_lengths, width=None):
+    """Tokens at random; trajectory i continues prompt ``prompt_index[i]``."""
+    rng = np.random.default_rng(0)
+    n, width = len(lengths), width or max(lengths)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.float32)
+    from textenv.algos.lm.scoring.batch import TokenBatch
+
+    return TokenBatch(
+        prompts=[rng.integers(3, 12, size).tolist() for size in prompt_lengths],
+        prompt_index=np.array(prompt_index, np.int32),
+        token_ids=rng.integers(3, 12, (n, width)).astype(np.int32),
+        mask=mask,
+        old_logprobs=-2 * mask,
+        support=None,
+        temperature=np.ones(n, np.float32),
+        rewards=np.zeros(n),
+        group_ids=np.array(prompt_index),
+        order=np.arange(n),
+    )

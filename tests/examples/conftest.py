@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 
 blas.load()  # before any test imports mlx
 

@@ -18,9 +18,10 @@ from gymnasium.envs.registration import EnvSpec
 
 from tests.algos.shared import SUMS, length, make_env, make_policy
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
-from textenv.algos.rollouts.coordinator import cut
-from textenv.algos.rollouts.runner import Start
-from textenv.algos.rollouts.worker import Item, WorkerError, WorkerTraceback
+from textenv.algos.rollouts.pool import WorkerTraceback
+from textenv.algos.rollouts.worker import RolloutItem, WorkerError
+from textenv.algos.rollouts.workers import cut
+from textenv.algos.strategies import Start
 
 make_sums = partial(make_env, length, SUMS)
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
@@ -236,12 +237,12 @@ def test_new_weights_reach_all_workers(coordinate, plain_logprobs):
 
 def test_a_stale_version_is_refused(coordinate):
     coordinator = coordinate(1)
-    pool = coordinator._pool
+    pool = coordinator._workers._pool
     pool.set_weights(2, coordinator.policy.tensors())
     starts = coordinator.runner.plan()[:4]
-    assert len(pool.run([Item(2, starts)])[0].trajectories) == 4
+    assert len(pool.run([RolloutItem(2, starts)])[0].trajectories) == 4
     with pytest.raises(WorkerError, match="version 1 came to a worker that has version 2"):
-        pool.run([Item(1, starts)])
+        pool.run([RolloutItem(1, starts)])
 
 
 def test_weights_of_another_model_are_refused(coordinate):
@@ -371,7 +372,9 @@ def test_what_a_reward_raises_reaches_the_caller(coordinate):
         coordinator.collect()
     assert isinstance(caught.value.__cause__, WorkerTraceback)
     assert "in raise_value_error" in str(caught.value.__cause__)
-    assert not {p.pid for p in children()} & {w.process.pid for w in coordinator._pool._workers}
+    assert not {p.pid for p in children()} & {
+        w.process.pid for w in coordinator._workers._pool._workers
+    }
     with pytest.raises(WorkerError, match="make another coordinator"):
         coordinator.collect()
 
@@ -385,7 +388,7 @@ def test_an_exception_that_cannot_be_sent_arrives_as_text():
 def test_a_dead_worker_is_noticed_while_others_are_at_work(coordinate, tmp_path):
     reward = partial(kill_the_last_to_come, str(tmp_path))
     coordinator = coordinate(2, partial(make_env, reward, SUMS))
-    processes = [worker.process for worker in coordinator._pool._workers]
+    processes = [worker.process for worker in coordinator._workers._pool._workers]
     with pytest.raises(
         WorkerError, match=r"worker process [01] \(pid \d+\) was killed by signal 9"
     ):
@@ -397,7 +400,7 @@ def test_a_dead_worker_is_noticed_while_others_are_at_work(coordinate, tmp_path)
 
 def test_a_worker_that_died_in_between(coordinate):
     coordinator = coordinate(2)
-    victim = coordinator._pool._workers[1].process
+    victim = coordinator._workers._pool._workers[1].process
     victim.kill()
     victim.join()
     with pytest.raises(WorkerError, match=r"worker process 1 .*killed by signal 9"):

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     reward = t.length if sys.argv[1] == "exit" else partial(t.arrive_and_sleep, sys.argv[2])
     create_env = partial(t.make_env, reward, t.SUMS)
     coordinator = t.RolloutCoordinator(create_env, t.make_answerer, t.GROUPS_OF_4, 2, 8)
-    print(*[w.process.pid for w in coordinator._pool._workers], flush=True)
+    print(*[w.process.pid for w in coordinator._workers._pool._workers], flush=True)
     coordinator.collect()
 """
 

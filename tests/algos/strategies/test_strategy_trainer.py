@@ -59,7 +59,7 @@ def test_pods_trains_on_some_and_reports_of_all(fresh):
     trainer._on_step = lambda metrics, rollout: kept.append(rollout)
     history = trainer.train()
     for metrics, rollout in zip(history, kept):
-        played = rollout.counts.played
+        played = rollout.played
         assert (len(played), len(rollout)) == (32, 8)
         assert metrics["reward"] == pytest.approx(np.mean([t.total_reward for t in played]))
         assert metrics["completions/count"] == 32
@@ -103,7 +103,7 @@ def test_a_training_saved_and_restored_rolls_out_equally(fresh, tmp_path):
     for _ in range(2):
         expected, again = trainer._runner.collect(), other._runner.collect()
         assert expected == again
-        assert {t.policy_version for t in again.counts.played} == {2}
+        assert {t.policy_version for t in again.played} == {2}
         assert expected.counts.metrics() == again.counts.metrics()
     assert plain._runner.collect() != expected
     trainer, other = (make_trainer(*fresh, strategy=PARTS) for _ in range(2))

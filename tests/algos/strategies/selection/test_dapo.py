@@ -70,16 +70,17 @@ def test_a_rollout_is_filled_as_a_plain_loop_would_fill_it():
         assert (counts.rounds, counts.groups) == (rounds, len(drawn))
         assert counts.groups_uniform == len(drawn) - 6
         assert counts.groups_missing == 0
-        assert [number(t) for t in counts.played[::4]] == drawn
-        assert len({t.group_id for t in counts.played}) == len(drawn)
+        assert [number(t) for t in rollout.played[::4]] == drawn
+        assert len({t.group_id for t in rollout.played}) == len(drawn)
     assert rounds > 1
 
 
 def test_tokens_are_counted():
     runner = make_runner(Solver(right=range(30)), ["dapo:cap=3"], groups=2)
     with pytest.warns(UserWarning, match="dynamic sampling"):
-        counts = runner.collect().counts
-    tokens = sum(len(t.actions[0]) for t in counts.played)
+        rollout = runner.collect()
+    counts = rollout.counts
+    tokens = sum(len(t.actions[0]) for t in rollout.played)
     assert counts.tokens_generated == counts.tokens_discarded == tokens > 0
     assert counts.tokens_trained == 0
     assert counts.tokens_computed == tokens + 3 * 2 * 7  # each prompt once a group

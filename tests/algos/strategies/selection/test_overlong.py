@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from textenv.algos import Trajectory, create_strategy, grpo
-from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.rollouts.metrics import rollout_metrics
 from textenv.algos.strategies import outcome
@@ -54,7 +53,7 @@ def test_it_reaches_the_advantages_and_nothing_else(prepared):
     assert [t.shaping for t in group] == [None] * 4  # copies are shaped
     assert [t.rewards for t in shaped] == [t.rewards for t in group]
     assert [outcome(t) for t in shaped] == [1, 1, 0, 0]
-    assert rollout_metrics(Buffer(shaped))["reward"] == 0.5
+    assert rollout_metrics(shaped)["reward"] == 0.5
     batch = make_batch(shaped)
     assert batch.rewards.tolist() == [1, 0.5, -1, 0]
     # mean .125, squared deviations .765625, .140625, 1.265625, .015625: variance 2.1875 / 3
