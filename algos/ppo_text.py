@@ -56,11 +56,8 @@ from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.properties import check_trainable, count_parameters  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
-from textenv.algos.training.optimizer import (  # noqa: E402
-    OptimizerStep,
-    accumulate,
-    default_learning_rate,
-)
+from textenv.algos.training.gradient import accumulate  # noqa: E402
+from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
 VALUE_HEAD = "value_head.safetensors"
 _EPSILON = 1e-8

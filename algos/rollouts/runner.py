@@ -16,14 +16,15 @@ from gymnasium.vector import VectorEnv
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import as_dict_step, innermost, is_text, max_turns
 from textenv.algos.episodes.policy_call import Policy, PolicyCall
-from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.rollout import Counts, Rollout
 from textenv.algos.episodes.stages import SingleStage, VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.control import StepCollector
-from textenv.algos.rollouts.gather import gather
 from textenv.algos.rollouts.planner import MAX_SEED, Planner
 from textenv.algos.rollouts.player import TextPlayer
-from textenv.algos.strategies.protocols import Setup, Start
+from textenv.algos.strategies.counts import count_kept, count_round
+from textenv.algos.strategies.groups import by_group
+from textenv.algos.strategies.protocols import Group, Setup, Start
 from textenv.algos.strategies.strategy import Strategy, create_strategy
 from textenv.errors import ConfigError, DataError
 
@@ -130,11 +131,7 @@ class RolloutRunner:
         """
         before = dict(self.seconds)
         if self.is_text:
-            strategy, player = self.strategy, self._player
-            play = play or partial(strategy.generation.play, player)
-            rollout = gather(
-                strategy, self._planner.plan, play, self.num_groups, player.policy_version
-            )
+            rollout = self._gather(play or partial(self.strategy.generation.play, self._player))
         else:
             rollout = self._control.collect(self._version)
         rollout.seconds = {name: self.seconds[name] - before[name] for name in before}
@@ -215,3 +212,26 @@ class RolloutRunner:
                 f"trajectories of up to {turns} step(s) each"
             )
         self.strategy.prepare(Setup(self.env, self.policy, self.num_groups, size, turns, self.seed))
+
+    def _gather(self, play: Callable[[list[Start]], Iterable[Trajectory]]) -> Rollout:
+        """Collect a rollout of text by the strategy: choose, play, select, until it is full."""
+        kept: list[Group] = []
+        played: list[Trajectory] = []
+        counts = Counts()
+        skipped = self.strategy.prompts.skipped
+        while len(kept) < self.num_groups and counts.rounds < self.strategy.rounds:
+            groups = by_group(play(self._planner.plan(self.num_groups - len(kept))))
+            played += [trajectory for group in groups for trajectory in group]
+            self.strategy.prompts.observe(groups)
+            count_round(counts, groups)
+            for selection in self.strategy.selection:
+                groups = selection.select(groups)
+            kept += groups
+        for selection in self.strategy.selection:
+            selection.end(len(kept), self.num_groups, counts.rounds)
+        trained = kept
+        for reuse in self.strategy.reuse:
+            trained = reuse.extend(trained, self.policy_version)
+        counts.prompts_skipped = self.strategy.prompts.skipped - skipped
+        count_kept(counts, self.num_groups, kept, trained)
+        return Rollout((t for group in trained for t in group), played=played, counts=counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from textenv.algos.runtime import backend
@@ -12,10 +12,11 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
 
 from textenv.algos.lm.models.weights import as_numpy  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
-from textenv.algos.training.optimizer import accumulate  # noqa: E402
+from textenv.algos.runtime.compile import gradients  # noqa: E402
 
 LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
 """``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, (N, T) each."""
@@ -77,3 +78,28 @@ class LocalGradient:
         off = mx.stop_gradient(mx.abs(logprobs - old) * mask).max()
         entropy = (entropies * mask).sum() / mx.maximum(mask.sum(), 1)
         return loss, {**metrics, "entropy": entropy}, off
+
+
+def accumulate(
+    model: nn.Module, loss_fn: Callable[..., tuple[Any, ...]], parts: Iterable[tuple[Any, ...]]
+) -> tuple[list[tuple[Any, ...]], Any]:
+    """The gradient of the sum of a loss over microbatches, computed one after another.
+
+    Args:
+        model: whose trainable weights the gradient is of.
+        loss_fn: gives the loss and whatever else is wanted of a microbatch.
+        parts: the arguments of ``loss_fn`` for each microbatch, at least one.
+
+    Returns:
+        What ``loss_fn`` gave for each microbatch, and the gradient.
+    """
+    value_and_grad = nn.value_and_grad(model, loss_fn)
+    outputs: list[tuple[Any, ...]] = []
+    total: Any = None
+    for part in parts:
+        with gradients():
+            output, grads = value_and_grad(*part)
+        total = grads if total is None else tree_map(mx.add, total, grads)
+        mx.eval(output, total)
+        outputs.append(output)
+    return outputs, total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from textenv.algos.runtime import backend
@@ -17,7 +17,6 @@ from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
-from textenv.algos.runtime.compile import gradients  # noqa: E402
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -64,31 +63,6 @@ def make_adamw(
             warmup = optim.linear_schedule(first, learning_rate, warmup_steps)
             rate = optim.join_schedules([warmup, rate], [warmup_steps])
     return optim.AdamW(rate, betas=[0.9, 0.95], weight_decay=weight_decay, bias_correction=True)
-
-
-def accumulate(
-    model: nn.Module, loss_fn: Callable[..., tuple[Any, ...]], parts: Iterable[tuple[Any, ...]]
-) -> tuple[list[tuple[Any, ...]], Any]:
-    """The gradient of the sum of a loss over microbatches, computed one after another.
-
-    Args:
-        model: whose trainable weights the gradient is of.
-        loss_fn: gives the loss and whatever else is wanted of a microbatch.
-        parts: the arguments of ``loss_fn`` for each microbatch, at least one.
-
-    Returns:
-        What ``loss_fn`` gave for each microbatch, and the gradient.
-    """
-    value_and_grad = nn.value_and_grad(model, loss_fn)
-    outputs: list[tuple[Any, ...]] = []
-    total: Any = None
-    for part in parts:
-        with gradients():
-            output, grads = value_and_grad(*part)
-        total = grads if total is None else tree_map(mx.add, total, grads)
-        mx.eval(output, total)
-        outputs.append(output)
-    return outputs, total
 
 
 class OptimizerStep:
