@@ -5,9 +5,10 @@ from __future__ import annotations
 import pkgutil
 import re
 from collections.abc import Iterator
-from importlib.metadata import metadata
 
 import pytest
+
+from textenv.algos.config import read_toml
 
 FOLDERS = r"(textenv|wrappers|algos|examples|tests|\.github|\.ci)"
 
@@ -21,7 +22,7 @@ def missing(page, root) -> Iterator[str]:
                 pkgutil.resolve_name(span)
             except (ImportError, AttributeError):
                 yield f"{page.name}: no module or name {span}"
-    extras = metadata("textenv").get_all("Provides-Extra")
+    extras = read_toml(root / "pyproject.toml")["project"]["optional-dependencies"]
     for listed in re.findall(r"(?:textenv|[\"'\s]\.)\[([\w,]+)\]", page.text):
         for extra in listed.split(","):
             if extra not in extras:
