@@ -13,54 +13,54 @@ if TYPE_CHECKING:
     from textenv.algos import grpo as grpo
     from textenv.algos import gspo as gspo
     from textenv.algos import ppo as ppo
-    from textenv.algos.coordinator import RolloutCoordinator as RolloutCoordinator
+    from textenv.algos.control.mlp_policy import MLPPolicy as MLPPolicy
+    from textenv.algos.control.mlp_policy import load_policy as load_policy
+    from textenv.algos.control.onnx_export import export_onnx as export_onnx
+    from textenv.algos.episodes.trajectory import Buffer as Buffer
+    from textenv.algos.episodes.trajectory import Trajectory as Trajectory
+    from textenv.algos.episodes.trajectory import Transition as Transition
     from textenv.algos.grpo import GRPOTrainer as GRPOTrainer
     from textenv.algos.grpo_config import GRPOConfig as GRPOConfig
-    from textenv.algos.mlp_policy import MLPPolicy as MLPPolicy
-    from textenv.algos.mlp_policy import load_policy as load_policy
-    from textenv.algos.models import load_model as load_model
-    from textenv.algos.offline import OfflineConfig as OfflineConfig
-    from textenv.algos.offline import OfflineTrainer as OfflineTrainer
-    from textenv.algos.offline_text import OfflineTextConfig as OfflineTextConfig
-    from textenv.algos.offline_text import OfflineTextTrainer as OfflineTextTrainer
-    from textenv.algos.onnx_export import export_onnx as export_onnx
-    from textenv.algos.policy import create_policy as create_policy
-    from textenv.algos.ppo import PPOConfig as PPOConfig
+    from textenv.algos.lm.generation.policy import create_policy as create_policy
+    from textenv.algos.lm.models.loading import load_model as load_model
+    from textenv.algos.offline.control import OfflineConfig as OfflineConfig
+    from textenv.algos.offline.control import OfflineTrainer as OfflineTrainer
+    from textenv.algos.offline.text import OfflineTextConfig as OfflineTextConfig
+    from textenv.algos.offline.text import OfflineTextTrainer as OfflineTextTrainer
     from textenv.algos.ppo import PPOTrainer as PPOTrainer
-    from textenv.algos.rollout import RolloutRunner as RolloutRunner
-    from textenv.algos.rollout_files import load_rollout as load_rollout
-    from textenv.algos.rollout_files import load_rollouts as load_rollouts
+    from textenv.algos.ppo_config import PPOConfig as PPOConfig
+    from textenv.algos.rollouts.coordinator import RolloutCoordinator as RolloutCoordinator
+    from textenv.algos.rollouts.runner import RolloutRunner as RolloutRunner
     from textenv.algos.sb3_trainer import SB3Trainer as SB3Trainer
-    from textenv.algos.strategy import create_strategy as create_strategy
-    from textenv.algos.trainer import Trainer as Trainer
-    from textenv.algos.trajectory import Buffer as Buffer
-    from textenv.algos.trajectory import Trajectory as Trajectory
-    from textenv.algos.trajectory import Transition as Transition
+    from textenv.algos.storage.files import load_rollout as load_rollout
+    from textenv.algos.storage.files import load_rollouts as load_rollouts
+    from textenv.algos.strategies.strategy import create_strategy as create_strategy
+    from textenv.algos.training.trainer import Trainer as Trainer
 
 _HOMES = {
-    "Buffer": "trajectory",
+    "Buffer": "episodes.trajectory",
     "GRPOConfig": "grpo_config",
     "GRPOTrainer": "grpo",
-    "MLPPolicy": "mlp_policy",
-    "OfflineConfig": "offline",
-    "OfflineTextConfig": "offline_text",
-    "OfflineTextTrainer": "offline_text",
-    "OfflineTrainer": "offline",
-    "PPOConfig": "ppo",
+    "MLPPolicy": "control.mlp_policy",
+    "OfflineConfig": "offline.control",
+    "OfflineTextConfig": "offline.text",
+    "OfflineTextTrainer": "offline.text",
+    "OfflineTrainer": "offline.control",
+    "PPOConfig": "ppo_config",
     "PPOTrainer": "ppo",
-    "RolloutCoordinator": "coordinator",
-    "RolloutRunner": "rollout",
+    "RolloutCoordinator": "rollouts.coordinator",
+    "RolloutRunner": "rollouts.runner",
     "SB3Trainer": "sb3_trainer",
-    "Trainer": "trainer",
-    "Trajectory": "trajectory",
-    "Transition": "trajectory",
-    "create_policy": "policy",
-    "create_strategy": "strategy",
-    "export_onnx": "onnx_export",
-    "load_model": "models",
-    "load_policy": "mlp_policy",
-    "load_rollout": "rollout_files",
-    "load_rollouts": "rollout_files",
+    "Trainer": "training.trainer",
+    "Trajectory": "episodes.trajectory",
+    "Transition": "episodes.trajectory",
+    "create_policy": "lm.generation.policy",
+    "create_strategy": "strategies.strategy",
+    "export_onnx": "control.onnx_export",
+    "load_model": "lm.models.loading",
+    "load_policy": "control.mlp_policy",
+    "load_rollout": "storage.files",
+    "load_rollouts": "storage.files",
 }
 _MODULES = ("grpo", "gspo", "ppo")
 

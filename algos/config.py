@@ -48,6 +48,21 @@ def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> No
             )
 
 
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Check that a value is a whole number, and not too small.
+
+    Args:
+        name: what the value is called in the message.
+        value: anything; a bool is refused.
+        least: the smallest value allowed.
+
+    Raises:
+        ConfigError: naming the value, the least that is allowed and what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
 def check_choice(config: Any, **choices: typing.Iterable[str]) -> None:
     """Check that fields are one of some names.
 

@@ -8,9 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from textenv.algos.envs import max_turns
-from textenv.algos.policy_call import declared
-from textenv.algos.rollout import RolloutRunner
+from textenv.algos.config import check_integer
+from textenv.algos.episodes.environments import max_turns
+from textenv.algos.episodes.policy_call import declared
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
 
@@ -64,8 +65,7 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
     ids = evaluation_ids(env, examples)
     runner = RolloutRunner(env, policy, max_steps=max_turns(env))
     trajectories = runner.play(ids, deterministic).trajectories
-    last = [t.infos[-1] for t in trajectories]
-    correct = [info["is_correct"] for info in last if "is_correct" in info]
+    correct = [t.is_correct for t in trajectories if t.is_correct is not None]
     return Evaluation(
         accuracy=float(np.mean(correct)) if correct else None,
         reward=float(np.mean([t.total_reward for t in trajectories])),
@@ -93,8 +93,7 @@ def episode_returns(
     Raises:
         ConfigError: for fewer than one episode.
     """
-    if episodes < 1:
-        raise ConfigError(f"episodes must be an integer >= 1, got {episodes!r}")
+    check_integer("episodes", episodes, 1)
     given = declared(policy, ("episode_start", "infos"))
     returns = np.zeros(episodes)
     for episode in range(episodes):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from textenv.algos.config import check_bounds, check_choice, check_types
-from textenv.algos.sampling import SamplingParams
-from textenv.algos.strategy import create_strategy
+from textenv.algos.lm.generation.sampling import SamplingParams
+from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
 LOSS_TYPES = {

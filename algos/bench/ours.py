@@ -7,9 +7,9 @@ import time
 from functools import partial
 from typing import Any
 
-from textenv.algos import backend
 from textenv.algos.bench.process import mlx_facts
-from textenv.algos.bench.work import Work, batches, random_prompts, reward
+from textenv.algos.bench.workload import Work, batches, random_prompts, reward
+from textenv.algos.runtime import backend
 
 backend.prepare()
 
@@ -17,16 +17,16 @@ import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 from mlx import nn  # noqa: E402
 
-from textenv.algos.batch import TokenBatch  # noqa: E402
-from textenv.algos.coordinator import RolloutCoordinator  # noqa: E402
-from textenv.algos.envs import make_env  # noqa: E402
+from textenv.algos.episodes.environments import make_env  # noqa: E402
 from textenv.algos.grpo import GRPOConfig, GRPOTrainer  # noqa: E402
-from textenv.algos.models import load_model  # noqa: E402
-from textenv.algos.policy import LanguageModelPolicy, create_policy  # noqa: E402
-from textenv.algos.rollout import RolloutRunner  # noqa: E402
-from textenv.algos.scoring import Scorer  # noqa: E402
-from textenv.algos.strategy import create_strategy  # noqa: E402
-from textenv.algos.untraced import gradients  # noqa: E402
+from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
+from textenv.algos.lm.models.loading import load_model  # noqa: E402
+from textenv.algos.lm.scoring.batch import TokenBatch  # noqa: E402
+from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
+from textenv.algos.rollouts.coordinator import RolloutCoordinator  # noqa: E402
+from textenv.algos.rollouts.runner import RolloutRunner  # noqa: E402
+from textenv.algos.runtime.compile import gradients  # noqa: E402
+from textenv.algos.strategies.strategy import create_strategy  # noqa: E402
 
 _ENV = "textenv:TextGen-v0"
 _LEARNING_RATE = 1e-5

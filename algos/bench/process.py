@@ -39,7 +39,7 @@ def mlx_facts() -> dict[str, Any]:
     """Peak memory, device and BLAS of a process that computes by MLX."""
     import mlx.core as mx
 
-    from textenv.algos import blas
+    from textenv.algos.runtime import blas
 
     if mx.default_device() == mx.cpu:
         status = blas.status()

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from textenv.algos.backend import EXTRA
+from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError, TextEnvError
 
 # command -> what it does; its module here has ``Args``, a dataclass, and ``run(args)``.

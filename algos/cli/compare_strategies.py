@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from textenv.algos.cli.run_folder import RunFolder
-from textenv.algos.cli.text_envs import TextTask
-from textenv.algos.compare.machine import describe_machine
-from textenv.algos.compare.strategy_report import (
+from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.cli.shared.text_envs import TextTask
+from textenv.algos.compare.machine import describe_machine, use_threads
+from textenv.algos.compare.strategies.report import (
     JSON_FILE,
     check_same,
     read_comparison,
@@ -22,12 +22,11 @@ from textenv.algos.compare.strategy_report import (
     write_report,
     write_runs,
 )
-from textenv.algos.compare.strategy_results import StrategyComparison, StrategyRun, Try
-from textenv.algos.compare.threads import use_threads
-from textenv.errors import ConfigError
+from textenv.algos.compare.strategies.results import StrategyComparison, StrategyRun, Try
+from textenv.algos.config import check_integer
 
 if TYPE_CHECKING:
-    from textenv.algos.compare.strategy_runs import Contest
+    from textenv.algos.compare.strategies.runs import Contest
 
 
 @dataclass
@@ -77,8 +76,7 @@ def parse(argv: Sequence[str]) -> Args:
 def run(args: Args) -> int:
     """Compare, and leave results.json, results.md and curves.png."""
     for name in ("seeds", "threads", "tokens"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+        check_integer(name, getattr(args, name), 1)
     name = f"compare-strategies-{args.text.name}".replace("/", "-").replace(":", "-")
     out = args.out or RunFolder.default_path(name)
     found = read_comparison(out / JSON_FILE) if (out / JSON_FILE).is_file() else None
@@ -115,7 +113,7 @@ def _contest(
     args: Args, found: StrategyComparison | None, machine: dict[str, Any], out: Path
 ) -> Contest:
     """All that can be refused is refused here."""
-    from textenv.algos.compare.strategy_runs import Contest, StrategyArena, parse_entrants
+    from textenv.algos.compare.strategies.runs import Contest, StrategyArena, parse_entrants
 
     half, twentieth = max(1, args.tokens // 2), max(1, args.tokens // 20)
     arena = StrategyArena(

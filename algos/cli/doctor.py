@@ -8,9 +8,9 @@ import platform
 import shutil
 from dataclasses import dataclass
 
-from textenv.algos import blas, heap
-from textenv.algos.backend import EXTRA
-from textenv.algos.versions import versions
+from textenv.algos.runtime import blas, heap
+from textenv.algos.runtime.backend import EXTRA
+from textenv.algos.runtime.versions import versions
 
 
 @dataclass

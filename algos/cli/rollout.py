@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from textenv.algos.envs import is_text, make_training_env
-from textenv.algos.random_policy import RandomPolicy
-from textenv.algos.rollout import RolloutRunner
-from textenv.algos.rollout_files import save_rollout
-from textenv.algos.rollout_source import describe_source, single_spaces
-from textenv.algos.space_json import describe_space
-from textenv.algos.strategy import create_strategy
+from textenv.algos.cli.shared.display import progress_bar
+from textenv.algos.config import check_integer
+from textenv.algos.control.random_policy import RandomPolicy
+from textenv.algos.episodes.environments import is_text, make_training_env
+from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.storage.files import save_rollout
+from textenv.algos.storage.source import describe_source, single_spaces
+from textenv.algos.storage.space_json import describe_space
+from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError
 
 
@@ -50,8 +51,7 @@ class Args:
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
     for name in ("n_steps", "num_envs", "rollouts"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+        check_integer(name, getattr(args, name), 1)
     env = _make_env(args)
     text = is_text(env)
     if not text and args.n_steps % args.num_envs:
@@ -73,14 +73,7 @@ def _collect(args: Args, runner: RolloutRunner) -> None:
     """One file a rollout, each there as soon as its line is printed."""
     console = Console(highlight=False, soft_wrap=True)
     total = 0
-    columns = (
-        TextColumn("rollout"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bar("rollout", console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("collect", total=args.rollouts)
         for _ in range(args.rollouts):
             rollout = runner.collect()
@@ -105,7 +98,7 @@ def _control_policy(args: Args, env: Any) -> Any:
     observation_space, action_space = single_spaces(env)
     if args.policy in (None, "random"):
         return RandomPolicy(action_space, args.seed, getattr(env, "num_envs", None))
-    from textenv.algos.mlp_policy import load_policy
+    from textenv.algos.control.mlp_policy import load_policy
 
     policy = load_policy(str(args.policy), args.seed)
     for what, has, needs in (
@@ -120,7 +113,7 @@ def _control_policy(args: Args, env: Any) -> Any:
 def _text_policy(args: Args, env: Any) -> Any:
     if args.policy == "random":
         return RandomPolicy(single_spaces(env)[1], args.seed)
-    from textenv.algos.models import load_model
-    from textenv.algos.policy import create_policy
+    from textenv.algos.lm.generation.policy import create_policy
+    from textenv.algos.lm.models.loading import load_model
 
     return create_policy(*load_model(args.policy or "tiny-lm"), {"seed": args.seed})

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
-from textenv.algos.envs import make_training_env
-from textenv.algos.random_policy import RandomPolicy
-from textenv.algos.rollout import RolloutRunner
+from textenv.algos.control.random_policy import RandomPolicy
+from textenv.algos.episodes.environments import make_training_env
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, unknown
 
 
@@ -47,7 +47,7 @@ class NativePPO:
 
     def __init__(self, arena: Arena):
         from textenv.algos.ppo import PPOTrainer
-        from textenv.algos.ppo_presets import preset
+        from textenv.algos.ppo_config import preset
 
         self._arena = arena
         self._config = preset(arena.env)
@@ -94,7 +94,7 @@ class RandomContestant:
     language = False
 
     def __init__(self, arena: Arena):
-        from textenv.algos.ppo_presets import preset
+        from textenv.algos.ppo_config import preset
 
         self._arena = arena
         config = preset(arena.env)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.backend import EXTRA
 from textenv.algos.compare.results import Comparison
 from textenv.algos.compare.statistics import Curve
+from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError
 
 

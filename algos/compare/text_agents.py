@@ -9,11 +9,11 @@ from typing import Any
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
+from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo import PPOTrainer
-from textenv.algos.ppo_presets import preset
-from textenv.algos.trajectory import Buffer
+from textenv.algos.ppo_config import preset
 
 _GENERATION = "stepping the environment is counted with the policy"
 

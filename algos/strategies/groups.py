@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.strategies.protocols import Group, Start
-from textenv.algos.trajectory import Trajectory
 
 TOLERANCE = 1e-8
 """Outcomes that differ by no more are equal."""
@@ -19,7 +19,7 @@ def outcome(trajectory: Trajectory) -> float:
 
     The reward is that of the environment, and not what shaping makes of it.
     """
-    correct = trajectory.infos[-1].get("is_correct") if trajectory.infos else None
+    correct = trajectory.is_correct
     return trajectory.total_reward if correct is None else float(correct)
 
 
@@ -45,11 +45,6 @@ def start_key(start: Start | Trajectory) -> Hashable:
     else:
         found = (start.options or {}).get("example_id")
     return start.seed if found is None else found
-
-
-def own_from(trajectory: Trajectory) -> int:
-    """Position of the first token that it does not share with its parent."""
-    return trajectory.branch_at or 0
 
 
 def thin(group: Group, keep: Collection[int]) -> Group:
@@ -90,8 +85,3 @@ def _moved(trajectory: Trajectory, parent: int | None, branch_at: int | None) ->
     if (trajectory.parent, trajectory.branch_at) == (parent, branch_at):
         return trajectory
     return replace(trajectory, parent=parent, branch_at=branch_at)
-
-
-def policy_tokens(trajectories: Sequence[Trajectory]) -> int:
-    """Tokens that the policy sampled for these, a shared beginning counted once."""
-    return sum(sum((t.token_mask or ())[own_from(t) :]) for t in trajectories)

@@ -17,19 +17,19 @@ from textenv.algos.strategies.protocols import SLOTS, Part, settings_of
 from textenv.errors import ConfigError, ConfigTypeError, unknown
 
 _BUILT_IN = {  # name -> module in this folder, class
-    "uniform": ("uniform", "Uniform"),
-    "curriculum": ("curriculum", "Curriculum"),
-    "greso": ("greso", "Greso"),
-    "pools": ("pools", "Pools"),
-    "dapo": ("dapo", "DynamicSampling"),
-    "pods": ("pods", "MaximumVariance"),
-    "drop": ("drop", "Drop"),
-    "overlong": ("overlong", "OverlongPunishment"),
-    "tree": ("tree", "Tree"),
-    "segment_tree": ("segment_tree", "SegmentTree"),
-    "turn_tree": ("turn_tree", "TurnTree"),
-    "replay": ("replay", "Replay"),
-    "top_entropy": ("top_entropy", "TopEntropy"),
+    "uniform": ("prompts.uniform", "Uniform"),
+    "curriculum": ("prompts.curriculum", "Curriculum"),
+    "greso": ("prompts.greso", "Greso"),
+    "pools": ("prompts.pools", "Pools"),
+    "dapo": ("selection.dapo", "DynamicSampling"),
+    "pods": ("selection.pods", "MaximumVariance"),
+    "drop": ("selection.drop", "Drop"),
+    "overlong": ("selection.overlong", "OverlongPunishment"),
+    "tree": ("trees.tree", "Tree"),
+    "segment_tree": ("trees.segment_tree", "SegmentTree"),
+    "turn_tree": ("trees.turn_tree", "TurnTree"),
+    "replay": ("selection.replay", "Replay"),
+    "top_entropy": ("selection.top_entropy", "TopEntropy"),
 }
 _registered: dict[str, type[Part]] = {}
 

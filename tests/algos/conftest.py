@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from textenv.algos import blas
+from textenv.algos.runtime import blas
 
 blas.load()  # before any test imports mlx
 
@@ -61,7 +62,7 @@ def make_tokenizer(chat_template: str | None = None):
 @pytest.fixture(scope="session")
 def random_model() -> Callable:
     """``random_model(**config)``: an mlx-lm model at random, far from uniform."""
-    from textenv.algos import backend
+    from textenv.algos.runtime import backend
 
     backend.prepare()
     import mlx.core as mx
@@ -169,7 +170,7 @@ def sample() -> Callable:
 
 @pytest.fixture(scope="session")
 def slow_restrict() -> Callable:
-    """What `textenv.algos.sampling.restrict` should keep, by sorting."""
+    """What `textenv.algos.lm.generation.sampling.restrict` should keep, by sorting."""
 
     def slow_restrict(logits, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
         """One row in float64, by sorting: (kept ids, probabilities), and how close a tie it was.
@@ -211,6 +212,29 @@ def slow_restrict() -> Callable:
 def sampling(request) -> dict:
     """Each of the sampling settings that can be trained under."""
     return request.param
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """``clock(seconds)`` moves Python's performance counter, which stands still otherwise."""
+    now = 1000.0
+
+    def advance(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    return advance
+
+
+@pytest.fixture
+def one_thread():
+    """Torch on one thread, so that its sums are the same in every process."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from textenv.algos import GRPOConfig, grpo, gspo
-from textenv.algos.batch import BatchSize
+from textenv.algos.lm.scoring.batch import BatchSize
 
 # --- advantages -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.ppo import (
     EpisodeStats,
     PPOConfig,
@@ -16,8 +17,7 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.ppo_presets import PRESETS, SIZES, preset
-from textenv.algos.trajectory import Buffer, Trajectory
+from textenv.algos.ppo_config import PRESETS, SIZES, preset
 from textenv.errors import ConfigError, ConfigTypeError
 
 import mlx.core as mx  # isort: skip
@@ -101,7 +101,7 @@ def test_the_mask_hides_whatever_is_under_it():
 
 
 def test_parts_of_a_batch_add_up_to_the_whole():
-    from textenv.algos.batch import BatchSize
+    from textenv.algos.lm.scoring.batch import BatchSize
 
     rng = np.random.default_rng(1)
     logprobs, old = mx.array(rng.normal(size=(2, 6, 4)).astype(np.float32) * 0.2)

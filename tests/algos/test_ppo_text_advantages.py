@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from textenv.algos import Trajectory
-from textenv.algos.batch import make_batch
+from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.ppo_text import token_advantages, turn_rewards, whiten
 from textenv.errors import DataError
 

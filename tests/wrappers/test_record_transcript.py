@@ -138,7 +138,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_it_is_a_rollout_as_json_lines(tmp_path):
-    rollout_files = pytest.importorskip("textenv.algos.rollout_files")
+    rollout_files = pytest.importorskip("textenv.algos.storage.files")
     env = RecordTranscript(gym.make("TextGen-v0", task="guess_number"), tmp_path)
     prompt, start = env.reset(seed=3)
     after, *_, info = env.step("0")

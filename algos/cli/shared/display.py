@@ -1,0 +1,213 @@
+"""What a person sees of a training run: a bar with time left, figures, sampled completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from textenv.algos.episodes.trajectory import Buffer
+
+_SAMPLES = 4  # completions
+_LINES = 10  # of an offline training
+_FIGURES = ("reward", "accuracy", "completions/mean_length", "entropy", "kl", "grad_norm")
+
+
+def progress_bar(unit: str, console: Console, disable: bool = False) -> Progress:
+    """A bar that counts units, and estimates the time left."""
+    return Progress(
+        TextColumn(unit),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=disable,
+    )
+
+
+class TextDisplay:
+    """Shows each step: live on a terminal, a line now and then elsewhere.
+
+    Args:
+        total: steps of the run.
+        console: where to; standard output where None.
+        unit: what a step is: an optimizer ``"step"``, or an ``"update"`` by a whole rollout.
+    """
+
+    def __init__(self, total: int, console: Console | None = None, unit: str = "step"):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._total, self._unit = total, unit
+        self._progress = progress_bar(unit, self.console)
+        self._bar = self._progress.add_task("train", total=total)
+        self._live = Live(self._progress, console=self.console, refresh_per_second=4)
+        self._every = max(1, total // 20)
+
+    def __enter__(self) -> TextDisplay:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def on_step(self, metrics: Mapping[str, float], rollout: Buffer) -> None:
+        """Show one step."""
+        step = int(metrics["step" if self._unit == "step" else "time/iterations"])
+        why = no_signal(metrics)
+        if why:
+            self.console.print(f"{self._unit} {step}: no update, {why}")
+        if self.console.is_terminal:
+            self._progress.update(self._bar, completed=step)
+            self._live.update(Group(self._progress, _figures(metrics), _samples(rollout)))
+        elif step == 1 or step % self._every == 0 or step == self._total:
+            self.console.print(
+                f"{self._unit} {step}/{self._total}  {_line(metrics)}  "
+                f"{_tokens_a_second(metrics):.0f} tokens/s"
+            )
+
+
+class ControlDisplay:
+    """A line for each update of control, over a bar where the output is a terminal.
+
+    Args:
+        total: transitions of the run.
+        console: where to; standard output where None.
+    """
+
+    def __init__(self, total: int, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._progress = progress_bar(
+            "transitions", self.console, disable=not self.console.is_terminal
+        )
+        self._bar = self._progress.add_task("train", total=total)
+
+    def __enter__(self) -> ControlDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def on_step(self, metrics: Mapping[str, float], rollout: Buffer, exported: Path | None) -> None:
+        """Show one update, and where its rollout went."""
+        self._progress.update(self._bar, completed=metrics["time/total_timesteps"])
+        self.console.print(ppo_line(metrics, rollout.num_transitions, exported))
+
+
+class OfflineDisplay:
+    """Prints a line for some of the passes of an offline training, ten or so in all.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    def on_step(self, metrics: Mapping[str, float], passes: int) -> None:
+        """Show a pass, if it is the first, the last, or one of those between.
+
+        Args:
+            metrics: of the pass.
+            passes: how many there will be.
+        """
+        epoch = int(metrics["epoch"])
+        if epoch in (1, passes) or epoch % max(1, passes // _LINES) == 0:
+            shown = [
+                f"{key.removeprefix('train/')} {value:.4g}"
+                for key, value in metrics.items()
+                if key not in ("epoch", "step", "train/n_updates", "learning_rate")
+            ]
+            self._console.print(f"pass {epoch}/{passes}  {'  '.join(shown)}")
+
+
+def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | None) -> str:
+    """What a console shows of an update of control."""
+    figures = [
+        f"{shown}={metrics[name]:.4g}"
+        for name, shown in (
+            ("train/policy_gradient_loss", "policy_loss"),
+            ("train/value_loss", "value_loss"),
+            ("train/entropy_loss", "entropy_loss"),
+            ("train/approx_kl", "approx_kl"),
+            ("rollout/ep_rew_mean", "ep_rew_mean"),
+        )
+        if name in metrics
+    ]
+    update = int(metrics["time/iterations"]) - 1  # from 0, as the files of an empty folder
+    total = int(metrics["time/total_timesteps"])
+    where = f"; exported {transitions} transitions to {exported.name}" if exported else ""
+    return f"PPO update {update}: {' '.join(figures)} total_steps={total}{where}"
+
+
+def no_signal(metrics: Mapping[str, float]) -> str:
+    """Why a step made no update, or nothing where it made one."""
+    if "loss" in metrics or metrics.get("train/n_updates", 0) > 0:
+        return ""
+    groups = int(metrics["groups"])
+    if groups == metrics["completions/count"]:  # no groups, but a critic's judgement
+        return "no token did better or worse than the critic foresaw: nothing to learn from"
+    equal = round(metrics["frac_reward_zero_std"] * groups)
+    if equal == groups:
+        return f"{equal} of {groups} groups had equal rewards: nothing to learn from"
+    return (
+        f"{equal} of {groups} groups had equal rewards, and no completion of the others counts "
+        "(all of them truncated?)"
+    )
+
+
+def _tokens_a_second(metrics: Mapping[str, float]) -> float:
+    tokens = metrics["completions/mean_length"] * metrics["completions/count"]
+    return tokens / metrics["step_time"]
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    return "  ".join(
+        f"{name.split('/')[-1]} {metrics[name]:.3f}" for name in _FIGURES if name in metrics
+    )
+
+
+def _figures(metrics: Mapping[str, float]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    names = [name for name in _FIGURES if name in metrics]
+    for title in [*(n.split("/")[-1] for n in names), "equal groups", "tokens/s", "s/step"]:
+        table.add_column(title, justify="right")
+    table.add_row(
+        *(f"{metrics[name]:.3f}" for name in names),
+        f"{metrics['frac_reward_zero_std']:.0%}",
+        f"{_tokens_a_second(metrics):.0f}",
+        f"{metrics['step_time']:.2f}",
+    )
+    return table
+
+
+def _samples(rollout: Buffer) -> Table:
+    """A few completions, from prompts all over the rollout."""
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    table.add_column("prompt", max_width=40, no_wrap=True)
+    table.add_column("completion", max_width=60, no_wrap=True)
+    table.add_column("reward", justify="right")
+    trajectories = rollout.trajectories
+    for i in range(0, len(trajectories), max(1, len(trajectories) // _SAMPLES)):
+        t = trajectories[i]
+        text = "".join(map(str, t.actions))
+        table.add_row(escape(repr(t.prompt)[1:-1]), escape(repr(text)[1:-1]), f"{t.total_reward:g}")
+    return table

@@ -1,0 +1,98 @@
+"""The environments of text that a command line names."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from textenv.algos.episodes.environments import make_env
+from textenv.env import TextGenerationEnv
+from textenv.errors import ConfigError, DataError, MissingFileError
+
+
+@dataclass
+class TextTask:
+    """What to train on, where the environment is one of text."""
+
+    task: str | None = None
+    """Text: name of a task, see textenv envs; unset: arithmetic."""
+    task_kwargs: dict[str, int | str] = field(default_factory=dict)
+    """Text: difficulty parameters of the task, as --task-kwargs digits 3."""
+    dataset: Path | None = None
+    """Text: file of own examples, rows {"prompt", "answer", ...}, in place of a task."""
+    reward: tuple[str, ...] = ()
+    """Text: reward functions: names, or FILE.py:FUNCTION; unset: the task's own verifier."""
+
+    @property
+    def name(self) -> str:
+        """What the run is called after."""
+        return self.task or (self.dataset.stem if self.dataset else "arithmetic")
+
+    @property
+    def given(self) -> bool:
+        """Whether any of it is set."""
+        return bool(self.task or self.task_kwargs or self.dataset or self.reward)
+
+    def env_kwargs(self) -> dict[str, Any]:
+        """Arguments of ``gym.make``.
+
+        Raises:
+            ConfigError: for both a task and a dataset.
+        """
+        if self.task is not None and self.dataset is not None:
+            raise ConfigError("give --task or --dataset, not both")
+        kwargs: dict[str, Any] = {}
+        if self.task is not None:
+            kwargs["task"] = self.task
+        if self.task_kwargs:
+            kwargs["task_kwargs"] = self.task_kwargs
+        if self.dataset is not None:
+            kwargs["dataset"] = str(self.dataset)
+        if self.reward:
+            kwargs["reward_fn"] = [load_reward(name) for name in self.reward]
+        return kwargs
+
+
+def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env, gym.Env | None]:
+    """The environment to train in, and the one to evaluate in, where there is one.
+
+    Raises:
+        ConfigError: for both a task and a dataset, or an id that is not registered.
+    """
+    kwargs = task.env_kwargs()
+    env = make_env(env_id, kwargs)
+    if not isinstance(env.unwrapped, TextGenerationEnv) or not evaluate:
+        return env, None
+    try:
+        test_env = gym.make(env_id, **kwargs, split="test")
+        train_env = gym.make(env_id, **kwargs, split="train")
+    except DataError:  # a dataset so small that one side is empty
+        print(f"{task.dataset} has too few rows to hold some back: it is evaluated on all of them")
+        return env, env
+    return train_env, test_env
+
+
+def load_reward(name: str) -> str | Callable[..., Any]:
+    """A reward function's name, or the function of ``FILE.py:FUNCTION``.
+
+    Raises:
+        MissingFileError: where there is no such file.
+        ConfigError: where the file has no such function.
+    """
+    path, colon, function = name.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        return name
+    if not Path(path).is_file():
+        raise MissingFileError(f"--reward {name}: {path} is not a file")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise ConfigError(f"--reward {name}: {path} has no function {function!r}")
+    return getattr(module, function)

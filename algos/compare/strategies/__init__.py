@@ -1,0 +1,1 @@
+"""Rollout strategies compared at equal generated tokens."""

@@ -1,0 +1,1 @@
+"""Small networks for control: policies, distributions, and what training them needs."""

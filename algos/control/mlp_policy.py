@@ -1,0 +1,330 @@
+"""An actor and a critic for control, two small networks, as a policy in NumPy.
+
+For a few observations NumPy is several times faster than any framework, so this is what collects
+rollouts; `textenv.algos.ppo_control` trains the same weights in MLX. Needs NumPy alone to act.
+
+Shapes: B observations, D features, H units of a layer, P outputs of the actor, K components of an
+action. Hidden layers hold both networks, the actor's first: weights (2, D, H) and biases (2, 1, H).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+
+from textenv.algos.control.distributions import make_distribution
+from textenv.algos.control.observations import ObservationEncoder
+from textenv.algos.control.running_stats import RunningStats
+from textenv.algos.storage.space_json import describe_space, make_space
+from textenv.errors import ConfigError, DataError, MissingFileError, unknown
+
+ACTIVATIONS = ("tanh", "relu")
+_FORMAT = "textenv.mlp_policy"
+_VERSION = 1
+NORMALIZED_BOUND = 10.0
+"""Normalised observations stay within this, as in SB3's VecNormalize."""
+_EPSILON = 1e-8
+
+
+class MLPPolicy:
+    """Draws actions of control from an actor, and values observations by a critic.
+
+    Args:
+        observation_space: of a single environment: Box, or a flat Dict of Box.
+        action_space: of a single environment: Discrete, MultiDiscrete or Box.
+        hidden: units of each hidden layer, of the actor and of the critic alike.
+        activation: ``"tanh"`` or ``"relu"``.
+        normalize_observations: keep running statistics, and standardise by them.
+        seed: of the initial weights and of the noise.
+
+    Attributes:
+        weights: arrays by name; replace them by `set_weights`.
+        stats: running statistics of the observations, where they are normalised.
+        normalization: mean (D,) and inverse deviation (D,) that observations are standardised
+            by, where they are.
+        reward_scale: what the critic's output is multiplied by to be in units of the rewards.
+
+    Raises:
+        ConfigError: for a space that the networks cannot take, naming the wrapper that helps.
+    """
+
+    batched = True
+    """Takes a batch of observations as well as one."""
+
+    def __init__(
+        self,
+        observation_space: Space,
+        action_space: Space,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        normalize_observations: bool = False,
+        seed: int = 0,
+    ):
+        if activation not in ACTIVATIONS:
+            raise ConfigError(unknown("activation", activation, ACTIVATIONS))
+        if not hidden or any(units < 1 for units in hidden):
+            raise ConfigError(f"hidden must name the units of one layer or more, got {hidden!r}")
+        self.encoder = ObservationEncoder(observation_space)
+        self.distribution = make_distribution(action_space)
+        self.hidden, self.activation = tuple(hidden), activation
+        self.stats = RunningStats(self.encoder.size) if normalize_observations else None
+        self.reward_scale = 1.0
+        self._rng = np.random.default_rng(seed)
+        self._freeze_stats()
+        self.set_weights(self._initial_weights())
+
+    def __call__(
+        self, observation: Any, deterministic: bool = False, infos: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Act on an observation, or on each of a batch.
+
+        Args:
+            observation: of the space, or a batch as a vector environment gives it.
+            deterministic: the most probable action, or the mean.
+            infos: the info of the observation, or a list of them; where they hold an
+                ``action_mask``, what it rules out is never taken.
+
+        Returns:
+            The action, and extras: ``logprob``, ``value`` (in units of the rewards) and, for a
+            Box, ``unclipped_action``, what was drawn before it was clipped to the bounds.
+        """
+        single = self.encoder.is_single(observation)
+        outputs, values = self.forward(self.encoder(observation))
+        mask = stack_masks([infos] if single else infos, len(outputs), self.distribution.outputs)
+        drawn, logprob = self.distribution.draw(
+            outputs, self.weights.get("log_std"), self._rng, deterministic, mask
+        )
+        action = self.distribution.to_env(drawn)
+        extras = {"logprob": logprob, "value": values * self.reward_scale}
+        if self.distribution.learns_std:
+            extras["unclipped_action"] = drawn.reshape(action.shape)
+        if single:
+            return action[0], {key: value[0] for key, value in extras.items()}
+        return action, extras
+
+    def values(self, observations: Sequence[Any]) -> np.ndarray:
+        """The critic's value (B,) of each of a list of observations, in units of the rewards."""
+        return self.forward(self.encoder.rows(observations))[1] * self.reward_scale
+
+    def forward(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs of the actor (B, P) and of the critic (B,) for raw observations (B, D)."""
+        x = self.normalize(rows)[None]  # (1, B, D)
+        w = self.weights
+        for layer in range(len(self.hidden)):
+            x = x @ w[f"hidden.{layer}.weight"] + w[f"hidden.{layer}.bias"]  # (2, B, H)
+            x = np.tanh(x) if self.activation == "tanh" else np.maximum(x, 0)
+        outputs = x[0] @ w["actor.weight"] + w["actor.bias"]
+        return outputs, (x[1] @ w["critic.weight"] + w["critic.bias"])[:, 0]
+
+    def normalize(self, rows: np.ndarray) -> np.ndarray:
+        """Observations (B, D) as the networks see them."""
+        if self.stats is None:
+            return rows
+        mean, inverse_std = self.normalization
+        return np.clip((rows - mean) * inverse_std, -NORMALIZED_BOUND, NORMALIZED_BOUND)
+
+    def update_stats(self, rows: np.ndarray) -> None:
+        """Count raw observations (B, D) into the running statistics, where there are any."""
+        if self.stats is not None:
+            self.stats.update(rows)
+            self._freeze_stats()
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Act by other weights, of the same names and shapes."""
+        # Contiguous, so that a policy read from a file rounds as the one written did.
+        self.weights = {
+            name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()
+        }
+
+    def reseed(self, seed: int) -> None:
+        """Draw other noise from now on."""
+        self._rng = np.random.default_rng(seed)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the actions: weights, statistics, architecture."""
+        digest = hashlib.sha256(json.dumps([self.hidden, self.activation]).encode())
+        for name, value in sorted(self.tensors().items()):
+            digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json``; `load_policy` reads them.
+
+        The tensors are named as torch's layers are (``actor.hidden.0.weight``, (out, in)). The
+        folder appears whole or not at all; one that is there already is replaced.
+        """
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "hidden": list(self.hidden),
+            "activation": self.activation,
+            "normalize_observations": self.stats is not None,
+            "observation_space": describe_space(self.encoder.space),
+            "action_space": describe_space(self.distribution.space),
+        }
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
+            target = Path(temporary) / folder.name
+            target.mkdir()
+            save_file(self.tensors(), target / "model.safetensors")
+            (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.rename(target, folder)
+
+    def _freeze_stats(self) -> None:
+        if self.stats is not None:
+            self.normalization = (
+                self.stats.mean.astype(np.float32),
+                (1 / np.sqrt(self.stats.var + _EPSILON)).astype(np.float32),
+            )
+
+    def _initial_weights(self) -> dict[str, np.ndarray]:
+        """Orthogonal matrices: gain sqrt(2) for hidden layers, .01 for the actor, 1 the critic."""
+        weights: dict[str, np.ndarray] = {}
+        size = self.encoder.size
+        for layer, units in enumerate(self.hidden):
+            both = [_orthogonal(self._rng, size, units, 2**0.5) for _ in range(2)]
+            weights[f"hidden.{layer}.weight"] = np.stack(both)
+            weights[f"hidden.{layer}.bias"] = np.zeros((2, 1, units))
+            size = units
+        for name, outputs, gain in (("actor", self.distribution.outputs, 0.01), ("critic", 1, 1.0)):
+            weights[f"{name}.weight"] = _orthogonal(self._rng, size, outputs, gain)
+            weights[f"{name}.bias"] = np.zeros(outputs)
+        if self.distribution.learns_std:
+            weights["log_std"] = np.zeros(self.distribution.outputs)
+        return weights
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a file holds: each network's layers apart, (out, in), and the statistics."""
+        tensors = {}
+        for i, network in enumerate(("actor", "critic")):
+            for layer in range(len(self.hidden)):
+                name = f"hidden.{layer}"
+                tensors[f"{network}.{name}.weight"] = self.weights[f"{name}.weight"][i].T
+                tensors[f"{network}.{name}.bias"] = self.weights[f"{name}.bias"][i, 0]
+            tensors[f"{network}.output.weight"] = self.weights[f"{network}.weight"].T
+            tensors[f"{network}.output.bias"] = self.weights[f"{network}.bias"]
+        if "log_std" in self.weights:
+            tensors["log_std"] = self.weights["log_std"]
+        if self.stats is not None:
+            tensors["observation.mean"], tensors["observation.var"] = (
+                self.stats.mean,
+                self.stats.var,
+            )
+            tensors["observation.count"] = np.array([self.stats.count])
+        tensors["reward_scale"] = np.array([self.reward_scale])
+        return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+
+    def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Act by what another policy's `tensors` gave.
+
+        Raises:
+            KeyError: where one is missing.
+            ValueError: where one has another shape.
+        """
+        weights = {}
+        for layer in range(len(self.hidden)):
+            name = f"hidden.{layer}"
+            pair = [tensors[f"{network}.{name}.weight"].T for network in ("actor", "critic")]
+            weights[f"{name}.weight"] = np.stack(pair)
+            pair = [tensors[f"{network}.{name}.bias"][None] for network in ("actor", "critic")]
+            weights[f"{name}.bias"] = np.stack(pair)
+        for network in ("actor", "critic"):
+            weights[f"{network}.weight"] = tensors[f"{network}.output.weight"].T
+            weights[f"{network}.bias"] = tensors[f"{network}.output.bias"]
+        if "log_std" in self.weights:
+            weights["log_std"] = tensors["log_std"]
+        for name, value in weights.items():
+            if value.shape != self.weights[name].shape:
+                raise ValueError(
+                    f"{name} has shape {value.shape}, expected {self.weights[name].shape}"
+                )
+        self.set_weights(weights)
+        if self.stats is not None:
+            self.stats.mean = tensors["observation.mean"]
+            self.stats.var = tensors["observation.var"]
+            self.stats.count = int(tensors["observation.count"][0])
+            self._freeze_stats()
+        self.reward_scale = float(tensors["reward_scale"][0])
+
+
+def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
+    """Read a control policy that `MLPPolicy.save` or `PPOTrainer.save` wrote.
+
+    Args:
+        folder: where it was written.
+        seed: of the noise that it draws with.
+
+    Raises:
+        MissingFileError: where the folder, or a file in it, is not there.
+        DataError: where it does not hold a control policy; names the file and the fault.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise MissingFileError(f"{folder} holds no control policy: {name} is missing")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        raise DataError(f"{folder / 'config.json'} is not that of a control policy")
+    if config.get("version") != _VERSION:
+        raise DataError(
+            f"{folder / 'config.json'} has version {config.get('version')!r}; this textenv reads "
+            f"version {_VERSION}"
+        )
+    try:
+        policy = MLPPolicy(
+            make_space(config["observation_space"]),
+            make_space(config["action_space"]),
+            config["hidden"],
+            config["activation"],
+            config["normalize_observations"],
+            seed,
+        )
+        policy.set_tensors(load_file(folder / "model.safetensors"))
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder} does not hold a control policy that loads: {error}") from error
+    return policy
+
+
+def stack_masks(infos: Any, rows: int, size: int) -> np.ndarray | None:
+    """The action masks (B, P) of a list of infos; None where no info has one."""
+    if infos is None or not any(info and "action_mask" in info for info in infos):
+        return None
+    masks = np.ones((rows, size), bool)
+    for mask, info in zip(masks, infos):
+        if "action_mask" in info:
+            given = np.asarray(info["action_mask"], bool).reshape(-1)
+            if given.shape != mask.shape or not given.any():
+                raise DataError(
+                    f"action_mask must have {size} entries, one or more of them true, "
+                    f"got {info['action_mask']!r:.80}"
+                )
+            mask[:] = given
+    return masks
+
+
+def _orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> np.ndarray:
+    """A matrix with orthonormal rows or columns (Saxe et al. 2013), times a gain."""
+    tall = rng.standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.sign(np.diag(r))
+    return gain * (q if rows >= columns else q.T)

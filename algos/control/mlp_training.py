@@ -1,0 +1,207 @@
+"""What training an `MLPPolicy` needs, whatever the loss: its rows, its forward pass, and Adam.
+
+Shapes: B rows of a minibatch, D features, P outputs of the actor, K components of an action, H
+units of a layer, W weights in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from textenv.algos.control.mlp_policy import MLPPolicy, stack_masks
+from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.runtime import backend
+from textenv.errors import DataError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+from textenv.algos.lm.kernels.fast_math import tanh  # noqa: E402
+from textenv.algos.runtime.compile import compiled  # noqa: E402
+
+_BETAS = (0.9, 0.999)
+_ADAM_EPSILON = 1e-5
+
+MLPWeights = dict[str, mx.array]
+
+Figures = dict[str, mx.array]
+"""Numbers by name, not yet computed."""
+
+MLPLossFn = Callable[..., "tuple[mx.array, Figures]"]
+"""``loss_fn(weights, settings, *data) -> (loss, figures)``, figures without gradient."""
+
+
+class TransitionArrays(NamedTuple):
+    """What was seen and done in N transitions, in the order of their trajectories."""
+
+    observations: np.ndarray
+    """(N, D) float32, raw."""
+    actions: np.ndarray
+    """(N, K), as they were drawn: counted from 0, or not clipped."""
+    masks: np.ndarray | None
+    """(N, P) bool; None where nothing is masked."""
+
+
+def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> TransitionArrays:
+    """The transitions of some trajectories, as a policy's networks take them.
+
+    Raises:
+        DataError: where an action is not one that the policy can take.
+    """
+    drawn = [a for t in trajectories for a in _drawn(t, policy)]
+    infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
+    try:
+        rows = policy.encoder.rows([o for t in trajectories for o in t.observations])
+        actions = policy.distribution.from_env(np.asarray(drawn))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"the trajectories do not fit the spaces {policy.encoder.space} and "
+            f"{policy.distribution.space}: {error}"
+        ) from error
+    if not len(rows) == len(actions) == len(drawn):
+        raise DataError(
+            f"{len(drawn)} transitions gave {len(rows)} observations and {len(actions)} actions: "
+            f"they are not of the spaces {policy.encoder.space} and {policy.distribution.space}"
+        )
+    return TransitionArrays(
+        rows, actions, stack_masks(infos, len(drawn), policy.distribution.outputs)
+    )
+
+
+def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
+    """What was drawn, where the actions are that, clipped; elsewhere the actions.
+
+    An agent that squashes (SAC) records what it drew before it was stretched to the bounds.
+    """
+    drawn, distribution = trajectory.unclipped_actions, policy.distribution
+    if drawn is None:
+        return trajectory.actions
+    clipped = distribution.to_env(distribution.from_env(np.asarray(drawn)))
+    same = np.shape(clipped) == np.shape(trajectory.actions)
+    return drawn if same and np.allclose(clipped, trajectory.actions) else trajectory.actions
+
+
+def forward(weights: MLPWeights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:
+    """Outputs of the actor (B, P) and of the critic (B,) for normalised observations (B, D).
+
+    As `MLPPolicy.forward`, in MLX.
+    """
+    x = x[None]
+    layer = 0
+    while f"hidden.{layer}.weight" in weights:
+        x = x @ weights[f"hidden.{layer}.weight"] + weights[f"hidden.{layer}.bias"]  # (2, B, H)
+        x = tanh(x) if activation == "tanh" else mx.maximum(x, 0)
+        layer += 1
+    outputs = x[0] @ weights["actor.weight"] + weights["actor.bias"]
+    return outputs, (x[1] @ weights["critic.weight"] + weights["critic.bias"])[:, 0]
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) on all weights of a policy as one vector.
+
+    A step is one call of a compiled function: forward, backward, clipping of the gradient, and
+    the update, with the learning rate as an argument, so that it is compiled once for each size
+    of minibatch.
+
+    Args:
+        weights: by name, as `MLPPolicy.weights` has them.
+        loss_fn: what is minimised, see `MLPLossFn`.
+        max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
+
+    Attributes:
+        state: the vector (W,) of all weights, its two moments, and the steps so far. Nothing in
+            it is changed in place: one kept from before takes the steps since back.
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], loss_fn: MLPLossFn, max_grad_norm: float):
+        self._shapes = {name: value.shape for name, value in weights.items()}
+        flat = np.concatenate([np.asarray(value).reshape(-1) for value in weights.values()])
+        self.state: tuple[mx.array, mx.array, mx.array, int] = (
+            *(mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))),
+            0,
+        )
+        self._loss_fn, self._max_grad_norm = loss_fn, max_grad_norm
+        self._step: Any = compiled(self._one_step, "minibatches of few sizes need few")
+
+    @property
+    def size(self) -> int:
+        """W."""
+        return int(self.state[0].size)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights by name."""
+        return self._split(np.array(self.state[0]))
+
+    def step(
+        self, learning_rate: float, data: Sequence[np.ndarray], settings: Sequence[float] = ()
+    ) -> Figures:
+        """One step on a minibatch.
+
+        Args:
+            learning_rate: of this step.
+            data: arrays of the minibatch, given to the loss.
+            settings: numbers that change from step to step, given to the loss as a list.
+
+        Returns:
+            The loss's figures of the weights as they were, and ``grad_norm``; see `mean_figures`.
+        """
+        flat, first, second, steps = self.state
+        steps += 1
+        # Powers on the host: in the compiled step they would be taken once a weight.
+        corrections = learning_rate / (1 - _BETAS[0] ** steps), 1 / (1 - _BETAS[1] ** steps)
+        numbers = [mx.array(number) for number in (*corrections, *settings)]
+        minibatch = [mx.array(part) for part in data]
+        flat, first, second, figures = self._step(flat, first, second, numbers, minibatch)
+        mx.async_eval(flat, first, second, figures)
+        self.state = flat, first, second, steps
+        return figures
+
+    def _split(self, flat: Any) -> dict[str, Any]:
+        weights, start = {}, 0
+        for name, shape in self._shapes.items():
+            end = start + math.prod(shape)
+            weights[name] = flat[start:end].reshape(shape)
+            start = end
+        return weights
+
+    def _one_step(
+        self,
+        flat: mx.array,
+        first: mx.array,
+        second: mx.array,
+        settings: list[mx.array],
+        data: list[mx.array],
+    ) -> tuple[mx.array, mx.array, mx.array, Figures]:
+        (_, figures), grads = mx.value_and_grad(self._loss_fn)(
+            self._split(flat), settings[2:], *data
+        )
+        gradient = mx.concatenate([grads[name].reshape(-1) for name in self._shapes])
+        norm = mx.sqrt((gradient * gradient).sum())
+        if self._max_grad_norm:
+            gradient = gradient * mx.minimum(self._max_grad_norm / (norm + 1e-6), 1)
+        first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
+        second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient * gradient
+        flat = flat - settings[0] * first / (mx.sqrt(second * settings[1]) + _ADAM_EPSILON)
+        return flat, first, second, figures | {"grad_norm": norm}
+
+
+def mean_figures(history: Sequence[Figures]) -> dict[str, float]:
+    """The mean of each figure over some steps.
+
+    Raises:
+        FloatingPointError: where one is not finite.
+    """
+    names = history[0] if history else {}
+    means = {name: float(np.mean([row[name].item() for row in history])) for name in names}
+    if not np.isfinite(list(means.values())).all():
+        raise FloatingPointError(
+            "the loss of a minibatch is not finite: lower learning_rate, or look for "
+            "observations or rewards that are too large; the weights were left as they were"
+        )
+    return means

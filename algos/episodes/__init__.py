@@ -1,0 +1,1 @@
+"""What a rollout records, and how one episode is played."""

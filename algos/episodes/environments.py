@@ -1,0 +1,172 @@
+"""Making environments from an id, a function or an object, and asking what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from textenv.env import TextGenerationEnv
+from textenv.errors import ConfigError, ConfigTypeError
+from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize_step
+
+
+def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
+    """An environment from an id, a function that makes one, or one as it is.
+
+    Raises:
+        ConfigError: for ``env_kwargs`` without an id, or an id that cannot be made.
+    """
+    if isinstance(env, str):
+        try:
+            return gym.make(env, **(env_kwargs or {}))
+        except gym.error.UnregisteredEnv as error:
+            raise ConfigError(f"environment {env!r} is not registered: {error}") from error
+        except gym.error.DependencyNotInstalled as error:
+            raise ConfigError(f"environment {env!r} cannot be made: {error}") from error
+    if env_kwargs:
+        raise ConfigError("env_kwargs go with an environment's id, and env is not one")
+    return env() if callable(env) else env
+
+
+def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int) -> Any:
+    """An environment as `make_env` makes it, with ``num_envs`` copies side by side for control.
+
+    Several environments of control become a vector environment that resets in the same step. An
+    environment of text stays single: a runner copies it as it needs it.
+
+    Raises:
+        ConfigError: if there is one environment, and copies of it are wanted.
+    """
+    if isinstance(env, VectorEnv):
+        if num_envs not in (1, env.num_envs):
+            raise ConfigError(f"num_envs={num_envs}, and the environment has {env.num_envs}")
+        return env
+    first = make_env(env, env_kwargs)
+    if num_envs == 1 or is_text(first) or isinstance(first, VectorEnv):
+        return first
+    if isinstance(env, str):
+        first.close()
+        return gym.make_vec(
+            env,
+            num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **(env_kwargs or {}),
+        )
+    if not callable(env):
+        raise ConfigError(
+            f"num_envs={num_envs} copies need an id or a function that makes environments, and "
+            f"env is one environment, {env!r:.60}"
+        )
+    makers = [lambda: first, *[env] * (num_envs - 1)]
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def max_turns(env: Any) -> int:
+    """The largest number of steps that an episode of a text environment can have."""
+    spec = getattr(env, "spec", None)
+    if spec is None and hasattr(innermost(env), "get_attr"):  # a vector made of environments
+        spec = innermost(env).get_attr("spec")[0]
+    task = getattr(innermost(env), "task", None)
+    turns: int | None = getattr(task, "max_turns", None)  # a TimeLimit leaves room for one more
+    return turns or getattr(spec, "max_episode_steps", None) or 1
+
+
+def is_text(env: Any) -> bool:
+    """Whether the actions of an environment, single or vector, are text."""
+    inner = getattr(env, "env", None)
+    if isinstance(inner, VectorEnv):  # in a DictStep
+        env = inner
+    space = getattr(env, "single_action_space", getattr(env, "action_space", None))
+    return isinstance(space, gym.spaces.Text)
+
+
+def innermost(env: Any) -> Any:
+    """An environment without its wrappers."""
+    return getattr(env, "unwrapped", env)
+
+
+def title(env: Any) -> str:
+    """What to call a text environment: its id, its task, and how many examples that has."""
+    inner = innermost(env)
+    spec, task = getattr(env, "spec", None), getattr(inner, "task", None)
+    words = [type(inner).__name__ if spec is None else spec.id]
+    if task is not None:
+        words.append(f"task {task.name}")
+    if ids := getattr(task, "ids", None):
+        words.append(f"{len(ids)} examples")
+    return ", ".join(words)
+
+
+class _CheckedEnv:
+    """An environment that steps in dicts by itself: what it returns is checked here, once."""
+
+    def __init__(self, env: Any):
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    @property
+    def unwrapped(self) -> Any:
+        """The innermost environment."""
+        return getattr(self._env, "unwrapped", self._env)
+
+    def reset(self, **kwargs: Any) -> dict[str, Any]:
+        """Start an episode: ``{"observation", "info"}``."""
+        return standardize_reset(self._env.reset(**kwargs))
+
+    def step(self, action: Any) -> Step:
+        """Take an action: ``{"observation", "reward", "terminated", "truncated", "info"}``."""
+        return standardize_step(self._env.step(action))
+
+
+def as_dict_step(env: Any) -> Any:
+    """An environment whose resets and steps are dicts, and are checked to be.
+
+    Raises:
+        ConfigTypeError: for something else than an environment.
+    """
+    if isinstance(env, (gym.Env, VectorEnv)):
+        return DictStep(env)
+    if isinstance(env, DictStep):
+        return env
+    if not (hasattr(env, "reset") and hasattr(env, "step")):
+        raise ConfigTypeError(
+            f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
+        )
+    return _CheckedEnv(env)
+
+
+def copies(env: Any, count: int) -> list[DictStep]:
+    """Environments like this one, made from its spec; none, with a warning, if that fails.
+
+    Args:
+        env: a single environment, or a `DictStep` of one.
+        count: how many.
+    """
+    spec = getattr(env, "spec", None)
+    try:
+        if spec is None:
+            raise ValueError("it has no spec")
+        # Gymnasium deep-copies the kwargs of a spec, and passes those beside it on as they are.
+        kwargs = {**spec.kwargs, **getattr(innermost(env), "copy_kwargs", {})}
+        bare = dataclasses.replace(spec, kwargs={})
+        made = [DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(count)]
+    except (gym.error.Error, ValueError, TypeError) as error:
+        name = type(innermost(env)).__name__
+        warnings.warn(
+            f"copies of {name} cannot be made ({error}): episodes are generated one after "
+            "another, which is slow",
+            stacklevel=7,
+        )
+        return []
+    first = innermost(env)
+    if isinstance(first, TextGenerationEnv):  # one process of reward functions is enough
+        for copy in made:
+            innermost(copy).reward = first.reward
+    return made

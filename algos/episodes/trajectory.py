@@ -1,0 +1,245 @@
+"""What is recorded of an environment: transitions, trajectories, and the buffer that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from textenv.errors import ConfigTypeError
+
+
+class Transition(NamedTuple):
+    """One step of an environment."""
+
+    observation: Any
+    action: Any
+    reward: float
+    next_observation: Any
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Trajectory:
+    """The transitions of one episode, or of the part of it that was seen.
+
+    It holds T observations, actions, rewards and infos, one of each a step. What the policy
+    records beside them is None if the policy does not have it.
+    """
+
+    observations: list[Any] = field(default_factory=list)
+    """What the policy saw before each action."""
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    """As the environment gave them."""
+    infos: list[dict[str, Any]] = field(default_factory=list)
+    """The info of each step."""
+    final_observation: Any = None
+    """What came after the last action."""
+    terminated: bool = False
+    """Whether the environment ended the episode."""
+    truncated: bool = False
+    """Whether a limit ended it. If neither flag is set, the rollout stopped in the middle."""
+    reset_info: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    """The seed that the episode was reset with."""
+    group_id: int | None = None
+    """Trajectories from one and the same starting point share it."""
+    policy_version: int | None = None
+    """How many optimizer steps had changed the policy before it played this."""
+    env_index: int | None = None
+    """Which of the parallel environments it was played in."""
+
+    values: list[float] | None = None
+    """The critic's value of each observation."""
+    last_value: float | None = None
+    """The critic's value of ``final_observation``, if the episode did not terminate there."""
+    logprobs: list[float] | None = None
+    """Log-probability of each action."""
+    unclipped_actions: list[Any] | None = None
+    """What the policy drew, if ``actions`` are the same clipped to the bounds of a Box."""
+
+    prompt: str | None = None
+    """The first observation, if it is text."""
+    prompt_ids: list[int] | None = None
+    """Token ids of the first observation."""
+    token_ids: list[int] | None = None
+    """Every token after the prompt: the policy's, and between turns the environment's."""
+    token_mask: list[int] | None = None
+    """1 for each of ``token_ids`` that the policy chose."""
+    token_logprobs: list[float] | None = None
+    """Log-probability of each of ``token_ids`` when it was sampled; 0 where the mask is 0."""
+    token_entropies: list[float] | None = None
+    """Entropy in nats of what each token was drawn from; 0 where the mask is 0."""
+    support: list[Any] | None = None
+    """For each of ``token_ids`` the ids that could be drawn; None if all could."""
+    temperature: float | None = None
+    """What the logits were divided by when the tokens were sampled."""
+    completion_truncated: bool | None = None
+    """Whether the last completion ran out of tokens before an EOS."""
+
+    parent: int | None = None
+    """Index in its group of the trajectory that this one branched from."""
+    branch_at: int | None = None
+    """Position in ``token_ids`` of the first token that it does not share with its parent."""
+    shaping: float | None = None
+    """What a strategy adds to the total reward when advantages are computed."""
+    token_weights: list[float] | None = None
+    """Weight of each of ``token_ids`` in the loss; None: 1."""
+    token_advantages: list[float] | None = None
+    """Advantage of each of ``token_ids``; None: that of the trajectory in its group."""
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trajectory):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    @property
+    def transitions(self) -> list[Transition]:
+        """The steps one by one."""
+        after = [*self.observations[1:], self.final_observation]
+        last = len(self) - 1
+        return [
+            Transition(
+                self.observations[t],
+                self.actions[t],
+                self.rewards[t],
+                after[t],
+                self.terminated and t == last,
+                self.truncated and t == last,
+                self.infos[t],
+            )
+            for t in range(len(self))
+        ]
+
+    @property
+    def own_from(self) -> int:
+        """Position in ``token_ids`` of the first token that it does not share with its parent."""
+        return self.branch_at or 0
+
+    @property
+    def total_reward(self) -> float:
+        """Sum of the rewards: what a group of trajectories is compared by."""
+        return float(sum(self.rewards))
+
+    @property
+    def is_correct(self) -> bool | None:
+        """Whether the task's verifier judged the last answer right; None if it did not say."""
+        verdict = self.infos[-1].get("is_correct") if self.infos else None
+        return None if verdict is None else bool(verdict)
+
+
+@dataclass
+class RolloutSource:
+    """Where a rollout comes from: what somebody who reads its file needs to know."""
+
+    env_id: str | None = None
+    """Gymnasium's id of the environment; None if it has no spec."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What ``gym.make`` was given beside the id."""
+    num_envs: int = 1
+    """Parallel environments that shared the transitions."""
+    seed: int | None = None
+    """The seed of the runner that collected it."""
+    observation_space: dict[str, Any] | None = None
+    """The observation space of a single environment, as JSON."""
+    action_space: dict[str, Any] | None = None
+    """The action space of a single environment, as JSON."""
+    policy_hash: str | None = None
+    """SHA-256 of the policy's weights, and of what else decides its actions."""
+    policy_version: int | None = None
+    """How many optimizer steps had changed the policy before."""
+    gamma: float | None = None
+    """Discount that the algorithm uses."""
+    gae_lambda: float | None = None
+    """The lambda of the algorithm's advantages."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries that made it, by name."""
+
+
+class Buffer:
+    """Holds trajectories for training.
+
+    Its length and its iteration are those of its trajectories.
+
+    Attributes:
+        source: where the trajectories come from, if that is known.
+    """
+
+    def __init__(
+        self, trajectories: Iterable[Trajectory] = (), source: RolloutSource | None = None
+    ):
+        self.source = source
+        self._trajectories: list[Trajectory] = []
+        for trajectory in trajectories:
+            self.add(trajectory)
+
+    def __len__(self) -> int:
+        return len(self._trajectories)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self._trajectories)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Buffer):
+            return NotImplemented
+        return self.source == other.source and self._trajectories == other._trajectories
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, compared by value
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """The trajectories in the order they were added."""
+        return list(self._trajectories)
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions in all trajectories together."""
+        return sum(map(len, self._trajectories))
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Add one trajectory.
+
+        Raises:
+            ConfigTypeError: if it is something else.
+        """
+        if not isinstance(trajectory, Trajectory):
+            raise ConfigTypeError(f"a buffer holds trajectories, got {type(trajectory).__name__}")
+        self._trajectories.append(trajectory)
+
+    def clear(self) -> None:
+        """Remove all trajectories, as on-policy training does after an update."""
+        self._trajectories.clear()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the rollout to a file, in the format that the name ends with.
+
+        Raises:
+            ConfigError: for a format that is not known.
+        """
+        from textenv.algos.storage.files import save_rollout
+
+        return save_rollout(self, path)
+
+
+def policy_tokens(trajectories: Iterable[Trajectory]) -> int:
+    """How many tokens the policy sampled for these; a beginning that they share counts once."""
+    return sum(sum((t.token_mask or ())[t.own_from :]) for t in trajectories)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(np.asarray(a), np.asarray(b))
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    return bool(a == b)

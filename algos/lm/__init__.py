@@ -1,0 +1,1 @@
+"""Language models in MLX: kernels, memory, caches, models, generation and scoring."""

@@ -1,0 +1,1 @@
+"""Keys and values of prompts and of their continuations."""

@@ -1,0 +1,392 @@
+"""Keys and values of one layer, for prompts padded on the left and what follows them.
+
+Both classes speak the protocol of mlx-lm's caches (``offset``, ``update_and_fetch``,
+``make_mask``), so that its models run on them unchanged.
+
+Columns are shared by all rows of a batch. `textenv.algos.lm.cache.positions` says which columns
+a row has.
+
+Shapes: P prompts, G continuations of each, B = P x G rows, H key-value heads, S columns of the
+prompts, T columns since, N new columns, D head dimension.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+from textenv.algos.lm.cache.by_prompt import (  # noqa: E402
+    attend_by_prompt,
+    by_prompt,
+    split_mask,
+)
+from textenv.algos.lm.cache.positions import RowPositions, window  # noqa: E402
+from textenv.algos.lm.kernels.attention import KeyBlock, as_bias  # noqa: E402
+
+
+class GrowingCache:
+    """Concatenates, so that gradients flow through what was written before.
+
+    Row b's first ``padding[b]`` columns hold nothing.
+
+    Args:
+        padding: (B,).
+        padded: whether any of it is above 0.
+    """
+
+    def __init__(self, padding: mx.array, padded: bool = True):
+        self.padding, self.padded = padding, padded
+        self.columns = 0
+        self.keys: mx.array | None = None  # (B, H, S, D)
+        self.values: mx.array | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays that are held, none before the first columns."""
+        return [array for array in (self.keys, self.values) if array is not None]
+
+    @property
+    def offset(self) -> mx.array:
+        """Position of the next token in each row, (B,): what rotary embeddings need."""
+        return self.columns - self.padding
+
+    def make_mask(
+        self, n: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | str | None:
+        """Which columns the next ``n`` queries see: (B, 1, N, S + N), True where they do.
+
+        Without padding and window, in the words of mlx-lm: ``"causal"``, or None for one query.
+        """
+        if self.padded or window_size is not None or return_array:
+            filled = mx.arange(self.columns + n) >= self.padding[:, None]
+            return window(filled, n, window_size)
+        return "causal" if n > 1 else None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append (B, H, N, D) and return all columns."""
+        if self.keys is not None and self.values is not None:
+            keys = mx.concatenate([self.keys, keys], axis=2)
+            values = mx.concatenate([self.values, values], axis=2)
+        self.keys, self.values = keys, values
+        self.columns = keys.shape[2]
+        return keys, values
+
+    def gather(self, rows: mx.array) -> GrowingCache:
+        """A cache whose row i continues this one's row ``rows[i]``, with a copy of it."""
+        assert self.keys is not None and self.values is not None
+        new = copy.copy(self)
+        new.padding = self.padding[rows]
+        new.keys, new.values = self.keys[rows], self.values[rows]
+        return new
+
+    def join(self, other: GrowingCache) -> GrowingCache:
+        """Both caches' rows, whichever has fewer columns padded on the left."""
+        assert self.keys is not None and self.values is not None
+        assert other.keys is not None and other.values is not None
+        columns = self.columns, other.columns
+        new = copy.copy(self)
+        new.columns = most = max(columns)
+        new.padded = self.padded or other.padded or columns[0] != columns[1]
+        new.padding = mx.concatenate(
+            [cache.padding + (most - cache.columns) for cache in (self, other)]
+        )
+        new.keys = _stack([self.keys, other.keys], columns, most)
+        new.values = _stack([self.values, other.values], columns, most)
+        return new
+
+
+class ForkedCache:
+    """Continuations of prompts, whose keys and values stay where they are: once for each prompt.
+
+    Row ``p * G + g`` is continuation g of prompt p. What it adds is held apart from the prompt's,
+    and `attend` looks at both, see `textenv.algos.lm.kernels.attention`. Where every prompt has one
+    continuation, they can be held together: `alone`.
+
+    Args:
+        prompts: the cache that the prompts went through.
+        per_prompt: G.
+        room: columns to allocate at a time, written in place, for generation; 0 concatenates, so
+            that gradients flow.
+        positions: of all layers together; None makes one for this layer.
+    """
+
+    def __init__(
+        self,
+        prompts: GrowingCache,
+        per_prompt: int,
+        room: int = 0,
+        positions: RowPositions | None = None,
+    ):
+        self.prompts: GrowingCache | None = prompts
+        self.per_prompt = per_prompt
+        self.columns = 0  # T
+        self.positions = positions or positions_of(prompts, per_prompt)
+        self._room = room
+        self._keys: mx.array | None = None  # (P, H, G, T or more, D)
+        self._values: mx.array | None = None
+
+    @classmethod
+    def alone(cls, prompts: GrowingCache, room: int, positions: RowPositions) -> ForkedCache:
+        """One continuation of each prompt, whose columns are taken for its own.
+
+        Args:
+            prompts: the cache that they went through.
+            room: columns to allocate at a time.
+            positions: from `positions_alone`.
+        """
+        assert prompts.keys is not None and prompts.values is not None
+        new = cls(prompts, 1, room, positions)
+        new.prompts, new.columns = None, prompts.columns
+        new._keys, new._values = prompts.keys[:, :, None], prompts.values[:, :, None]
+        return new
+
+    def begun(self, keys: mx.array, values: mx.array, positions: RowPositions) -> ForkedCache:
+        """A cache of the same prompts that begins with these columns.
+
+        Args:
+            keys: (B * T, H, D), by rows.
+            values: as the keys.
+            positions: of the prompts and these columns.
+        """
+        new = copy.copy(self)
+        rows = positions.start.shape[0]
+        new.positions, new.columns = positions, keys.shape[0] // rows
+        new._keys, new._values = (
+            array.reshape(-1, self.per_prompt, new.columns, *array.shape[1:]).transpose(
+                0, 3, 1, 2, 4
+            )
+            for array in (keys, values)
+        )
+        return new
+
+    def columns_from(self, first: int) -> tuple[mx.array, mx.array]:
+        """Keys and values of the columns from one on, (B * N, H, D) each, by rows."""
+        assert self._keys is not None and self._values is not None
+        keys, values = (
+            array[..., first : self.columns, :]
+            .transpose(0, 2, 3, 1, 4)
+            .reshape(-1, array.shape[1], array.shape[-1])
+            for array in (self._keys, self._values)
+        )
+        return keys, values
+
+    @property
+    def own(self) -> tuple[mx.array, mx.array]:
+        """Keys and values (P, H, G, T or more, D) of the rows' own columns, and room for others."""
+        assert self._keys is not None and self._values is not None
+        return self._keys, self._values
+
+    @property
+    def shared(self) -> tuple[mx.array, ...]:
+        """Keys and values (P, H, S, D) of the prompts; nothing where they are the rows' own."""
+        if self.prompts is None:
+            return ()
+        assert self.prompts.keys is not None and self.prompts.values is not None
+        return self.prompts.keys, self.prompts.values
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays that are held, those of the prompts included."""
+        of_prompts = [] if self.prompts is None else self.prompts.arrays
+        return of_prompts + [array for array in (self._keys, self._values) if array is not None]
+
+    @property
+    def room(self) -> int:
+        """Columns that are allocated."""
+        return 0 if self._keys is None else self._keys.shape[3]
+
+    def make_room(self, count: int) -> None:
+        """Allocate columns where fewer than so many are free."""
+        if self._keys is None or self._values is None:
+            assert self.prompts is not None
+            keys, values = self.prompts.keys, self.prompts.values
+            assert keys is not None and values is not None
+            self._keys, self._values = (
+                mx.zeros((*a.shape[:2], self.per_prompt, 0, a.shape[-1]), a.dtype)
+                for a in (keys, values)
+            )
+        held, end = self._keys.shape[3], self.columns + count
+        if held >= end:
+            return
+        missing = -(-end // self._room) * self._room - held  # a multiple: shapes that come again
+        self._keys, self._values = (
+            mx.concatenate([a, mx.zeros((*a.shape[:3], missing, a.shape[4]), a.dtype)], axis=3)
+            for a in (self._keys, self._values)
+        )
+
+    def take_column(self, keys: mx.array, values: mx.array) -> None:
+        """Arrays like `own`, in which the next column is written."""
+        self._keys, self._values = keys, values
+        self.columns += 1
+
+    @property
+    def width(self) -> int:
+        """S, 0 where the prompts' columns are the rows' own."""
+        return 0 if self.prompts is None else self.prompts.columns
+
+    @property
+    def offset(self) -> mx.array:
+        """Position of the next token in each row, (B,)."""
+        return self.positions.offset(self.columns)
+
+    def make_mask(
+        self, n: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | None:
+        """None where the next ``n`` queries see all that came before; with a window, what they see.
+
+        That is (B, 1, N, S + T + N), True where they do. `attend` knows of order and padding.
+        """
+        if window_size is None:
+            return None
+        return self.positions.visible(self.width, self.columns, n, window_size)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Take in (B, H, N, D), and give it back: `attend` does not need it."""
+        new_keys, new_values = by_prompt(keys, self.per_prompt), by_prompt(values, self.per_prompt)
+        end = self.columns + keys.shape[2]
+        if not self._room:
+            if self._keys is not None and self._values is not None:
+                new_keys = mx.concatenate([self._keys, new_keys], axis=3)
+                new_values = mx.concatenate([self._values, new_values], axis=3)
+            # Once, and not for each product of the forward and the backward.
+            self._keys, self._values = mx.contiguous(new_keys), mx.contiguous(new_values)
+        else:
+            self.make_room(keys.shape[2])
+            assert self._keys is not None and self._values is not None
+            self._keys[..., self.columns : end, :] = new_keys
+            self._values[..., self.columns : end, :] = new_values
+        self.columns = end
+        return keys, values
+
+    def attend(self, queries: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
+        """Attention of the last N columns' queries over the prompt and all columns since.
+
+        Args:
+            queries: (B, heads, N, D).
+            scale: what they are multiplied by.
+            mask: from `make_mask`.
+
+        Returns:
+            (B, heads, N, D).
+        """
+        assert self._keys is not None and self._values is not None
+        length, width, group = queries.shape[2], self.width, self.per_prompt
+        over_prompt = self.positions.over_prompt(width)
+        over_own = self.positions.over_own(self.columns, group)
+        if isinstance(mask, mx.array):
+            over_prompt, over_own = split_mask(mask, group, width)
+        elif length > 1:
+            causal = as_bias("causal", length, self.columns)
+            assert causal is not None
+            over_own = causal[None, None] if over_own is None else over_own + causal[None, None]
+        own = KeyBlock(*(array[..., : self.columns, :] for array in self.own), over_own)
+        return attend_by_prompt(queries, scale, own, self.shared, over_prompt)
+
+    def take(
+        self,
+        prompts: mx.array | None,
+        slots: mx.array,
+        per_prompt: int,
+        stretch: tuple[int, int],
+        positions: RowPositions,
+    ) -> ForkedCache:
+        """A cache of some rows, with a copy of them.
+
+        Args:
+            prompts: (P',) which prompts, each as often as its rows need; None: all as they are.
+            slots: (P' x G',) which of the old rows each new one was.
+            per_prompt: G'.
+            stretch: the first column to keep, and the first that is not.
+            positions: of these rows.
+        """
+        new = copy.copy(self)
+        new.per_prompt, new.positions = per_prompt, positions
+        new.columns = stretch[1] - stretch[0]
+        if prompts is not None and self.prompts is not None:
+            new.prompts = self.prompts.gather(prompts)
+        if self._keys is not None and self._values is not None:
+            index = slots.reshape(-1, 1, per_prompt)
+            new._keys = _rows(self._keys, index, *stretch)
+            new._values = _rows(self._values, index, *stretch)
+        return new
+
+    def join(self, other: ForkedCache, positions: RowPositions) -> ForkedCache:
+        """Both caches' rows, whichever has fewer columns moved to the right.
+
+        Args:
+            other: of as many rows for each prompt; those come last.
+            positions: of all rows.
+        """
+        columns = self.columns, other.columns
+        new = copy.copy(self)
+        new.positions, new.columns = positions, max(columns)
+        if self.prompts is not None and other.prompts is not None:
+            new.prompts = self.prompts.join(other.prompts)
+        # Of prompts that were just forked there are no columns yet.
+        like = self._keys if self._keys is not None else other._keys
+        if like is not None:
+            both = self, other
+            new._keys = _stack([c._own(c._keys, like) for c in both], columns, new.columns)
+            like = self._values if self._values is not None else other._values
+            new._values = _stack([c._own(c._values, like) for c in both], columns, new.columns)
+        return new
+
+    def _own(self, array: mx.array | None, like: mx.array | None) -> mx.array:
+        """Keys or values of the columns since the prompts, none where there are none yet."""
+        assert like is not None
+        if array is not None:
+            return array[..., : self.columns, :]
+        assert self.prompts is not None
+        return mx.zeros(
+            (len(self.prompts.padding), like.shape[1], self.per_prompt, 0, like.shape[-1]),
+            like.dtype,
+        )
+
+
+def positions_of(prompts: GrowingCache, per_prompt: int) -> RowPositions:
+    """The positions of so many continuations of each prompt."""
+    start = mx.repeat(prompts.columns - prompts.padding, per_prompt)
+    return RowPositions(start, prompts.padding if prompts.padded else None)
+
+
+def positions_alone(prompts: GrowingCache) -> RowPositions:
+    """The positions of `ForkedCache.alone`: what is padding of the prompts are holes."""
+    if not prompts.padded:
+        return RowPositions(-prompts.padding)
+    padding = np.array(prompts.padding)
+    return RowPositions(-prompts.padding, None, np.arange(prompts.columns) < padding[:, None])
+
+
+def _rows(array: mx.array, index: mx.array, first: int, end: int) -> mx.array:
+    """Rows of (P, H, G, T, D) and a stretch of their columns, (P', H, G', end - first, D).
+
+    Args:
+        array: keys or values.
+        index: (P', 1, G') which rows, p * G + g.
+        first: of the columns.
+        end: after the last.
+    """
+    heads, group, columns, size = array.shape[1:]
+    head = mx.arange(heads)[:, None]
+    flat = (index // group * heads + head) * group + index % group  # (P', H, G')
+    rows = array.reshape(-1, columns, size)[flat]
+    return rows if (first, end) == (0, columns) else rows[..., first:end, :]
+
+
+def _stack(arrays: Sequence[mx.array], columns: Sequence[int], most: int) -> mx.array:
+    """Arrays (..., columns, D) one below the other, aligned at the last column."""
+    parts = []
+    for array, count in zip(arrays, columns):
+        if count < most:
+            shape = (*array.shape[:-2], most - count, array.shape[-1])
+            array = mx.concatenate([mx.zeros(shape, array.dtype), array], axis=-2)
+        parts.append(array)
+    return mx.concatenate(parts)

@@ -1,0 +1,312 @@
+"""Many completions at once: each distinct prompt is prefilled one time, then rows are decoded.
+
+Batching is continuous: where enough rows have ended, the next prompts take their places at once.
+Rows of many turns can be kept, so that the next turn computes nothing but what is new, and so can
+rows that branches of a tree go on from.
+
+Shapes: P distinct prompts, B places of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from textenv.algos.lm.generation.completions import Completion, OnCompletion, ignore
+from textenv.algos.lm.generation.sampling import SamplingParams
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.lm.cache.forking import fork_caches, with_positions  # noqa: E402
+from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
+from textenv.algos.lm.cache.layout import best_group, lay_out  # noqa: E402
+from textenv.algos.lm.cache.positions import bucket, pad_left  # noqa: E402
+from textenv.algos.lm.generation.decode_step import Decoder, Drawn, draw_tokens  # noqa: E402
+from textenv.algos.lm.generation.kept_rows import KeptRows  # noqa: E402
+from textenv.algos.lm.generation.plain import PlainGenerator  # noqa: E402
+from textenv.algos.lm.generation.rows import DecodeBatch, Samples, prompt_cost  # noqa: E402
+from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
+from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
+
+_REFILL = 0.25  # of the rows that a batch may have, so many must be free for others to join
+_MOST_STEPS, _AGE = 4, 8  # between two looks at what was drawn, on a CPU: see Generator
+_ROOM = 64  # columns that a cache grows by
+
+
+class _Waiting(NamedTuple):
+    """A prompt that is still to be prefilled."""
+
+    prompt: Sequence[int]
+    rows: list[int]
+
+
+class Generator:
+    """Samples completions from a model.
+
+    Args:
+        model: an mlx-lm model.
+        eos_token_ids: tokens that end a completion.
+        batch_size: rows decoded at once; bounds the memory of the cache.
+        sync_every: steps between two looks at what was drawn, each of which waits for the device;
+            None: 8, but on a CPU one for each 8 tokens that the rows have, from 1 to 4, so that
+            few steps are in vain after the last row has ended.
+
+    Attributes:
+        tokens_prefilled: tokens of prompts, and of what came between turns, that went through the
+            model so far.
+        tokens_decoded: tokens sampled so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eos_token_ids: Sequence[int],
+        batch_size: int = 512,
+        sync_every: int | None = None,
+    ):
+        self._model = model
+        self._layers = check_architecture(model)
+        self._body, self._head = split_head(model)
+        self._step = Decoder(model, self._body, self._head)
+        self._eos = sorted(eos_token_ids)
+        self._batch_size = batch_size
+        self._sync_every = sync_every or (None if mx.default_device() == mx.cpu else 8)
+        self._kept = KeptRows(model, batch_size)
+        self.tokens_prefilled = self.tokens_decoded = 0
+        self._prompts_seen = 0
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        params: SamplingParams,
+        uniforms: np.ndarray,
+        continues: bool = False,
+        limits: Sequence[int] | None = None,
+        branches: bool = False,
+        ended: OnCompletion = ignore,
+    ) -> list[Completion]:
+        """Sample one completion for each row of ``prompts``.
+
+        Args:
+            prompts: token ids; equal prompts are prefilled once. One that begins with a prompt of
+                the last call and its completion goes on from there, where that call said that it
+                might.
+            max_tokens: longest completion, EOS included.
+            params: the sampling distribution.
+            uniforms: (N, max_tokens) float32 in [0, 1): the noise of each row and token.
+            continues: whether the next call may go on from these rows. Up to ``batch_size`` of
+                them then stay in memory, until the next call or `forget`.
+            limits: longest completion of each row, where that is less than ``max_tokens``.
+            branches: whether later calls may go on from any beginning of these rows, any number of
+                times, and this one from those that are kept: of a prompt, nothing is computed that
+                it shares with one of them but the last token. Rows then stay until `forget`.
+            ended: called with each row and its completion once that has ended, before others have.
+
+        Returns:
+            N completions, in order.
+
+        Raises:
+            DataError: where the model's logits are not finite.
+        """
+        if self._model.runs_plainly:
+            plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
+            self.tokens_prefilled += sum(map(len, {tuple(prompt) for prompt in prompts}))
+            done = plain.generate(prompts, max_tokens, params, uniforms, limits, ended)
+            self.tokens_decoded += sum(len(c.token_ids) for c in done)
+            return done
+        if branches and len(prompts) > self._batch_size:
+            parts = []
+            for i in range(0, len(prompts), self._batch_size):
+                some = slice(i, i + self._batch_size)
+                parts += self.generate(
+                    prompts[some],
+                    max_tokens,
+                    params,
+                    uniforms[some],
+                    limits=None if limits is None else limits[some],
+                    branches=True,
+                    ended=partial(_shifted, ended, i),
+                )
+            return parts
+        most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
+        samples = Samples(most, params, uniforms, self._eos)
+        completions: dict[int, Completion] = {}
+        keeps = (continues or branches) and self._model.shares_prompts
+        weights = WeightsStamp(self._model) if keeps else None
+
+        def keep(batch: DecodeBatch) -> None:
+            left = None if weights is None else batch.ended(samples.made)
+            if left is not None and weights is not None:
+                here = left.rows[left.rows >= 0].tolist()
+                tokens = {i: [*prompts[i], *samples.tokens[i, : samples.made[i]]] for i in here}
+                self._kept.add(left, tokens, weights)
+
+        def tell() -> None:
+            for row in samples.ended[len(completions) :]:
+                completions[row] = samples.completion(row)
+                ended(row, completions[row])
+
+        batch = self._go_on(prompts, branches)
+        queue = self._line_up(prompts, [] if batch is None else batch.rows)
+        if batch is not None:
+            alone = batch.alone
+        else:
+            counts = np.array([len(waiting.rows) for waiting in queue])
+            alone = not self._model.shares_prompts or best_group(counts) == 1
+            if self._kept.alone is not None:  # what is kept can stand in one batch
+                alone = self._kept.alone
+        while queue or batch:
+            joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
+            if joining:
+                new: DecodeBatch | None = self._prefilled(
+                    joining, batch, alone, min(max_tokens, _ROOM)
+                )
+            else:
+                assert batch is not None
+                new = batch.compacted() if batch.going.any() else None
+            if batch is not None and new is not batch:
+                keep(batch)
+            batch = new
+            if batch is not None:
+                drawn = self._run(batch, samples, params)
+                tell()  # while these are under way
+                samples.add(batch, drawn)
+        tell()
+        self.tokens_decoded += int(samples.made.sum())
+        return [completions[row] for row in range(len(prompts))]
+
+    def forget(self) -> None:
+        """Let go of the rows that were kept for another turn."""
+        self._kept.clear()
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[GrowingCache], mx.array]:
+        """Caches of prompts padded on the left, and the hidden state (P, D) of each last token."""
+        lengths = set(map(len, prompts))
+        ragged = len(lengths) > 1 and self._model.shares_prompts
+        ids, padding, padded = pad_left(prompts, bucket(max(lengths), 8) if ragged else 0)
+        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
+        self.tokens_prefilled += sum(map(len, prompts))
+        return caches, self._body(ids, caches)[:, -1]
+
+    def _line_up(
+        self, prompts: Sequence[Sequence[int]], under_way: Sequence[int] | np.ndarray
+    ) -> deque[_Waiting]:
+        """The distinct prompts of rows that are not under way, in parts of one batch at most."""
+        distinct: dict[tuple[int, ...], list[int]] = {}
+        for i in sorted(set(range(len(prompts))) - set(map(int, under_way))):
+            distinct.setdefault(tuple(prompts[i]), []).append(i)
+        most = self._batch_size
+        return deque(
+            _Waiting(prompt, rows[i : i + most])
+            for prompt, rows in distinct.items()
+            for i in range(0, len(rows), most)
+        )
+
+    def _next(self, queue: deque[_Waiting], going: int) -> list[_Waiting]:
+        """The prompts that join now: none before enough places are free for that to be worth it."""
+        free = self._batch_size - going
+        joining: list[_Waiting] = []
+        if going == 0 or free >= _REFILL * self._batch_size:
+            while queue and len(queue[0].rows) <= free:
+                joining.append(queue.popleft())
+                free -= len(joining[-1].rows)
+        return joining
+
+    def _prefilled(
+        self, joining: Sequence[_Waiting], batch: DecodeBatch | None, alone: bool, room: int
+    ) -> DecodeBatch:
+        """A batch of new rows and of those of another that go on.
+
+        Args:
+            joining: the new ones.
+            batch: the other, if there is one.
+            alone: whether each row has its prompt for itself.
+            room: columns that caches grow by.
+        """
+        counts = np.array([len(waiting.rows) for waiting in joining])
+        numbers = self._prompts_seen + np.arange(len(joining))
+        self._prompts_seen += len(joining)
+        prefix, hidden = self.prefill([waiting.prompt for waiting in joining])
+        going = batch is not None and bool(batch.going.any())
+        if alone:
+            group = 1
+        elif batch is not None and going:
+            group = batch.best_group(np.concatenate([batch.counts(batch.going), counts]))
+        else:
+            group = best_group(counts, prompt_cost(prefix[0].columns, 0))
+        index = np.repeat(np.arange(len(joining)), counts)
+        layout = lay_out(index, len(joining), per_prompt=group)
+        held = np.arange(len(joining)) if layout.prompts is None else layout.prompts
+        caches = fork_caches(self._model, prefix, layout, room, alone)
+        rows = np.concatenate([waiting.rows for waiting in joining])
+        rows = np.where(layout.slots >= 0, rows[layout.slots], -1)
+        logits = self._head(hidden)[mx.array(np.repeat(held, group))]
+        new = DecodeBatch(caches, rows, logits, numbers[held])
+        return batch.take(batch.going, group).join(new) if batch is not None and going else new
+
+    def _run(self, batch: DecodeBatch, samples: Samples, params: SamplingParams) -> list[Drawn]:
+        """Draw the next tokens of a batch, and feed them; see `Samples.add`."""
+        left = samples.left(batch)
+        sync_every = self._sync_every or min(_MOST_STEPS, 1 + samples.age(batch) // _AGE)
+        steps = min(sync_every, left)
+        noise = samples.noise(batch, steps)
+        drawn: list[Drawn] = []
+        for k in range(steps):
+            if k + 1 == left:
+                drawn.append(draw_tokens(batch.logits, noise[k], params))
+                break
+            if self._model.shares_prompts:
+                step, batch.logits = self._step(batch.forks, batch.logits, noise[k], params)
+            else:
+                step = draw_tokens(batch.logits, noise[k], params)
+                hidden = self._body(step.tokens[:, None], batch.caches)
+                batch.logits = self._head(hidden[:, -1])
+            drawn.append(step)
+            mx.async_eval(step, batch.logits)  # the last one is under way while these are read
+        return drawn
+
+    def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> DecodeBatch | None:
+        """The rows that were kept, of those prompts that go on from one, after what is new."""
+        if not len(self._kept):
+            return None
+        alike: dict[tuple[int, ...], list[int]] = {}
+        if branches:  # those that go on from one place do so from one computation of it
+            for row, prompt in enumerate(prompts):
+                alike.setdefault(tuple(prompt), []).append(row)
+            rows, prompts = list(alike.values()), list(alike)
+        batch = self._kept.branch(prompts) if branches else self._kept.take(prompts)
+        if batch is None:
+            return None
+        cache = batch.caches[0]
+        assert isinstance(cache, ForkedCache)
+        lengths = np.array(cache.offset)  # tokens that went through the model
+        new = [prompts[row][n:] if row >= 0 else [] for row, n in zip(batch.rows, lengths)]
+        ids, padding, _ = pad_left(new)
+        begins, end = np.full(len(new), batch.columns), batch.columns + ids.shape[1]
+        positions = cache.positions.leave_out(begins, begins + np.array(padding), end)
+        batch.caches = with_positions(batch.caches, positions)
+        batch.logits = self._head(self._body(ids, batch.caches)[:, -1])
+        batch.begins, batch.going = np.full(len(new), end), batch.rows >= 0
+        self.tokens_prefilled += sum(map(len, new))
+        if not branches:
+            return batch
+        places = np.flatnonzero(batch.going)
+        if all(len(rows[row]) == 1 for row in batch.rows[places]):
+            batch.rows = np.where(batch.going, [rows[row][0] for row in batch.rows], -1)
+            return batch
+        return batch.copies(places, [rows[row] for row in batch.rows[places]])
+
+
+def _shifted(ended: OnCompletion, first: int, row: int, completion: Completion) -> None:
+    """Tell of a row of a part of a batch."""
+    ended(first + row, completion)

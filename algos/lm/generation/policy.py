@@ -1,0 +1,359 @@
+"""A language model as a policy: text in, text out, with the tokens behind it.
+
+Any policy here is a callable ``policy(observation, deterministic=False) -> (action, extras)``.
+A batch of observations gives a list of actions, and each entry of ``extras`` has one item a row.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.config import check_integer
+from textenv.algos.runtime import backend
+from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+
+backend.prepare()
+
+import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.lm.generation.completions import Completion, OnCompletion  # noqa: E402
+from textenv.algos.lm.generation.generator import Generator  # noqa: E402
+from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
+from textenv.algos.lm.models.properties import context_length  # noqa: E402
+from textenv.algos.lm.models.weights import as_numpy, fingerprint, set_weights  # noqa: E402
+
+
+@dataclass(frozen=True)
+class PolicyParams(SamplingParams):
+    """Settings of `create_policy`."""
+
+    max_tokens: int = 64
+    """Longest completion in tokens, EOS included."""
+    seed: int = 0
+    """Seed of the sampling noise."""
+    chat_template: bool | None = None
+    """Whether prompts go through the tokenizer's chat template; None: where it has one."""
+    batch_size: int = 512
+    """Completions decoded at once; lower it where memory runs out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low in (("max_tokens", 1), ("seed", 0), ("batch_size", 1)):
+            check_integer(name, getattr(self, name), low)
+
+
+class LanguageModelPolicy:
+    """Samples completions of prompts.
+
+    Args:
+        model: an mlx-lm model; trained in place, the policy follows it.
+        tokenizer: mlx-lm's tokenizer wrapper.
+        params: settings.
+
+    Raises:
+        ConfigError: for an architecture that rollouts cannot batch, or a chat template that
+            the tokenizer does not have.
+    """
+
+    batched = True
+    """Takes a list of observations as well as one."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, params: PolicyParams):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.params = params
+        has_template = bool(getattr(tokenizer, "has_chat_template", False))
+        if params.chat_template and not has_template:
+            raise ConfigError("chat_template is on, and the tokenizer has no chat template")
+        self._templated = has_template if params.chat_template is None else params.chat_template
+        self._eos = sorted(tokenizer.eos_token_ids)
+        self._generator = Generator(model, self._eos, params.batch_size)
+        self._rng = np.random.default_rng(params.seed)
+        self._greedy = replace(params, temperature=0.0)
+        self._warned_of_unknown = False
+        self._written: dict[str, list[int]] = {}
+
+    def __call__(
+        self,
+        observation: str | Sequence[str],
+        deterministic: bool = False,
+        infos: Any = None,
+        context: Any = None,
+        seeds: Any = None,
+        continues: bool | None = None,
+        branches: bool = False,
+        begun: Any = None,
+        limits: Any = None,
+        ended: Callable[[int, str, dict[str, Any]], None] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Complete a prompt, or each of a batch.
+
+        Args:
+            observation: a prompt, or a list of prompts; equal ones are prefilled once.
+            deterministic: take the most probable token each time.
+            infos: the info of each observation: in an episode's later turns ``info["turn"]`` is
+                what the environment said.
+            context: the token ids of each episode so far, or None at its start. An episode goes
+                on from these: what the policy wrote is never encoded again. Where they are not
+                given, the policy finds the transcript among those that it wrote last.
+            seeds: a seed for each observation: its noise then follows from this and the policy's
+                own seed, whatever it is batched with and whatever was drawn before. Where they
+                are not given, one stream of noise runs on from call to call.
+            continues: whether the next call may go on from these episodes. What was computed for
+                them is then kept in memory, so that the next call computes nothing but what is
+                new; it is let go there, or by `forget`. None: where this is a later turn already.
+            branches: whether later calls may go on from any beginning of these episodes, and this
+                one from those of earlier ones. What was computed for all of them is kept until
+                `forget`.
+            begun: what each answer begins with, a `Completion`, or None where it begins anew. Its
+                tokens count towards ``max_tokens``, and each token has the noise of its position.
+            limits: the most tokens that each answer may have, the begun ones included, where that
+                is less than ``max_tokens``.
+            ended: called with the index, the action and the extras of each answer once it has
+                ended, before the others have.
+
+        Returns:
+            The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
+            and what was begun included), ``token_entropies``, ``support``, ``temperature``,
+            ``prompt_ids`` (all that came before), ``truncated``, ``logprob`` (the sum over the
+            tokens). For a batch, lists of these.
+
+        Raises:
+            ConfigTypeError: for an observation that is not text.
+            DataError: where a prompt and ``max_tokens`` do not fit the model's context.
+        """
+        single = isinstance(observation, str)
+        prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
+        infos = [infos] if single else (infos or [None] * len(prompts))
+        contexts = [context] if single else (context or [None] * len(prompts))
+        begun = [begun] if single else (begun or [None] * len(prompts))
+        heads = [Completion() if head is None else head for head in begun]
+        limits = [limits] if single else limits
+        # A loop that passes contexts knows which episodes begin: an equal prompt may come again.
+        prompt_ids, later = self._encode_all(prompts, infos, contexts, recall=context is None)
+        params = self._greedy if deterministic else self.params
+        shape = (len(prompts), self.params.max_tokens)
+        noise = np.zeros(shape, np.float32)
+        if not params.greedy:
+            noise = self._noise(shape, [seeds] if single and seeds is not None else seeds)
+        if continues is None:
+            continues = later
+        answers: dict[int, tuple[str, dict[str, Any]]] = {}
+
+        def finish(row: int, completion: Completion) -> None:
+            text = self.decode(completion)
+            answers[row] = (
+                text,
+                {
+                    "prompt_ids": prompt_ids[row],
+                    "token_ids": completion.token_ids,
+                    "token_logprobs": completion.token_logprobs,
+                    "token_entropies": completion.token_entropies,
+                    "support": completion.support,
+                    "temperature": params.scale,
+                    "truncated": completion.truncated,
+                    "logprob": float(sum(completion.token_logprobs)),
+                },
+            )
+            if ended is not None:
+                ended(row, *answers[row])
+
+        self._complete(
+            prompt_ids,
+            heads,
+            [shape[1] if limit is None else limit for limit in limits or [None] * len(prompts)],
+            params,
+            noise,
+            continues,
+            branches,
+            finish,
+        )
+        texts = [answers[row][0] for row in range(len(prompts))]
+        rows = [answers[row][1] for row in range(len(prompts))]
+        self._remember(prompts, texts, prompt_ids, [row["token_ids"] for row in rows])
+        if single:
+            return texts[0], rows[0]
+        return texts, {key: [row[key] for row in rows] for key in rows[0]}
+
+    def _complete(
+        self,
+        prompt_ids: list[list[int]],
+        heads: list[Completion],
+        limits: list[int],
+        params: PolicyParams,
+        noise: np.ndarray,
+        continues: bool,
+        branches: bool,
+        finish: OnCompletion,
+    ) -> None:
+        """Completions that begin with heads, each told as it ends."""
+        begun = [len(head.token_ids) for head in heads]
+        left = [limit - count for limit, count in zip(limits, begun)]
+        if min(left) < 1:
+            raise ConfigError(f"an answer of at most {limits} tokens has begun with {begun}")
+        if any(begun):
+            noise = np.stack([np.roll(row, -count) for row, count in zip(noise, begun)])
+
+        def ended(row: int, rest: Completion) -> None:
+            finish(row, heads[row].followed_by(rest) if begun[row] else rest)
+
+        self._generator.generate(
+            [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
+            max(left),
+            params,
+            noise[:, : max(left)],
+            continues,
+            left,
+            branches,
+            ended,
+        )
+
+    def forget(self) -> None:
+        """Let go of what was kept in memory for episodes that were to go on."""
+        self._generator.forget()
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, through the chat template where the model has one."""
+        if self._templated:
+            message = [{"role": "user", "content": prompt}]
+            ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True)
+        else:
+            ids = self.tokenizer.encode(prompt)
+        ids = list(ids)
+        if not ids:
+            raise DataError("the prompt is empty, and this model has no token to begin with")
+        self._check_length(prompt, len(ids))
+        self._warn_of_unknown(prompt, ids)
+        return ids
+
+    def encode_turn(self, text: str) -> list[int]:
+        """Token ids of what the environment says between two turns of the policy."""
+        if self._templated:
+            # What a template puts around a later message is what that message adds to it.
+            before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+            after = [*before, {"role": "user", "content": text.strip()}]
+            render = partial(self.tokenizer.apply_chat_template, tokenize=False)
+            text = render(after, add_generation_prompt=True).removeprefix(render(before))
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _encode_all(
+        self, prompts: list[str], infos: list[Any], contexts: list[Any], recall: bool
+    ) -> tuple[list[list[int]], bool]:
+        """Token ids of each prompt, and whether any of them is an episode's later turn."""
+        encoded: dict[str, list[int]] = {}
+        out, later = [], False
+        for prompt, info, context in zip(prompts, infos, contexts):
+            if not isinstance(prompt, str):
+                raise ConfigTypeError(
+                    f"a language model's observation is text, got {type(prompt).__name__}; "
+                    "see textenv.wrappers for other observations"
+                )
+            turn = (info or {}).get("turn")
+            if context is None and recall:
+                context, turn = self._recall(prompt)
+            if context is not None and turn is not None:
+                ids, later = [*context, *self.encode_turn(turn)], True
+                self._check_length(prompt, len(ids))
+            else:
+                if prompt not in encoded:
+                    encoded[prompt] = self.encode(prompt)
+                ids = encoded[prompt]
+            out.append(ids)
+        return out, later
+
+    def _remember(
+        self,
+        prompts: list[str],
+        texts: list[str],
+        prompt_ids: list[list[int]],
+        token_ids: list[list[int]],
+    ) -> None:
+        """Keep the last call's transcripts, for a loop that passes nothing but observations."""
+        self._written = {
+            prompt + text: [*before, *after]
+            for prompt, text, before, after in zip(prompts, texts, prompt_ids, token_ids)
+        }
+
+    def _recall(self, transcript: str) -> tuple[list[int] | None, str | None]:
+        """The tokens of the transcript that this one goes on from, and what is new in it."""
+        for written, ids in self._written.items():
+            if transcript.startswith(written) and transcript != written:
+                return ids, transcript[len(written) :]
+        return None, None
+
+    def decode(self, completion: Completion) -> str:
+        """Text of a completion, without its EOS."""
+        ids = completion.token_ids
+        return self.tokenizer.decode(ids if completion.truncated else ids[:-1])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights: names, types, shapes and bytes, in the order of the names."""
+        return fingerprint(self.model)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights by name, for `set_tensors` of a policy of the same model elsewhere."""
+        return as_numpy(self.model.parameters())
+
+    def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Go on with other weights, of the same names and shapes.
+
+        Raises:
+            ConfigError: if they are those of another model.
+        """
+        set_weights(self.model, tensors)
+
+    def with_params(self, **changes: Any) -> LanguageModelPolicy:
+        """The same model under other settings."""
+        return LanguageModelPolicy(self.model, self.tokenizer, replace(self.params, **changes))
+
+    def _noise(self, shape: tuple[int, int], seeds: Sequence[int] | None) -> np.ndarray:
+        if seeds is None:
+            return self._rng.random(shape, dtype=np.float32)
+        rngs = [np.random.default_rng((self.params.seed, seed)) for seed in seeds]
+        return np.stack([rng.random(shape[1], dtype=np.float32) for rng in rngs])
+
+    def _check_length(self, prompt: str, tokens: int) -> None:
+        context = context_length(self.model)
+        if context is not None and tokens + self.params.max_tokens > context:
+            raise DataError(
+                f"a prompt of {tokens} tokens and max_tokens={self.params.max_tokens} exceed the "
+                f"model's context of {context} tokens (prompt {prompt[:40]!r}...)"
+            )
+
+    def _warn_of_unknown(self, prompt: str, ids: list[int]) -> None:
+        unk = getattr(self.tokenizer, "unk_token_id", None)
+        if unk is not None and unk in ids and not self._warned_of_unknown:
+            self._warned_of_unknown = True
+            warnings.warn(
+                f"the model's tokenizer does not know some of prompt {prompt[:60]!r}; "
+                "the model reads an unknown token there",
+                stacklevel=4,
+            )
+
+
+def create_policy(
+    model: nn.Module, tokenizer: Any, params: Mapping[str, Any] | None = None
+) -> LanguageModelPolicy:
+    """A policy that samples from a language model.
+
+    Args:
+        model: from `load_model`.
+        tokenizer: from `load_model`.
+        params: any of the fields of `PolicyParams`: ``max_tokens``, ``temperature``, ``top_p``,
+            ``top_k``, ``min_p``, ``seed``, ``chat_template``, ``batch_size``.
+
+    Raises:
+        ConfigError: for an unknown setting, or one out of range.
+    """
+    params = dict(params or {})
+    known = [field.name for field in fields(PolicyParams)]
+    for name in params:
+        if name not in known:
+            raise ConfigError(unknown("policy setting", name, known))
+    return LanguageModelPolicy(model, tokenizer, PolicyParams(**params))

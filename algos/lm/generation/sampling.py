@@ -1,0 +1,128 @@
+"""The distribution that a token is drawn from, and the draw.
+
+One definition serves the sampler, the trainer and the tests. Temperature comes first, then
+top-k, top-p and min-p, each on the distribution that the one before left (the order of
+Hugging Face and vLLM). What is left is the *support*; a log-probability is always that of the
+distribution renormalised over the support.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+from textenv.algos.config import check_integer
+from textenv.algos.runtime import backend
+from textenv.errors import ConfigError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+from textenv.algos.lm.kernels.fast_math import exp_below  # noqa: E402
+
+_FINITE = -1e30  # above -inf, below any logit
+_BELOW_ONE = 1 - 2**-20  # keeps a draw below the cumulative sum's last entry after rounding
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample.
+
+    Raises:
+        ConfigError: for a value out of range, naming the field.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+    top_p: float = 1.0
+    """Keep the most probable tokens that together reach this mass; 1 keeps all."""
+    top_k: int = 0
+    """Keep this many most probable tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens at least this share as probable as the most probable one; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0, math.inf)
+        _check("top_p", self.top_p, 0, 1)
+        _check("min_p", self.min_p, 0, 1)
+        if self.top_p == 0:
+            raise ConfigError("top_p must be above 0 (1 keeps all tokens), got 0")
+        check_integer("top_k", self.top_k, 0)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0
+
+    @property
+    def full_support(self) -> bool:
+        """Whether every token can be drawn, so that no support need be recorded."""
+        return not self.greedy and self.top_p == 1 and self.top_k == 0 and self.min_p == 0
+
+    @property
+    def scale(self) -> float:
+        """What logits are divided by when log-probabilities are computed (1 when greedy)."""
+        return self.temperature or 1.0
+
+
+def restrict(logits: mx.array, params: SamplingParams) -> mx.array:
+    """Logits (B, V) of the sampling distribution: float32, -inf outside the support."""
+    logits = logits.astype(mx.float32)
+    if params.scale != 1:
+        logits = logits / params.scale
+    if params.greedy:
+        best = mx.argmax(logits, axis=-1, keepdims=True)
+        return mx.where(mx.arange(logits.shape[-1]) == best, logits, -mx.inf)
+    if 0 < params.top_k < logits.shape[-1]:
+        smallest = mx.min(mx.topk(logits, params.top_k, axis=-1), axis=-1, keepdims=True)
+        logits = mx.where(logits >= smallest, logits, -mx.inf)
+    if params.top_p < 1:
+        probs = mx.softmax(logits, axis=-1)
+        ranked = -mx.sort(-probs, axis=-1)
+        before = mx.cumsum(ranked, axis=-1) - ranked  # mass of the more probable tokens
+        smallest = mx.min(mx.where(before < params.top_p, ranked, mx.inf), axis=-1, keepdims=True)
+        logits = mx.where(probs >= smallest, logits, -mx.inf)
+    if params.min_p > 0:
+        # p >= min_p * max(p), without the softmax
+        lowest = mx.max(logits, axis=-1, keepdims=True) + math.log(params.min_p)
+        logits = mx.where(logits >= lowest, logits, -mx.inf)
+    return logits
+
+
+def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Draw a token a row by inverting the cumulative distribution.
+
+    The noise is an argument, one number a row, so a row's tokens depend on its own numbers and
+    not on what it is batched with.
+
+    Args:
+        logits: (B, V), -inf outside the support.
+        uniforms: (B,), in [0, 1).
+
+    Returns:
+        Tokens (B,), their log-probabilities (B,), the distributions' entropies (B,) in nats.
+    """
+    top = mx.max(logits, axis=-1, keepdims=True)
+    powers = exp_below(logits, top)  # (B, V)
+    cumulative = mx.cumsum(powers, axis=-1)
+    total = cumulative[:, -1:]
+    threshold = (uniforms * _BELOW_ONE)[:, None] * total
+    tokens = mx.sum(cumulative <= threshold, axis=-1)
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    normalizer = (top + mx.log(total))[:, 0]
+    # Of what cannot be drawn the power is 0, and the product must not be 0 * inf.
+    surprise = powers * mx.maximum(logits, _FINITE)
+    entropy = normalizer - mx.sum(surprise, axis=-1) / total[:, 0]
+    return tokens, chosen - normalizer, entropy
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        upper = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise ConfigError(f"{name} must be a number, at least {low:g}{upper}, got {value!r}")
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} must be finite, got {value!r}")

@@ -1,0 +1,1 @@
+"""Operations of a transformer, written for CPUs where MLX is slow there."""

@@ -1,0 +1,1 @@
+"""How much memory a training needs, how much there is, and what to do when it is short."""

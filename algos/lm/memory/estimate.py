@@ -1,0 +1,185 @@
+"""What a training takes of memory, by parts.
+
+Estimates are of dense transformers. For models of .5 to 27 million parameters (d 128 to 512, short
+and long prompts, with and without checkpointing, LoRA and a reference model, completions of full
+length) they came to .79 to 1.03 times the resident memory that was measured on a CPU, for which
+the factors were fitted. What a GPU needs beside weights, and what it keeps for the backward, was
+not measured and is set low.
+
+Letters: d hidden size, q heads x head size, kv twice key-value heads x head size, f intermediate
+size of the MLP, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_flatten  # noqa: E402
+
+PROCESS = 300_000_000
+"""Bytes of Python, MLX and mlx-lm before any model, on a CPU."""
+
+_AT_ONCE = 512  # completions that a policy decodes together
+_CHUNK = 2**20  # logits that are computed together at least, see `textenv.algos.lm.scoring.scorer`
+
+
+class ModelSizes(NamedTuple):
+    """What is known of a model without running it; numbers are 0 where its config is silent."""
+
+    weights: int
+    """Bytes of all weights."""
+    trainable: int
+    """Bytes of those that are trained, where there is no LoRA."""
+    item: int
+    """Bytes of a number."""
+    layers: int
+    d: int
+    q: int
+    kv: int
+    f: int
+    vocabulary: int
+    shares_prompts: bool
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelSizes:
+        """The sizes of an mlx-lm model."""
+        args = getattr(model, "args", None)
+
+        def look(name: str, otherwise: int = 0) -> int:
+            value = getattr(args, name, None)
+            return value if isinstance(value, int) else otherwise
+
+        d, heads = look("hidden_size"), look("num_attention_heads")
+        head = look("head_dim", d // heads if heads else 0)
+        return cls(
+            weights=_bytes(model.parameters()),
+            trainable=_bytes(model.trainable_parameters()),
+            item=max((w.dtype.size for w in _arrays(model.parameters()) if _floats(w)), default=4),
+            layers=look("num_hidden_layers"),
+            d=d,
+            q=heads * head,
+            kv=2 * look("num_key_value_heads", heads) * head,
+            f=look("intermediate_size"),
+            vocabulary=look("vocab_size"),
+            shares_prompts=getattr(model, "shares_prompts", True),
+        )
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is done with a model."""
+
+    prompts: int
+    """Prompts of a rollout."""
+    completions: int
+    """Of a rollout."""
+    prompt_tokens: int
+    """Longest prompt."""
+    completion_tokens: int
+    """Longest completion."""
+    micro_batch: int
+    """Completions in one forward and backward."""
+    parts: bool
+    """Whether a gradient is summed over several of these."""
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0
+    reference: bool = False
+    """Whether there is a second model for a KL penalty."""
+    workers: int = 0
+
+    @classmethod
+    def of(cls, config: Any, prompt_tokens: int, completion_tokens: int) -> Workload:
+        """What a `GRPOConfig`, or a `PPOConfig` on text, says."""
+        prompts = getattr(config, "num_prompts", None) or config.n_steps
+        completions = prompts * getattr(config, "num_generations", 1)
+        batch = getattr(config, "batch_size", completions)
+        batch = min(batch, math.ceil(completions / getattr(config, "num_minibatches", 1)))
+        micro_batch = min(batch, config.micro_batch_size or batch)
+        return cls(
+            prompts=prompts,
+            completions=completions,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            micro_batch=micro_batch,
+            parts=micro_batch < batch,
+            gradient_checkpointing=config.gradient_checkpointing,
+            lora_rank=config.lora_rank,
+            reference=config.beta > 0,
+            workers=getattr(config, "num_workers", 0),
+        )
+
+
+def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> dict[str, int]:
+    """Bytes at the highest, by what takes them: in the rollout, the backward, or the step after."""
+    s = sizes
+    trained = s.trainable
+    if work.lora_rank:  # two factors for each of an attention layer's and an MLP's linear layers
+        ends = (s.d + s.q) * 2 + (2 * s.d + s.kv) + 3 * (s.d + s.f)
+        trained = work.lora_rank * s.layers * ends * s.item
+    common = {
+        "weights": s.weights,
+        "optimizer": 2 * trained,
+        "reference model": s.weights if work.reference and not work.lora_rank else 0,
+        "worker processes": work.workers * (s.weights + (PROCESS if on_cpu else 0)),
+        "the process itself": PROCESS if on_cpu else 0,
+    }
+    backward = {"gradient": (2 if work.parts else 1) * trained, **_activations(s, work, on_cpu)}
+    step = {"gradient": 3 * trained}  # itself, clipped, and what becomes of it
+    phases = [common | parts for parts in (_rollout(s, work), backward, step)]
+    return max(phases, key=lambda parts: sum(parts.values()))
+
+
+def _rollout(s: ModelSizes, work: Workload) -> dict[str, int]:
+    rows = min(_AT_ONCE, work.completions)
+    prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
+    tokens = prompts * work.prompt_tokens + rows * work.completion_tokens
+    widest = prompts * work.prompt_tokens * (2 * s.d + s.q + s.kv + 3 * s.f)
+    return {
+        "keys and values": tokens * s.layers * s.kv * s.item,
+        "prompts going through": widest * s.item,
+        "logits": 6 * rows * s.vocabulary * 4,
+    }
+
+
+def _activations(s: ModelSizes, work: Workload, on_cpu: bool) -> dict[str, int]:
+    """What a forward keeps for the backward; the factors were fitted to measured peaks."""
+    rows = min(work.micro_batch, work.completions)
+    prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
+    prompt_tokens = prompts * work.prompt_tokens
+    tokens = prompt_tokens + rows * (work.completion_tokens - 1)
+    kept = tokens * (5.7 * s.d + 5 * s.q + 1.9 * s.kv + 2.7 * s.f)  # of a layer
+    if work.gradient_checkpointing:
+        layers = s.layers * (tokens * s.d + prompt_tokens * s.kv) + kept
+    else:
+        layers = s.layers * kept
+    # On a CPU, exponentials and sigmoids leave many arrays on their way.
+    passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
+    logits = rows * work.completion_tokens * s.vocabulary
+    chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8)
+    logits = min((14 if on_cpu else 6) * logits, (24 if on_cpu else 8) * chunk)
+    return {
+        "kept for the backward": int(layers * s.item),
+        "logits" if logits * 4 > passing * s.item else "a layer's backward": int(
+            max(logits * 4, passing * s.item)
+        ),
+    }
+
+
+def _bytes(tree: Any) -> int:
+    return sum(array.nbytes for array in _arrays(tree))
+
+
+def _arrays(tree: Any) -> list[mx.array]:
+    return list(dict(tree_flatten(tree)).values())
+
+
+def _floats(array: mx.array) -> bool:
+    return mx.issubdtype(array.dtype, mx.floating)

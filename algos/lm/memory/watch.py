@@ -1,0 +1,189 @@
+"""Whether a training fits in memory: found out before it starts, and said where it does not.
+
+On a CPU it must be found out before: MLX does not look at what malloc gave it, so that one array
+too many ends the process by a segmentation fault, or the kernel ends it. On a GPU MLX raises.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.runtime import backend
+from textenv.env import draw_ids
+from textenv.errors import ConfigError, OutOfMemoryError
+from textenv.tasks import Task
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.lm.memory.estimate import ModelSizes, Workload, estimate_memory  # noqa: E402
+from textenv.algos.lm.memory.limits import MemoryLimit, in_gb, memory_limit  # noqa: E402
+from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
+
+MARGIN = 1.4
+"""An estimate may be this many times what there is before anything is refused: it is rough."""
+
+_ASSUMED = 64  # tokens of a prompt that is not known
+_SHARE = 4  # before any completion is seen: one in so many tokens of the longest
+
+
+class MemoryWatch:
+    """Refuses a training of a language model that does not fit, and says why one broke off.
+
+    Of one that may not fit it warns, once.
+
+    Args:
+        model: to be trained.
+        config: a `GRPOConfig`, or a `PPOConfig` on text.
+        env: whose prompts are looked at.
+        tokenizer: that they go through.
+        limit: memory that there is; None: of this process, at each time.
+
+    Raises:
+        OutOfMemoryError: where the training is too large even if completions are short; with the
+            estimate by parts, the limit, and settings that would fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Any,
+        env: Any,
+        tokenizer: Any,
+        limit: MemoryLimit | None = None,
+    ):
+        self._sizes, self._config, self._limit = ModelSizes.of(model), config, limit
+        self._warned = False
+        self._prompt, assumed = longest_prompt(env, tokenizer)
+        short = -(-config.max_completion_length // _SHARE)
+        self._check(self._prompt, short, f"{assumed}, completions of {short}")
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Around a rollout."""
+        rows = "num_prompts" if hasattr(self._config, "num_prompts") else "n_steps"
+        with out_of_memory("generating", f"lower {rows} or max_completion_length"):
+            yield
+
+    @contextmanager
+    def updating(self, rollout: Buffer) -> Iterator[None]:
+        """Around the update on a rollout, whose lengths are known now.
+
+        Their means are taken: an update is cut by length where lengths differ much.
+        """
+        prompt = math.ceil(np.mean([len(t.prompt_ids or ()) for t in rollout] or [0]))
+        completion = math.ceil(np.mean([len(t.token_ids or ()) for t in rollout] or [0]))
+        self._check(prompt, completion, f"prompts of {prompt} tokens, completions of {completion}")
+        with out_of_memory("updating", "lower micro_batch_size, or set gradient_checkpointing"):
+            yield
+
+    def _check(self, prompt: int, completion: int, about: str) -> None:
+        limit = self._limit or memory_limit()
+        if limit is None:
+            return
+        on_cpu = mx.default_device() == mx.cpu
+        parts = estimate_memory(self._sizes, Workload.of(self._config, prompt, completion), on_cpu)
+        total = sum(parts.values())
+        refused = total > MARGIN * limit.size
+        if total <= limit.size or (self._warned and not refused):
+            return
+
+        def fits(changes: dict[str, Any]) -> bool:
+            try:
+                config = replace(self._config, **changes)
+            except ConfigError:  # such as fewer completions than num_minibatches
+                return False
+            work = Workload.of(config, prompt, config.max_completion_length)
+            return sum(estimate_memory(self._sizes, work, on_cpu).values()) <= limit.size
+
+        levers = _levers(self._config)
+        settings = settings_that_fit(fits, levers)
+        shown = ", ".join(
+            f"{name} {in_gb(size)}"
+            for name, size in sorted(parts.items(), key=lambda part: -part[1])
+            if size >= 0.01 * total
+        )
+        if settings:
+            advice = "it should fit with " + ", ".join(f"{k}={v}" for k, v in settings.items())
+        else:
+            advice = f"no setting of {', '.join(levers)} makes it fit: take a smaller model"
+        message = (
+            f"training needs about {in_gb(total)} ({shown}; {about}), and {limit.what} is "
+            f"{in_gb(limit.size)}: {advice}"
+        )
+        if refused:
+            raise OutOfMemoryError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        self._warned = True
+
+
+def _levers(config: Any) -> dict[str, list[Any]]:
+    """Settings that take less, each from mild to harsh, in the order to try them."""
+    now = Workload.of(config, 1, 1)
+    levers: dict[str, list[Any]] = {
+        "micro_batch_size": _halvings(now.micro_batch),
+        "gradient_checkpointing": [] if config.gradient_checkpointing else [True],
+        "lora_rank": [] if config.lora_rank else [16],
+        "num_prompts": _halvings(getattr(config, "num_prompts", 1)),
+    }
+    return {name: values for name, values in levers.items() if values}
+
+
+def settings_that_fit(
+    fits: Callable[[dict[str, Any]], bool], levers: Mapping[str, Sequence[Any]]
+) -> dict[str, Any] | None:
+    """The first settings that fit, each no harsher than it must be; None where none do.
+
+    Args:
+        fits: whether some changes are enough.
+        levers: names of settings, each with values from mild to harsh, in the order to try them.
+    """
+    chosen: dict[str, Any] = {}
+    for name, values in levers.items():
+        for value in values:
+            chosen[name] = value
+            if fits(chosen):
+                return _relaxed(fits, levers, chosen)
+    return None
+
+
+def _relaxed(
+    fits: Callable[[dict[str, Any]], bool],
+    levers: Mapping[str, Sequence[Any]],
+    chosen: dict[str, Any],
+) -> dict[str, Any]:
+    """What fits, with each setting left out, or milder, where it fits still."""
+    for name in list(chosen):
+        others = {other: value for other, value in chosen.items() if other != name}
+        if fits(others):
+            chosen = others
+        else:
+            mild = next(value for value in levers[name] if fits(chosen | {name: value}))
+            chosen = chosen | {name: mild}
+    return chosen
+
+
+def _halvings(value: int) -> list[int]:
+    """Half of it, a quarter, ... 1."""
+    return [value >> i for i in range(1, value.bit_length())]
+
+
+def longest_prompt(env: Any, tokenizer: Any) -> tuple[int, str]:
+    """Tokens of the longest of some prompts of an environment's task, and what that is."""
+    task = getattr(getattr(env, "unwrapped", env), "task", None)
+    if not isinstance(task, Task) or task.max_turns > 1:  # a game may take long to set up
+        return _ASSUMED, f"prompts of {_ASSUMED} tokens assumed"
+    rngs = [np.random.default_rng(0)] * 8
+    prompts = [task.example(i)["prompt"] for i in draw_ids(task, rngs)]
+    longest = max(len(tokenizer.encode(prompt)) for prompt in prompts)
+    return longest, f"prompts of {longest} tokens, the longest of {len(prompts)}"

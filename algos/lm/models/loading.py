@@ -1,0 +1,100 @@
+"""Reading a language model and its tokenizer, by name or from a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from textenv.algos.runtime import backend
+from textenv.errors import ConfigTypeError, DataError, MissingFileError
+from textenv.hub import find_folder
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+import mlx_lm.utils  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
+
+from textenv.algos.lm.kernels.fast_math import use_fast_swiglu  # noqa: E402
+from textenv.algos.lm.kernels.rms_norm import use_fast_norm  # noqa: E402
+from textenv.algos.lm.kernels.rotary import use_fast_rope  # noqa: E402
+from textenv.algos.lm.memory.weights_size import check_weights  # noqa: E402
+
+_FILES = ["*.json", "model*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
+
+
+def resolve_model(model: Any, tokenizer: Any = None) -> tuple[nn.Module, Any]:
+    """A model and its tokenizer, read by `load_model` if only a name or a folder is given.
+
+    Args:
+        model: a name or a folder, or an mlx-lm model.
+        tokenizer: the tokenizer of a model that is given itself.
+
+    Raises:
+        ConfigTypeError: if a model is given itself, without a tokenizer.
+    """
+    if isinstance(model, (str, Path)):
+        return load_model(model)
+    if tokenizer is None:
+        raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+    return model, tokenizer
+
+
+def load_model(name: str | Path) -> tuple[nn.Module, Any]:
+    """Load a language model and its tokenizer.
+
+    On a CPU the weights become float32: half-precision products there do not use the BLAS.
+
+    Args:
+        name: ``"tiny-lm"`` (ships with the package), a folder that `mlx_lm.load` reads, or the
+            name of a model on the Hugging Face hub, which is downloaded where it is not cached.
+
+    Returns:
+        The model, and mlx-lm's tokenizer wrapper.
+
+    Raises:
+        MissingFileError: where the folder, or a file in it, is not there; names it.
+        DataError: where the folder does not hold a model that mlx-lm can build; names it.
+        OutOfMemoryError: where the weights alone are too large for memory; none of them is read.
+    """
+    folder = find_folder(str(name), "model", _FILES)
+    for needed in ("config.json", "tokenizer_config.json"):
+        if not (folder / needed).is_file():
+            what = "tokenizer" if needed.startswith("tokenizer") else "model"
+            raise MissingFileError(f"{folder} holds no {what}: {needed} is missing")
+    try:
+        config = mlx_lm.utils.load_config(folder)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{folder / 'config.json'} is not a JSON object")
+    check_weights(folder)
+    try:
+        model, _ = mlx_lm.utils.load_model(folder)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{folder} holds no weights: {error}") from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise DataError(f"{folder} does not hold a model that loads: {error}") from error
+    try:
+        tokenizer = mlx_lm.utils.load_tokenizer(
+            folder, eos_token_ids=config.get("eos_token_id", None)
+        )
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
+    if not hasattr(model, "_no_grad"):  # recurrent_gemma's class does not call its base's
+        nn.Module.__init__(model)
+    if mx.default_device() == mx.cpu:
+        model.update(tree_map(_to_float32, model.parameters()))
+    use_fast_swiglu(model)
+    use_fast_norm(model)
+    use_fast_rope(model)
+    mx.eval(model.parameters())
+    model.source = folder  # where save_model finds the config
+    return model, tokenizer
+
+
+def _to_float32(value: mx.array) -> mx.array:
+    half = value.dtype in (mx.float16, mx.bfloat16)
+    return value.astype(mx.float32) if half else value

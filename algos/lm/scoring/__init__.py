@@ -1,0 +1,1 @@
+"""Log-probabilities of completions under a language model, with gradients."""

@@ -1,0 +1,229 @@
+"""Gradient checkpointing: activations are computed again in the backward, and not kept.
+
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), section 4.
+`recompute_layers` has one segment a layer, `in_chunks` one for each so many rows.
+
+What is kept of a layer is its input and, of prompts, their keys and values. A layer also writes
+into the cache that it is given, and what comes after reads it there: gradients flow that way too.
+So a layer runs on a copy of its cache, whose arrays are arguments and results of what is computed
+again, as the hidden states are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_flatten, tree_map, tree_unflatten  # noqa: E402
+from mlx_lm.models.cache import _BaseCache  # noqa: E402
+
+from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
+
+_CACHES = (GrowingCache, ForkedCache, _BaseCache)  # the last is that of all of mlx-lm's
+
+
+def recompute_layers(model: nn.Module, body: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives what ``body`` does, with a backward that computes each layer again.
+
+    Args:
+        model: an mlx-lm model; its layers are altered while the function runs, and only then.
+        body: calls the model, or a part of it.
+    """
+
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        with _checkpointed(model.layers):
+            return body(*args, **kwargs)
+
+    return recomputing
+
+
+@contextmanager
+def _checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Layers that are called through `_call`, for the time of a block.
+
+    Python looks ``__call__`` up in the class: that of these very objects is replaced.
+    """
+    kinds = [type(layer) for layer in layers]
+    try:
+        for layer, kind in zip(layers, kinds):
+            layer.__class__ = type(kind.__name__, (kind,), {"__call__": _call})
+        yield
+    finally:
+        for layer, kind in zip(layers, kinds):
+            layer.__class__ = kind
+
+
+def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """``layer(*args, **kwargs)``, whose backward computes it again.
+
+    All that gradients flow to or from passes through a function without side effects: the
+    trainable weights, the arrays among the arguments, those in the caches, the results.
+    """
+    kind = type(layer).__mro__[1]
+    leaves = _leaves((args, kwargs))
+    theirs = [leaf for leaf in leaves if isinstance(leaf, _CACHES)]
+    caches = [_refilled(cache, _arrays(cache)) for cache in theirs]  # as they are now
+    weights: Any = tree_flatten(layer.trainable_parameters())
+    flat = [array for _, array in weights]
+    flat += [array for cache in caches for array in _arrays(cache)]
+    flat += [leaf for leaf in leaves if _flows(leaf)]
+    first: list[Any] = []  # of the first run, the result and the caches after it
+
+    def run(flat: list[mx.array]) -> list[mx.array]:
+        arrays = iter(flat)
+        inner = [(name, next(arrays)) for name, _ in weights]
+        used = [_refilled(cache, arrays) for cache in caches]
+        unused = iter(used)
+
+        def replace(leaf: Any) -> Any:
+            if isinstance(leaf, _CACHES):
+                return next(unused)
+            return next(arrays) if _flows(leaf) else leaf
+
+        own_args, own_kwargs = tree_map(replace, (args, kwargs))
+        with _weights(layer, inner):
+            result = kind.__call__(layer, *own_args, **own_kwargs)
+        if not first:
+            first.extend([result, used])
+        out: list[mx.array] = [leaf for leaf in _leaves(result) if _flows(leaf)]
+        return out + [array for cache in used for array in _arrays(cache)]
+
+    checkpointed = mx.custom_function(run)
+
+    @checkpointed.vjp
+    def backward(
+        primals: list[mx.array], cotangents: list[mx.array], _: list[mx.array]
+    ) -> list[mx.array]:
+        # Not before the gradient is there, or all layers would be computed again at once.
+        primals = mx.depends(primals, cotangents)
+        return mx.vjp(lambda *arrays: run(list(arrays)), primals, cotangents)[1]
+
+    outputs = iter(cast("list[mx.array]", checkpointed(flat)))
+    result, used = first
+    first[:] = [None]  # what was computed is not held any longer than the graph holds it
+    result = tree_map(lambda leaf: next(outputs) if _flows(leaf) else leaf, result)
+    for cache, after in zip(theirs, used):
+        vars(cache).update(vars(_refilled(after, outputs)))
+    return result
+
+
+def in_chunks(
+    head: Callable[[mx.array], mx.array],
+    function: Callable[[mx.array, slice], Sequence[mx.array]],
+    inputs: mx.array,
+    rows: int,
+) -> list[mx.array]:
+    """A function of a head's outputs, so many rows at a time, forward and, again, backward.
+
+    Each chunk waits for the one before it, in both directions: MLX would else compute what does
+    not depend on each other side by side, and hold the intermediate results of all chunks at once.
+
+    Args:
+        head: a module, a method of one, or a function without weights of its own.
+        function: ``(outputs of a chunk, slice) -> arrays``, each with the rows of the chunk.
+        inputs: of the head, by rows.
+        rows: of a chunk.
+
+    Returns:
+        The arrays of all rows. Gradients flow to the inputs and to the head's weights.
+    """
+    owner = getattr(head, "__self__", head)  # of a method such as an embedding's as_linear
+    module = owner if isinstance(owner, nn.Module) else None
+    weights: Any = [] if module is None else tree_flatten(module.trainable_parameters())
+    names = [name for name, _ in weights]
+    slices = [slice(i, min(i + rows, len(inputs))) for i in range(0, len(inputs), rows)]
+
+    is_matrix = type(module) in (nn.Linear, nn.Embedding) and names == ["weight"]
+
+    def part(where: slice, chunk: mx.array, *own: mx.array) -> list[mx.array]:
+        with _weights(module, list(zip(names, own))):
+            return list(function(head(chunk), where))
+
+    @mx.custom_function
+    def run(flat: list[mx.array]) -> list[mx.array]:
+        whole, *own = flat
+        done: list[list[mx.array]] = []
+        for where in slices:
+            chunk = whole[where]
+            done.append(part(where, mx.depends(chunk, done[-1]) if done else chunk, *own))
+        return [mx.concatenate(list(arrays)) for arrays in zip(*done)]
+
+    @run.vjp
+    def backward(
+        primals: list[mx.array], cotangents: list[mx.array], _: list[mx.array]
+    ) -> list[mx.array]:
+        whole, *own = primals
+        slopes: list[mx.array] = []  # of each chunk
+        total: list[mx.array] = []  # of each weight
+        for where in slices:
+            cotangent = [array[where] for array in cotangents]
+            chunk = mx.depends(whole[where], slopes[-1:] + total or cotangent)
+            if is_matrix:  # whose gradient is added up in place: a vocabulary's is large
+                outputs = chunk @ own[0].T
+                outer = mx.vjp(lambda x, at=where: function(x, at), [outputs], cotangent)[1][0]
+                slope = outer @ own[0]
+                new = mx.addmm(total[0], outer.T, chunk) if total else outer.T @ chunk
+                slopes, total = [*slopes, slope], [new]
+                continue
+            slope, *grads = mx.vjp(partial(part, where), [chunk, *own], cotangent)[1]
+            slopes.append(slope)
+            total = [a + b for a, b in zip(total, grads)] if total else grads
+        return [mx.concatenate(slopes), *total]
+
+    return cast("list[mx.array]", run([inputs, *(array for _, array in weights)]))
+
+
+@contextmanager
+def _weights(module: nn.Module | None, weights: list[tuple[str, mx.array]]) -> Iterator[None]:
+    """A module with other trainable weights, for the time of a block."""
+    if module is None:
+        yield
+        return
+    outer = module.trainable_parameters()
+    module.update(tree_unflatten(weights))
+    try:
+        yield
+    finally:
+        module.update(outer)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return list(dict(tree_flatten(tree)).values())
+
+
+def _flows(leaf: Any) -> bool:
+    """Whether gradients can flow through it."""
+    return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
+
+
+def _arrays(value: Any) -> Iterator[mx.array]:
+    """The arrays in a cache, whatever it is made of, that gradients flow through."""
+    if _flows(value):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _arrays(item)
+    elif isinstance(value, _CACHES):
+        yield from _arrays(list(vars(value).values()))
+
+
+def _refilled(value: Any, arrays: Iterator[mx.array]) -> Any:
+    """A copy of a cache with other arrays, in the order of `_arrays`."""
+    if _flows(value):
+        return next(arrays)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_refilled(item, arrays) for item in value])
+    if isinstance(value, _CACHES):
+        new = copy.copy(value)
+        vars(new).update({name: _refilled(item, arrays) for name, item in vars(value).items()})
+        return new
+    return value

@@ -1,0 +1,231 @@
+"""Log-probabilities of completions under a model, differentiable.
+
+Each distinct prompt goes through the model once, forward and backward; the completions of a
+group continue its keys and values. Of a tree, what completions share goes through once as well.
+Logits exist only where a completion's token is predicted.
+
+Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+
+from textenv.algos.lm.cache import packed
+from textenv.algos.lm.scoring.batch import TokenBatch
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.lm.cache.forking import fork_caches  # noqa: E402
+from textenv.algos.lm.cache.kv_cache import GrowingCache  # noqa: E402
+from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
+from textenv.algos.lm.cache.positions import pad_left  # noqa: E402
+from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
+from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
+from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.lora import without_lora  # noqa: E402
+from textenv.algos.lm.scoring.checkpointing import in_chunks, recompute_layers  # noqa: E402
+from textenv.algos.lm.scoring.plain import plain_hidden  # noqa: E402
+from textenv.algos.lm.scoring.tree_scoring import tree_hidden  # noqa: E402
+
+_FINITE = -1e30  # above -inf, below any logit
+_CHUNK = 2**20  # logits that exist at once; beyond this they are computed again in the backward
+_OF_HEAD = 8  # or this part of the head's size, where that is more: each chunk reads all of it
+
+
+class Scorer:
+    """Computes log-probabilities of the tokens of a batch.
+
+    Args:
+        model: an mlx-lm model.
+        gradient_checkpointing: compute each layer again in the backward, to save memory.
+    """
+
+    def __init__(self, model: nn.Module, gradient_checkpointing: bool = False):
+        self._model = model
+        self._layers = check_architecture(model)
+        self._body, self._head = split_head(model)
+        if gradient_checkpointing:
+            self._body = recompute_layers(model, self._body)
+
+    def __call__(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
+        """Score a batch.
+
+        Returns:
+            Log-probabilities (N, T) of its tokens over the support that they were sampled from,
+            and the entropies (N, T) of these distributions, without gradient. Both are
+            meaningless where the mask is 0.
+        """
+        if batch.parent is None or not self._model.shares_prompts:
+            return self.score(batch, self.hidden(batch))
+        caches, last = self._prefill(batch)
+        scored = tree_hidden(self._model, self._body, batch, caches, last[:, 0])
+        places = mx.array(scored.places(batch))
+        where = scored.rows, scored.columns
+        support = None if batch.support is None else batch.support[where]
+        logprobs, entropies = self._score(
+            scored.hidden, batch.token_ids[where], support, batch.temperature[scored.rows]
+        )
+        return logprobs[places], entropies[places]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the hidden states."""
+        return int(self._body(mx.array([[0]])).shape[-1])  # lazy: nothing is computed
+
+    def hidden(self, batch: TokenBatch) -> mx.array:
+        """The hidden states (N, T, D) that predict the tokens of a batch."""
+        if self._model.runs_plainly:
+            return plain_hidden(self._model, self._body, batch)
+        layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)
+        tokens = mx.array(batch.token_ids[layout.slots, :-1])
+        rest: mx.array | None = None
+        if not tokens.shape[1]:
+            last = self._prefill(batch)[1]
+        elif self._model.shares_prompts:
+            prompts = pad_left(batch.prompts)
+            before, rest = packed.forward(self._body, self._layers, prompts, layout, tokens)
+            last = before[:, -1:]
+        else:
+            caches, last = self._prefill(batch)
+            rest = self._body(tokens, fork_caches(self._model, caches, layout))
+        # Where it can be, a broadcast and not a gather: its gradient is a sum, not a scatter.
+        if layout.is_identity and layout.prompts is None:
+            first = mx.repeat(last, layout.per_prompt, axis=0)
+        else:
+            first = last[mx.array(batch.prompt_index)]
+        if rest is None:
+            return first
+        if not layout.is_identity:
+            rest = rest[mx.array(layout.places)]
+        return mx.concatenate([first, rest], axis=1)
+
+    def _prefill(self, batch: TokenBatch) -> tuple[list[GrowingCache], mx.array]:
+        """Caches of the prompts, and the hidden states (P, 1, D) that predict first tokens."""
+        ids, padding, padded = pad_left(batch.prompts)
+        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
+        return caches, self._body(ids, caches)[:, -1:]
+
+    def score(
+        self, batch: TokenBatch, hidden: mx.array, train_entropies: bool = False
+    ) -> tuple[mx.array, mx.array]:
+        """Score a batch whose hidden states (N, T, D) are there already.
+
+        Args:
+            batch: what to score.
+            hidden: from `hidden`.
+            train_entropies: let gradients flow through the entropies too.
+
+        Returns:
+            As a call: log-probabilities (N, T) and entropies (N, T).
+        """
+        n, width = batch.token_ids.shape
+        logprobs, entropies = self._score(
+            hidden.reshape(n * width, -1),
+            batch.token_ids.reshape(-1),
+            None if batch.support is None else batch.support.reshape(n * width, -1),
+            np.repeat(batch.temperature, width),
+            train_entropies,
+        )
+        return logprobs.reshape(n, width), entropies.reshape(n, width)
+
+    def _score(
+        self,
+        flat: mx.array,
+        token_ids: np.ndarray,
+        support: np.ndarray | None,
+        temperatures: np.ndarray,
+        train_entropies: bool = False,
+    ) -> tuple[mx.array, mx.array]:
+        """Log-probabilities (M,) and entropies (M,) of tokens, from hidden states (M, D)."""
+        targets, temperature = mx.array(token_ids), mx.array(temperatures)[:, None]
+        vocabulary = self._vocabulary(flat)
+        rows = max(1, _CHUNK // vocabulary, flat.shape[-1] // _OF_HEAD)
+
+        def judge(logits: mx.array, where: slice) -> tuple[mx.array, mx.array]:
+            if logits.dtype != mx.float64:
+                logits = logits.astype(mx.float32)
+            inside = None if support is None else mx.array(support[where])
+            return token_logprobs(
+                logits / temperature[where], targets[where], inside, train_entropies
+            )
+
+        if rows < len(flat):
+            logprobs, entropies = in_chunks(self._head, judge, flat, rows)
+        else:
+            logprobs, entropies = judge(self._head(flat), slice(None))
+        return logprobs, entropies
+
+    def _vocabulary(self, flat: mx.array) -> int:
+        return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed
+
+
+def token_logprobs(
+    logits: mx.array,
+    targets: mx.array,
+    support: mx.array | None,
+    train_entropies: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """Log-probabilities (M,) of targets, and entropies (M,), over a support.
+
+    Args:
+        logits: (M, V), divided by the temperature.
+        targets: (M,) token ids, each in its support.
+        support: (M, K) ids padded with -1; None for the whole vocabulary.
+        train_entropies: let gradients flow through the entropies too.
+    """
+    chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    if support is not None:
+        # A row without any id is padding of the batch: one entry keeps it finite.
+        inside = (support >= 0) | (mx.arange(support.shape[1]) == 0)
+        gathered = mx.take_along_axis(logits, mx.maximum(support, 0), axis=-1)
+        logits = mx.where(inside, gathered, -mx.inf)
+    normalizer = logsumexp(logits)
+    # Of what cannot be drawn neither the product nor its gradient may be 0 * inf.
+    finite = mx.maximum(logits, _FINITE)
+    if train_entropies:
+        surprise = softmax(logits) * finite
+        return chosen - normalizer, normalizer - mx.sum(surprise, axis=-1)
+    fixed = mx.stop_gradient(normalizer)[:, None]
+    surprise = exp_below(mx.stop_gradient(logits), fixed) * mx.stop_gradient(finite)
+    return chosen - normalizer, fixed[:, 0] - mx.sum(surprise, axis=-1)
+
+
+def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.array]:
+    """The log-probabilities (N, T) of a batch under a model as it is now, however it is trained.
+
+    Args:
+        model: an mlx-lm model.
+        lora: adapters alone will be trained: then the model without them is the one to score
+            by, and there is no second copy.
+    """
+    if not lora:
+        scorer = Scorer(copy.deepcopy(model))
+        return lambda batch: scorer(batch)[0]
+
+    def score(batch: TokenBatch) -> mx.array:
+        with without_lora(model):
+            logprobs = Scorer(model)(batch)[0]
+            mx.eval(logprobs)
+        return logprobs
+
+    return score
+
+
+def by_parts(
+    score: Callable[[TokenBatch], mx.array], batch: TokenBatch, rows: int | None
+) -> np.ndarray:
+    """A function (N, T) of the tokens of a batch, of so many trajectories at a time (None: all)."""
+    step = rows or len(batch)
+    out = np.zeros(batch.token_ids.shape, np.float32)
+    for start in range(0, len(batch), step):
+        part = batch.take(np.arange(start, min(start + step, len(batch))))
+        out[start : start + step, : part.token_ids.shape[1]] = np.array(score(part))
+    return out

@@ -1,0 +1,1 @@
+"""Training from rollouts that were collected before."""

@@ -1,0 +1,406 @@
+"""Control policies from rollouts of any policy: nothing is collected, nothing is asked.
+
+- ``bc``, behaviour cloning: the actions that were taken become likely.
+- ``filtered_bc``: those of the best share of whole episodes alone (as in Chen et al. 2021,
+  "Decision Transformer", arXiv 2106.01345, section 5, there called %BC).
+- ``awr``, advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177, algorithm 1): every
+  action counts as exp(advantage / temperature), bounded from above; the critic, fitted to
+  TD(lambda) returns, is that of whoever collected.
+
+Deviations from AWR's paper:
+- Advantages are standardised over the data before they are divided by the temperature, as in the
+  authors' code, so that the temperature does not depend on the rewards' scale.
+- After some passes for the critic alone, actor and critic are trained side by side; values and
+  weights are computed anew before each pass. The paper alternates between whole fits of the two.
+- Adam in place of gradient descent with momentum.
+
+Every method fits a critic too, so that the policy has values like any other.
+
+Shapes: N transitions, B of a minibatch, D features, P outputs of the actor, K components of an
+action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.control.mlp_policy import ACTIVATIONS, MLPPolicy
+from textenv.algos.control.mlp_training import (
+    Adam,
+    Figures,
+    MLPWeights,
+    forward,
+    mean_figures,
+    transition_arrays,
+)
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.offline.data import (
+    JoinedEpisode,
+    best_episodes,
+    common_source,
+    join_episodes,
+    mean_return,
+    spaces_of,
+)
+from textenv.algos.ppo import explained_variance, gae
+from textenv.algos.runtime import backend
+from textenv.algos.storage.source import check_source
+from textenv.errors import ConfigError, DataError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+METHODS = {
+    "awr": "advantage-weighted regression: actions count by how much better they were than usual",
+    "filtered_bc": "behaviour cloning of the best share of whole episodes",
+    "bc": "behaviour cloning: do as was done",
+}
+_MAX_GRAD_NORM = 1.0
+_EPSILON = 1e-5
+_LEAST_SPREAD = 1e-3  # of an action that never changes
+_NARROWING = 5.0  # how far a log standard deviation may fall below that of the data's actions
+
+
+@dataclass(frozen=True)
+class OfflineConfig:
+    """Settings of `OfflineTrainer`.
+
+    Raises:
+        ConfigError: for a value out of range, naming the field.
+        ConfigTypeError: for a value of another type, naming the field.
+    """
+
+    method: str = "awr"
+    """awr, filtered_bc where a few episodes are good, or bc for an expert's data."""
+    epochs: int = 40
+    """Passes over the data. Fewer where holdout/logprob falls."""
+    critic_epochs: int = 20
+    """awr: passes that fit the critic alone, before all others."""
+    batch_size: int = 256
+    """Transitions of a minibatch."""
+    learning_rate: float = 1e-3
+    """Adam's step."""
+    gamma: float | None = None
+    """Discount of a step; unset: what the rollouts were collected for, or .99."""
+    gae_lambda: float | None = None
+    """Of the returns that the critic is fitted to: 0 trusts the critic after one step, 1 the
+    rewards alone. Unset: what the rollouts were collected for, or .95."""
+    temperature: float = 1.0
+    """awr: what standardised advantages are divided by. Lower trusts them more: only the best
+    actions count; higher comes near bc."""
+    max_weight: float = 20.0
+    """awr: no action counts more than this."""
+    share: float = 0.25
+    """filtered_bc: this share of the whole episodes, the best by their return. Not for tasks where
+    the return depends on the start more than on the actions."""
+    holdout: float = 0.1
+    """Share of the episodes that is not trained on, for the holdout/ metrics; 0 holds none out."""
+    normalize_observations: bool = True
+    """Standardise observations by the data's statistics."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer, of the actor and of the critic alike."""
+    activation: str = "tanh"
+    """tanh or relu."""
+    seed: int = 0
+    """Seeds initial weights, minibatches and what is held out."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice(self, method=METHODS, activation=ACTIVATIONS)
+        check_bounds(
+            self,
+            **dict.fromkeys(("epochs", "batch_size"), (1, None)),
+            **dict.fromkeys(("critic_epochs", "learning_rate", "seed"), (0, None)),
+            **dict.fromkeys(("gamma", "gae_lambda", "share"), (0, 1)),
+            temperature=(1e-6, None),
+            max_weight=(1, None),
+            holdout=(0, 0.9),
+        )
+        if not self.share:
+            raise ConfigError("share must be above 0, got 0: there would be nothing to train on")
+
+
+class OfflineTrainer:
+    """Trains a control policy from rollouts alone.
+
+    Args:
+        rollouts: of one environment, in the order in which they were collected
+            (`textenv.algos.load_rollouts`).
+        config: settings; the defaults where None.
+        env: the environment that they must be of, single or vector; needed only where the
+            rollouts do not say what their spaces are.
+        on_step: called after each pass with its metrics.
+
+    Attributes:
+        policy: the policy that is trained; usable at any time.
+        history: the metrics of each pass so far.
+        data_return: mean return of the whole episodes in the data; None where none is whole.
+
+    Raises:
+        ConfigError: for spaces that the networks cannot take.
+        DataError: for rollouts of text, of different environments or of another than ``env``, or
+            of which nothing is left to train on.
+
+    Example:
+        >>> from textenv.algos import MLPPolicy, RolloutRunner
+        >>> import gymnasium as gym
+        >>> env = gym.make("CartPole-v1")
+        >>> policy = MLPPolicy(env.observation_space, env.action_space)
+        >>> rollout = RolloutRunner(env, policy, max_steps=256).collect()
+        >>> trainer = OfflineTrainer([rollout], OfflineConfig("bc", epochs=3), env)
+        >>> len(trainer.train())
+        3
+    """
+
+    def __init__(
+        self,
+        rollouts: Sequence[Buffer],
+        config: OfflineConfig | None = None,
+        env: Any = None,
+        *,
+        on_step: Callable[[dict[str, float]], None] | None = None,
+    ):
+        self.config = config = config or OfflineConfig()
+        source = common_source(rollouts)
+        if env is not None:
+            for rollout in rollouts:
+                check_source(rollout, env)
+        if any(t.prompt is not None for rollout in rollouts for t in rollout):
+            raise DataError(
+                "these are rollouts of text: OfflineTextTrainer trains a language model on them"
+            )
+        gamma, lam = config.gamma, config.gae_lambda
+        self.gamma = next(x for x in (gamma, source.gamma, 0.99) if x is not None)
+        self.gae_lambda = next(x for x in (lam, source.gae_lambda, 0.95) if x is not None)
+        self.policy = MLPPolicy(
+            *spaces_of(source, env),
+            config.hidden,
+            config.activation,
+            config.normalize_observations,
+            config.seed,
+        )
+        self._rng = np.random.default_rng((config.seed, 1))
+        self.episodes = join_episodes(rollouts)
+        """The data, put back together."""
+        self.data_return = mean_return(self.episodes)
+        self._kept, held = self._choose()
+        self._data = transition_arrays(self._kept, self.policy)
+        self._held = transition_arrays(held, self.policy) if held else None
+        self.policy.update_stats(self._data.observations)
+        returns = [_discounted(t.rewards, self.gamma) for t in self._kept]
+        self.policy.reward_scale = float(np.std(np.concatenate(returns))) or 1.0
+        self._widen()
+        self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
+        self._on_step = on_step
+        self.history: list[dict[str, float]] = []
+
+    def train(self) -> list[dict[str, float]]:
+        """Train for ``epochs`` passes over the data, with awr's critic before.
+
+        Stopped in the middle, the policy is what the last whole pass made it.
+
+        Returns:
+            The metrics of each pass, which are `history` too.
+
+        Raises:
+            FloatingPointError: where the loss is not finite; the weights are as they were before
+                the pass.
+        """
+        while len(self.history) < self.passes:
+            metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
+            self.history.append(metrics | {"epoch": len(self.history) + 1.0})
+            if self._on_step is not None:
+                self._on_step(self.history[-1])
+        return self.history
+
+    def describe(self) -> str:
+        """What is trained, and on what, in a line."""
+        c = self.config
+        layers = " x ".join(map(str, c.hidden))
+        how = {
+            "awr": f", temperature {c.temperature:g}, weights up to {c.max_weight:g}",
+            "filtered_bc": f" ({c.share:.0%}, {len(self._kept)} episodes)",
+            "bc": "",
+        }[c.method]
+        return (
+            f"{c.method}: {METHODS[c.method]}{how}; {len(self._data.actions)} transitions, "
+            f"{c.epochs} passes in minibatches of {c.batch_size}, Adam at {c.learning_rate:g}; "
+            f"actor and critic of {layers} {c.activation} units"
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy, statistics included; `load_policy` reads it."""
+        self.policy.save(folder)
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the data the whole training has."""
+        return self._critic_passes + self.config.epochs
+
+    @property
+    def _critic_passes(self) -> int:
+        return self.config.critic_epochs if self.config.method == "awr" else 0
+
+    def _choose(self) -> tuple[list[Trajectory], list[Trajectory]]:
+        """Trajectories to train on, and those held out."""
+        chosen: list[JoinedEpisode] = self.episodes
+        if self.config.method == "filtered_bc":
+            chosen = best_episodes(chosen, self.config.share)
+        order = self._rng.permutation(len(chosen))
+        held = set(order[: int(self.config.holdout * len(chosen))].tolist())
+        parts: tuple[list[Trajectory], list[Trajectory]] = ([], [])
+        for i, episode in enumerate(chosen):
+            parts[i in held].append(episode.trajectory)
+        return parts
+
+    def _widen(self) -> None:
+        """Start a Box's standard deviations at those of the data's actions."""
+        self._least_log_std: np.ndarray | None = None
+        if self.policy.distribution.learns_std:
+            spread = np.maximum(self._data.actions.std(axis=0), _LEAST_SPREAD)
+            log_std = np.log(spread).astype(np.float32)
+            self.policy.set_weights(self.policy.weights | {"log_std": log_std})
+            self._least_log_std = log_std - np.float32(_NARROWING)
+
+    def _pass(self, critic_alone: bool) -> dict[str, float]:
+        """One pass over the data."""
+        data, config = self._data, self.config
+        size = len(data.actions)
+        advantages, returns, values = self._targets()
+        weights = np.ones(size)
+        metrics: dict[str, float] = {}
+        if critic_alone:
+            weights = np.zeros(size)
+        elif config.method == "awr":
+            weights = advantage_weights(advantages, config.temperature, config.max_weight)
+            metrics = {
+                "train/weight_max": float(weights.max()),
+                # Kish's: how many equal weights would be as good.
+                "train/effective_share": float(weights.sum() ** 2 / (weights**2).sum() / size),
+            }
+        parts = [
+            self.policy.normalize(data.observations),
+            data.actions,
+            weights.astype(np.float32),
+            (returns / self.policy.reward_scale).astype(np.float32),
+        ]
+        if data.masks is not None:
+            parts.append(data.masks)
+        before = self._optimizer.state
+        # All of one size, for which the step is compiled: what is left over waits for the next.
+        batch = min(config.batch_size, size)
+        rows = self._rng.permutation(size)[: size // batch * batch].reshape(-1, batch)
+        steps = [
+            self._optimizer.step(config.learning_rate, [part[r] for part in parts]) for r in rows
+        ]
+        try:
+            means = mean_figures(steps)
+        except FloatingPointError:
+            self._optimizer.state = before
+            raise
+        self.policy.set_weights(self._bounded(self._optimizer.weights))
+        metrics |= {f"train/{name}": mean for name, mean in means.items()}
+        metrics["train/explained_variance"] = explained_variance(values, returns)
+        metrics["train/n_updates"] = float(self._optimizer.state[3])
+        if self._held is not None:
+            metrics["holdout/logprob"] = self._held_out_logprob()
+        return metrics
+
+    def _targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Advantages, TD(lambda) returns and values (N,) by the critic as it is now."""
+        scale = self.policy.reward_scale
+        values = self.policy.forward(self._data.observations)[1].astype(np.float64) * scale
+        last = self.policy.values([t.final_observation for t in self._kept])
+        advantages, start = [], 0
+        for trajectory, after in zip(self._kept, last):
+            end = start + len(trajectory)
+            after = 0.0 if trajectory.terminated else float(after)
+            own = gae(trajectory.rewards, values[start:end], after, self.gamma, self.gae_lambda)
+            advantages.append(own[0])
+            start = end
+        found = np.concatenate(advantages)
+        return found, found + values, values
+
+    def _loss(
+        self,
+        weights: MLPWeights,
+        settings: list[mx.array],
+        observations: mx.array,
+        actions: mx.array,
+        counts: mx.array,
+        returns: mx.array,
+        mask: mx.array | None = None,
+    ) -> tuple[mx.array, Figures]:
+        """Weighted negative log-likelihood, and the critic's error."""
+        outputs, values = forward(weights, observations, self.config.activation)
+        logprobs, entropies = self.policy.distribution.score(
+            outputs, self._bounded(weights).get("log_std"), actions, mask
+        )
+        policy_loss = -(counts * logprobs).mean()
+        error = ((returns - values) ** 2).mean()
+        parts = {"policy_loss": policy_loss, "value_loss": error, "entropy": entropies.mean()}
+        return policy_loss + error, {k: mx.stop_gradient(v) for k, v in parts.items()}
+
+    def _bounded(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """The weights, no standard deviation so small that a likelihood has no bound."""
+        if self._least_log_std is None:
+            return weights
+        log_std, least = weights["log_std"], self._least_log_std
+        bounded = (
+            np.maximum(log_std, least)
+            if isinstance(log_std, np.ndarray)
+            else mx.maximum(log_std, mx.array(least))
+        )
+        return weights | {"log_std": bounded}
+
+    def _held_out_logprob(self) -> float:
+        """Mean log-probability of the actions that are not trained on."""
+        held = self._held
+        assert held is not None
+        weights = {name: mx.array(value) for name, value in self.policy.weights.items()}
+        rows = mx.array(self.policy.normalize(held.observations))
+        outputs, _ = forward(weights, rows, self.config.activation)
+        mask = None if held.masks is None else mx.array(held.masks)
+        logprobs, _ = self.policy.distribution.score(
+            outputs, weights.get("log_std"), mx.array(held.actions), mask
+        )
+        return float(np.array(logprobs).mean())
+
+
+def advantage_weights(
+    advantages: np.ndarray, temperature: float = 1.0, max_weight: float = 20.0
+) -> np.ndarray:
+    """How much each action counts: exp(standardised advantage / temperature), bounded.
+
+    Args:
+        advantages: (N,), in any unit.
+        temperature: what the standardised advantages are divided by.
+        max_weight: the bound.
+
+    Returns:
+        (N,) float64.
+
+    Example:
+        >>> advantage_weights(np.array([-1.0, 0.0, 1.0])).round(2).tolist()
+        [0.29, 1.0, 3.4]
+    """
+    advantages = np.asarray(advantages, np.float64)
+    standard = (advantages - advantages.mean()) / (advantages.std() + _EPSILON)
+    # The bound on the exponent, which could overflow.
+    return np.exp(np.minimum(standard / temperature, np.log(max_weight)))
+
+
+def _discounted(rewards: Sequence[float], gamma: float) -> np.ndarray:
+    """The discounted return from each step (T,)."""
+    out, total = np.zeros(len(rewards)), 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        total = rewards[t] + gamma * total
+        out[t] = total
+    return out

@@ -1,0 +1,408 @@
+"""Language models from rollouts of text that are there already: nothing is generated.
+
+- ``rft``, rejection-sampling fine-tuning (Yuan et al. 2023, arXiv 2308.01825, section 3.3; RAFT,
+  Dong et al. 2023, 2304.06767): supervised on the completions that were right, each once.
+- ``grpo``: group advantages as in `textenv.algos.grpo`, on completions that another policy mu
+  sampled. Each token counts with the truncated importance weight min(pi / mu, c) (Ionides 2008,
+  "Truncated Importance Sampling", equation 2; as a bound on a policy gradient's weights IMPALA's,
+  Espeholt et al. 2018, 1802.01561, section 4.1), mu from the log-probabilities that were recorded.
+  That is `textenv.algos.grpo.policy_loss` of the type cispo with 1 + epsilon_high = c.
+
+Deviations:
+- Right is what the task's verifier says; where it does not, the best reward of each group whose
+  rewards differ. A completion without its end is not trained on by rft.
+- Completions of one example in several rollouts are one group.
+
+Shapes: N trajectories, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
+from textenv.algos.lm.scoring.batch import BatchSize
+from textenv.algos.offline.data import common_source
+from textenv.algos.runtime import backend
+from textenv.errors import DataError
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+import mlx.optimizers as optim  # noqa: E402
+
+from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
+from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.trainer import Trainer  # noqa: E402
+
+METHODS = {
+    "rft": "rejection-sampling fine-tuning: supervised on the completions that were right",
+    "grpo": "group advantages, truncated importance weights on the recorded log-probabilities",
+}
+_TOLERANCE = 1e-8  # rewards that differ by no more are equal
+
+_PLAIN: dict[str, Any] = dict.fromkeys(
+    ("token_weights", "token_advantages", "shaping", "parent", "branch_at")
+)
+
+
+@dataclass(frozen=True)
+class OfflineTextConfig:
+    """Settings of `OfflineTextTrainer`.
+
+    Raises:
+        ConfigError: for a value out of range, naming the field.
+        ConfigTypeError: for a value of another type, naming the field.
+    """
+
+    method: str = "rft"
+    """rft or grpo. grpo learns from wrong completions too, and needs groups with both kinds."""
+    epochs: int = 3
+    """Passes over the completions. With grpo fewer: the model leaves the one that sampled."""
+    batch_size: int = 64
+    """Completions of an optimizer step."""
+    learning_rate: float | None = None
+    """AdamW's step, falling to 0; unset: by the model's size, see
+    `trainer.default_learning_rate`, and with grpo a tenth of that."""
+    weight_decay: float = 0.0
+    """AdamW's pull of all weights towards 0."""
+    max_grad_norm: float = 1.0
+    """The gradient's global norm is clipped to this; 0 does not clip."""
+    max_importance: float = 2.0
+    """grpo: the bound c of the importance weights. Higher: less bias, more variance."""
+    scale_rewards: str = "group"
+    """grpo: divide advantages by the std of the group, the batch, or none."""
+    max_completion_length: int = 64
+    """Longest completion of the trained policy, in tokens."""
+    chat_template: bool | None = None
+    """Whether prompts go through the chat template; unset: where the tokenizer has one."""
+    micro_batch_size: int | None = None
+    """Completions in one forward and backward; unset: all. Lower it where memory runs out."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
+    lora_scale: float = 10.0
+    """What the adapters' output is multiplied by."""
+    seed: int = 0
+    """Seeds minibatches, adapters and the trained policy's sampling."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice(self, method=METHODS, scale_rewards=SCALES)
+        least_one = ("epochs", "batch_size", "max_completion_length", "micro_batch_size")
+        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_rank", "lora_scale")
+        check_bounds(
+            self,
+            **dict.fromkeys((*least_one, "max_importance"), (1, None)),
+            **dict.fromkeys((*least_zero, "seed"), (0, None)),
+        )
+
+
+class OfflineTextTrainer:
+    """Trains a language model from rollouts alone.
+
+    Args:
+        rollouts: of one environment, with the token ids of a model of the same tokenizer.
+        model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
+        config: settings; the defaults where None.
+        tokenizer: of a model that is passed itself.
+        on_step: called after each pass with its metrics.
+
+    Attributes:
+        policy: the policy that is trained; usable at any time.
+        history: the metrics of each pass so far.
+        trained_on: the trajectories that are trained on.
+        data_reward: mean reward of the data.
+        data_accuracy: share of right completions in it; None where no verifier could tell.
+
+    Raises:
+        DataError: for rollouts of control, of different environments, of another tokenizer, or
+            of which nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        rollouts: Sequence[Buffer],
+        model: Any = "tiny-lm",
+        config: OfflineTextConfig | None = None,
+        *,
+        tokenizer: Any = None,
+        on_step: Callable[[dict[str, float]], None] | None = None,
+    ):
+        self.config = config = config or OfflineTextConfig()
+        common_source(rollouts)
+        trajectories = grouped(rollouts)
+        self.data_reward = float(np.mean([t.total_reward for t in trajectories]))
+        verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
+        self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
+        model, tokenizer = resolve_model(model, tokenizer)
+        self.model, self.tokenizer = model, tokenizer
+        if config.lora_rank:
+            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        settings = ("chat_template", "seed")
+        self.policy = create_policy(
+            model,
+            tokenizer,
+            {"max_tokens": config.max_completion_length}
+            | {name: getattr(config, name) for name in settings},
+        )
+        check_tokens(trajectories, self.policy)
+        self._in_data = len(trajectories)
+        self.trained_on = self._choose(trajectories)
+        steps = math.ceil(len(self.trained_on) / config.batch_size)
+        self._trainer = Trainer(
+            model,
+            *self._objective(),
+            self._make_optimizer(config.epochs * steps),
+            Buffer(self.trained_on),
+            on_policy=False,
+            num_minibatches=steps,
+            micro_batch_size=config.micro_batch_size,
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+        )
+        self._on_step = on_step
+        self._updates = 0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the completions the whole training has."""
+        return self.config.epochs
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate at its highest."""
+        rate = self.config.learning_rate
+        if rate is not None:
+            return rate
+        share = 0.1 if self.config.method == "grpo" else 1.0
+        return share * default_learning_rate(self.model)
+
+    def train(self) -> list[dict[str, float]]:
+        """Train for ``epochs`` passes over the completions.
+
+        Returns:
+            The metrics of each pass, which are `history` too.
+        """
+        while len(self.history) < self.config.epochs:
+            metrics = self._trainer.train()
+            # Between a model and the one that sampled it says nothing of the sampler.
+            metrics.pop("sampling/logprob_difference/max", None)
+            self._updates += int(metrics.pop("updates"))
+            metrics |= {"epoch": len(self.history) + 1.0, "step": float(self._updates)}
+            self.history.append(metrics)
+            if self._on_step is not None:
+                self._on_step(metrics)
+        return self.history
+
+    def describe(self) -> str:
+        """What is trained, and on what, in a line."""
+        c = self.config
+        bound = f", weights up to {c.max_importance:g}" if c.method == "grpo" else ""
+        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
+        return (
+            f"{c.method}: {METHODS[c.method]}{bound}; {len(self.trained_on)} of {self._in_data} "
+            f"completions, {c.epochs} passes in minibatches of {c.batch_size}; {adapters}, AdamW "
+            f"at {self.learning_rate:g}"
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
+        save_model(self.model, self.tokenizer, folder)
+
+    def _choose(self, trajectories: list[Trajectory]) -> list[Trajectory]:
+        if self.config.method == "rft":
+            # Likelihood under the whole vocabulary, however they were sampled.
+            return [replace(t, support=None, temperature=1.0) for t in right_ones(trajectories)]
+        rewards = [t.total_reward for t in trajectories]
+        if not compute_advantages(rewards, [t.group_id for t in trajectories]).any():
+            raise DataError(
+                "grpo compares the completions of a group, and no group here has two with "
+                "different rewards: collect with num_generations above 1, or use rft"
+            )
+        return trajectories
+
+    def _objective(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """``advantage_fn`` and ``loss_fn`` of the method."""
+        if self.config.method == "rft":
+            return (lambda rewards, group_ids: np.ones(len(rewards))), supervised_loss
+        return (
+            partial(compute_advantages, scale_rewards=self.config.scale_rewards),
+            partial(truncated_loss, max_importance=self.config.max_importance),
+        )
+
+    def _make_optimizer(self, steps: int) -> optim.Optimizer:
+        return make_adamw(self.learning_rate, steps, weight_decay=self.config.weight_decay)
+
+
+def supervised_loss(
+    logprobs: mx.array,
+    old_logprobs: mx.array,
+    advantages: mx.array,
+    mask: mx.array,
+    *,
+    batch_size: BatchSize | None = None,
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """Mean negative log-likelihood of the tokens of the mask; a ``loss_fn`` of `Trainer`."""
+    total = -(mx.where(mask > 0, logprobs, 0.0) * mask).sum()
+    tokens = mx.maximum(mask.sum(), 1) if batch_size is None else max(batch_size.tokens, 1)
+    return total / tokens, {}
+
+
+def truncated_loss(
+    logprobs: mx.array,
+    old_logprobs: mx.array,
+    advantages: mx.array,
+    mask: mx.array,
+    *,
+    max_importance: float = 2.0,
+    batch_size: BatchSize | None = None,
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """The policy gradient on tokens that another policy sampled; a ``loss_fn`` of `Trainer`.
+
+    Args:
+        logprobs: (N, T) under the policy that is trained.
+        old_logprobs: (N, T) under the policy that sampled.
+        advantages: (N,), or per token (N, T).
+        mask: (N, T), 1 for the tokens that count.
+        max_importance: no token's weight is above this.
+        batch_size: of the whole batch, where this is a part of it.
+
+    Returns:
+        The loss, and ``importance/mean`` and ``importance/truncated``, the share of tokens whose
+        weight is bounded.
+    """
+    loss, _ = policy_loss(
+        logprobs,
+        old_logprobs,
+        advantages,
+        mask,
+        loss_type="cispo",
+        epsilon_high=max_importance - 1,
+        batch_size=batch_size,
+    )
+    ratio = mx.exp(mx.where(mask > 0, logprobs - old_logprobs, 0.0))
+    tokens = mx.maximum(mask.sum(), 1)
+    metrics = {
+        "importance/mean": (mx.minimum(ratio, max_importance) * mask).sum() / tokens,
+        "importance/truncated": ((ratio > max_importance) * mask).sum() / tokens,
+    }
+    return loss, {name: mx.stop_gradient(value) for name, value in metrics.items()}
+
+
+def grouped(rollouts: Sequence[Buffer]) -> list[Trajectory]:
+    """All trajectories, their groups numbered anew: one example in two rollouts is one group.
+
+    What the strategy of their run made of them (weights and advantages of tokens, shaping, a tree)
+    does not go with them.
+
+    Raises:
+        DataError: for a trajectory without token ids.
+    """
+    numbers: dict[Hashable, int] = {}
+    out = []
+    for number, rollout in enumerate(rollouts):
+        for position, t in enumerate(rollout):
+            if t.token_ids is None or t.prompt_ids is None or t.token_logprobs is None:
+                raise DataError(
+                    f"trajectory {position} of rollout {number} has no token ids: a language "
+                    "model is trained on what a language-model policy recorded"
+                )
+            key: Hashable = (number, "own", position)
+            if "example_id" in t.reset_info:
+                key = (t.reset_info.get("task"), t.reset_info["example_id"], t.prompt)
+            elif t.group_id is not None:
+                key = (number, t.group_id)
+            out.append(replace(t, group_id=numbers.setdefault(key, len(numbers)), **_PLAIN))
+    return out
+
+
+def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """The completions to imitate: right, ended, and each once.
+
+    Right is what a verifier said; where it said nothing, the best reward of each group.
+
+    Args:
+        trajectories: with groups, from `grouped`.
+
+    Raises:
+        DataError: where there are none.
+    """
+    groups: dict[int | None, list[Trajectory]] = {}
+    for t in trajectories:
+        groups.setdefault(t.group_id, []).append(t)
+    right: dict[tuple[tuple[int, ...], tuple[int, ...]], Trajectory] = {}
+    for group in groups.values():
+        rewards = [t.total_reward for t in group]
+        differ = max(rewards) - min(rewards) > _TOLERANCE
+        for t in group:
+            verdict = t.is_correct
+            if verdict is None:
+                verdict = differ and t.total_reward >= max(rewards) - _TOLERANCE
+            if verdict and not t.completion_truncated:
+                right.setdefault((tuple(t.prompt_ids or ()), tuple(t.token_ids or ())), t)
+    if not right:
+        raise DataError(
+            f"none of the {len(trajectories)} completions is right (is_correct, or the best "
+            "reward of a group whose rewards differ) and ended: there is nothing to imitate"
+        )
+    return list(right.values())
+
+
+def check_tokens(trajectories: Sequence[Trajectory], policy: LanguageModelPolicy) -> None:
+    """Refuse token ids that a model of another tokenizer, or another chat template, recorded.
+
+    Args:
+        trajectories: with token ids.
+        policy: of the model that is to be trained on them.
+
+    Raises:
+        DataError: names what does not fit.
+    """
+    size = _vocabulary(policy.model)
+    encoded: dict[str, list[int]] = {}
+    for number, t in enumerate(trajectories):
+        token_ids, prompt_ids = list(t.token_ids or ()), list(t.prompt_ids or ())
+        largest = max(max(token_ids, default=0), max(prompt_ids, default=0))
+        why = None
+        if largest >= size:
+            why = f"token id {largest}, and the model's vocabulary has {size}"
+        elif (
+            t.completion_truncated is False and token_ids[-1] not in policy.tokenizer.eos_token_ids
+        ):
+            eos = sorted(policy.tokenizer.eos_token_ids)
+            why = f"an end of id {token_ids[-1]}, and the model ends with {eos}"
+        elif t.prompt is not None:
+            if t.prompt not in encoded:
+                encoded[t.prompt] = policy.encode(t.prompt)
+            if encoded[t.prompt] != prompt_ids:
+                why = (
+                    f"prompt {t.prompt!r:.40} as {_brief(prompt_ids)}, and the model encodes it "
+                    f"as {_brief(encoded[t.prompt])}"
+                )
+        if why:
+            raise DataError(
+                f"trajectory {number} has {why}: the rollouts were recorded with another "
+                "tokenizer or chat template, and cannot train this model"
+            )
+
+
+def _brief(ids: list[int]) -> str:
+    return f"{ids[:8]}{' ...' if len(ids) > 8 else ''}"
+
+
+def _vocabulary(model: nn.Module) -> int:
+    return int(model(mx.array([[0]])).shape[-1])  # lazy: nothing is computed

@@ -1,0 +1,1 @@
+"""Collecting rollouts, in this process and in worker processes."""

@@ -1,0 +1,217 @@
+"""The rollout loop: one for text and for control, for episodes of one turn or many.
+
+The runner sees observations, actions and transitions. How a policy comes to an action, token by
+token or by one matrix product, is the policy's own affair; what it records comes in ``extras``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from textenv.algos.config import check_integer
+from textenv.algos.episodes.environments import as_dict_step, innermost, is_text, max_turns
+from textenv.algos.episodes.policy_call import Policy, PolicyCall
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.stages import SingleStage, VectorStage
+from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.rollouts.control import StepCollector
+from textenv.algos.rollouts.gather import gather
+from textenv.algos.rollouts.planner import MAX_SEED, Planner
+from textenv.algos.rollouts.player import TextPlayer
+from textenv.algos.strategies.protocols import Setup, Start
+from textenv.algos.strategies.strategy import Strategy, create_strategy
+from textenv.errors import ConfigError, DataError
+
+
+class RolloutRunner:
+    """Collects rollouts of one policy in one environment.
+
+    Text is collected in whole groups: all trajectories of a group start from one reset seed,
+    hence from the same prompt. If the policy takes batches (``policy.batched``), a whole rollout is
+    generated at once, in copies of the environment made from its spec. Control is collected for
+    exactly ``max_steps`` transitions, shared evenly by the lanes of a vector environment. If the
+    end of a rollout cuts an episode, the next rollout goes on with it.
+
+    The policy is given what its parameters declare: ``episode_start`` and ``infos``; for text also
+    ``context`` (the token ids of each episode so far), ``seeds`` (the seed of the noise of each
+    answer), ``continues`` (whether its episodes may go on after this turn) and, if it takes
+    batches, ``ended`` (a function to call with the index, the action and the extras of an answer
+    before the others are there, so that reward functions that run elsewhere can begin). Its
+    ``forget()`` is called when all episodes of text have ended. Its ``values(observations)`` gives
+    the value of what comes after an unfinished episode.
+
+    Args:
+        env: a Gymnasium environment, a vector environment, or anything whose ``reset`` and
+            ``step`` return the dicts of `textenv.wrappers.DictStep`.
+        policy: any policy.
+        strategy: from `create_strategy`; single trajectories if None. Its parts are for text.
+        max_steps: transitions of one `collect`: for control exactly that many, for text at most.
+            Those that a strategy discards, and draws again, or adds from earlier rollouts come
+            on top.
+        seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
+            seed of their own. None leaves the environments' own seeding alone (control only).
+
+    Attributes:
+        is_text: whether the environment's actions are text.
+        num_groups: how many groups a rollout of text is to have.
+        seconds: time spent so far in the ``"environment"`` and in the ``"policy"``.
+
+    Raises:
+        ConfigTypeError: for an environment or policy of another kind.
+        ConfigError: if ``max_steps`` is too few for one group, or does not divide by the number of
+            environments (says both numbers), or if a part of the strategy cannot be used here.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: Policy,
+        strategy: Strategy | None = None,
+        max_steps: int = 2048,
+        seed: int | None = 0,
+    ):
+        check_integer("max_steps", max_steps, 1)
+        call = PolicyCall(policy)
+        self.env = as_dict_step(env)
+        self.policy = policy
+        self.strategy = strategy or create_strategy("ppo")
+        self.max_steps = max_steps
+        self.seed = seed
+        self.seconds = {"environment": 0.0, "policy": 0.0}
+        self.is_text = is_text(self.env)
+        self._is_vector = isinstance(getattr(self.env, "env", None), VectorEnv)
+        stage = VectorStage(self.env) if self._is_vector else SingleStage(self.env)
+        self.num_envs: int = stage.num_envs
+        """How many environments share the transitions of control."""
+        if self.is_text:
+            turns = max_turns(self.env)
+            self._plan_groups(turns)
+            lanes = stage if isinstance(stage, VectorStage) else None
+            self._player = TextPlayer(self.env, lanes, call, turns, self.seconds)
+            self._planner = Planner(self.env, self.strategy, seed, same_options=self._is_vector)
+        elif self.strategy.parts:
+            raise ConfigError(
+                f"the strategy ({self.strategy.describe()}) compares whole episodes of text, and "
+                f"the actions of {type(innermost(self.env)).__name__} are not text"
+            )
+        else:
+            first = None if seed is None else int(np.random.default_rng(seed).integers(MAX_SEED))
+            self._control = StepCollector(stage, call, max_steps, first, self.seconds)
+            self._version = 0
+        self._call = call
+
+    @property
+    def policy_version(self) -> int:
+        """Stamped on every trajectory; whoever updates the policy counts it up."""
+        return self._player.policy_version if self.is_text else self._version
+
+    @policy_version.setter
+    def policy_version(self, version: int) -> None:
+        if self.is_text:
+            self._player.policy_version = version
+        else:
+            self._version = version
+
+    def collect(self, play: Callable[[list[Start]], Iterable[Trajectory]] | None = None) -> Rollout:
+        """Collect one rollout.
+
+        Args:
+            play: text: plays whole groups from these starts, in place of this runner's own
+                environment and policy.
+
+        Raises:
+            TypeError: if a step result has another shape.
+            RolloutError: if the strategy stops because groups are missing.
+        """
+        before = dict(self.seconds)
+        if self.is_text:
+            strategy, player = self.strategy, self._player
+            play = play or partial(strategy.generation.play, player)
+            rollout = gather(
+                strategy, self._planner.plan, play, self.num_groups, player.policy_version
+            )
+        else:
+            rollout = self._control.collect(self._version)
+        rollout.seconds = {name: self.seconds[name] - before[name] for name in before}
+        return rollout
+
+    def plan(self, count: int | None = None) -> list[Start]:
+        """Where the episodes of the next rollout of text start, see `Planner.plan`.
+
+        Args:
+            count: how many groups; None: as many as a rollout has.
+        """
+        return self._planner.plan(self.num_groups if count is None else count)
+
+    def play_starts(self, starts: Sequence[Start]) -> list[Trajectory]:
+        """Play whole groups from starts that a plan gave, as the strategy plays them."""
+        return self.strategy.generation.play(self._player, starts)
+
+    def play(self, example_ids: Sequence[int], deterministic: bool = False) -> Rollout:
+        """Play one episode of each of these examples of a text task, for evaluation.
+
+        Args:
+            example_ids: which examples; nothing is drawn at random but the policy's tokens.
+            deterministic: passed on to the policy.
+
+        Raises:
+            ConfigError: for a vector environment, or one that is not of text.
+        """
+        if not self.is_text or self._is_vector:
+            raise ConfigError("play needs a single environment of text")
+        starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
+        self._call.deterministic = deterministic
+        try:
+            return Rollout(self._player.chains(starts))
+        finally:
+            self._call.deterministic = False
+
+    def state(self) -> dict[str, Any]:
+        """What the next rollouts of text depend on beside the policy, in JSON's types."""
+        return {
+            "num_groups": self.num_groups,
+            "policy_version": self.policy_version,
+            **self._planner.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave: the next rollouts are those that would have come there.
+
+        Raises:
+            ConfigError: if it is of another strategy, of rollouts of another size, or of another
+                environment or task.
+            DataError: for something that is no state.
+        """
+        try:
+            if state["num_groups"] != self.num_groups:
+                raise ConfigError(
+                    f"the state is of rollouts of {state['num_groups']} groups; this one has "
+                    f"{self.num_groups}"
+                )
+            self._planner.load_state(state)
+            self.policy_version = int(state["policy_version"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"not the state of a rollout's strategy: {error!r}") from error
+
+    def close(self) -> None:
+        """Close the environment and its copies."""
+        if self.is_text:
+            self._player.close()
+        elif hasattr(self.env, "close"):
+            self.env.close()
+
+    def _plan_groups(self, turns: int) -> None:
+        """Find out how many groups a rollout has, and make the strategy ready."""
+        size = self.strategy.num_generations
+        self.num_groups = self.max_steps // (size * turns)
+        if self.num_groups < 1:
+            raise ConfigError(
+                f"max_steps={self.max_steps} is fewer than one group: num_generations={size} "
+                f"trajectories of up to {turns} step(s) each"
+            )
+        self.strategy.prepare(Setup(self.env, self.policy, self.num_groups, size, turns, self.seed))

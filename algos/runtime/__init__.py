@@ -1,0 +1,1 @@
+"""How MLX runs here: the BLAS, the heap, compiled functions, versions of libraries."""

@@ -1,0 +1,1 @@
+"""Rollouts as files: formats, and where a rollout comes from."""

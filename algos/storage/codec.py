@@ -1,0 +1,308 @@
+"""A trajectory as plain JSON values, and back: what all formats of rollouts share.
+
+The steps of a trajectory are *packed* by column where they are alike: T observations of shape (4,)
+become one array (T, 4), T dicts of these one dict of arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
+from textenv.errors import DataError
+
+# How each field of a trajectory is written; the others (infos, support, ...) hold any value.
+COLUMNS = ("observations", "actions", "unclipped_actions")
+FLOAT_LISTS = (
+    *("rewards", "values", "logprobs"),
+    *("token_logprobs", "token_entropies", "token_weights", "token_advantages"),
+)
+INT_LISTS = ("prompt_ids", "token_ids", "token_mask")
+FLOATS = ("last_value", "temperature", "shaping")
+INTS = ("seed", "group_id", "policy_version", "env_index", "parent", "branch_at")
+BOOLS = ("terminated", "truncated", "completion_truncated")
+
+_ARRAY = {"dtype", "shape", "data"}
+_SCALAR = {"dtype", "value"}
+_TUPLE, _DICT = "__tuple__", "__dict__"
+_KINDS = "biufU"  # of NumPy's dtypes: bool, integers, floats, text
+
+
+def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
+    """A row of JSON values for each trajectory.
+
+    Raises:
+        DataError: for a value that JSON cannot hold (NaN, an object); names the trajectory.
+    """
+    rows = []
+    for number, trajectory in enumerate(rollout):
+        try:
+            rows.append(_encode_trajectory(trajectory))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"trajectory {number} cannot be written: {error}") from error
+    return rows
+
+
+def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:
+    """The rollout of some rows.
+
+    Raises:
+        DataError: for rows of another kind; names the place.
+    """
+    trajectories = []
+    known = {field.name for field in fields(Trajectory)}
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}, trajectory {number}: expected an object, got {row!r:.40}")
+        if unknown := row.keys() - known:
+            raise DataError(f"{where}, trajectory {number}: unknown keys {sorted(unknown)}")
+        try:
+            trajectories.append(_decode_trajectory(row))
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise DataError(f"{where}, trajectory {number}: {error}") from error
+    return Buffer(trajectories, decode_source(source, where))
+
+
+def encode_source(source: RolloutSource | None) -> dict[str, Any] | None:
+    """Where a rollout comes from, as JSON.
+
+    Raises:
+        DataError: for what JSON cannot hold.
+    """
+    if source is None:
+        return None
+    try:
+        return {key: encode(value) for key, value in asdict(source).items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the rollout's source cannot be written: {error}") from error
+
+
+def decode_source(row: Any, where: Any) -> RolloutSource | None:
+    """What `encode_source` wrote.
+
+    Raises:
+        DataError: for an object of another kind; names the place.
+    """
+    if row is None:
+        return None
+    known = {field.name for field in fields(RolloutSource)}
+    if not isinstance(row, dict) or row.keys() - known:
+        raise DataError(
+            f"{where}: its source must be an object of {sorted(known)}, got {row!r:.80}"
+        )
+    return RolloutSource(**{key: decode(value) for key, value in row.items()})
+
+
+def _encode_trajectory(trajectory: Trajectory) -> dict[str, Any]:
+    row = {}
+    for field in fields(trajectory):
+        name, value = field.name, getattr(trajectory, field.name)
+        if value is not None:
+            try:
+                row[name] = _encoder(name)(value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
+    return row
+
+
+def _decode_trajectory(row: dict[str, Any]) -> Trajectory:
+    values: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in COLUMNS:
+            values[name] = unpack(decode_column(value))
+        elif name in FLOAT_LISTS + INT_LISTS:
+            if not isinstance(value, list):
+                raise ValueError(f"{name} must be a list, got {value!r:.40}")
+            values[name] = value
+        else:
+            values[name] = decode(value)
+    return Trajectory(**values)
+
+
+def _encoder(name: str) -> Callable[[Any], Any]:
+    if name in COLUMNS:
+        return lambda items: encode_column(pack(items))
+    if name in FLOAT_LISTS:
+        return lambda items: [_float(item) for item in items]
+    if name in INT_LISTS:
+        return lambda items: [int(item) for item in items]
+    if name in FLOATS:
+        return _float
+    if name in INTS:
+        return int
+    return bool if name in BOOLS else encode
+
+
+def _float(value: Any) -> float:
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a number that JSON knows")
+    return value
+
+
+# --- columns ----------------------------------------------------------------------------------
+
+
+def pack(items: Any) -> Any:
+    """Some items as one array, or as a dict or tuple of columns; as a list where they differ."""
+    items = list(items)
+    first = items[0] if items else None
+    if isinstance(first, (np.ndarray, np.generic)):
+        alike = first.dtype.kind in _KINDS and first.dtype.isnative
+        stackable = isinstance(first, np.generic) or first.ndim > 0
+        if alike and stackable and all(_like(first, item) for item in items):
+            return np.array(items, first.dtype).reshape(len(items), *first.shape)
+    elif isinstance(first, dict) and first and not _is_marked(first):
+        if all(isinstance(item, dict) and item.keys() == first.keys() for item in items):
+            return {key: pack([item[key] for item in items]) for key in first}
+    elif isinstance(first, tuple) and all(
+        isinstance(item, tuple) and len(item) == len(first) > 0 for item in items
+    ):
+        return tuple(map(pack, zip(*items)))
+    return items
+
+
+def unpack(column: Any) -> list[Any]:
+    """The items of a packed column."""
+    if isinstance(column, dict):
+        parts = [unpack(part) for part in column.values()]
+        return [dict(zip(column, values)) for values in zip(*parts, strict=True)]
+    if isinstance(column, tuple):
+        return list(zip(*map(unpack, column), strict=True))
+    return list(column)
+
+
+def encode_column(column: Any) -> Any:
+    """A packed column as JSON."""
+    if isinstance(column, dict):
+        return {key: encode_column(part) for key, part in column.items()}
+    if isinstance(column, tuple):
+        return {_TUPLE: [encode_column(part) for part in column]}
+    return encode(column)
+
+
+def decode_column(value: Any) -> Any:
+    """The column that `encode_column` wrote."""
+    if isinstance(value, dict) and value.keys() != _ARRAY:
+        if value.keys() == {_TUPLE}:
+            return tuple(decode_column(part) for part in value[_TUPLE])
+        return {key: decode_column(part) for key, part in value.items()}
+    return decode(value)
+
+
+def outline(column: Any) -> Any:
+    """What a packed column is, without its data, as JSON: ``"float32"``, say, or ``"list"``."""
+    if isinstance(column, dict):
+        return {key: outline(part) for key, part in column.items()}
+    if isinstance(column, tuple):
+        return {_TUPLE: [outline(part) for part in column]}
+    return str(column.dtype) if isinstance(column, np.ndarray) else "list"
+
+
+def fill(shape: Any, data: Any) -> Any:
+    """The packed column of an `outline`, from data that another format gives back.
+
+    That is an array or a list where the outline has a word, and elsewhere a dict of these or, of
+    a tuple, anything that has them in its order.
+    """
+    if isinstance(shape, dict) and shape.keys() == {_TUPLE}:
+        pieces = data.values() if isinstance(data, dict) else data
+        return tuple(fill(part, piece) for part, piece in zip(shape[_TUPLE], pieces, strict=True))
+    if isinstance(shape, dict):
+        return {key: fill(part, data[key]) for key, part in shape.items()}
+    if shape != "list":
+        return np.asarray(data, _dtype(shape))
+    return data.tolist() if isinstance(data, np.ndarray) else list(data)
+
+
+def _like(first: Any, item: Any) -> bool:
+    return type(item) is type(first) and item.dtype == first.dtype and item.shape == first.shape
+
+
+# --- any value --------------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """A value as JSON: arrays, NumPy's scalars and tuples as objects that say what they are.
+
+    Raises:
+        TypeError: for an object of another kind.
+        ValueError: for NaN or an infinity.
+    """
+    if isinstance(value, np.ndarray):
+        return {
+            "dtype": _dtype_name(value.dtype),
+            "shape": list(value.shape),
+            "data": _exact(value).tolist(),
+        }
+    if isinstance(value, np.generic):
+        return {"dtype": _dtype_name(value.dtype), "value": _exact(np.asarray(value)).tolist()}
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return _float(value)
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is not text")
+        row = {key: encode(item) for key, item in value.items()}
+        return {_DICT: row} if _is_marked(row) else row
+    if isinstance(value, tuple):
+        return {_TUPLE: [encode(item) for item in value]}
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def decode(value: Any) -> Any:
+    """The value that `encode` wrote."""
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    keys = value.keys()
+    if keys == _ARRAY:
+        return np.array(value["data"], _dtype(value["dtype"])).reshape(value["shape"])
+    if keys == _SCALAR:
+        return _dtype(value["dtype"]).type(value["value"])
+    if keys == {_TUPLE}:
+        return tuple(decode(item) for item in value[_TUPLE])
+    if keys == {_DICT}:
+        value = value[_DICT]
+    return {key: decode(item) for key, item in value.items()}
+
+
+def _is_marked(value: dict[str, Any]) -> bool:
+    """Whether a dict would be taken for something else."""
+    keys = value.keys()
+    return keys in (_ARRAY, _SCALAR) or any(str(key).startswith("__") for key in keys)
+
+
+def _dtype(name: str) -> np.dtype:
+    dtype = np.dtype(name)
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"dtype {name!r} is not one of numbers, bool or text")
+    return dtype
+
+
+def _dtype_name(dtype: np.dtype) -> str:
+    if dtype.kind not in _KINDS or (dtype.itemsize > 8 and dtype.kind != "U"):
+        raise TypeError(f"an array of {dtype} is not JSON")
+    return str(dtype)
+
+
+def _exact(array: np.ndarray) -> np.ndarray:
+    """The array, short floats as the float64 of fewest digits that becomes them again."""
+    if array.dtype.kind != "f":
+        return array
+    if not np.isfinite(array).all():
+        raise ValueError("an array holds NaN or an infinity")
+    if array.dtype.itemsize == 8:
+        return array
+    short = array.astype("U32").astype(np.float64)
+    return short if np.array_equal(short.astype(array.dtype), array) else array

@@ -1,0 +1,156 @@
+"""Rollouts as files: names, formats, and what is checked.
+
+A file is written whole or not at all, names never collide, and NaN is refused. A new format is
+one file with ``prepare`` and ``read``, and one line below.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+
+from textenv.algos.episodes.trajectory import Buffer
+from textenv.errors import ConfigError, DataError, MissingFileError, unknown
+
+# ending -> the module here that writes and reads it
+FORMATS = {
+    "json": "format_json",
+    "jsonl.gz": "format_json",
+    "parquet": "format_parquet",
+    "minari": "format_minari",
+}
+_NAME = re.compile(r"rollout_(\d+)_\d{8}_\d{6}\.(.+)")
+_RESERVED = re.compile(r"\.rollout_(\d+)\.saving")
+
+
+def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Path:
+    """Write a rollout.
+
+    Args:
+        rollout: what to write.
+        path: a name that ends in one of `FORMATS`, or a folder, in which the file is called
+            ``rollout_{index}_{YYYYMMDD_HHMMSS}.{format}`` and the index goes on, whoever else
+            writes there.
+        format: which of `FORMATS`, where ``path`` is a folder.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ConfigError: for another ending or format.
+        DataError: for a value that cannot be written (NaN, an object); names the trajectory.
+        MissingDependencyError: for a format whose library is not installed.
+    """
+    path = Path(path)
+    ending = _ending(path)
+    if (path.is_dir() and ending != "minari") or not path.suffix:
+        if format not in FORMATS:
+            raise ConfigError(unknown("format", format, FORMATS))
+        write = _module(format).prepare(rollout)
+        path.mkdir(parents=True, exist_ok=True)
+        with _reserved_index(path) as (index, staging):
+            name = f"rollout_{index}_{datetime.now():%Y%m%d_%H%M%S}.{format}"
+            write(staging / name)
+            os.replace(staging / name, path / name)
+        return path / name
+    if ending is None:
+        known = ", ".join(f".{known}" for known in FORMATS)
+        raise ConfigError(f"cannot write a rollout as {path.name!r}; known: {known}")
+    write = _module(ending).prepare(rollout)
+    if path.is_dir():
+        raise ConfigError(f"{path} is there already, and a dataset is not overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        staged = Path(folder) / path.name
+        write(staged)
+        os.replace(staged, path)
+    return path
+
+
+def load_rollout(path: str | Path) -> Buffer:
+    """Read what `save_rollout` or `textenv.wrappers.RecordTranscript` wrote.
+
+    Returns:
+        A buffer that compares equal to the one saved.
+
+    Raises:
+        MissingFileError: where there is no such file.
+        DataError: for a file that is cut off, not a rollout, or of another schema version.
+    """
+    path = Path(path)
+    ending = _ending(path) or "json"
+    if not (path.is_dir() if ending == "minari" else path.is_file()):
+        what = "folder" if ending == "minari" else "file"
+        raise MissingFileError(f"rollout {path} is not a {what}")
+    return _module(ending).read(path)
+
+
+def load_rollouts(folder: str | Path, count: int | None = None) -> list[Buffer]:
+    """Read the rollouts of a folder, in the order of their index.
+
+    Args:
+        folder: where `save_rollout` or ``textenv rollout`` put them.
+        count: how many, from the first; all where None.
+
+    Raises:
+        MissingFileError: where there is no such folder.
+        DataError: where it holds none, or fewer than ``count``; says both numbers.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"folder {folder} of rollouts is not there")
+    found = sorted(
+        (int(match.group(1)), path)
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and match.group(2) in FORMATS
+    )
+    if not found:
+        raise DataError(f"folder {folder} holds no rollout (rollout_0_20241225_143022.json, say)")
+    if count is not None and len(found) < count:
+        raise DataError(f"folder {folder} holds {len(found)} rollouts, and {count} are asked for")
+    return [load_rollout(path) for _, path in found[:count]]
+
+
+def _ending(path: Path) -> str | None:
+    return next((ending for ending in FORMATS if path.name.endswith(f".{ending}")), None)
+
+
+def _module(ending: str) -> ModuleType:
+    return importlib.import_module(f"textenv.algos.storage.{FORMATS[ending]}")
+
+
+@contextmanager
+def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The next index of a folder, and a hidden folder whose name keeps it from others."""
+    index = max(_indices(folder), default=-1) + 1
+    while True:
+        staging = folder / f".rollout_{index}.saving"
+        try:
+            staging.mkdir()
+        except FileExistsError:
+            index += 1
+            continue
+        # Between the look and the reservation another may have written this index, and gone.
+        if index not in _indices(folder, besides=staging.name):
+            break
+        staging.rmdir()
+        index += 1
+    try:
+        yield index, staging
+    finally:
+        shutil.rmtree(staging)
+
+
+def _indices(folder: Path, besides: str = "") -> set[int]:
+    """Those that are taken."""
+    names = [path.name for path in folder.iterdir() if path.name != besides]
+    matches = [_NAME.match(name) or _RESERVED.match(name) for name in names]
+    return {int(match.group(1)) for match in matches if match}

@@ -1,0 +1,128 @@
+"""Rollouts as JSON, or one trajectory a line as compressed JSON Lines.
+
+``rollout.schema.json`` beside this file is the JSON Schema of such a file, and says what each
+part of it is; whoever has ``json`` and NumPy can read one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.storage.codec import decode_rollout, encode_rollout, encode_source
+from textenv.errors import DataError
+
+FORMAT = "textenv.rollout"
+SCHEMA_VERSION = 2
+SCHEMA_PATH = Path(__file__).with_name("rollout.schema.json")
+
+
+def prepare(rollout: Buffer) -> Callable[[Path], None]:
+    """Encode a rollout; returns what writes it to a path."""
+    head, rows = make_header(rollout), encode_rollout(rollout)
+
+    def write(path: Path) -> None:
+        lines = [json.dumps(row, allow_nan=False) for row in rows]
+        if path.suffix == ".gz":
+            text = "".join(line + "\n" for line in [json.dumps(head, allow_nan=False), *lines])
+            path.write_bytes(gzip.compress(text.encode(), mtime=0))
+        else:
+            opening = json.dumps(head, allow_nan=False)[:-1]
+            path.write_text(
+                opening + ', "trajectories": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8"
+            )
+
+    return write
+
+
+def read(path: Path) -> Buffer:
+    """Read a file of JSON or JSON Lines."""
+    rows: Any
+    try:
+        if path.name.endswith((".jsonl.gz", ".jsonl")):
+            opened = gzip.open if path.suffix == ".gz" else open
+            with opened(path, "rt", encoding="utf-8") as file:
+                head, *rows = [_parse(line) for line in file]
+        else:
+            head = _parse(path.read_text(encoding="utf-8"))
+            rows = head.pop("trajectories", None) if isinstance(head, dict) else None
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is cut off or not a rollout: {error}") from error
+    check_header(head, path)
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of trajectories, got {rows!r:.40}")
+    check_count(head, len(rows), path)
+    return decode_rollout(rows, head.get("source"), path)
+
+
+def make_header(rollout: Buffer) -> dict[str, Any]:
+    """What stands before the trajectories: the format, the layout, and where they come from."""
+    source = rollout.source
+    num_envs = source.num_envs if source else None
+    total = rollout.num_transitions
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "layout": {
+            "num_envs": num_envs,
+            "n_steps": total // num_envs if num_envs and total % num_envs == 0 else None,
+            "num_trajectories": len(rollout),
+            "num_transitions": total,
+            **_notes(),
+        },
+        "source": encode_source(source),
+    }
+
+
+def check_header(head: Any, path: Path) -> None:
+    """Refuse what is not the header of a rollout of this schema version.
+
+    Raises:
+        DataError: names the file.
+    """
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise DataError(f"{path} is not a rollout of textenv")
+    if head.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {head.get('schema_version')!r}; "
+            f"this textenv reads version {SCHEMA_VERSION}"
+        )
+
+
+def check_count(head: dict[str, Any], count: int, path: Path) -> None:
+    """Refuse a file that holds another number of trajectories than its header says.
+
+    Raises:
+        DataError: names the file and both numbers.
+    """
+    layout = head.get("layout")
+    said = layout.get("num_trajectories") if isinstance(layout, dict) else None
+    if said not in (None, count):
+        raise DataError(f"{path} is cut off or changed: it holds {count} trajectories of {said}")
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+@cache
+def _notes() -> dict[str, Any]:
+    """What the schema says of the layout, for readers who have nothing but the file."""
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    trajectory = schema["$defs"]["trajectory"]
+    return {
+        "cut": trajectory["description"],
+        "fields": {name: rule["description"] for name, rule in trajectory["properties"].items()},
+    }

@@ -1,0 +1,185 @@
+"""Where a rollout comes from, and whether it fits where it goes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Space
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+
+from textenv.algos.config import check_integer
+from textenv.algos.episodes.trajectory import Buffer, RolloutSource
+from textenv.algos.runtime.versions import versions
+from textenv.algos.storage.files import load_rollout
+from textenv.algos.storage.space_json import describe_space, make_space
+from textenv.errors import DataError
+
+# What make_vec writes among the kwargs of a vector environment.
+_OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs")
+
+
+def describe_source(
+    runner_or_env: Any,
+    policy: Any = None,
+    *,
+    gamma: float | None = None,
+    gae_lambda: float | None = None,
+) -> RolloutSource:
+    """What a rollout's file says of where it comes from.
+
+    Args:
+        runner_or_env: the `RolloutRunner` that collected it, or its environment: single, vector,
+            or in a `textenv.wrappers.DictStep`.
+        policy: what played; one with ``fingerprint()`` is named by it. A runner's own where None.
+        gamma: discount of the algorithm that the rollout is for.
+        gae_lambda: the lambda of its advantages.
+
+    Raises:
+        ConfigError: for a space that JSON cannot describe; names it.
+    """
+    runner = runner_or_env if hasattr(runner_or_env, "policy_version") else None
+    env = runner_or_env if runner is None else runner.env
+    if policy is None and runner is not None:
+        policy = runner.policy
+    env_id, kwargs = _spec(env)
+    observation_space, action_space = single_spaces(env)
+    fingerprint = getattr(policy, "fingerprint", None)
+    return RolloutSource(
+        env_id=env_id,
+        env_kwargs=_plain(kwargs),
+        num_envs=getattr(_vector(env), "num_envs", 1),
+        seed=getattr(runner, "seed", None),
+        observation_space=describe_space(observation_space),
+        action_space=describe_space(action_space),
+        policy_hash=fingerprint() if callable(fingerprint) else None,
+        policy_version=getattr(runner, "policy_version", None),
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        versions=versions(),
+    )
+
+
+class Exporter:
+    """Writes the rollouts of a training into a folder, each with where it comes from.
+
+    Args:
+        folder: where to; None writes none.
+        every: write the first of each so many.
+
+    Attributes:
+        last: the file of the last rollout that was written; None where that was not the last one.
+    """
+
+    def __init__(self, folder: str | Path | None, every: int = 1):
+        check_integer("export_every", every, 1)
+        self._folder = None if folder is None else Path(folder)
+        self._every, self._seen = every, 0
+        self.last: Path | None = None
+
+    def write(self, rollout: Buffer, runner: Any, **facts: float | None) -> None:
+        """Write a rollout, if its turn has come, before the policy that made it is changed.
+
+        Args:
+            rollout: what was collected.
+            runner: the `RolloutRunner` that collected it.
+            facts: ``gamma`` and ``gae_lambda``, as in `describe_source`.
+        """
+        self.last = None
+        if self._folder is not None and self._seen % self._every == 0:
+            rollout.source = describe_source(runner, **facts)
+            self.last = rollout.save(self._folder)
+        self._seen += 1
+
+
+def check_source(rollout: Buffer | str | Path, env: Any) -> None:
+    """Refuse a rollout that was made for another environment.
+
+    Where it does not say from where it comes (a transcript), its observations must be members of
+    the environment's space.
+
+    Args:
+        rollout: a rollout, or the file of one.
+        env: the environment that it is to be used for: single, vector, or in a ``DictStep``.
+
+    Raises:
+        DataError: where the environment's id or spaces differ; names both.
+    """
+    name = "the rollout" if isinstance(rollout, Buffer) else str(rollout)
+    rollout = rollout if isinstance(rollout, Buffer) else load_rollout(rollout)
+    env_id, _ = _spec(env)
+    here = env_id or type(getattr(env, "unwrapped", env)).__name__
+    source = rollout.source or RolloutSource()
+    there = source.env_id or "an environment without an id"
+    if None not in (env_id, source.env_id) and env_id != source.env_id:
+        raise DataError(f"{name} was made for {there}, and this is {here}")
+    for what, space in zip(("observation", "action"), single_spaces(env)):
+        said = getattr(source, f"{what}_space")
+        if said is not None and said != describe_space(space):
+            raise DataError(
+                f"{name} was made for {there} with {what} space {make_space(said)}, and {here} "
+                f"has {space}"
+            )
+        if said is None:
+            for trajectory in rollout:
+                for item in getattr(trajectory, f"{what}s")[:1]:
+                    if not space.contains(item):
+                        raise DataError(
+                            f"{name} holds the {what} {item!r:.80}, which is not in the {what} "
+                            f"space of {here}, {space}"
+                        )
+
+
+def _vector(env: Any) -> VectorEnv | None:
+    """The vector environment that this is, or that a DictStep holds."""
+    inner = getattr(env, "env", None)
+    if isinstance(inner, VectorEnv) and not isinstance(env, VectorEnv):
+        return inner
+    return env if isinstance(env, VectorEnv) else None
+
+
+def single_spaces(env: Any) -> tuple[Space, Space]:
+    """Of a single environment."""
+    vector = _vector(env)
+    if vector is not None:
+        return vector.single_observation_space, vector.single_action_space
+    return env.observation_space, env.action_space
+
+
+def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
+    """Id of a single environment, and what ``gym.make`` was given beside it."""
+    vector = _vector(env)
+    spec = getattr(env, "spec", None)
+    if isinstance(getattr(vector, "unwrapped", None), (SyncVectorEnv, AsyncVectorEnv)):
+        spec = vector.unwrapped.get_attr("spec")[0]  # type: ignore[union-attr]  # of one of them
+    if spec is None:
+        return None, {}
+    kwargs = {key: value for key, value in spec.kwargs.items() if key not in _OF_VECTORS}
+    registered = gym.registry.get(spec.id)
+    limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)  # a kwarg of some vectors
+    if registered is not None and registered.max_episode_steps != limit:
+        kwargs["max_episode_steps"] = limit
+    return spec.id, kwargs
+
+
+def _plain(value: Any) -> Any:
+    """JSON of what ``gym.make`` was given; what is not JSON, a function say, by its name."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Path):
+        return str(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"<{named.__module__}.{named.__qualname__}>"

@@ -1,0 +1,1 @@
+"""Parts that choose the prompts of a rollout."""

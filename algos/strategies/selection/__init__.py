@@ -1,0 +1,1 @@
+"""Parts that decide what is kept, reused and weighted."""

@@ -1,0 +1,154 @@
+"""Replay: groups with information of earlier rollouts, trained on once more.
+
+Fu et al. 2025, "AReaL" (arXiv 2505.24298), section 5.2, the decoupled objective: with pi_then, the
+policy that sampled a token, and pi_now, the policy at the start of the update,
+
+    E_then [ pi_now / pi_then * min(r A, clip(r, 1 - eps, 1 + eps) A) ],   r = pi / pi_now,
+
+so that the trust region is around the policy as it is now, and not around one that is gone. The
+importance weight is truncated, min(pi_now / pi_then, c), as IMPACT does (Luo et al. 2020,
+1912.00167) and truncated importance sampling (Yao et al. 2025).
+
+Deviations:
+- Rollouts are not generated while the model is trained: what is stale is what is replayed, and the
+  trajectories of this rollout have a weight of 1 and are not scored again.
+- The loss is divided by the sum of the weights, where the paper divides by a number of tokens.
+- The advantages are those that the rewards of a group give, whatever policy wrote it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.config import check_bounds, check_types
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.storage.codec import decode_rollout, encode_rollout
+from textenv.algos.strategies.groups import is_uniform
+from textenv.algos.strategies.protocols import Group, Reuse, Setup, load_rng, save_rng
+from textenv.errors import ConfigError
+
+
+@dataclass
+class Replay(Reuse):
+    """Adds groups of earlier rollouts to a rollout."""
+
+    name = "replay"
+
+    share: float = 0.25
+    """How many groups are added at most, as a share of those that a rollout is to have."""
+    max_staleness: int = 8
+    """Optimizer steps after which a group is not used any more."""
+    cap: float = 2.0
+    """The importance weight of a token is cut off here; lower is safer, and more biased."""
+    rows: int = 64
+    """Trajectories that are scored at once; lower it where memory runs out."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_bounds(self, max_staleness=(1, None), rows=(1, None))
+        for name in ("share", "cap"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+
+    def prepare(self, setup: Setup) -> None:
+        """Start with an empty store.
+
+        Raises:
+            ConfigError: for a policy without a model that can score its tokens.
+        """
+        if not hasattr(setup.policy, "model"):
+            raise ConfigError(
+                "replay weighs tokens by a language model's probabilities, and the policy "
+                f"{type(setup.policy).__name__} has no model (see create_policy)"
+            )
+        self._policy = setup.policy
+        self._rng = setup.rng(self.name)
+        self._most = math.ceil(self.share * setup.num_groups - 1e-9)
+        self._store: list[Group] = []  # the oldest first
+        self._metrics = {"groups": 0.0}
+
+    def extend(self, groups: Sequence[Group], version: int) -> list[Group]:
+        """Add groups out of the store, weighted, and keep what this rollout has to learn from."""
+        self._store = [g for g in self._store if version - _version(g) <= self.max_staleness]
+        drawn = min(self._most, len(self._store))
+        picked = self._rng.choice(len(self._store), drawn, replace=False) if drawn else ()
+        replayed = [self._store[i] for i in picked]
+        self._store += [g for g in groups if _version(g) == version and not is_uniform(g)]
+        self._metrics = {"groups": float(len(replayed))}
+        if not replayed:
+            return list(groups)
+        weighed = self._weigh(replayed)
+        weights = [w for g in weighed for t in g for w in t.token_weights or ()]
+        self._metrics["staleness"] = float(np.mean([version - _version(g) for g in replayed]))
+        self._metrics["weight_mean"] = float(np.mean(weights))
+        return [*groups, *weighed]
+
+    def _weigh(self, groups: Sequence[Group]) -> list[Group]:
+        """Copies with the present policy's log-probabilities, and importance weights."""
+        rows = [trajectory for group in groups for trajectory in group]
+        now = iter(self._score(rows))
+        # Of a group's number no rollout may have another: they are counted down from -1.
+        return [
+            [_weighted(t, next(now), self.cap, -1 - number) for t in group]
+            for number, group in enumerate(groups)
+        ]
+
+    def _score(self, trajectories: list[Trajectory]) -> list[np.ndarray]:
+        """Log-probabilities of the tokens of each under the policy as it is now."""
+        from textenv.algos.lm.scoring.scorer import Scorer, by_parts  # imports mlx
+
+        batch = make_batch(trajectories)
+        scorer = Scorer(self._policy.model)
+        logprobs = by_parts(lambda part: scorer(part)[0], batch, self.rows)  # (N, T)
+        scored: list[Any] = [None] * len(trajectories)
+        for row, place in enumerate(batch.order):
+            scored[place] = logprobs[row]
+        return scored
+
+    def metrics(self) -> dict[str, float]:
+        """Groups that were added, the mean of their age in optimizer steps and of the weights."""
+        return dict(self._metrics)
+
+    def state(self) -> dict[str, Any]:
+        """The store, and the generator."""
+        return {
+            "rng": save_rng(self._rng),
+            "groups": [encode_rollout(Buffer(group)) for group in self._store],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        load_rng(self._rng, state["rng"])
+        self._store = [
+            decode_rollout(rows, None, "the replay store").trajectories for rows in state["groups"]
+        ]
+
+
+def importance_weights(now: np.ndarray, then: np.ndarray, cap: float) -> np.ndarray:
+    """min(pi_now / pi_then, cap) of each token, of log-probabilities (T,)."""
+    return np.exp(np.minimum(now - then, math.log(cap)))
+
+
+def _version(group: Group) -> int:
+    return group[0].policy_version or 0
+
+
+def _weighted(trajectory: Trajectory, now: np.ndarray, cap: float, group_id: int) -> Trajectory:
+    mask = np.array(trajectory.token_mask, bool)  # (T,)
+    then = np.array(trajectory.token_logprobs, np.float64)
+    now = np.where(mask, now[: len(mask)].astype(np.float64), 0.0)
+    weights = np.where(mask, importance_weights(now, then, cap), 1.0)
+    if trajectory.token_weights is not None:
+        weights *= trajectory.token_weights
+    return replace(
+        trajectory,
+        token_logprobs=now.tolist(),
+        token_weights=weights.tolist(),
+        group_id=group_id,
+    )

@@ -1,0 +1,1 @@
+"""Parts that play a prompt as a tree of completions."""

@@ -1,0 +1,1 @@
+"""One policy-gradient update of a language model."""

@@ -1,0 +1,79 @@
+"""The gradient of a policy-gradient loss, computed in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from textenv.algos.runtime import backend
+from textenv.algos.training.microbatches import GradientResult, LossResult, MicroBatch
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.lm.models.weights import as_numpy  # noqa: E402
+from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
+from textenv.algos.training.optimizer import accumulate  # noqa: E402
+
+LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
+"""``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, (N, T) each."""
+
+
+class GradientComputer(Protocol):
+    """Computes gradients of the weights of one model, here or elsewhere."""
+
+    shares: int
+    """How many microbatches are computed at once."""
+
+    def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
+        """The loss of each microbatch, and the gradient of the sum of the losses."""
+        ...
+
+
+class LocalGradient:
+    """Computes gradients in this process, one microbatch after another.
+
+    Args:
+        model: whose trainable weights the gradient is of.
+        loss_fn: see `textenv.algos.training.trainer.Trainer`.
+        gradient_checkpointing: compute each layer again in the backward.
+    """
+
+    shares = 1
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn, gradient_checkpointing: bool = False):
+        self._model = model
+        self._loss_fn = loss_fn
+        self._scorer = Scorer(model, gradient_checkpointing)
+
+    def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
+        """The loss of each microbatch, and the gradient of the sum of the losses."""
+        outputs, gradient = accumulate(self._model, self._loss, [(part,) for part in microbatches])
+        results = [
+            LossResult(loss.item(), {k: float(v) for k, v in metrics.items()}, off.item())
+            for loss, metrics, off in outputs
+        ]
+        return results, gradient
+
+    def __call__(self, microbatches: Sequence[MicroBatch]) -> GradientResult:
+        """The same as `gradient`, in a form that can be sent to another process."""
+        results, gradient = self.gradient(microbatches)
+        return GradientResult(results, as_numpy(gradient))
+
+    def _loss(self, part: MicroBatch) -> tuple[mx.array, dict[str, mx.array], mx.array]:
+        batch = part.batch
+        extra: dict[str, Any] = {}
+        if part.batch_size is not None:
+            extra["batch_size"] = part.batch_size
+        if part.ref_logprobs is not None:
+            extra["ref_logprobs"] = mx.array(part.ref_logprobs)
+        if batch.weights is not None:
+            extra["weights"] = mx.array(batch.weights)
+        logprobs, entropies = self._scorer(batch)  # (N, T) each
+        mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)
+        loss, metrics = self._loss_fn(logprobs, old, mx.array(part.advantages), mask, **extra)
+        off = mx.stop_gradient(mx.abs(logprobs - old) * mask).max()
+        entropy = (entropies * mask).sum() / mx.maximum(mask.sum(), 1)
+        return loss, {**metrics, "entropy": entropy}, off

@@ -1,0 +1,180 @@
+"""The scorer against plain forwards: values and gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from textenv.algos import Trajectory
+from textenv.algos.lm.scoring import scorer as scoring
+from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.lm.scoring.scorer import Scorer
+
+UNEVEN = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
+EVEN = ["12+30=", "12+30=", "a", "a", "hello there", "hello there"]
+
+
+def by_prompt(trajectories):
+    """In the order of the batch: equal prompts stand together."""
+    first = [t.prompt_ids for t in trajectories]
+    return sorted(trajectories, key=lambda t: first.index(t.prompt_ids))
+
+
+def plain_scores(model, batch):
+    """(N, T) log-probabilities, each row by a forward of its own, differentiable."""
+    import mlx.core as mx
+
+    rows = []
+    for i in range(len(batch)):
+        prompt, ids = batch.prompts[batch.prompt_index[i]], batch.token_ids[i]
+        logits = model(mx.array([[*prompt, *ids.tolist()]]))[0, len(prompt) - 1 : -1]
+        logits = logits / batch.temperature[i].item()
+        if batch.support is not None:
+            kept = np.zeros(logits.shape, bool)
+            for t, support in enumerate(batch.support[i]):
+                kept[t, support[support >= 0]] = True
+                kept[t, ids[t]] = True
+            logits = mx.where(mx.array(kept), logits, -mx.inf)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        rows.append(mx.take_along_axis(logprobs, mx.array(ids)[:, None], axis=-1)[:, 0])
+    return mx.stack(rows)
+
+
+@pytest.mark.parametrize("prompts", [UNEVEN, EVEN], ids=["uneven", "even"])
+def test_scores_are_those_of_plain_forwards(tiny, sample, plain_logprobs, sampling, prompts):
+    model, tokenizer = tiny
+    trajectories = sample(model, tokenizer, prompts, **sampling)
+    batch = make_batch(trajectories)
+    logprobs, _ = Scorer(model)(batch)
+    assert len(batch.prompts) == len(set(prompts))
+    assert (np.diff(batch.prompt_index) >= 0).all()  # equal prompts stand together
+    for i, t in enumerate(by_prompt(trajectories)):
+        count = len(t.token_ids)
+        expected = plain_logprobs(model, t.prompt_ids, t.token_ids, t.temperature, t.support)
+        np.testing.assert_allclose(logprobs[i, :count], expected, rtol=1e-5, atol=1e-5)
+        assert batch.mask[i].tolist() == [1] * count + [0] * (batch.mask.shape[1] - count)
+    assert np.isfinite(np.array(logprobs)).all()  # in the padding too
+    sampled = [e for t in by_prompt(trajectories) for e in t.token_logprobs]
+    np.testing.assert_allclose(np.array(logprobs)[batch.mask > 0], sampled, atol=1e-4)
+
+
+def test_entropies_are_those_of_the_sampler(tiny, sample, sampling):
+    model, tokenizer = tiny
+    trajectories = sample(model, tokenizer, UNEVEN, **sampling)
+    batch = make_batch(trajectories)
+    _, entropies = Scorer(model)(batch)
+    expected = [e for t in by_prompt(trajectories) for e in t.token_entropies]
+    np.testing.assert_allclose(np.array(entropies)[batch.mask > 0], expected, atol=1e-4)
+
+
+def gradients(model, scores, batch):
+    """Gradients of a weighted sum of log-probabilities, by parameter."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+
+    weights = np.random.default_rng(0).normal(0, 1, batch.mask.shape).astype(np.float32)
+    weights = mx.array(weights * batch.mask)
+
+    def loss(*_):
+        return (weights * scores(batch)).sum()
+
+    value, grads = nn.value_and_grad(model, loss)()
+    return value.item(), {name: np.array(g) for name, g in tree_flatten(grads)}
+
+
+def assert_close(ours, expected, rtol=1e-5):
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = np.abs(gradient).max()
+        assert scale > 0, name
+        np.testing.assert_allclose(ours[name], gradient, atol=rtol * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("prompts", [UNEVEN, EVEN], ids=["uneven", "even"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7, "top_p": 0.9}], ids=["full", "top_p"]
+)
+def test_gradients_are_those_of_plain_forwards(fresh, sample, prompts, settings):
+    model, tokenizer = fresh
+    batch = make_batch(sample(model, tokenizer, prompts, **settings))
+    scorer = Scorer(model)
+    value, ours = gradients(model, lambda b: scorer(b)[0], batch)
+    expected_value, expected = gradients(model, partial(plain_scores, model), batch)
+    assert value == pytest.approx(expected_value, rel=1e-5)
+    assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}], ids=["full", "top_k"])
+def test_chunks_change_neither_values_nor_gradients(
+    random_model, tiny_config, tiny, sample, monkeypatch, tied, settings
+):
+    model = random_model(**tiny_config | {"tie_word_embeddings": tied})
+    batch = make_batch(sample(model, tiny[1], UNEVEN, **settings))
+    scorer = Scorer(model)
+    value, expected = gradients(model, lambda b: scorer(b)[0], batch)
+    monkeypatch.setattr(scoring, "_CHUNK", 4 * tiny_config["vocab_size"])  # four tokens at a time
+    chunked_value, chunked = gradients(model, lambda b: scorer(b)[0], batch)
+    assert chunked_value == pytest.approx(value, rel=1e-5)
+    assert_close(chunked, expected)
+    assert ("lm_head.weight" in expected) == (not tied)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}], ids=["full", "top_k"])
+def test_entropies_have_a_gradient_where_that_is_wanted(fresh, sample, monkeypatch, settings):
+    import mlx.core as mx
+
+    model, tokenizer = fresh
+    batch = make_batch(sample(model, tokenizer, UNEVEN, **settings))
+    scorer = Scorer(model)
+
+    def plain_entropies(batch):
+        rows = []
+        for i, ids in enumerate(batch.token_ids):
+            prompt = batch.prompts[batch.prompt_index[i]]
+            logits = model(mx.array([[*prompt, *ids.tolist()]]))[0, len(prompt) - 1 : -1]
+            if batch.support is not None:
+                logits = mx.take_along_axis(logits, mx.array(batch.support[i]), axis=-1)
+            probs = mx.softmax(logits, axis=-1)
+            rows.append(-(probs * mx.log(probs)).sum(axis=-1))
+        return mx.stack(rows)
+
+    def ours(batch):
+        return scorer.score(batch, scorer.hidden(batch), train_entropies=True)[1]
+
+    value, expected = gradients(model, plain_entropies, batch)
+    for chunk in (scoring._CHUNK, 4 * 42):
+        monkeypatch.setattr(scoring, "_CHUNK", chunk)
+        own_value, own = gradients(model, ours, batch)
+        assert own_value == pytest.approx(value, rel=1e-5)
+        assert_close(own, expected)
+    _, none = gradients(model, lambda b: scorer(b)[1], batch)
+    assert all((gradient == 0).all() for gradient in none.values())
+
+
+def test_the_chunks_bound_the_logits_that_exist(tiny, sample, monkeypatch):
+    model, tokenizer = tiny
+    batch = make_batch(sample(model, tokenizer, UNEVEN))
+    scorer, shapes = Scorer(model), []
+    head = scorer._head
+    monkeypatch.setattr(scorer, "_head", lambda hidden: shapes.append(hidden.shape) or head(hidden))
+    monkeypatch.setattr(scoring, "_CHUNK", 4 * 42)
+    scorer(batch)
+    assert max(shape[0] for shape in shapes) == 4
+    assert sum(shape[0] for shape in shapes) >= batch.mask.size
+
+
+def test_turns_of_the_environment_are_read_and_not_scored(tiny, plain_logprobs):
+    model, tokenizer = tiny
+    start = tokenizer.encode("12+30=")
+    ids, mask = [12, 13, 20, 21, 14], [1, 1, 0, 0, 1]
+    trajectory = Trajectory(
+        rewards=[1.0], prompt_ids=start, token_ids=ids, token_mask=mask, token_logprobs=[0.0] * 5
+    )
+    batch = make_batch([trajectory])
+    assert batch.mask.tolist() == [mask]
+    expected = plain_logprobs(model, start, ids)
+    np.testing.assert_allclose(Scorer(model)(batch)[0][0], expected, atol=1e-5)

@@ -1,0 +1,479 @@
+"""Offline training of control: which episodes, which weights, which targets, and that it helps."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from textenv.algos import (
+    Buffer,
+    MLPPolicy,
+    OfflineConfig,
+    OfflineTrainer,
+    RolloutRunner,
+    Trajectory,
+    load_policy,
+)
+from textenv.algos.episodes.trajectory import RolloutSource
+from textenv.algos.evaluation import episode_returns
+from textenv.algos.offline.control import advantage_weights
+from textenv.algos.offline.data import (
+    best_episodes,
+    common_source,
+    join_episodes,
+    mean_return,
+    refuse_stale,
+)
+from textenv.algos.storage.source import describe_source
+from textenv.errors import ConfigError, ConfigTypeError, DataError
+
+
+def part(lane, start, rewards, end="", seed=None, **more):
+    """Steps of an environment whose observation counts up from ``start``."""
+    steps = [np.array([start + i], np.float32) for i in range(len(rewards) + 1)]
+    return Trajectory(
+        observations=steps[:-1],
+        actions=[np.int64(i % 2) for i in range(len(rewards))],
+        rewards=[float(r) for r in rewards],
+        infos=[{"step": start + i} for i in range(len(rewards))],
+        final_observation=steps[-1],
+        terminated=end == "terminated",
+        truncated=end == "truncated",
+        env_index=lane,
+        seed=seed,
+        **more,
+    )
+
+
+SPACES = RolloutSource(
+    observation_space={
+        "type": "Box",
+        "dtype": "float32",
+        "shape": [1],
+        "low": "-inf",
+        "high": "inf",
+    },
+    action_space={"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"},
+    gamma=0.5,
+    gae_lambda=1.0,
+)
+
+
+def three_rollouts():
+    """Two environments; the whole episodes have returns 6, 1, 10, 10 and 3, in this order."""
+    return [
+        Buffer(
+            [
+                part(1, 100, [1], "terminated", seed=8),  # 1
+                part(0, 0, [1, 2], seed=7),  # 6, begins
+                part(1, 200, [4, 0]),  # 10, begins
+            ],
+            SPACES,
+        ),
+        Buffer(
+            [
+                part(0, 2, [3], "truncated"),  # 6, ends
+                part(0, 50, [10], "terminated"),  # 10
+                part(1, 202, [5]),  # 10, goes on
+                part(0, 70, [7, 7]),  # cut at the end, and what follows is another episode
+            ],
+            SPACES,
+        ),
+        Buffer(
+            [
+                part(1, 203, [1], "terminated"),  # 10, ends
+                part(0, 900, [50], "terminated"),  # nobody knows how it began
+                part(0, 950, [1, 1, 1], "terminated"),  # 3
+            ],
+            SPACES,
+        ),
+    ]
+
+
+def starts(episodes):
+    return [int(e.trajectory.observations[0][0]) for e in episodes]
+
+
+def test_episodes_are_put_back_together():
+    episodes = join_episodes(three_rollouts())
+    assert starts(episodes) == [100, 0, 200, 50, 70, 900, 950]
+    assert [e.whole for e in episodes] == [True, True, True, True, False, False, True]
+    assert [e.trajectory.total_reward for e in episodes] == [1, 6, 10, 10, 14, 50, 3]
+    long = episodes[2].trajectory
+    assert [int(o[0]) for o in long.observations] == [200, 201, 202, 203]
+    assert long.rewards == [4, 0, 5, 1] and int(long.final_observation[0]) == 204
+    assert [i["step"] for i in long.infos] == [200, 201, 202, 203]
+    assert long.terminated and not long.truncated and long.values is None
+    assert episodes[1].trajectory.truncated
+    assert mean_return(episodes) == 6.0  # (1 + 6 + 10 + 10 + 3) / 5
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.2, [200]),
+        (0.21, [200, 50]),
+        (0.4, [200, 50]),
+        (0.6, [0, 200, 50]),
+        (1.0, [100, 0, 200, 50, 950]),
+    ],
+)
+def test_the_best_share_of_whole_episodes(share, expected):
+    assert starts(best_episodes(join_episodes(three_rollouts()), share)) == expected
+
+
+def test_filtered_bc_trains_on_exactly_these():
+    config = OfflineConfig("filtered_bc", share=0.4, holdout=0.0, normalize_observations=False)
+    trainer = OfflineTrainer(three_rollouts(), config)
+    assert trainer.data_return == 6.0
+    assert trainer._data.observations[:, 0].tolist() == [200, 201, 202, 203, 50]
+    assert trainer._data.actions[:, 0].tolist() == [0, 1, 0, 0, 0]
+
+
+def test_no_whole_episode_no_filter():
+    rollout = Buffer([part(0, 0, [1, 1], seed=0)], SPACES)
+    with pytest.raises(DataError, match=r"none of the 1 episodes.*whole"):
+        OfflineTrainer([rollout], OfflineConfig("filtered_bc"))
+    assert OfflineTrainer([rollout], OfflineConfig("bc")).data_return is None
+
+
+def test_dict_observations_join_too():
+    def seen(i):
+        return {"a": np.array([i]), "b": np.array([[2 * i]])}
+
+    def cut(first, last, **more):
+        return Trajectory(
+            [seen(first)], [0], [1.0], [{}], final_observation=seen(last), env_index=0, **more
+        )
+
+    joined = join_episodes([Buffer([cut(0, 1, seed=3)]), Buffer([cut(1, 2, terminated=True)])])
+    assert [len(e.trajectory) for e in joined] == [2] and joined[0].whole
+    apart = join_episodes([Buffer([cut(0, 5, seed=3)]), Buffer([cut(1, 2, terminated=True)])])
+    assert [(len(e.trajectory), e.whole) for e in apart] == [(1, False), (1, False)]
+
+
+def test_a_vector_environment_gives_the_same_episodes_however_it_is_cut():
+    """One long rollout against four short ones of the same steps."""
+
+    def collect(count, size):
+        env = gym.make_vec(
+            *("CartPole-v1", 4, "sync"),
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        )
+        policy = MLPPolicy(env.single_observation_space, env.single_action_space)
+        runner = RolloutRunner(env, policy, max_steps=size, seed=2)
+        return [runner.collect() for _ in range(count)]
+
+    whole = [e.trajectory for e in join_episodes(collect(1, 800)) if e.whole]
+    cut = [e.trajectory for e in join_episodes(collect(4, 200)) if e.whole]
+    assert len(whole) > 15
+
+    def as_rows(trajectories):
+        return sorted((np.array(t.observations).tolist(), t.rewards) for t in trajectories)
+
+    assert as_rows(whole) == as_rows(cut)
+
+
+def test_advantage_weights_by_hand():
+    # mean 1, deviation sqrt(2): standardised -.7071, -.7071, 1.4142
+    found = advantage_weights(np.array([0.0, 0.0, 3.0]), temperature=0.5)
+    np.testing.assert_allclose(found, np.exp([-1.41421, -1.41421, 2.82843]), rtol=1e-4)
+    found = advantage_weights(np.array([0.0, 0.0, 3.0]), temperature=0.5, max_weight=10)
+    np.testing.assert_allclose(found, [0.24312, 0.24312, 10], rtol=1e-4)
+    # no scale and no level of the rewards changes them
+    moved = advantage_weights(np.array([-500.0, -500.0, 2500.0]), temperature=0.5)
+    np.testing.assert_allclose(moved, np.exp([-1.41421, -1.41421, 2.82843]), rtol=1e-4)
+    assert advantage_weights(np.ones(3)).tolist() == [1, 1, 1]
+    assert advantage_weights(np.array([0.0, 1e9]), temperature=1e-6, max_weight=20).max() <= 20.001
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated", "", "in two"])
+def test_the_critics_targets(end):
+    """Gamma .5, lambda 1 on rewards 1, 2, 3: returns 2.75, 3.5, 3, and what comes after."""
+    if end == "in two":
+        rollouts = [
+            Buffer([part(0, 0, [1, 2], seed=1)], SPACES),
+            Buffer([part(0, 2, [3], "terminated")], SPACES),
+        ]
+    else:
+        rollouts = [Buffer([part(0, 0, [1, 2, 3], end, seed=1)], SPACES)]
+    trainer = OfflineTrainer(rollouts, OfflineConfig("bc", holdout=0.0))
+    policy = trainer.policy
+    assert policy.reward_scale == pytest.approx(np.std([2.75, 3.5, 3]))
+    zeros = {name: np.zeros_like(value) for name, value in policy.weights.items()}
+    policy.set_weights(zeros | {"critic.bias": np.array([8 / policy.reward_scale])})
+    advantages, returns, values = trainer._targets()
+    np.testing.assert_allclose(values, [8, 8, 8], rtol=1e-6)
+    after = 8 if end in ("truncated", "") else 0
+    expected = np.array([2.75, 3.5, 3]) + after * np.array([0.125, 0.25, 0.5])
+    np.testing.assert_allclose(returns, expected, rtol=1e-6)
+    np.testing.assert_allclose(advantages, expected - 8, rtol=1e-6)
+
+
+def test_masked_actions_cost_no_likelihood():
+    """Where a mask leaves nothing but the action taken, it was certain: the loss is 0."""
+
+    def only(action):
+        return {"action_mask": np.eye(2, dtype=np.int8)[action]}
+
+    t = part(0, 0, [1, 1, 1], "terminated", seed=0)
+    t.reset_info, t.infos = only(t.actions[0]), [only(t.actions[1]), only(t.actions[2]), {}]
+    trainer = OfflineTrainer([Buffer([t], SPACES)], OfflineConfig("bc", epochs=2, holdout=0.0))
+    assert trainer.train()[-1]["train/policy_loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_box_that_never_changes_has_a_bounded_likelihood():
+    source = RolloutSource(
+        observation_space=SPACES.observation_space,
+        action_space={"type": "Box", "dtype": "float32", "shape": [2], "low": -1, "high": 1},
+    )
+    t = part(0, 0, [1.0] * 64, "terminated", seed=0)
+    t.actions = [np.array([0.25, 0.5 * (i % 2)], np.float32) for i in range(64)]
+    trainer = OfflineTrainer([Buffer([t], source)], OfflineConfig("bc", epochs=300, holdout=0.0))
+    history = trainer.train()
+    log_std = trainer.policy.weights["log_std"]
+    assert np.isfinite(history[-1]["train/policy_loss"])
+    np.testing.assert_array_less(np.log([1e-3, 0.25]) - 5.01, log_std)
+    action, _ = trainer.policy(np.array([3.0], np.float32), deterministic=True)
+    assert action[0] == pytest.approx(0.25, abs=0.02)
+
+
+# --- every method improves on its data ---------------------------------------------------------
+
+
+class Aim(gym.Env):
+    """Eight targets one after another; the reward is how near the action comes."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Box(-2, 2, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._left = 8
+        return self._see(), {}
+
+    def step(self, action):
+        reward = -float((action[0] - self._seen[0] + 0.5 * self._seen[1]) ** 2)
+        self._left -= 1
+        return self._see(), reward, self._left == 0, False, {}
+
+    def _see(self):
+        self._seen = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self._seen
+
+
+def clumsy(rng):
+    """An agent that often does what is right; its noise is in what it did, not in what it says."""
+
+    def cart(observations):
+        right = observations[:, 2] + 0.5 * observations[:, 3] > 0
+        at_random = rng.random(len(right)) < 0.7
+        return np.where(at_random, rng.integers(2, size=len(right)), right), {}
+
+    def aim(observations):
+        return np.clip(rng.normal(observations[:, :1], 0.7), -2, 2).astype(np.float32), {}
+
+    return {"CartPole-v1": cart, Aim: aim}
+
+
+@pytest.fixture(scope="module", params=["CartPole-v1", Aim])
+def data(request):
+    """(environment, four rollouts of a clumsy agent): it has no values and no log-probabilities."""
+    made = (
+        gym.vector.SyncVectorEnv([Aim] * 8, autoreset_mode=AutoresetMode.SAME_STEP)
+        if request.param == Aim
+        else gym.make_vec(
+            *(request.param, 8, "sync"),
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        )
+    )
+    policy = clumsy(np.random.default_rng(4))[request.param]
+    runner = RolloutRunner(made, policy, max_steps=1024, seed=1)
+    rollouts = []
+    for _ in range(4):
+        rollouts.append(runner.collect())
+        rollouts[-1].source = describe_source(runner)
+    single = Aim() if request.param == Aim else gym.make(request.param)
+    return single, rollouts
+
+
+@pytest.mark.parametrize("method", ["bc", "filtered_bc", "awr"])
+def test_every_method_improves_on_its_data(data, method, tmp_path):
+    env, rollouts = data
+    config = OfflineConfig(method, epochs=15, critic_epochs=10, learning_rate=3e-3, batch_size=128)
+    trainer = OfflineTrainer(rollouts, config)
+    history = trainer.train()
+    trainer.save(tmp_path / "model")
+    returns = episode_returns(load_policy(tmp_path / "model"), env, 20, seed=10**6)
+    worse = trainer.data_return
+    assert worse == pytest.approx(
+        np.mean([e.trajectory.total_reward for e in trainer.episodes if e.whole])
+    )
+    if env.spec is None:  # Aim: the data's mean is about -8 * (.7 ** 2 + .25 / 3)
+        assert worse == pytest.approx(-4.6, abs=0.3)
+        # An exact copy without the noise: -8 * .25 / 3 = -.67; the other two see what pays.
+        assert returns.mean() > {"bc": -1.0, "filtered_bc": -0.5, "awr": -0.5}[method]
+    else:
+        assert worse < 70 and returns.mean() > 250
+    assert len(history) == trainer.passes == (25 if method == "awr" else 15)
+    assert history[-1]["train/explained_variance"] > 0.2 or env.spec is None
+
+
+def test_what_was_drawn_counts_where_the_actions_are_that_clipped():
+    source = RolloutSource(
+        observation_space=SPACES.observation_space,
+        action_space={"type": "Box", "dtype": "float32", "shape": [1], "low": -1, "high": 1},
+    )
+    drawn = [np.array([x], np.float32) for x in (-3.0, 0.5, 2.0)]
+    t = part(0, 0, [1, 1, 1], "terminated", seed=0, unclipped_actions=drawn)
+    for actions, expected in (([-1, 0.5, 1], [-3, 0.5, 2]), ([-0.9, 0.1, 0.7], [-0.9, 0.1, 0.7])):
+        t.actions = [np.array([x], np.float32) for x in actions]
+        trainer = OfflineTrainer([Buffer([t], source)], OfflineConfig("bc", holdout=0.0))
+        np.testing.assert_allclose(trainer._data.actions[:, 0], expected)
+
+
+def test_awr_is_better_than_what_it_copies():
+    """Two actions, one always worth 1 more: bc keeps their frequencies, awr does not."""
+    rng = np.random.default_rng(0)
+    actions = (rng.random(2000) < 0.3).astype(np.int64)  # the better one is the rarer
+    t = part(0, 0, np.zeros(2000), "terminated", seed=0)
+    t.observations = [np.zeros(1, np.float32)] * 2000
+    t.actions, t.rewards = list(actions), [float(a) for a in actions]
+    shares = {}
+    for method in ("bc", "awr"):
+        config = OfflineConfig(
+            *(method, 20, 20), gamma=0.0, learning_rate=1e-2, holdout=0.0, temperature=0.5
+        )
+        trainer = OfflineTrainer([Buffer([t], SPACES)], config)
+        trainer.train()
+        logits, _ = trainer.policy.forward(np.zeros((1, 1), np.float32))
+        shares[method] = 1 / (1 + np.exp(logits[0, 0] - logits[0, 1]))
+    assert shares["bc"] == pytest.approx(actions.mean(), abs=0.03)
+    # V is the mean p; the standardised advantages are sqrt((1-p)/p) and -sqrt(p/(1-p))
+    p = actions.mean()
+    up, down = np.exp(((1 - p) / p) ** 0.5 / 0.5), np.exp(-((p / (1 - p)) ** 0.5) / 0.5)
+    assert shares["awr"] == pytest.approx(p * up / (p * up + (1 - p) * down), abs=0.03)
+
+
+def test_the_same_seed_gives_the_same_policy_and_a_stop_leaves_whole_passes():
+    config = OfflineConfig("bc", epochs=6)
+    stopped = []
+
+    def stop(metrics):
+        stopped.append(trainers[1].policy.fingerprint())
+        if metrics["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    trainers = [OfflineTrainer(three_rollouts(), config, on_step=on) for on in (None, stop)]
+    trainers[0].train()
+    with pytest.raises(KeyboardInterrupt):
+        trainers[1].train()
+    assert trainers[1].policy.fingerprint() == stopped[-1] and len(set(stopped)) == 3
+    trainers[1].train()  # goes on
+    assert trainers[1].policy.fingerprint() == trainers[0].policy.fingerprint()
+    assert [m["epoch"] for m in trainers[1].history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_held_out_is_not_trained_on():
+    rollout = Buffer([part(None, 100 * i, [1, 1, 1], "terminated") for i in range(10)], SPACES)
+    trainer = OfflineTrainer([rollout], OfflineConfig("bc", holdout=0.3, epochs=1))
+    kept, held = trainer._data.observations[:, 0], trainer._held.observations[:, 0]
+    assert len(kept) == 21 and len(held) == 9
+    assert sorted([*kept, *held]) == sorted(100 * i + j for i in range(10) for j in range(3))
+    assert "holdout/logprob" in trainer.train()[0]
+
+
+@pytest.mark.parametrize(("agent", "env_id"), [("DQN", "CartPole-v1"), ("SAC", "Pendulum-v1")])
+def test_rollouts_of_agents_of_stable_baselines3(agent, env_id):
+    """An untrained agent of another library, copied: the copy acts as it does."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    from textenv.wrappers.sb3 import SB3Policy
+
+    env = gym.make(env_id)
+    model = getattr(sb3, agent)("MlpPolicy", env, seed=0, device="cpu")
+    act = SB3Policy(model)
+    runner = RolloutRunner(env, lambda o: act(o, deterministic=True), max_steps=512, seed=1)
+    rollout = runner.collect()
+    rollout.source = describe_source(runner)
+    trainer = OfflineTrainer([rollout], OfflineConfig("bc", epochs=60, holdout=0.0))
+    trainer.train()
+    seen = [o for t in rollout for o in t.observations]
+    theirs = np.array([a for t in rollout for a in t.actions], np.float64).reshape(512, -1)
+    ours = trainer.policy(np.array(seen), deterministic=True)[0].reshape(512, -1)
+    if agent == "DQN":
+        assert (ours == theirs).mean() > 0.97
+    else:
+        # What SAC drew lies in [-1, 1], and was stretched to [-2, 2].
+        assert trainer._data.actions == pytest.approx(theirs)
+        assert np.abs(ours - theirs).mean() < 0.2 * theirs.std()
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_rollouts_of_another_environment(data):
+    env, rollouts = data
+    other = gym.make("Acrobot-v1")
+    with pytest.raises(DataError, match="Acrobot-v1"):
+        OfflineTrainer(rollouts, env=other)
+    foreign = RolloutRunner(other, lambda o: (0, {}), max_steps=8).collect()
+    foreign.source = describe_source(other)
+    with pytest.raises(DataError, match=r"different environments.*Acrobot-v1"):
+        OfflineTrainer([*rollouts, foreign])
+    assert OfflineTrainer(rollouts, env=env).policy.encoder.space == env.observation_space
+
+
+def test_rollouts_that_do_not_say_their_spaces():
+    silent = [Buffer(rollout.trajectories) for rollout in three_rollouts()]
+    with pytest.raises(DataError, match="pass the environment"):
+        OfflineTrainer(silent)
+    with pytest.raises(DataError, match="nothing to train on"):
+        common_source([Buffer()])
+    text = Buffer([Trajectory(["a"], ["b"], [1.0], [{}], prompt="a", terminated=True)])
+    with pytest.raises(DataError, match="OfflineTextTrainer"):
+        OfflineTrainer([text])
+
+
+def test_actions_of_another_space():
+    t = part(0, 0, [1, 1], "terminated", seed=0)
+    t.actions = [np.array([0.1, 0.2, 0.3])] * 2
+    with pytest.raises(DataError, match="2 transitions gave 2 observations and 6 actions"):
+        OfflineTrainer([Buffer([t], SPACES)])
+
+
+def test_stale_rollouts_are_refused_for_ppo():
+    box, two = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+    policy, other = (MLPPolicy(box, two, seed=seed) for seed in (0, 1))
+    rollout = Buffer(source=RolloutSource(policy_hash=policy.fingerprint()))
+    refuse_stale([rollout], policy)
+    with pytest.raises(ConfigError) as caught:
+        refuse_stale([rollout], other)
+    for needed in (policy.fingerprint()[:12], other.fingerprint()[:12], "on-policy", "awr", "rft"):
+        assert needed in str(caught.value)
+    other.set_weights(policy.weights)
+    refuse_stale([rollout], other)
+    policy.set_weights(policy.weights | {"actor.bias": np.ones(2)})  # after one update
+    with pytest.raises(ConfigError, match="rollout 0 was collected by policy"):
+        refuse_stale([rollout], policy)
+    with pytest.raises(ConfigError, match="does not name"):
+        refuse_stale([Buffer()], policy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"method": "dqn"}, ConfigError, "unknown method 'dqn'"),
+        ({"share": 0.0}, ConfigError, "share must be above 0"),
+        ({"share": 1.5}, ConfigError, "share"),
+        ({"temperature": 0.0}, ConfigError, "temperature"),
+        ({"holdout": 1.0}, ConfigError, "holdout"),
+        ({"max_weight": 0.5}, ConfigError, "max_weight"),
+        ({"epochs": 0}, ConfigError, "epochs"),
+        ({"epochs": 2.5}, ConfigTypeError, "epochs must be int"),
+        ({"gamma": 1.1}, ConfigError, "gamma"),
+    ],
+)
+def test_a_config_checks_itself(settings, error, message):
+    with pytest.raises(error, match=message):
+        OfflineConfig(**settings)
