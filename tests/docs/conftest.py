@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,10 +97,13 @@ def _reason(above: Sequence[str]) -> str | None:
 
 
 def _pages() -> list[Page]:
-    """All pages that git tracks, and new ones that it would take."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    names = sorted({name for name in listed.stdout.splitlines() if (ROOT / name).exists()})
+    """All pages of the project; not those of virtual environments and of runs."""
+    names = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name == ".github" or not name.startswith(".")]
+        folders[:] = sorted({*folders} - {"runs", "build", "dist"})
+        inside = Path(folder).relative_to(ROOT)
+        names += sorted(str(inside / name) for name in files if name.endswith(".md"))
     assert {"README.md", "algos/training/README.md", ".github/CONTRIBUTING.md"} <= {*names}
     return [Page(name, (ROOT / name).read_text(encoding="utf-8")) for name in names]
 
