@@ -14,6 +14,7 @@ import textenv
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"textenv": "textenv", "wrappers": "textenv.wrappers", "algos": "textenv.algos"}
+UPWARDS = {"textenv/__main__.py": "python -m textenv hands over to the command line"}
 FOREIGN = """
 MINE = "foreign"
 def load_model(): return "foreign"
@@ -60,8 +61,17 @@ def within(name, package):
 )
 def test_arrows_point_one_way(folder, forbidden):
     for path, tree in sources(folder):
+        if str(path.relative_to(ROOT)) in UPWARDS:
+            continue
         for name in imported(path, tree):
             assert not any(within(name, package) for package in forbidden), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("name", UPWARDS)
+def test_an_exception_imports_upwards_where_it_is_called_and_only_there(name):
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    everywhere = {module for module in imported(ROOT / name, tree) if "algos" in module}
+    assert everywhere and not everywhere & {*imported(ROOT / name, tree, tree.body)}
 
 
 def test_the_scan_sees_every_way_to_import():
