@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Discrete
 
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
@@ -80,8 +81,7 @@ class SB3Trainer:
             raise ConfigError("the model has no environment; give it one with model.set_env(env)")
         if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int):
             raise ConfigTypeError(f"total_timesteps must be an integer, got {total_timesteps!r}")
-        if total_timesteps < 1:
-            raise ConfigError(f"total_timesteps must be an integer >= 1, got {total_timesteps}")
+        check_integer("total_timesteps", total_timesteps, 1)
         self.model: Any = model
         self.total_timesteps = total_timesteps
         self.policy = SB3Policy(model)

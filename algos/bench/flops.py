@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from textenv.algos.bench.sizes import Size
+from textenv.algos.bench.workload import ModelSize
 
 
 class Amount(NamedTuple):
@@ -27,19 +27,19 @@ class Amount(NamedTuple):
     """Times that the weights were read to go a token further."""
 
 
-def generate_flops(size: Size, amount: Amount) -> float:
+def generate_flops(size: ModelSize, amount: Amount) -> float:
     """Prefill of each prompt, then each token but the last of each completion."""
     written = amount.completions * max(0.0, amount.completion_tokens - 1)
     return _body(size, amount) + 2 * size.head_matrix * (amount.prompts + written)
 
 
-def update_flops(size: Size, amount: Amount) -> float:
+def update_flops(size: ModelSize, amount: Amount) -> float:
     """Forward and backward; the head at each token of the completions."""
     head = 2 * size.head_matrix * amount.completions * amount.completion_tokens
     return 3 * (_body(size, amount) + head)
 
 
-def decode_bytes(size: Size, amount: Amount) -> float:
+def decode_bytes(size: ModelSize, amount: Amount) -> float:
     """Float32 weights, read once a decode step, and the cached keys and values that it attends."""
     weights = size.layers * size.layer_matrices + size.head_matrix
     per_token = 2 * size.layers * size.kv_heads * size.head_dim
@@ -48,7 +48,7 @@ def decode_bytes(size: Size, amount: Amount) -> float:
     return 4 * (weights * amount.decode_steps + per_token * (prompts + _pairs(n, amount)))
 
 
-def _body(size: Size, amount: Amount) -> float:
+def _body(size: ModelSize, amount: Amount) -> float:
     """Forward of the layers: every prompt once, every completion but its last token."""
     length, n = amount.prompt_tokens, max(0.0, amount.completion_tokens - 1)
     tokens = amount.prompts * length + amount.completions * n

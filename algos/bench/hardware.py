@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.bench.process import cores
-from textenv.algos.bench.sizes import Size
+from textenv.algos.bench.workload import ModelSize
 
 SQUARE = (1024, 1024, 1024)
 _DECODED, _SCORED = 64, 2048  # rows of a decode step and of an update
@@ -19,7 +19,7 @@ _COPY = 2**28  # bytes
 _LEAST = 0.2  # seconds that a product is repeated for
 
 
-def shapes(sizes: dict[str, Size]) -> dict[str, tuple[int, int, int]]:
+def shapes(sizes: dict[str, ModelSize]) -> dict[str, tuple[int, int, int]]:
     """The products (m, k) x (k, n) that are measured, by name."""
     found = {"square": SQUARE}
     for name, size in sizes.items():

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from textenv.algos.bench.process import mlx_facts
-from textenv.algos.bench.work import Work, batches
+from textenv.algos.bench.workload import Work, batches
 from textenv.algos.runtime import backend
 
 backend.prepare()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from textenv.algos.bench.process import mlx_facts
-from textenv.algos.bench.work import Work, batches, random_prompts, reward
+from textenv.algos.bench.workload import Work, batches, random_prompts, reward
 from textenv.algos.runtime import backend
 
 backend.prepare()

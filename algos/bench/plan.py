@@ -10,8 +10,7 @@ from typing import Any
 
 from textenv.algos.bench.hardware import shapes
 from textenv.algos.bench.process import cores
-from textenv.algos.bench.sizes import SIZES
-from textenv.algos.bench.work import Work
+from textenv.algos.bench.workload import MODEL_SIZES, Work
 from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import ConfigError, unknown
 
@@ -54,7 +53,7 @@ class Row:
 
     part: str
     size: str
-    """Of the model; empty where there is none, or it is not one of `SIZES`."""
+    """Of the model; empty where there is none, or it is not one of `MODEL_SIZES`."""
     work: Work | None
     sides: tuple[Side, ...]
     warm: bool = False
@@ -124,7 +123,7 @@ def make_plan(
 
     Args:
         parts: of `PARTS`.
-        sizes: of `SIZES`.
+        sizes: of `MODEL_SIZES`.
         peers: of `PEERS`.
         models: the folder of each size.
 
@@ -133,7 +132,7 @@ def make_plan(
     """
     for what, names, known in (
         ("part", parts, PARTS),
-        ("size", sizes, SIZES),
+        ("size", sizes, MODEL_SIZES),
         ("peer", peers, PEERS),
     ):
         for name in names:
@@ -141,7 +140,7 @@ def make_plan(
                 raise ConfigError(unknown(what, name, known))
     rows: list[Row] = []
     for part in (part for part in PARTS if part in parts):
-        for size in (size for size in SIZES if size in sizes):
+        for size in (size for size in MODEL_SIZES if size in sizes):
             rows += _rows_of(part, size, models[size])
         if part == "hardware":
             rows.append(_hardware(sizes))
@@ -231,7 +230,7 @@ def _collectors(work: Work, guess: float, model: str) -> list[Side]:
 
 
 def _hardware(sizes: Sequence[str]) -> Row:
-    products = shapes({name: SIZES[name] for name in SIZES if name in sizes})
+    products = shapes({name: MODEL_SIZES[name] for name in MODEL_SIZES if name in sizes})
     arguments = {"products": products}
     return Row(
         "hardware",

@@ -12,7 +12,7 @@ from typing import Any
 from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, update_flops
 from textenv.algos.bench.plan import OURS
 from textenv.algos.bench.results import Results
-from textenv.algos.bench.sizes import SIZES
+from textenv.algos.bench.workload import MODEL_SIZES
 
 FORMAT = "textenv.bench"
 VERSION = 1
@@ -33,7 +33,7 @@ def to_json(results: Results) -> str:
     for i, row in enumerate(results.rows):
         sides = {}
         for side in row.sides:
-            runs = [{"round": o.round} | o.found for o in results.outcomes(i, side.name)]
+            runs = [{"round": o.round} | o.found for o in results.measurements(i, side.name)]
             sides[side.name] = {
                 "runs": runs,
                 "error": results.failed(i, side.name) or None,
@@ -136,7 +136,7 @@ def _phases(results: Results) -> list[str]:
         i
         for part in ("step", "memory", "environment", "generate")
         for i in results.of_part(part)
-        if results.outcomes(i, OURS)
+        if results.measurements(i, OURS)
     ]
     if not found:
         return []
@@ -144,8 +144,8 @@ def _phases(results: Results) -> list[str]:
         dict.fromkeys(
             phase
             for i in found
-            for outcome in results.outcomes(i, OURS)
-            for phase in outcome.found.get("phases", {})
+            for measurement in results.measurements(i, OURS)
+            for phase in measurement.found.get("phases", {})
         )
     )
     rows = []
@@ -197,10 +197,10 @@ def limit_shares(results: Results, row: int) -> dict[str, float]:
     """What share of the machine's limits generation and update reach, where both are known."""
     spec = results.rows[row]
     rates = next(iter(results.of_part("hardware")), None)
-    if rates is None or spec.work is None or spec.size not in SIZES:
+    if rates is None or spec.work is None or spec.size not in MODEL_SIZES:
         return {}
     # The best that was seen: whatever else the machine did can only have made it less.
-    measured = [o.found for o in results.outcomes(rates, OURS)]
+    measured = [o.found for o in results.measurements(rates, OURS)]
     gflops = max((rate for found in measured for rate in found["gflops"].values()), default=None)
     bandwidth = max((found["gb_per_s"] for found in measured), default=None)
     prompt_tokens = results.median(row, OURS, "prompt_tokens")
@@ -209,7 +209,7 @@ def limit_shares(results: Results, row: int) -> dict[str, float]:
     if None in (gflops, bandwidth, prompt_tokens, tokens, seconds):
         return {}
     assert gflops and bandwidth and prompt_tokens and tokens and seconds
-    size, work = SIZES[spec.size], spec.work
+    size, work = MODEL_SIZES[spec.size], spec.work
     amount = Amount(work.prompts, prompt_tokens, work.completions, tokens, work.max_new - 1)
     if spec.part == "generate":
         generating: float | None = seconds * tokens * work.completions
@@ -361,9 +361,9 @@ def _machine(results: Results) -> list[str]:
     said: dict[str, set[str]] = {}
     for i, row in enumerate(results.rows):
         for side in row.sides:
-            for outcome in results.outcomes(i, side.name):
-                if "blas" in outcome.found and not side.environ:
-                    what = f"{outcome.found['device']}, {outcome.found['blas']}"
+            for measurement in results.measurements(i, side.name):
+                if "blas" in measurement.found and not side.environ:
+                    what = f"{measurement.found['device']}, {measurement.found['blas']}"
                     said.setdefault(side.peer or OURS, set()).add(what)
     lines += [f"- {name} computes on: {'; '.join(sorted(what))}" for name, what in said.items()]
     lines += [f"- rounds: {results.settings.get('rounds')}, seed: {results.seed}"]

@@ -11,7 +11,7 @@ from textenv.algos.bench.plan import Row, Side
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Measurement:
     """What a run found, or why it found nothing."""
 
     round: int
@@ -27,12 +27,12 @@ class Results:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
-    _outcomes: dict[tuple[int, str], list[Outcome]] = field(default_factory=dict)
+    _measurements: dict[tuple[int, str], list[Measurement]] = field(default_factory=dict)
     _failures: dict[tuple[int, str], str] = field(default_factory=dict)
 
-    def add(self, row: int, side: str, outcome: Outcome) -> None:
+    def add(self, row: int, side: str, measurement: Measurement) -> None:
         """Keep a run."""
-        self._outcomes.setdefault((row, side), []).append(outcome)
+        self._measurements.setdefault((row, side), []).append(measurement)
 
     def fail(self, row: int, side: str, why: str) -> None:
         """Keep why there is none."""
@@ -42,14 +42,14 @@ class Results:
         """Why a side has no runs, or no more; empty where nothing went wrong."""
         return self._failures.get((row, side), "")
 
-    def outcomes(self, row: int, side: str) -> list[Outcome]:
+    def measurements(self, row: int, side: str) -> list[Measurement]:
         """The runs of a side, by round."""
-        return self._outcomes.get((row, side), [])
+        return self._measurements.get((row, side), [])
 
     @property
     def runs(self) -> int:
         """How many there are."""
-        return sum(map(len, self._outcomes.values()))
+        return sum(map(len, self._measurements.values()))
 
     def of_part(self, part: str) -> list[int]:
         """The rows of a part, by their numbers."""
@@ -61,14 +61,15 @@ class Results:
 
     def median(self, row: int, side: str, key: str, *inner: str) -> float | None:
         """Median over the rounds of a figure; None where no run has it."""
-        values = [_get(o.found, (key, *inner)) for o in self.outcomes(row, side)]
+        values = [_get(o.found, (key, *inner)) for o in self.measurements(row, side)]
         known = [value for value in values if value is not None]
         return statistics.median(known) if known else None
 
     def ratios(self, row: int, over: str, under: str, key: str) -> dict[int, float]:
         """One side's figure over another's, by round, for rounds that both have."""
         top, bottom = (
-            {o.round: o.found.get(key) for o in self.outcomes(row, side)} for side in (over, under)
+            {m.round: m.found.get(key) for m in self.measurements(row, side)}
+            for side in (over, under)
         )
         return {
             number: value / bottom[number]

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from textenv.algos.bench.process import cores, torch_facts
-from textenv.algos.bench.work import Work, digits, random_prompts
+from textenv.algos.bench.workload import Work, digits, random_prompts
 
 
 class _Clock(TrainerCallback):

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.bench.sizes import SIZES, make_model
-from textenv.algos.bench.work import Work
+from textenv.algos.bench.workload import MODEL_SIZES, Work, make_model
 
 # name -> module and function; imported in the process that needs it.
 PROBES = {
@@ -29,7 +28,7 @@ PROBES = {
 
 def make(size: str, folder: str, seed: int, started: float) -> dict[str, Any]:
     """Write a model."""
-    make_model(SIZES[size], folder, seed)
+    make_model(MODEL_SIZES[size], folder, seed)
     return {"seconds": 0.0}
 
 

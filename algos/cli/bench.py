@@ -19,13 +19,13 @@ from rich.status import Status
 from textenv.algos.bench.plan import PARTS, PEERS, Row, make_plan
 from textenv.algos.bench.process import cores
 from textenv.algos.bench.report import write_report
-from textenv.algos.bench.results import Outcome, Results
-from textenv.algos.bench.sizes import SIZES
-from textenv.algos.bench.turns import Turn, Watcher, estimate, run_probe
-from textenv.algos.bench.turns import run as run_turns
+from textenv.algos.bench.results import Measurement, Results
+from textenv.algos.bench.runs import PlannedRun, Watcher, estimate, run_plan, run_probe
+from textenv.algos.bench.workload import MODEL_SIZES
 from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.config import check_integer
 from textenv.algos.runtime.backend import EXTRA
-from textenv.errors import ConfigError, MissingDependencyError
+from textenv.errors import MissingDependencyError
 
 _PACKAGES = (
     *("textenv", "gymnasium", "numpy", "mlx", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal"),
@@ -55,8 +55,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Measure, and leave results.json and results.md."""
-    if args.rounds < 1:
-        raise ConfigError(f"rounds must be an integer >= 1, got {args.rounds}")
+    check_integer("rounds", args.rounds, 1)
     if importlib.util.find_spec("mlx") is None:
         raise MissingDependencyError("mlx", EXTRA, "textenv bench")
     out = args.out or RunFolder.default_path("bench")
@@ -64,7 +63,7 @@ def run(args: Args) -> int:
     console = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="textenv-bench-") as temporary:
         folder = Path(temporary)
-        models = {name: str(folder / name) for name in SIZES}
+        models = {name: str(folder / name) for name in MODEL_SIZES}
         rows = make_plan(args.parts, args.size, args.peers, models)
         results = Results(rows, args.seed, _settings(args), _machine())
         seconds = estimate(rows, args.rounds)
@@ -74,8 +73,8 @@ def run(args: Args) -> int:
             for size in {row.size: None for row in rows if row.size}:
                 arguments = {"size": size, "folder": models[size], "seed": args.seed}
                 run_probe("make", arguments, folder)
-            with _Display(console, rows, results, out) as display:
-                run_turns(results, rows, args.rounds, folder, display)
+            with _BenchDisplay(console, rows, results, out) as display:
+                run_plan(results, rows, args.rounds, folder, display)
         except KeyboardInterrupt:
             write_report(results, out)
             console.print(f"interrupted: {out} holds the {results.runs} run(s) that were finished")
@@ -85,7 +84,7 @@ def run(args: Args) -> int:
     return 0
 
 
-class _Display(Watcher):
+class _BenchDisplay(Watcher):
     """A line for each run, and what runs now on a terminal; keeps the files up to date."""
 
     def __init__(self, console: Console, rows: list[Row], results: Results, out: Path):
@@ -93,7 +92,7 @@ class _Display(Watcher):
         self._status: Status | None = console.status("") if console.is_terminal else None
         self._left = 0.0
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> _BenchDisplay:
         if self._status is not None:
             self._status.start()
         return self
@@ -102,26 +101,26 @@ class _Display(Watcher):
         if self._status is not None:
             self._status.stop()
 
-    def on_start(self, turn: Turn, number: int, total: int, left: float) -> None:
+    def on_start(self, planned: PlannedRun, number: int, total: int, left: float) -> None:
         """Say what runs now."""
         self._left = left
         if self._status is not None:
-            self._status.update(f"{self._name(turn, number, total)}; {_minutes(left)} left")
+            self._status.update(f"{self._name(planned, number, total)}; {_minutes(left)} left")
 
-    def on_end(self, turn: Turn, number: int, total: int, outcome: Outcome) -> None:
+    def on_end(
+        self, planned: PlannedRun, number: int, total: int, measurement: Measurement
+    ) -> None:
         """Write the files again, and say what came of it."""
         write_report(self._results, self._out)
-        what = outcome.error or _figures(outcome.found, self._rows[turn.row].part)
+        what = measurement.error or _figures(measurement.found, self._rows[planned.row].part)
         left = f" ({_minutes(self._left)} were left)" if self._status is None else ""
-        self._console.print(f"{self._name(turn, number, total)}: {what}{left}", markup=False)
+        self._console.print(f"{self._name(planned, number, total)}: {what}{left}", markup=False)
 
-    def _name(self, turn: Turn, number: int, total: int) -> str:
-        row = self._rows[turn.row]
+    def _name(self, planned: PlannedRun, number: int, total: int) -> str:
+        row, side = self._rows[planned.row], planned.side.name
         what = ", ".join(filter(None, (row.size, row.title)))
-        which = f"round {turn.round}" if turn.round else "a run that does not count"
-        return (
-            f"{number}/{total} {row.part}{f' ({what})' if what else ''}, {turn.side.name}, {which}"
-        )
+        which = f"round {planned.round}" if planned.round else "a run that does not count"
+        return f"{number}/{total} {row.part}{f' ({what})' if what else ''}, {side}, {which}"
 
 
 def _figures(found: dict[str, Any], part: str) -> str:

@@ -17,10 +17,10 @@ from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.loop import Observer, compare
-from textenv.algos.compare.machine import describe_machine
+from textenv.algos.compare.machine import describe_machine, import_seconds, use_threads
 from textenv.algos.compare.report import write_report
-from textenv.algos.compare.results import Comparison, Evaluation, Run
-from textenv.algos.compare.threads import import_seconds, use_threads
+from textenv.algos.compare.results import Comparison, EvaluationPoint, Run
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.errors import ConfigError
 
@@ -74,8 +74,7 @@ def run(args: Args | compare_strategies.Args) -> int:
     if isinstance(args, compare_strategies.Args):
         return compare_strategies.run(args)
     for name in ("seeds", "threads"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+        check_integer(name, getattr(args, name), 1)
     out = args.out or RunFolder.default_path(
         f"compare-{args.env.rpartition(':')[2]}".replace("/", "-")
     )
@@ -84,7 +83,7 @@ def run(args: Args | compare_strategies.Args) -> int:
     threads = use_threads(args.threads)  # before MLX is imported
     imports |= import_seconds(["textenv.algos.ppo", "stable_baselines3", "sb3_contrib"])
     machine = describe_machine(args.threads, threads) | {"import, s": imports}
-    display = _Display(out)
+    display = _CompareDisplay(out)
     seeds = range(args.seed, args.seed + args.seeds)
     try:
         with display:
@@ -105,7 +104,7 @@ def run(args: Args | compare_strategies.Args) -> int:
 
 
 def _arena(args: Args) -> Arena:
-    from textenv.algos.ppo_presets import preset
+    from textenv.algos.ppo_config import preset
 
     total = args.total_timesteps
     if total is None:
@@ -129,7 +128,7 @@ def _arena(args: Args) -> Arena:
     return arena
 
 
-class _Display(Observer):
+class _CompareDisplay(Observer):
     """A live table on a terminal, a line for each run elsewhere; keeps the files up to date."""
 
     def __init__(self, out: Path):
@@ -137,11 +136,11 @@ class _Display(Observer):
         self.runs = 0
         self._out = out
         self._now: tuple[str, int] | None = None
-        self._last: Evaluation | None = None
+        self._last: EvaluationPoint | None = None
         self._table = Table()
         self._live = Live(console=self.console, refresh_per_second=4)
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> _CompareDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -162,7 +161,7 @@ class _Display(Observer):
         self._now, self._last = (agent, seed), None
         self._refresh()
 
-    def on_evaluation(self, agent: str, seed: int, evaluation: Evaluation) -> None:
+    def on_evaluation(self, agent: str, seed: int, evaluation: EvaluationPoint) -> None:
         """Show how far it is."""
         self._last = evaluation
         self._refresh()

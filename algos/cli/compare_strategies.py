@@ -13,7 +13,7 @@ from rich.console import Console
 
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask
-from textenv.algos.compare.machine import describe_machine
+from textenv.algos.compare.machine import describe_machine, use_threads
 from textenv.algos.compare.strategies.report import (
     JSON_FILE,
     check_same,
@@ -23,8 +23,7 @@ from textenv.algos.compare.strategies.report import (
     write_runs,
 )
 from textenv.algos.compare.strategies.results import StrategyComparison, StrategyRun, Try
-from textenv.algos.compare.threads import use_threads
-from textenv.errors import ConfigError
+from textenv.algos.config import check_integer
 
 if TYPE_CHECKING:
     from textenv.algos.compare.strategies.runs import Contest
@@ -77,8 +76,7 @@ def parse(argv: Sequence[str]) -> Args:
 def run(args: Args) -> int:
     """Compare, and leave results.json, results.md and curves.png."""
     for name in ("seeds", "threads", "tokens"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+        check_integer(name, getattr(args, name), 1)
     name = f"compare-strategies-{args.text.name}".replace("/", "-").replace(":", "-")
     out = args.out or RunFolder.default_path(name)
     found = read_comparison(out / JSON_FILE) if (out / JSON_FILE).is_file() else None

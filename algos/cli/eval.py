@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import gymnasium as gym
 
+from textenv.algos.config import check_integer
 from textenv.algos.control.mlp_policy import load_policy
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.evaluation import episode_returns, evaluate
@@ -48,8 +49,7 @@ def run(args: Args) -> int:
         if not is_text(env):
             return _play_control(args, env)
         raise ConfigError(f"--env {args.env}: tasks of text are named by --task, in TextGen-v0")
-    if args.examples < 1:
-        raise ConfigError(f"examples must be an integer >= 1, got {args.examples}")
+    check_integer("examples", args.examples, 1)
     env = gym.make(
         "TextGen-v0", task=args.task, split=args.split, task_kwargs=args.task_kwargs or None
     )

@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium.error import InvalidAction
 
 from textenv.algos.cli.shared.escape import count, shown
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.storage.files import load_rollout
 from textenv.env import TextGenerationEnv
@@ -41,8 +42,8 @@ class Args:
 
 def run(args: Args) -> int:
     """Play, or show what was played; the end of input and Ctrl-C end both."""
-    if args.episodes is not None and args.episodes < 1:
-        raise ConfigError(f"episodes must be an integer >= 1, got {args.episodes}")
+    if args.episodes is not None:
+        check_integer("episodes", args.episodes, 1)
     if args.replay is None:
         return _play(args)
     if args.record is not None:

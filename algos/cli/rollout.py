@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from textenv.algos.cli.shared.display import progress_bar
+from textenv.algos.config import check_integer
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -50,8 +51,7 @@ class Args:
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
     for name in ("n_steps", "num_envs", "rollouts"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {getattr(args, name)}")
+        check_integer(name, getattr(args, name), 1)
     env = _make_env(args)
     text = is_text(env)
     if not text and args.n_steps % args.num_envs:
@@ -73,14 +73,7 @@ def _collect(args: Args, runner: RolloutRunner) -> None:
     """One file a rollout, each there as soon as its line is printed."""
     console = Console(highlight=False, soft_wrap=True)
     total = 0
-    columns = (
-        TextColumn("rollout"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bar("rollout", console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("collect", total=args.rollouts)
         for _ in range(args.rollouts):
             rollout = runner.collect()

@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from textenv.algos.cli import train_offline
-from textenv.algos.cli.shared.display import ConsoleDisplay, TrainingDisplay
-from textenv.algos.cli.shared.judging import Judge, control_judge, say_evaluation, text_judge
-from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
+from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
+from textenv.algos.cli.shared.run import TrainingRun
+from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
-from textenv.algos.config import from_table, read_toml, to_table
+from textenv.algos.config import check_integer, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
-from textenv.algos.ppo import PPOConfig, PPOTrainer
-from textenv.algos.ppo_presets import SIZES, preset
+from textenv.algos.ppo import PPOTrainer
+from textenv.algos.ppo_config import SIZES, PPOConfig, preset
 from textenv.algos.runtime import blas
-from textenv.algos.runtime.versions import versions
 from textenv.algos.strategies.counts import summarize
 from textenv.errors import ConfigError
 
@@ -91,20 +91,20 @@ Args = GRPOArgs | PPOArgs
 
 
 @dataclass
-class _Job:
-    """A training about to start."""
+class _Training:
+    """A trainer, and how this command shows and evaluates it."""
 
     name: str
     """What it trains on."""
     model: str
     trainer: GRPOTrainer | PPOTrainer
-    evaluate: Judge
-    display: TrainingDisplay | ConsoleDisplay
+    judge: Judge
+    display: TextDisplay | ControlDisplay
     axes: tuple[str, str]
     """Metrics to draw: across and up."""
 
 
-def parse(argv: Sequence[str]) -> Args | train_offline.Job:
+def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
     """Options over the settings of ``--config`` over the defaults of the environment."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--config", "--algo", "--env", "--size", "--from-rollouts"):
@@ -127,68 +127,59 @@ def parse(argv: Sequence[str]) -> Args | train_offline.Job:
     return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 
-def run(args: Args | train_offline.Job) -> int:
+def run(args: Args | train_offline.OfflineJob) -> int:
     """Evaluate, train, evaluate again, and leave the run's folder."""
-    if isinstance(args, train_offline.Job):
+    if isinstance(args, train_offline.OfflineJob):
         return train_offline.run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
     folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
-    job = _grpo_job(args, folder) if isinstance(args, GRPOArgs) else _ppo_job(args, name, folder)
-    trainer, say = job.trainer, job.display.console.print
+    if isinstance(args, GRPOArgs):
+        training = _prepare_grpo(args, folder)
+    else:
+        training = _prepare_ppo(args, name, folder)
+    trainer = training.trainer
     blas_status = blas.status()
-    say(f"{job.model} on {job.name}; BLAS: {blas_status.name}")
-    say(trainer.describe())
-    before = job.evaluate()
-    say_evaluation(say, "before", before)
-    folder.create(to_table(replace(args, config=None, out=None)))
-    state = "failed"
-    try:
-        with job.display:
-            trainer.train()
-        state = "finished"
-    except KeyboardInterrupt:
-        state = "interrupted"
-        say(f"interrupted after {len(trainer.history)} updates: saving what there is")
-    finally:
-        if state != "failed":
-            trainer.save(folder.model)
-        after = None if state == "failed" else job.evaluate()
-        folder.write_summary(
-            {
-                "state": state,
-                "algo": args.algo,
-                "model": job.model,
-                "task": job.name,
-                "loss": trainer.describe(),
-                "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
-                **({"strategy": spent} if (spent := summarize(trainer.history)) else {}),
-                "before": before,
-                "after": after,
-                "seconds": round(time.perf_counter() - started, 1),
-                "seed": trainer.config.seed,
-                "blas": {"name": blas_status.name, "detail": blas_status.detail},
-                "versions": versions(),
-            }
-        )
-        if trainer.history:
-            title = f"{args.algo.upper()} on {job.name}, {Path(job.model).name}"
-            folder.draw(trainer.history, *job.axes, title)
-    say_evaluation(say, "after", after)
-    seconds = time.perf_counter() - started
-    say(f"{seconds:.1f} s; the run is in {folder.path}, the model in {folder.model}")
-    return 130 if state == "interrupted" else 0
+
+    def facts() -> dict[str, Any]:
+        spent = summarize(trainer.history)
+        return {
+            "algo": args.algo,
+            "model": training.model,
+            "task": training.name,
+            "loss": trainer.describe(),
+            "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+            **({"strategy": spent} if spent else {}),
+        }
+
+    title = f"{args.algo.upper()} on {training.name}, {Path(training.model).name}"
+    return TrainingRun(
+        folder,
+        to_table(replace(args, config=None, out=None)),
+        trainer,
+        training.judge,
+        training.display.console,
+        (
+            f"{training.model} on {training.name}; BLAS: {blas_status.name}",
+            trainer.describe(),
+        ),
+        facts,
+        Picture("reward.png", *training.axes, title),
+        started,
+        display=training.display,
+        machine={"blas": {"name": blas_status.name, "detail": blas_status.detail}},
+    ).carry_out()
 
 
-def _grpo_job(args: GRPOArgs, folder: RunFolder) -> _Job:
+def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
-    display = TrainingDisplay(args.grpo.max_steps)
+    display = TextDisplay(args.grpo.max_steps)
     trainer = GRPOTrainer(args.model, env, args.grpo, **_on_text(args, folder, display))
     judge = text_judge(trainer, test_env, args.eval_examples)
-    return _Job(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
+    return _Training(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
 
 
-def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
+def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
     text = is_text(probe)
@@ -196,14 +187,14 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
         model = args.model or "tiny-lm"
         env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
         updates = -(-config.total_timesteps // config.n_steps)
-        shown = TrainingDisplay(updates, unit="update")
+        shown = TextDisplay(updates, unit="update")
         trainer = PPOTrainer(model, env, config, **_on_text(args, folder, shown))
         judge = text_judge(trainer, test_env, args.eval_examples)
         axes = ("time/iterations", "reward")
-        return _Job(args.text.name, model, trainer, judge, shown, axes)
+        return _Training(args.text.name, model, trainer, judge, shown, axes)
     if args.text.given:
         raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
-    display = ConsoleDisplay(config.total_timesteps)
+    display = ControlDisplay(config.total_timesteps)
 
     def on_control_step(metrics: dict[str, float], rollout: Buffer) -> None:
         folder.add_metrics(metrics)
@@ -215,13 +206,12 @@ def _ppo_job(args: PPOArgs, name: str, folder: RunFolder) -> _Job:
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
-    return _Job(name, model, trainer, judge, display, axes)
+    return _Training(name, model, trainer, judge, display, axes)
 
 
-def _on_text(args: Args, folder: RunFolder, display: TrainingDisplay) -> dict[str, Any]:
+def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, Any]:
     """What a trainer of text writes and shows after each step."""
-    if args.rollouts_every < 0:
-        raise ConfigError(f"rollouts_every must be an integer >= 0, got {args.rollouts_every}")
+    check_integer("rollouts_every", args.rollouts_every, 0)
 
     def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
         folder.add_metrics(metrics)

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from textenv.algos.cli.shared.judging import control_judge, say_evaluation, text_judge
-from textenv.algos.cli.shared.run_folder import RunFolder, draw_metric
-from textenv.algos.config import from_table, to_table
+from textenv.algos.cli.shared.display import OfflineDisplay
+from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
+from textenv.algos.cli.shared.run import TrainingRun
+from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.config import check_integer, from_table, to_table
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.episodes.environments import make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -23,19 +25,15 @@ from textenv.algos.offline.control import METHODS, OfflineConfig, OfflineTrainer
 from textenv.algos.offline.data import common_source, refuse_stale, spaces_of
 from textenv.algos.offline.text import METHODS as TEXT_METHODS
 from textenv.algos.offline.text import OfflineTextConfig, OfflineTextTrainer
-from textenv.algos.ppo import PPOConfig
-from textenv.algos.ppo_presets import preset
-from textenv.algos.runtime.versions import versions
+from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.storage.files import load_rollouts
 from textenv.algos.storage.source import check_source
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError, TextEnvError
 
-_LINES = 10  # that a training prints
-
 
 @dataclass
-class _Common:
+class _OfflineArgs:
     from_rollouts: Path
     """A folder of exported rollouts, or a run's folder."""
     config: Path | None = None
@@ -49,7 +47,7 @@ class _Common:
 
 
 @dataclass
-class ControlArgs(_Common):
+class OfflineControlArgs(_OfflineArgs):
     """Train a control policy from exported rollouts of any policy; nothing is collected."""
 
     eval_episodes: int = 20
@@ -58,7 +56,7 @@ class ControlArgs(_Common):
 
 
 @dataclass
-class TextArgs(_Common):
+class OfflineTextArgs(_OfflineArgs):
     """Train a language model from exported rollouts of text; nothing is generated."""
 
     model: str = "tiny-lm"
@@ -71,7 +69,7 @@ class TextArgs(_Common):
 
 
 @dataclass
-class PPOArgs(_Common):
+class OneUpdateArgs(_OfflineArgs):
     """One update of PPO, on rollouts that the very policy of --model collected."""
 
     algo: Literal["ppo"] = "ppo"
@@ -83,18 +81,18 @@ class PPOArgs(_Common):
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
 
 
-Args = ControlArgs | TextArgs | PPOArgs
+Args = OfflineControlArgs | OfflineTextArgs | OneUpdateArgs
 
 
 @dataclass
-class Job:
+class OfflineJob:
     """What is parsed: the settings, and the rollouts, whose kind decided which there are."""
 
     args: Args
     rollouts: list[Buffer]
 
 
-def parse(argv: Sequence[str], table: Mapping[str, Any]) -> Job:
+def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
     """Options over the settings of ``--config`` over the defaults.
 
     Args:
@@ -108,108 +106,116 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> Job:
     given = first.parse_known_args(argv)[0]
     folder = Path(given.from_rollouts or table["from_rollouts"])
     count = given.rollouts if given.rollouts is not None else table.get("rollouts")
-    if count is not None and count < 1:
-        raise ConfigError(f"rollouts must be an integer >= 1, got {count}")
+    if count is not None:
+        check_integer("rollouts", count, 1)
     inner = folder / "rollouts"  # of a run's folder
     rollouts = load_rollouts(inner if inner.is_dir() else folder, count)
-    algo = given.algo or table.get("algo")
-    kind: Any = TextArgs if is_text_data(rollouts) else ControlArgs
-    for methods, data in ((METHODS, "control"), (TEXT_METHODS, "text")):
-        if given.method in methods and kind is not {"control": ControlArgs, "text": TextArgs}[data]:
-            raise ConfigError(f"--method {given.method} is for {data}, and these rollouts are not")
+    kind = _choose_kind(given.method, given.algo or table.get("algo"), rollouts)
+    if table:
+        paths = {key: Path(table[key]) for key in ("from_rollouts", "out") if key in table}
+        default = from_table(kind, {**table, **paths}, str(given.config))
+    elif kind is OneUpdateArgs:
+        default = OneUpdateArgs(folder, ppo=preset(given.env or common_source(rollouts).env_id))
+    else:
+        default = kind(folder)
+    args = tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
+    return OfflineJob(args, rollouts)
+
+
+def _choose_kind(method: str | None, algo: str | None, rollouts: list[Buffer]) -> Any:
+    """The options that there are: those of the algorithm, or else of the kind of rollouts.
+
+    Raises:
+        ConfigError: for an algorithm, or a method, that does not train from these rollouts.
+    """
+    kind: Any = OfflineTextArgs if is_text_data(rollouts) else OfflineControlArgs
+    for methods, data, wanted in (
+        (METHODS, "control", OfflineControlArgs),
+        (TEXT_METHODS, "text", OfflineTextArgs),
+    ):
+        if method in methods and kind is not wanted:
+            raise ConfigError(f"--method {method} is for {data}, and these rollouts are not")
     if algo == "ppo":
-        kind = PPOArgs
-    elif algo is not None:
+        return OneUpdateArgs
+    if algo is not None:
         raise ConfigError(
             f"--algo {algo} collects its own rollouts; --from-rollouts trains offline, with "
             "--method awr, filtered_bc or bc (control), rft or grpo (text)"
         )
-    if table:
-        paths = {key: Path(table[key]) for key in ("from_rollouts", "out") if key in table}
-        default = from_table(kind, {**table, **paths}, str(given.config))
-    elif kind is PPOArgs:
-        default = PPOArgs(folder, ppo=preset(given.env or common_source(rollouts).env_id))
-    else:
-        default = kind(folder)
-    args = tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
-    return Job(args, rollouts)
+    return kind
 
 
-def run(job: Job) -> int:
+def run(job: OfflineJob) -> int:
     """Evaluate, train, evaluate again, and leave the run's folder."""
     started = time.perf_counter()
     args, rollouts = job.args, job.rollouts
     source = common_source(rollouts)
     name = args.env or source.env_id or args.from_rollouts.name
-    method = "ppo" if isinstance(args, PPOArgs) else args.offline.method
+    method = "ppo" if isinstance(args, OneUpdateArgs) else args.offline.method
     short = name.rpartition(":")[2].replace("/", "-")
     folder = RunFolder(args.out or RunFolder.default_path(f"{method}-{short}"))
     console = Console(highlight=False, soft_wrap=True)
-    say = console.print
     env, why = _make_env(args, rollouts)
-    display = _Display(say)
+    trainer, judge = _prepare(args, rollouts, env, folder, console)
+    transitions = sum(r.num_transitions for r in rollouts)
+    data = _describe_data(trainer)
+    opening = [
+        f"{len(rollouts)} rollouts of {name}, {transitions} transitions; {_in_words(data)}",
+        trainer.describe(),
+    ]
+
+    def facts() -> dict[str, Any]:
+        return {
+            "algo": method,
+            "task": name,
+            "rollouts": len(rollouts),
+            "transitions": transitions,
+            "data": data,
+            "loss": trainer.describe(),
+        }
+
+    def export() -> str:
+        from textenv.algos.control.onnx_export import export_onnx
+
+        return f"for other programs: {export_onnx(trainer.policy, folder.path / 'policy.onnx')}"
+
+    on_text = isinstance(args, OfflineTextArgs)
+    up = "loss" if on_text else "train/policy_loss"
+    picture = Picture("loss.png", "epoch", up, f"{method}: {name}")
+    return TrainingRun(
+        folder,
+        to_table(replace(args, config=None, out=None)),
+        trainer,
+        judge,
+        console,
+        [*opening, why] if why else opening,
+        facts,
+        None if isinstance(args, OneUpdateArgs) else picture,
+        started,
+        unit="passes",
+        export=export if not on_text and importlib.util.find_spec("onnx") else None,
+    ).carry_out()
+
+
+def _prepare(
+    args: Args, rollouts: list[Buffer], env: Any, folder: RunFolder, console: Console
+) -> tuple[Any, Judge]:
+    """The trainer, and what evaluates its policy in ``env``."""
+    display = OfflineDisplay(console)
 
     def on_step(metrics: dict[str, float]) -> None:
         folder.add_metrics(metrics)
-        display.on_step(metrics, trainer)
+        display.on_step(metrics, trainer.passes)
 
     trainer: Any
-    if isinstance(args, TextArgs):
+    if isinstance(args, OfflineTextArgs):
         trainer = OfflineTextTrainer(rollouts, args.model, args.offline, on_step=on_step)
-        judge = text_judge(trainer, env, args.eval_examples)
-    elif isinstance(args, ControlArgs):
+        return trainer, text_judge(trainer, env, args.eval_examples)
+    if isinstance(args, OfflineControlArgs):
         trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step)
-        judge = control_judge(trainer, env, args.eval_episodes)
     else:
         trainer = _OneUpdate(rollouts, args, env, on_step)
-        judge = control_judge(trainer, env, args.eval_episodes)
-    transitions = sum(r.num_transitions for r in rollouts)
-    data = _describe_data(trainer)
-    say(f"{len(rollouts)} rollouts of {name}, {transitions} transitions; {_in_words(data)}")
-    say(trainer.describe())
-    if why:
-        say(why)
-    before = judge()
-    say_evaluation(say, "before", before)
-    folder.create(to_table(replace(args, config=None, out=None)))
-    state = "failed"
-    try:
-        trainer.train()
-        state = "finished"
-    except KeyboardInterrupt:
-        state = "interrupted"
-        say(f"interrupted after {len(trainer.history)} passes: saving what there is")
-    finally:
-        if state != "failed":
-            trainer.save(folder.model)
-        after = None if state == "failed" else judge()
-        folder.write_summary(
-            {
-                "state": state,
-                "algo": method,
-                "task": name,
-                "rollouts": len(rollouts),
-                "transitions": transitions,
-                "data": data,
-                "loss": trainer.describe(),
-                "before": before,
-                "after": after,
-                "seconds": round(time.perf_counter() - started, 1),
-                "seed": trainer.config.seed,
-                "versions": versions(),
-            }
-        )
-        if trainer.history and not isinstance(args, PPOArgs):
-            up = "loss" if isinstance(args, TextArgs) else "train/policy_loss"
-            draw_metric(folder.path / "loss.png", trainer.history, "epoch", up, f"{method}: {name}")
-    say_evaluation(say, "after", after)
-    if not isinstance(args, TextArgs) and importlib.util.find_spec("onnx"):
-        from textenv.algos.control.onnx_export import export_onnx
-
-        say(f"for other programs: {export_onnx(trainer.policy, folder.path / 'policy.onnx')}")
-    seconds = time.perf_counter() - started
-    say(f"{seconds:.1f} s; the run is in {folder.path}, the model in {folder.model}")
-    return 130 if state == "interrupted" else 0
+    return trainer, control_judge(trainer, env, args.eval_episodes)
 
 
 def is_text_data(rollouts: Sequence[Buffer]) -> bool:
@@ -224,25 +230,6 @@ def is_text_data(rollouts: Sequence[Buffer]) -> bool:
     return True in kinds
 
 
-class _Display:
-    """A line for some of the passes."""
-
-    def __init__(self, say: Callable[[str], None]):
-        self._say_line = say
-
-    def on_step(self, metrics: Mapping[str, float], trainer: Any) -> None:
-        """Show one pass."""
-        total = trainer.passes
-        epoch = int(metrics["epoch"])
-        if epoch == 1 or epoch == total or epoch % max(1, total // _LINES) == 0:
-            shown = [
-                f"{key.removeprefix('train/')} {value:.4g}"
-                for key, value in metrics.items()
-                if key not in ("epoch", "step", "train/n_updates", "learning_rate")
-            ]
-            self._say_line(f"pass {epoch}/{total}  {'  '.join(shown)}")
-
-
 class _OneUpdate:
     """PPO's update on rollouts of the policy itself, with the methods of a trainer."""
 
@@ -251,11 +238,11 @@ class _OneUpdate:
     def __init__(
         self,
         rollouts: list[Buffer],
-        args: PPOArgs,
+        args: OneUpdateArgs,
         env: Any,
         on_step: Callable[[dict[str, float]], None],
     ):
-        from textenv.algos.ppo_control import ControlLearner
+        from textenv.algos.ppo_control import ControlUpdater
 
         self.config = args.ppo
         text = is_text_data(rollouts)
@@ -267,7 +254,7 @@ class _OneUpdate:
                 "these a language model is trained with --method rft or grpo"
             )
         self.policy = policy
-        self._learner = ControlLearner(env, args.ppo, policy)
+        self._learner = ControlUpdater(env, args.ppo, policy)
         self._rollout = Buffer([t for rollout in rollouts for t in rollout])
         self._on_step = on_step
         self.history: list[dict[str, float]] = []
@@ -292,13 +279,13 @@ class _OneUpdate:
         self.policy.save(folder)
 
 
-def _control_policy(args: PPOArgs, rollouts: list[Buffer], env: Any) -> MLPPolicy:
+def _control_policy(args: OneUpdateArgs, rollouts: list[Buffer], env: Any) -> MLPPolicy:
     if args.model is not None:
         return load_policy(args.model, args.ppo.seed)
     return MLPPolicy(*spaces_of(common_source(rollouts), env), seed=args.ppo.seed)
 
 
-def _text_policy(args: PPOArgs) -> Any:
+def _text_policy(args: OneUpdateArgs) -> Any:
     from textenv.algos.lm.generation.policy import create_policy
     from textenv.algos.lm.models.loading import load_model
 

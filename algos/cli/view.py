@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from textenv.algos.cli.shared.escape import count, one_line
+from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.storage.files import load_rollout
-from textenv.errors import ConfigError, DataError, MissingFileError
+from textenv.errors import DataError, MissingFileError
 
 _NAMES = ("rollout_*", "transcript_*")
 _WIDEST = 500  # characters of a line, on any terminal
@@ -37,8 +38,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Print the overview."""
-    if args.episodes < 1:
-        raise ConfigError(f"episodes must be an integer >= 1, got {args.episodes}")
+    check_integer("episodes", args.episodes, 1)
     path = _newest_run() if args.path is None else args.path
     if not path.exists():
         raise MissingFileError(f"{path} is not there")

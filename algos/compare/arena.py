@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 
-from textenv.algos.compare.evaluation import EpisodePlayer, TextPlayer
+from textenv.algos.compare.evaluators import EpisodeEvaluator, Evaluator, TextEvaluator
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.evaluation import evaluation_ids
@@ -21,9 +20,6 @@ EVALUATION_SEED = 2**30
 """Of the first evaluation episode; the others count up. Training seeds are far below."""
 _MOST_ANSWERS = 256  # of a task that has a list of answers
 _LOOKED_THROUGH = 5_000  # examples
-
-Player = Callable[[Any], list[float]]
-"""Plays the evaluation episodes of a policy, and gives their returns."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ class Arena:
             )
         return sorted(found)
 
-    def player(self, language: bool = False) -> Player:
+    def evaluator(self, language: bool = False) -> Evaluator:
         """The evaluation: fixed episodes, the same for every agent.
 
         Args:
@@ -119,13 +115,13 @@ class Arena:
         """
         if not self.is_text:
             starts: list[Any] = [(EVALUATION_SEED + i, None) for i in range(self.eval_episodes)]
-            return EpisodePlayer(self.make, starts)
+            return EpisodeEvaluator(self.make, starts)
         env = self.make_text("test")
         ids = evaluation_ids(env, self.eval_episodes)
         if language:
-            return TextPlayer(env, ids)
+            return TextEvaluator(env, ids)
         env.close()
-        return EpisodePlayer(lambda: self.make("test"), [(0, {"example_id": i}) for i in ids])
+        return EpisodeEvaluator(lambda: self.make("test"), [(0, {"example_id": i}) for i in ids])
 
     @cached_property
     def _splits(self) -> bool:

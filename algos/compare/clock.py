@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.compare.results import PARTS, Evaluation, Run
+from textenv.algos.compare.results import PARTS, EvaluationPoint, Run
 
 
 class Watch:
@@ -27,9 +27,9 @@ class Watch:
         self,
         evaluate: Callable[[Any], list[float]],
         eval_every: int,
-        on_evaluation: Callable[[Evaluation], None] | None = None,
+        on_evaluation: Callable[[EvaluationPoint], None] | None = None,
     ):
-        self.evaluations: list[Evaluation] = []
+        self.evaluations: list[EvaluationPoint] = []
         self._evaluate = evaluate
         self._every = eval_every
         self._next = 0
@@ -69,7 +69,7 @@ class Watch:
     def _measure(self, steps: int, policy: Any) -> None:
         spent = self._spent()
         returns = tuple(float(value) for value in self._evaluate(policy))
-        self.evaluations.append(Evaluation(steps, float(spent[0]), float(spent[1]), returns))
+        self.evaluations.append(EvaluationPoint(steps, float(spent[0]), float(spent[1]), returns))
         if self._on_evaluation is not None:
             self._on_evaluation(self.evaluations[-1])
         self._stopped = _now() - self._began - spent

@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from textenv.algos.compare.arena import Arena, Player
+from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.contestants import Contestant, create
-from textenv.algos.compare.results import AgentInfo, Comparison, Evaluation, Run
+from textenv.algos.compare.evaluators import Evaluator
+from textenv.algos.compare.results import AgentInfo, Comparison, EvaluationPoint, Run
 from textenv.errors import ConfigError
 
 
@@ -22,7 +23,7 @@ class Observer:
     def on_start(self, agent: str, seed: int) -> None:
         """A run begins."""
 
-    def on_evaluation(self, agent: str, seed: int, evaluation: Evaluation) -> None:
+    def on_evaluation(self, agent: str, seed: int, evaluation: EvaluationPoint) -> None:
         """An agent was evaluated."""
 
     def on_run(self, comparison: Comparison, run: Run) -> None:
@@ -80,14 +81,14 @@ def compare(
         comparison.agents[contestant.name] = AgentInfo(
             contestant.description, contestant.settings, time.perf_counter() - began
         )
-    players = {c.language: arena.player(c.language) for c in contestants}
+    evaluators = {c.language: arena.evaluator(c.language) for c in contestants}
     for contestant in contestants:
         comparison.agents[contestant.name].first_use_seconds += _warm_up(contestant)
     observer.on_ready(comparison)
     for seed in seeds:
         for contestant in contestants:
             observer.on_start(contestant.name, seed)
-            run = _run(contestant, arena, seed, players[contestant.language], observer)
+            run = _run(contestant, arena, seed, evaluators[contestant.language], observer)
             comparison.runs.append(run)
             observer.on_run(comparison, run)
     return comparison
@@ -97,11 +98,11 @@ def _run(
     contestant: Contestant,
     arena: Arena,
     seed: int,
-    player: Player,
+    evaluate: Evaluator,
     observer: Observer,
 ) -> Run:
     watch = Watch(
-        player,
+        evaluate,
         arena.eval_every,
         lambda evaluation: observer.on_evaluation(contestant.name, seed, evaluation),
     )

@@ -1,12 +1,55 @@
-"""What is known about the machine that a comparison ran on."""
+"""The machine that a comparison runs on: threads, seconds of imports, and a description."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import platform
+import time
+from collections.abc import Iterable
 from typing import Any
 
+from textenv.algos.runtime import backend, blas
 from textenv.algos.runtime.versions import versions
+
+_VARIABLE = "OPENBLAS_NUM_THREADS"
+
+
+def use_threads(count: int) -> dict[str, str]:
+    """Let torch, and MLX's matrix products where they are not set up yet, use ``count`` threads.
+
+    Returns:
+        What each computes with, in words.
+    """
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = str(count)  # read once, when the BLAS is loaded
+    try:
+        backend.prepare()
+    finally:
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before
+    status = blas.status()
+    used = {"MLX": f"{status.name} ({status.detail})"}
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(count)
+        used["torch"] = f"{torch.get_num_threads()} thread(s)"
+    return used
+
+
+def import_seconds(modules: Iterable[str]) -> dict[str, float]:
+    """Import those of some modules that are installed, and measure each; 0 where it was done."""
+    found = {}
+    for name in modules:
+        if importlib.util.find_spec(name) is not None:
+            began = time.perf_counter()
+            importlib.import_module(name)
+            found[name] = round(time.perf_counter() - began, 2)
+    return found
 
 
 def describe_machine(asked: int, threads: dict[str, str]) -> dict[str, Any]:

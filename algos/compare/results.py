@@ -21,7 +21,7 @@ _POINTS = 60  # of a curve against seconds
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationPoint:
     """The returns of the evaluation episodes at one moment of a run."""
 
     steps: int
@@ -44,7 +44,7 @@ class Run:
 
     agent: str
     seed: int
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationPoint, ...]
     """In order; the first before any training, the last after all of it."""
     seconds: float
     cpu_seconds: float
@@ -61,7 +61,7 @@ class Run:
         """Mean return of the last evaluation."""
         return self.evaluations[-1].mean
 
-    def reached(self, threshold: float) -> Evaluation | None:
+    def reached(self, threshold: float) -> EvaluationPoint | None:
         """The first evaluation with a mean return of at least this."""
         return next((e for e in self.evaluations if e.mean >= threshold), None)
 

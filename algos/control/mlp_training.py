@@ -27,16 +27,16 @@ from textenv.algos.runtime.compile import compiled  # noqa: E402
 _BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-5
 
-Weights = dict[str, mx.array]
+MLPWeights = dict[str, mx.array]
 
 Figures = dict[str, mx.array]
 """Numbers by name, not yet computed."""
 
-LossFn = Callable[..., "tuple[mx.array, Figures]"]
+MLPLossFn = Callable[..., "tuple[mx.array, Figures]"]
 """``loss_fn(weights, settings, *data) -> (loss, figures)``, figures without gradient."""
 
 
-class Columns(NamedTuple):
+class TransitionArrays(NamedTuple):
     """What was seen and done in N transitions, in the order of their trajectories."""
 
     observations: np.ndarray
@@ -47,7 +47,7 @@ class Columns(NamedTuple):
     """(N, P) bool; None where nothing is masked."""
 
 
-def columns(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> Columns:
+def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> TransitionArrays:
     """The transitions of some trajectories, as a policy's networks take them.
 
     Raises:
@@ -68,7 +68,9 @@ def columns(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> Columns:
             f"{len(drawn)} transitions gave {len(rows)} observations and {len(actions)} actions: "
             f"they are not of the spaces {policy.encoder.space} and {policy.distribution.space}"
         )
-    return Columns(rows, actions, stack_masks(infos, len(drawn), policy.distribution.outputs))
+    return TransitionArrays(
+        rows, actions, stack_masks(infos, len(drawn), policy.distribution.outputs)
+    )
 
 
 def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
@@ -84,7 +86,7 @@ def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
     return drawn if same and np.allclose(clipped, trajectory.actions) else trajectory.actions
 
 
-def forward(weights: Weights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:
+def forward(weights: MLPWeights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:
     """Outputs of the actor (B, P) and of the critic (B,) for normalised observations (B, D).
 
     As `MLPPolicy.forward`, in MLX.
@@ -108,7 +110,7 @@ class Adam:
 
     Args:
         weights: by name, as `MLPPolicy.weights` has them.
-        loss_fn: what is minimised, see `LossFn`.
+        loss_fn: what is minimised, see `MLPLossFn`.
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
 
     Attributes:
@@ -116,7 +118,7 @@ class Adam:
             it is changed in place: one kept from before takes the steps since back.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray], loss_fn: LossFn, max_grad_norm: float):
+    def __init__(self, weights: Mapping[str, np.ndarray], loss_fn: MLPLossFn, max_grad_norm: float):
         self._shapes = {name: value.shape for name, value in weights.items()}
         flat = np.concatenate([np.asarray(value).reshape(-1) for value in weights.values()])
         self.state: tuple[mx.array, mx.array, mx.array, int] = (

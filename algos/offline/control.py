@@ -34,14 +34,14 @@ from textenv.algos.control.mlp_policy import ACTIVATIONS, MLPPolicy
 from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
-    Weights,
-    columns,
+    MLPWeights,
     forward,
     mean_figures,
+    transition_arrays,
 )
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.offline.data import (
-    Episode,
+    JoinedEpisode,
     best_episodes,
     common_source,
     join_episodes,
@@ -191,8 +191,8 @@ class OfflineTrainer:
         """The data, put back together."""
         self.data_return = mean_return(self.episodes)
         self._kept, held = self._choose()
-        self._data = columns(self._kept, self.policy)
-        self._held = columns(held, self.policy) if held else None
+        self._data = transition_arrays(self._kept, self.policy)
+        self._held = transition_arrays(held, self.policy) if held else None
         self.policy.update_stats(self._data.observations)
         returns = [_discounted(t.rewards, self.gamma) for t in self._kept]
         self.policy.reward_scale = float(np.std(np.concatenate(returns))) or 1.0
@@ -250,7 +250,7 @@ class OfflineTrainer:
 
     def _choose(self) -> tuple[list[Trajectory], list[Trajectory]]:
         """Trajectories to train on, and those held out."""
-        chosen: list[Episode] = self.episodes
+        chosen: list[JoinedEpisode] = self.episodes
         if self.config.method == "filtered_bc":
             chosen = best_episodes(chosen, self.config.share)
         order = self._rng.permutation(len(chosen))
@@ -330,7 +330,7 @@ class OfflineTrainer:
 
     def _loss(
         self,
-        weights: Weights,
+        weights: MLPWeights,
         settings: list[mx.array],
         observations: mx.array,
         actions: mx.array,

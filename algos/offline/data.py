@@ -23,7 +23,7 @@ _BY_STEP_OR_NONE = ("values", "logprobs", "unclipped_actions")
 
 
 @dataclass
-class Episode:
+class JoinedEpisode:
     """One episode, or as much of it as the rollouts hold."""
 
     trajectory: Trajectory
@@ -31,7 +31,7 @@ class Episode:
     """Whether all of it is here, from its reset to its end."""
 
 
-def join_episodes(rollouts: Sequence[Buffer]) -> list[Episode]:
+def join_episodes(rollouts: Sequence[Buffer]) -> list[JoinedEpisode]:
     """The episodes of some rollouts, in the order in which they begin there.
 
     The last part of an environment in one rollout and its first part in the next are one episode
@@ -61,18 +61,18 @@ def join_episodes(rollouts: Sequence[Buffer]) -> list[Episode]:
                 going[lane] = number
                 ended.discard(lane)
     return [
-        Episode(_joined(p), start and (p[-1].terminated or p[-1].truncated))
+        JoinedEpisode(_joined(p), start and (p[-1].terminated or p[-1].truncated))
         for p, start in zip(parts, begun)
     ]
 
 
-def mean_return(episodes: Sequence[Episode]) -> float | None:
+def mean_return(episodes: Sequence[JoinedEpisode]) -> float | None:
     """Mean return of the whole episodes; None where there are none."""
     returns = [e.trajectory.total_reward for e in episodes if e.whole]
     return float(np.mean(returns)) if returns else None
 
 
-def best_episodes(episodes: Sequence[Episode], share: float) -> list[Episode]:
+def best_episodes(episodes: Sequence[JoinedEpisode], share: float) -> list[JoinedEpisode]:
     """The whole episodes of the highest returns, in the order in which they were.
 
     Args:

@@ -45,7 +45,8 @@ from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_polic
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
-from textenv.algos.training.trainer import Trainer, default_learning_rate  # noqa: E402
+from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
     "rft": "rejection-sampling fine-tuning: supervised on the completions that were right",
@@ -244,12 +245,7 @@ class OfflineTextTrainer:
         )
 
     def _make_optimizer(self, steps: int) -> optim.Optimizer:
-        return optim.AdamW(
-            optim.linear_schedule(self.learning_rate, 0.0, max(1, steps)),
-            betas=[0.9, 0.95],
-            weight_decay=self.config.weight_decay,
-            bias_correction=True,
-        )
+        return make_adamw(self.learning_rate, steps, weight_decay=self.config.weight_decay)
 
 
 def supervised_loss(

@@ -14,11 +14,25 @@ from rich.table import Table
 
 from textenv.algos.episodes.trajectory import Buffer
 
-_SAMPLES = 4
+_SAMPLES = 4  # completions
+_LINES = 10  # of an offline training
 _FIGURES = ("reward", "accuracy", "completions/mean_length", "entropy", "kl", "grad_norm")
 
 
-class TrainingDisplay:
+def progress_bar(unit: str, console: Console, disable: bool = False) -> Progress:
+    """A bar that counts units, and estimates the time left."""
+    return Progress(
+        TextColumn(unit),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=disable,
+    )
+
+
+class TextDisplay:
     """Shows each step: live on a terminal, a line now and then elsewhere.
 
     Args:
@@ -30,19 +44,12 @@ class TrainingDisplay:
     def __init__(self, total: int, console: Console | None = None, unit: str = "step"):
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._total, self._unit = total, unit
-        self._progress = Progress(
-            TextColumn(unit),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("time left"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
+        self._progress = progress_bar(unit, self.console)
         self._bar = self._progress.add_task("train", total=total)
         self._live = Live(self._progress, console=self.console, refresh_per_second=4)
         self._every = max(1, total // 20)
 
-    def __enter__(self) -> TrainingDisplay:
+    def __enter__(self) -> TextDisplay:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -72,7 +79,7 @@ class TrainingDisplay:
             )
 
 
-class ConsoleDisplay:
+class ControlDisplay:
     """A line for each update of control, over a bar where the output is a terminal.
 
     Args:
@@ -82,18 +89,12 @@ class ConsoleDisplay:
 
     def __init__(self, total: int, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("transitions"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("time left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+        self._progress = progress_bar(
+            "transitions", self.console, disable=not self.console.is_terminal
         )
         self._bar = self._progress.add_task("train", total=total)
 
-    def __enter__(self) -> ConsoleDisplay:
+    def __enter__(self) -> ControlDisplay:
         self._progress.start()
         return self
 
@@ -109,6 +110,33 @@ class ConsoleDisplay:
         """Show one update, and where its rollout went."""
         self._progress.update(self._bar, completed=metrics["time/total_timesteps"])
         self.console.print(ppo_line(metrics, rollout.num_transitions, exported))
+
+
+class OfflineDisplay:
+    """Prints a line for some of the passes of an offline training, ten or so in all.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    def on_step(self, metrics: Mapping[str, float], passes: int) -> None:
+        """Show a pass, if it is the first, the last, or one of those between.
+
+        Args:
+            metrics: of the pass.
+            passes: how many there will be.
+        """
+        epoch = int(metrics["epoch"])
+        if epoch in (1, passes) or epoch % max(1, passes // _LINES) == 0:
+            shown = [
+                f"{key.removeprefix('train/')} {value:.4g}"
+                for key, value in metrics.items()
+                if key not in ("epoch", "step", "train/n_updates", "learning_rate")
+            ]
+            self._console.print(f"pass {epoch}/{passes}  {'  '.join(shown)}")
 
 
 def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | None) -> str:

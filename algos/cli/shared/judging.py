@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from textenv.algos.config import check_integer
 from textenv.algos.evaluation import episode_returns, evaluate
-from textenv.errors import ConfigError
 
 _CONTROL_SEED = 2**30  # of the evaluation's episodes: far from the seeds of training
 
-Result = dict[str, dict[str, Any]]
+Judgement = dict[str, dict[str, Any]]
 """``"greedy"`` and ``"sampled"``, each with its figures."""
 
-Judge = Callable[[], "Result | None"]
+Judge = Callable[[], "Judgement | None"]
 
 
 def text_judge(trainer: Any, env: Any, examples: int) -> Judge:
@@ -25,7 +25,7 @@ def text_judge(trainer: Any, env: Any, examples: int) -> Judge:
         examples: how many; 0 judges nothing.
     """
 
-    def judge() -> Result | None:
+    def judge() -> Judgement | None:
         if env is None or not examples:
             return None
         policy = trainer.policy.with_params(seed=trainer.config.seed + 1)
@@ -48,10 +48,9 @@ def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:
     Raises:
         ConfigError: for fewer than none.
     """
-    if episodes < 0:
-        raise ConfigError(f"eval_episodes must be an integer >= 0, got {episodes}")
+    check_integer("eval_episodes", episodes, 0)
 
-    def judge() -> Result | None:
+    def judge() -> Judgement | None:
         if env is None or not episodes:
             return None
         found = {}
@@ -67,7 +66,7 @@ def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:
     return judge
 
 
-def say_evaluation(say: Callable[[str], None], when: str, result: Result | None) -> None:
+def say_judgement(say: Callable[[str], None], when: str, result: Judgement | None) -> None:
     """Say in a line how well it did."""
     if result is None:
         say(f"{when}: not evaluated")

@@ -7,11 +7,31 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 
 from textenv.errors import ConfigError
+
+_LABELS = {
+    "step": "optimizer step",
+    "reward": "reward",
+    "time/iterations": "update",
+    "time/total_timesteps": "transitions",
+    "rollout/ep_rew_mean": "return, mean of the last 100 episodes",
+}
+
+
+class Picture(NamedTuple):
+    """A picture to draw of a training's metrics."""
+
+    file: str
+    """Its name in the run's folder."""
+    across: str
+    """The metric of the horizontal axis."""
+    up: str
+    """The metric of the vertical axis."""
+    title: str
 
 
 class RunFolder:
@@ -60,41 +80,27 @@ class RunFolder:
         """Write ``summary.json``."""
         _write(self.path / "summary.json", json.dumps(dict(summary), indent=2) + "\n")
 
-    def draw(self, history: list[dict[str, float]], across: str, up: str, title: str) -> None:
-        """Draw ``reward.png``: one metric over another."""
-        draw_metric(self.path / "reward.png", history, across, up, title)
+    def draw(self, picture: Picture, history: list[dict[str, float]]) -> None:
+        """Draw one metric over another, and its running mean over ten rows, as a PNG."""
+        import matplotlib
 
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
 
-_LABELS = {
-    "step": "optimizer step",
-    "reward": "reward",
-    "time/iterations": "update",
-    "time/total_timesteps": "transitions",
-    "rollout/ep_rew_mean": "return, mean of the last 100 episodes",
-}
-
-
-def draw_metric(
-    path: Path, history: list[dict[str, float]], across: str, up: str, title: str
-) -> None:
-    """Draw one metric over another, and its running mean over ten rows, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = [metrics for metrics in history if up in metrics]
-    steps = [metrics[across] for metrics in rows]
-    values = [metrics[up] for metrics in rows]
-    means = [sum(values[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(values))]
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each update")
-    axes.plot(steps, means, color="tab:blue", linewidth=2, label="mean of ten")
-    axes.set(xlabel=_LABELS.get(across, across), ylabel=_LABELS.get(up, up), title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        across, up = picture.across, picture.up
+        rows = [metrics for metrics in history if up in metrics]
+        steps = [metrics[across] for metrics in rows]
+        values = [metrics[up] for metrics in rows]
+        means = [sum(values[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(values))]
+        figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each update")
+        axes.plot(steps, means, color="tab:blue", linewidth=2, label="mean of ten")
+        labels = {"xlabel": _LABELS.get(across, across), "ylabel": _LABELS.get(up, up)}
+        axes.set(**labels, title=picture.title)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+        figure.savefig(self.path / picture.file, dpi=120)
+        plt.close(figure)
 
 
 def _write(path: Path, text: str) -> None:
