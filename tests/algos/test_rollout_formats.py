@@ -94,7 +94,7 @@ def validator(schema):
 def test_the_schema_ships_with_the_package():
     import importlib.resources
 
-    assert (importlib.resources.files(textenv.algos) / "rollout.schema.json").is_file()
+    assert (importlib.resources.files("textenv.algos.storage") / "rollout.schema.json").is_file()
 
 
 def test_the_schema_knows_every_field(schema):
