@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from textenv.algos.offline.control import OfflineTrainer as OfflineTrainer
     from textenv.algos.offline.text import OfflineTextConfig as OfflineTextConfig
     from textenv.algos.offline.text import OfflineTextTrainer as OfflineTextTrainer
-    from textenv.algos.ppo import PPOConfig as PPOConfig
     from textenv.algos.ppo import PPOTrainer as PPOTrainer
+    from textenv.algos.ppo_config import PPOConfig as PPOConfig
     from textenv.algos.rollouts.coordinator import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.rollouts.runner import RolloutRunner as RolloutRunner
     from textenv.algos.sb3_trainer import SB3Trainer as SB3Trainer
@@ -46,7 +46,7 @@ _HOMES = {
     "OfflineTextConfig": "offline.text",
     "OfflineTextTrainer": "offline.text",
     "OfflineTrainer": "offline.control",
-    "PPOConfig": "ppo",
+    "PPOConfig": "ppo_config",
     "PPOTrainer": "ppo",
     "RolloutCoordinator": "rollouts.coordinator",
     "RolloutRunner": "rollouts.runner",

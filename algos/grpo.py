@@ -1,4 +1,4 @@
-"""GRPO: sample groups of completions, compare them by reward, move towards the better ones.
+"""GRPO: sample groups of completions, compare them by reward, make the better ones likelier.
 
 Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4; with the aggregations of
 Dr. GRPO (Liu et al. 2025, 2503.20783), DAPO (Yu et al. 2025, 2503.14476), BNPO as TRL has it,
@@ -8,8 +8,8 @@ Deviations from the papers:
 - The standard deviation has ddof 1 and eps 1e-4, as in TRL; the paper does not say.
 - A group counts as uniform by max - min <= tolerance, not by a standard deviation of exactly 0.
 - The old log-probabilities are the sampler's own, of the distribution that was sampled from.
-- The normaliser is that of an optimizer step's whole batch in every loss, so that bnpo, which in
-  TRL takes that of a part of it, equals dapo.
+- In every loss the normaliser is that of an optimizer step's whole batch. So bnpo, which in TRL
+  takes that of a part of the batch, equals dapo.
 - CISPO bounds its weight by 1 + epsilon_high from above and not from below.
 
 Shapes: N trajectories, T tokens.
@@ -17,7 +17,6 @@ Shapes: N trajectories, T tokens.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,29 +25,32 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.episodes.environments import is_text, make_env, max_turns
-from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
 from textenv.algos.lm.scoring.batch import BatchSize
-from textenv.algos.rollouts.coordinator import RolloutCoordinator
-from textenv.algos.rollouts.metrics import rollout_metrics
+from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.rollouts.workers import WorkerRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+from textenv.errors import ConfigError, DataError, unknown
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
-import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
-from textenv.algos.lm.models.loading import add_lora, load_model, save_model  # noqa: E402
+from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
-from textenv.algos.training.gradient import LocalLearner, LossFn, SharedLearner  # noqa: E402
-from textenv.algos.training.trainer import Trainer, default_learning_rate  # noqa: E402
+from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 
 def compute_advantages(
@@ -122,13 +124,13 @@ def policy_loss(
         epsilon: how far the ratio may fall below 1 before its gradient stops.
         epsilon_high: how far it may rise above 1; None: ``epsilon``.
         beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020).
-        ref_logprobs: (N, T) under the reference policy; needed where beta is above 0.
+        ref_logprobs: (N, T) under the reference policy; needed if beta is above 0.
         max_completion_length: the constant that ``dr_grpo`` divides by.
-        batch_size: of the whole batch, where this is a part of it.
-        weights: (N, T), what each token of the mask counts; None: 1. Means over tokens divide by
+        batch_size: size of the whole batch, if this is a part of it.
+        weights: (N, T), the weight of each token of the mask; None: 1. Means over tokens divide by
             the sum of the weights, those over a completion's tokens by the sum of its own;
             ``dr_grpo`` divides by its constant. The ratio of ``gspo``, a mean over a completion's
-            tokens, knows no weights.
+            tokens, does not use weights.
 
     Returns:
         The loss, and metrics over the tokens of the mask, each of which counts 1 there.
@@ -205,11 +207,11 @@ class GRPOTrainer:
     Args:
         model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
         env: an environment id, an environment, or a function that makes one.
-        config: settings; the defaults where None.
-        env_kwargs: arguments of ``gym.make``, where ``env`` is an id.
+        config: settings; the defaults if None.
+        env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
         tokenizer: of a model that is passed itself.
         on_step: called after each optimizer step with the metrics and the rollout, which may be
-            empty where a strategy kept nothing.
+            empty if a strategy kept nothing.
         export_to: a folder that rollouts are written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
         export_every: write the first of each so many.
@@ -217,7 +219,7 @@ class GRPOTrainer:
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each step so far.
-        exporter: its ``last`` is the file of the last rollout, where that was written.
+        exporter: its ``last`` is the file of the last rollout, if that was written.
 
     Raises:
         ConfigError: for an environment that is not text to text, a temperature of 0, or a part of
@@ -238,7 +240,7 @@ class GRPOTrainer:
         *,
         env_kwargs: dict[str, Any] | None = None,
         tokenizer: Any = None,
-        on_step: Callable[[dict[str, float], Buffer], None] | None = None,
+        on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
     ):
@@ -252,11 +254,9 @@ class GRPOTrainer:
             raise ConfigError(
                 f"GRPO trains on environments of text; the actions of {self.env} are not text"
             )
-        if isinstance(model, (str, Path)):
-            model, tokenizer = load_model(model)
-        elif tokenizer is None:
-            raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
-        elif config.num_workers:
+        named = isinstance(model, (str, Path))
+        model, tokenizer = resolve_model(model, tokenizer)
+        if config.num_workers and not named:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
@@ -268,24 +268,29 @@ class GRPOTrainer:
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
-        turns = max_turns(self.env)
-        size = config.num_prompts * config.num_generations * turns
-        self._runner: RolloutRunner | RolloutCoordinator
-        runner = self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
-        self._plan = runner
+        size = config.num_prompts * config.num_generations * max_turns(self.env)
+        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._workers: WorkerRunner | None = None
         if config.num_workers:
-            self._runner = RolloutCoordinator.around(
-                runner,
+            self._workers = WorkerRunner(
+                self._runner,
                 partial(make_env, env, env_kwargs),
                 partial(_make_policy, str(model.source.resolve()), config),
                 config.num_workers,
-                partial(_make_learner, config),
+                partial(_make_gradient, config),
             )
         self._trainer = Trainer(
             model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
             _make_loss(config),
-            self._make_optimizer(),
+            make_adamw(
+                self.learning_rate,
+                config.max_steps,
+                schedule=config.lr_scheduler_type,
+                warmup_steps=config.warmup_steps,
+                weight_decay=config.weight_decay,
+            ),
+            on_policy=False,  # the rollout is still shown and measured after the update
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
             micro_batch_size=config.micro_batch_size,
@@ -294,17 +299,15 @@ class GRPOTrainer:
             mask_truncated_completions=config.mask_truncated_completions,
             reference=reference,
             credit_fn=strategy.generation.credit,
-            learner=None
-            if isinstance(self._runner, RolloutRunner)
-            else SharedLearner(self._runner),
+            gradient=None if self._workers is None else SharedGradient(self._workers),
             seed=config.seed,
         )
+        self._metrics = GRPOMetrics(strategy)
         self.exporter = Exporter(export_to, export_every)
         self._on_step = on_step
-        self._tokens = 0
 
     def describe(self) -> str:
-        """The loss in words: what is minimised, and on what."""
+        """The loss and the data in words, in one line."""
         c = self.config
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
         clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
@@ -323,39 +326,31 @@ class GRPOTrainer:
 
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
-        Of the seconds of a step, ``time/score`` (environments and rewards, of all workers together)
-        lies within ``time/generate``; the other phases follow one another. Of reward functions that
-        run elsewhere (async, or in a process of their own) it has what was still to be waited for.
+        The phases of a step follow one another, except that ``time/score`` (environments and
+        rewards, of all workers together) lies within ``time/generate``. Of reward functions that
+        run elsewhere (async, or in a process of their own) it has only the time spent waiting.
 
         Returns:
             The metrics of each step, which are `history` too.
         """
         steps, version = 0, self._runner.policy_version
+        collector = self._workers or self._runner
         while steps < self.config.max_steps:
-            start = time.perf_counter()
-            scored = self._runner.seconds["environment"]
+            clock = PhaseClock()
             with self._memory.generating():
-                rollout = self._runner.collect()
-            generated = time.perf_counter()
+                rollout = collector.collect()
+            clock.end("generate")
             self.exporter.write(rollout, self._runner)
-            exported = time.perf_counter()
-            metrics = self._update(rollout, self.config.max_steps - steps)
-            end = time.perf_counter()
-            steps += max(1, int(metrics.pop("updates")))
+            clock.end("export")
+            update = {"updates": 0.0}
+            if len(rollout):  # a strategy may have kept nothing
+                self._trainer.buffer = rollout
+                with self._memory.updating(rollout):
+                    update = self._trainer.train(self.config.max_steps - steps)
+            clock.end("update")
+            steps += max(1, int(update.pop("updates")))
             self._runner.policy_version = version + steps
-            assert rollout.counts is not None
-            metrics |= rollout_metrics(Buffer(rollout.counts.played)) | rollout.counts.metrics()
-            metrics |= self._plan.strategy.metrics()
-            self._tokens += int(metrics["num_tokens"])
-            metrics |= {
-                "step": float(steps),
-                "num_tokens": float(self._tokens),
-                "step_time": end - start,
-                "time/generate": generated - start,
-                "time/score": self._runner.seconds["environment"] - scored,
-                "time/export": exported - generated,
-                "time/update": end - exported,
-            }
+            metrics = self._metrics.step(rollout, update, clock, steps)
             self.history.append(metrics)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)
@@ -370,54 +365,30 @@ class GRPOTrainer:
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder that `mlx_lm.load` and `load_model` read.
 
-        Where the strategy has parts, ``strategy.json`` beside it is what they remember.
+        If the strategy has parts, ``strategy.json`` beside the model holds what they remember.
         """
         save_model(self.model, self.tokenizer, folder)
-        if self._plan.strategy.parts:
-            write_state(Path(folder) / STRATEGY_FILE, self._plan.state())
+        if self._runner.strategy.parts:
+            write_state(Path(folder) / STRATEGY_FILE, self._runner.state())
 
     def load_strategy(self, folder: str | Path) -> None:
-        """Go on with the strategy where the training that `save` wrote stopped.
+        """Go on with the strategy from where the training stopped whose folder `save` wrote.
 
         Raises:
-            MissingFileError: where the folder has no ``strategy.json``.
-            ConfigError: where that is of a training with another strategy.
-            DataError: where it is broken.
+            MissingFileError: if the folder has no ``strategy.json``.
+            ConfigError: if that is of a training with another strategy.
+            DataError: if it is broken.
         """
         path = Path(folder) / STRATEGY_FILE
         state = read_state(path)
         try:
-            self._plan.load_state(state)
+            self._runner.load_state(state)
         except (ConfigError, DataError) as error:
             raise type(error)(f"{path}: {error}") from error
 
     def close(self) -> None:
-        """Close the environments, and end the workers where there are any."""
-        self._runner.close()
-
-    def _update(self, rollout: Buffer, max_updates: int) -> dict[str, float]:
-        """Train on a rollout; a strategy may have kept nothing of it."""
-        if not len(rollout):
-            return {"updates": 0.0}
-        self._trainer.buffer = Buffer(rollout)
-        with self._memory.updating(rollout):
-            return self._trainer.train(max_updates)
-
-    def _make_optimizer(self) -> optim.Optimizer:
-        c, peak = self.config, self.learning_rate
-        left = max(1, c.max_steps - c.warmup_steps)
-        decay: Any = {
-            "constant": lambda step: mx.array(peak),
-            "linear": optim.linear_schedule(peak, 0.0, left),
-            "cosine": optim.cosine_decay(peak, left),
-        }[c.lr_scheduler_type]
-        if c.warmup_steps:
-            # Not from 0: the first step would be lost.
-            warmup = optim.linear_schedule(peak / c.warmup_steps, peak, c.warmup_steps)
-            decay = optim.join_schedules([warmup, decay], [c.warmup_steps])
-        return optim.AdamW(
-            decay, betas=[0.9, 0.95], weight_decay=c.weight_decay, bias_correction=True
-        )
+        """Close the environments, and end the workers if there are any."""
+        (self._workers or self._runner).close()
 
 
 def _make_loss(config: GRPOConfig) -> LossFn:
@@ -431,13 +402,13 @@ def _make_loss(config: GRPOConfig) -> LossFn:
     )
 
 
-def _make_learner(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalLearner:
-    """What computes gradients in a worker."""
-    return LocalLearner(policy.model, _make_loss(config), config.gradient_checkpointing)
+def _make_gradient(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalGradient:
+    """Makes what computes gradients in a worker."""
+    return LocalGradient(policy.model, _make_loss(config), config.gradient_checkpointing)
 
 
 def _make_policy(folder: str, config: GRPOConfig) -> LanguageModelPolicy:
-    """The policy of a worker, whose weights are yet to come."""
+    """Makes the policy of a worker; its weights are sent later."""
     model, tokenizer = load_model(folder)
     if config.lora_rank:
         add_lora(model, config.lora_rank, config.lora_scale, config.seed)

@@ -1,7 +1,7 @@
 """PPO's update of an actor and a critic of control, in MLX.
 
-rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights, which go back to the
-NumPy policy that collects. One minibatch is one call of a compiled function, see
+rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights, which are given to the
+NumPy policy that collects. Each minibatch is one call of a compiled function, see
 `textenv.algos.control.mlp_training.Adam`.
 
 Shapes: N transitions of a rollout, B of a minibatch, D features, P outputs of the actor, K
@@ -28,7 +28,6 @@ from textenv.algos.control.mlp_training import (
 from textenv.algos.control.running_stats import RunningStats
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.ppo import (
-    PPOConfig,
     bootstrap_value,
     explained_variance,
     gae,
@@ -36,6 +35,7 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
+from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import DataError
@@ -64,7 +64,7 @@ class ControlBatch:
     advantages: np.ndarray
     """(N,) float64, in units of the rewards."""
     masks: np.ndarray | None
-    """(N, P) bool; None where nothing is masked."""
+    """(N, P) bool; None if nothing is masked."""
 
     @property
     def returns(self) -> np.ndarray:
@@ -75,13 +75,13 @@ class ControlBatch:
         return len(self.observations)
 
 
-class ControlLearner:
+class ControlUpdater:
     """Trains an `MLPPolicy` by PPO.
 
     Args:
         env: the environment, single or vector; its spaces decide the networks.
         config: settings.
-        policy: to go on from; one with new weights where None.
+        policy: to go on from; None makes one with new weights.
     """
 
     strategy = create_strategy("ppo")
@@ -115,8 +115,8 @@ class ControlLearner:
             Means over the minibatches, under Stable-Baselines3's names.
 
         Raises:
-            DataError: where the rollout is of another kind of policy.
-            FloatingPointError: where the loss is not finite; the weights are left as they were.
+            DataError: if the rollout is of another kind of policy.
+            FloatingPointError: if the loss is not finite; the weights are left as they were.
         """
         config = self.config
         if config.normalize_rewards:
@@ -177,7 +177,7 @@ class ControlLearner:
         self.policy.save(folder)
 
     def _count_rewards(self, rollout: Buffer) -> None:
-        """Take a rollout's discounted returns into the scale of the rewards."""
+        """Update the scale of the rewards by a rollout's discounted returns."""
         returns = []
         for trajectory in rollout:
             total = self._discounted.pop(trajectory.env_index, 0.0)

@@ -32,17 +32,16 @@ from textenv.algos.episodes.environments import is_text
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.ppo import (
-    PPOConfig,
     explained_variance,
     gae,
     minibatches,
     policy_loss,
     value_loss,
 )
-from textenv.algos.rollouts.metrics import rollout_metrics
+from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.errors import ConfigError, DataError
 
 backend.prepare()
 
@@ -52,16 +51,13 @@ import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
-from textenv.algos.lm.models.loading import (  # noqa: E402
-    add_lora,
-    check_trainable,
-    count_parameters,
-    load_model,
-    save_model,
-)
+from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.properties import check_trainable, count_parameters  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
-from textenv.algos.training.optimizer import Stepper, accumulate  # noqa: E402
-from textenv.algos.training.trainer import default_learning_rate  # noqa: E402
+from textenv.algos.training.gradient import accumulate  # noqa: E402
+from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
 VALUE_HEAD = "value_head.safetensors"
 _EPSILON = 1e-8
@@ -83,7 +79,7 @@ class ActorCritic(nn.Module):
         return self.value_head(hidden.astype(self.value_head.weight.dtype))[..., 0]
 
 
-class TextLearner:
+class TextUpdater:
     """Trains a language model by PPO.
 
     Args:
@@ -112,10 +108,7 @@ class TextLearner:
             raise ConfigError(
                 "temperature must be above 0 to train: greedy completions explore nothing"
             )
-        if isinstance(model, (str, Path)):
-            model, tokenizer = load_model(model)
-        elif tokenizer is None:
-            raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+        model, tokenizer = resolve_model(model, tokenizer)
         self.config = config
         self.reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
@@ -138,9 +131,8 @@ class TextLearner:
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()
         self._optimizer = optim.Adam(config.learning_rate, betas=[0.9, 0.95], bias_correction=True)
-        self._apply = Stepper(self.network, self._optimizer, config.max_grad_norm)
+        self._apply = OptimizerStep(self.network, self._optimizer, config.max_grad_norm)
         self._rng = np.random.default_rng((config.seed, 1))
-        self._tokens = 0
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
@@ -155,8 +147,7 @@ class TextLearner:
             max_updates: stop after this many optimizer steps.
 
         Returns:
-            Means over the minibatches, under Stable-Baselines3's names; what the rollout was
-            like, under TRL's.
+            Means over the minibatches, under Stable-Baselines3's names.
 
         Raises:
             DataError: for an empty rollout; trajectories without tokens, of a tree, or with weights
@@ -181,9 +172,7 @@ class TextLearner:
         batch.mask[~np.isfinite(batch.rewards)] = 0  # no reward function scored these
         values = by_parts(self._values, batch, config.micro_batch_size or config.batch_size)
         rewards = turn_rewards([trajectories[i] for i in batch.order], batch)
-        metrics = rollout_metrics(rollout)
-        self._tokens += int(metrics["num_tokens"])
-        metrics["num_tokens"] = float(self._tokens)
+        metrics: dict[str, float] = {}
         if self.reference is not None:
             log_ratio = self._log_ratio(batch)
             rewards = rewards - config.beta * log_ratio

@@ -1,8 +1,8 @@
-"""Length reduction: a reward for shorter answers that stay right.
+"""Length reduction: a reward that makes answers shorter and keeps them right.
 
-tiny-lm often puts two spaces between the numbers that it sorts. That is not wrong, and costs
-tokens. A wrong answer earns nothing here, however short it is, and a right one earns the more
-the shorter it is: so length goes down and accuracy does not.
+tiny-lm often writes two spaces between the numbers that it sorts. Such an answer is right, but it
+costs more tokens than it needs. Here a wrong answer earns 0, however short it is, and a right
+answer earns more if it is shorter. Length goes down, and accuracy does not.
 
     python examples/length_reduction.py --max-steps 60
 """
@@ -20,13 +20,13 @@ args = parser.parse_args()
 
 
 def short_and_right(prompt, completion, example):
-    """1 for a right answer without a needless character, less for a longer one."""
+    """1 for a right answer as short as possible, less for a longer one, 0 for a wrong one."""
     right = completion.split() == example["answer"].split()
     return float(right) * len(example["answer"]) / max(1, len(completion))
 
 
 def report(metrics, rollout):
-    """Print every tenth step."""
+    """Print the metrics of every tenth step."""
     if metrics["step"] % 10 == 0:
         length = metrics["completions/mean_length"]
         print(f"step {metrics['step']:.0f}: reward {metrics['reward']:.3f}, length {length:.1f}")

@@ -1,10 +1,10 @@
-"""Writes examples/gallery.md: a prompt and an answer of every task.
+"""Write examples/gallery.md, the page with a prompt and an answer of every task.
 
     python examples/make_gallery.py            # writes the page
-    python examples/make_gallery.py --check    # fails where it lacks a task
+    python examples/make_gallery.py --check    # fails if a task is missing or out of date
 
-It needs the extra ``tasks``. reasoning-gym draws from sets of text in a few datasets, so that an
-example depends on ``PYTHONHASHSEED``: the script starts itself again with 0.
+It needs the extra ``tasks``. A few datasets of reasoning-gym draw from sets of text, so their
+examples depend on ``PYTHONHASHSEED``. The script starts itself again with the value 0.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from textenv.tasks import BUILT_IN, reasoning_gym
 PAGE = Path(__file__).with_name("gallery.md")
 EXAMPLE_ID = 0
 FIRST_LINES, LAST_LINES, MOST_COLUMNS = 12, 8, 100
-NO_ANSWER = "No answer: the dataset gives none that its own verifier takes."
+NO_ANSWER = "No answer: the dataset gives none that its own verifier accepts."
 
 HEAD = """\
 # Gallery
 
-Example {example_id} of every built-in task and of every dataset of reasoning-gym ({version}): the
-prompt, and the oracle's answer, in the train split and with the default settings. Made by
-`examples/make_gallery.py`. Lines are wrapped at {columns} characters; of a long text the first
-{first} and the last {last} lines are shown. What stands below "reasoning-gym" was written by that
-library.
+One example of every built-in task and of every dataset of reasoning-gym ({version}): the prompt,
+and the task's own right answer. It is example {example_id} of the train split, with the default
+settings. Lines are wrapped at {columns} characters. If a text is long, its first {first} and its
+last {last} lines are shown. The texts of the sections "reasoning-gym" come from that library.
 
-The examples of `isomorphic_strings` and `ransom_note`, and the wording of a few answers, depend on
-Python's hash of text: this page was made with `PYTHONHASHSEED=0`.
+`examples/make_gallery.py` writes this page. The examples of `isomorphic_strings` and `ransom_note`,
+and the wording of a few answers, depend on Python's hash of text; the page is made with
+`PYTHONHASHSEED=0`.
 """
 
 
 def fenced(text: str) -> str:
-    """A text as a block of Markdown, cut where it is long."""
+    """A text as a code block of Markdown; the middle of a long text is left out."""
     lines = [part.rstrip() for line in text.strip("\n").split("\n") for part in wrapped(line)]
     left_out = len(lines) - FIRST_LINES - LAST_LINES
-    if left_out > 1:  # to say that one is left out would take its place
+    if left_out > 1:  # a note about a single line would be as long as the line
         lines[FIRST_LINES:-LAST_LINES] = [f"… ({left_out} lines)"]
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -52,14 +52,14 @@ def fenced(text: str) -> str:
 
 
 def wrapped(line: str) -> list[str]:
-    """A line as lines that are not too long; its spaces stay."""
+    """A line, split into lines of at most `MOST_COLUMNS` characters; spaces are kept."""
     return textwrap.wrap(
         line, MOST_COLUMNS, expand_tabs=False, replace_whitespace=False, drop_whitespace=False
     ) or [""]
 
 
 def section(name: str) -> str:
-    """One task."""
+    """The section of the page about one task."""
     task = tasks.make(name)
     example = task.example(EXAMPLE_ID)
     try:
@@ -73,7 +73,7 @@ def section(name: str) -> str:
 
 
 def page() -> str:
-    """All of it: the built-in tasks, then reasoning-gym's by kind."""
+    """The whole page: the built-in tasks, then the datasets of reasoning-gym by kind."""
     version = importlib.metadata.version("reasoning-gym")
     head = HEAD.format(
         example_id=EXAMPLE_ID,
@@ -94,14 +94,14 @@ def page() -> str:
 
 
 def built_in() -> list[str]:
-    """Names of the built-in tasks."""
+    """The names of the built-in tasks, sorted."""
     return sorted(task.name for task in BUILT_IN)
 
 
 def faults(text: str) -> list[str]:
-    """What is wrong with a page: tasks missing or too many, built-in ones that changed.
+    """The faults of a page: missing, unknown and repeated tasks, and built-in ones that changed.
 
-    What a dataset of reasoning-gym shows may change with that library, and is no fault.
+    An example of reasoning-gym may change with that library, so a changed one is not a fault.
     """
     ours, _, theirs = text.partition("## reasoning-gym")
     found = []
@@ -111,7 +111,7 @@ def faults(text: str) -> list[str]:
     ):
         shown = re.findall("^### ([a-z0-9_]+)$", part, re.MULTILINE)
         found += [f"{name} is missing" for name in sorted({*expected} - {*shown})]
-        found += [f"{name} is there, and is no task" for name in sorted({*shown} - {*expected})]
+        found += [f"{name} is there, and is not a task" for name in sorted({*shown} - {*expected})]
         found += [f"{name} is there twice" for name in sorted({*shown}) if shown.count(name) > 1]
     found += [f"{name} is out of date" for name in built_in() if section(name) not in ours]
     return found
@@ -119,7 +119,7 @@ def faults(text: str) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
+    parser.add_argument("--check", action="store_true", help="check the page, and write nothing")
     parser.add_argument("--out", type=Path, default=PAGE)
     args = parser.parse_args()
     if args.check:

@@ -1,10 +1,9 @@
 """Make tiny-lm, the model that ships with textenv: a small Qwen3 with a character tokenizer.
 
-It is pretrained on text that the project's own task generators write, train split only, with
-the flaws of a base model: it has read more sums with the carry forgotten than right ones, words
-reversed with two letters swapped, lists not quite sorted and spaced too wide, expressions that
-miss their target.
-So it knows each task a little, and reinforcement learning has something to mend.
+It is pretrained on examples of this package's tasks, of the train split only, and many of the
+answers that it reads are flawed: most sums with a carry lack it, reversed words have two letters
+swapped, lists are not quite sorted or have two spaces between numbers, expressions miss their
+target. So the model knows each task a little, and reinforcement learning can improve it.
 
     python examples/make_tiny_lm.py --out textenv/assets/tiny-lm
 """
@@ -52,7 +51,7 @@ CONFIG = {
     "eos_token_id": EOS,
     "pad_token_id": PAD,
 }
-# How often each task comes, and how long its sequences are padded to (prompt, answer and EOS).
+# The share of each task, and the length that its sequences (prompt, answer, EOS) are padded to.
 MIXTURE = {
     "arithmetic": (0.35, 10),
     "reverse": (0.1, 22),
@@ -63,7 +62,7 @@ BATCH = 128
 
 
 def flawed_answer(name: str, example: Example, answer: str, rng: random.Random) -> str:
-    """The answer as the model's reading has it: often right, often wrong in the task's own way."""
+    """The answer to pretrain on: the right one, or one with a typical mistake of the task."""
     if name == "arithmetic":
         a, b = map(int, example["prompt"][:-1].split("+"))
         if a % 10 + b % 10 >= 10 and rng.random() < 0.75:
@@ -75,7 +74,7 @@ def flawed_answer(name: str, example: Example, answer: str, rng: random.Random) 
     if rng.random() < (0.5 if name == "sort" else 0.6):
         i = rng.randrange(len(parts) - 1)
         parts[i], parts[i + 1] = parts[i + 1], parts[i]
-    if name == "sort":  # with two spaces as often as with one, which is not wrong, only long
+    if name == "sort":  # two spaces as often as one: right, but longer than needed
         return rng.choice((" ", "  ")).join(parts)
     return "".join(parts)
 
@@ -94,7 +93,7 @@ def _other_expression(example: Example, rng: random.Random) -> str:
 
 
 class Reading:
-    """Batches of one task each, so that little is padded."""
+    """The pretraining data, in batches of one task each, which need little padding."""
 
     def __init__(self, seed: int):
         self.rng = random.Random(seed)
@@ -102,7 +101,10 @@ class Reading:
         self.solved: dict[str, str] = {}
 
     def batch(self) -> tuple[mx.array, mx.array]:
-        """Token ids (BATCH, L), and a mask (BATCH, L - 1) over what the answer predicts."""
+        """Token ids (BATCH, L), and a mask (BATCH, L - 1) of the predictions that count.
+
+        These are the predictions of the answer's tokens and of EOS.
+        """
         names = list(MIXTURE)
         name = self.rng.choices(names, [MIXTURE[n][0] for n in names])[0]
         width = MIXTURE[name][1]
@@ -124,7 +126,7 @@ class Reading:
 
 
 def pretrain(model: Model, seed: int, steps: int, learning_rate: float) -> None:
-    """Next-token prediction on answers, AdamW with warm-up and cosine decay."""
+    """Train next-token prediction on answers, by AdamW with warm-up and cosine decay."""
     schedule = optim.join_schedules(
         [
             optim.linear_schedule(0, learning_rate, 50),
@@ -160,7 +162,7 @@ def pretrain(model: Model, seed: int, steps: int, learning_rate: float) -> None:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character of printable ASCII."""
+    """A tokenizer with one token for each character of printable ASCII and the newline."""
     tokenizer = Tokenizer(models.WordLevel(ID, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -170,7 +172,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def main() -> None:
-    """Pretrain and save."""
+    """Pretrain the model, and save it with its tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("textenv/assets/tiny-lm"))
     parser.add_argument("--steps", type=int, default=5500, help="optimizer steps")

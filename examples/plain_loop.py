@@ -1,6 +1,6 @@
-"""The plain loop: run a policy in an environment and record the trajectory.
+"""The plain loop: run a language model in an environment, and keep what happened.
 
-python examples/plain_loop.py
+python examples/plain_loop.py  # a few seconds
 """
 
 import gymnasium as gym

@@ -1,14 +1,18 @@
-"""PPO in one file, token by token, on an environment of text that it knows nothing of.
+"""PPO in one file, one token a step: a text environment as an ordinary discrete environment.
 
     pip install torch
-    python examples/ppo_tokens.py                           # some 6 seconds
+    python examples/ppo_tokens.py                           # about 6 seconds
     python examples/ppo_tokens.py --total-timesteps 20000   # a short look
 
 Shaped after CleanRL's `ppo.py` (https://github.com/vwxyzjn/cleanrl; Schulman et al. 2017,
-arXiv:1707.06347). All that is not PPO's is `make_envs` and the layer that reads token ids. The
-problem: write three letters backwards. Its best return is 1, which is reached; tokens at random
-earn about .15. Deviations from CleanRL: actions are masked, and environments reset in the
-same step (`AutoresetMode.SAME_STEP`), so that no step is lost between episodes.
+arXiv 1707.06347). Only `make_envs`, `tokens_of` and the one-hot input of `Agent` are about text.
+The task is to write three letters backwards. The best return is 1, and PPO reaches it; random
+tokens earn about 0.15.
+
+Deviations from CleanRL:
+- Actions are masked.
+- Environments reset in the same step (`AutoresetMode.SAME_STEP`), so no step is lost between
+  episodes.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import textenv  # noqa: F401  (registers the environments)
 
 @dataclass
 class Args:
-    """Settings; the names are CleanRL's."""
+    """Settings of a training, with CleanRL's names."""
 
     seed: int = 1
     total_timesteps: int = 60_000
@@ -48,21 +52,21 @@ class Args:
 
 
 class Letters:
-    """A tokenizer of four tokens: the end, and three letters."""
+    """A tokenizer with four tokens: the end, and the letters a, b and c."""
 
     vocab_size, eos_token_id = 4, 0
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
+        """Token ids of a text."""
         return [" abc".index(letter) for letter in text]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids."""
+        """The text of token ids."""
         return "".join(" abc"[i] for i in ids)
 
 
 def letters_right(prompt: str, completion: str, example: dict) -> float:
-    """The share of letters that are in their place; letters too many count as wrong ones."""
+    """The share of letters in the right place; each letter too many counts as a wrong one."""
     right = sum(a == b for a, b in zip(completion, example["answer"]))
     return right / max(len(completion), len(example["answer"]))
 
@@ -91,7 +95,7 @@ def layer(inputs: int, outputs: int, std: float = np.sqrt(2)) -> nn.Linear:
 
 
 class Agent(nn.Module):
-    """A policy and a value on one-hot tokens, an empty place being a token of its own."""
+    """An actor and a critic of one-hot tokens; an empty place is a token of its own."""
 
     def __init__(self, vocabulary: int, length: int):
         super().__init__()
@@ -107,20 +111,20 @@ class Agent(nn.Module):
     def forward(
         self, tokens: torch.Tensor, allowed: torch.Tensor
     ) -> tuple[Categorical, torch.Tensor]:
-        """The policy on what is allowed, and the values, (N,)."""
+        """The policy over the allowed tokens, and the values (N,)."""
         x = nn.functional.one_hot(tokens, self.vocabulary + 1).float().flatten(1)
         logits = self.actor(x).masked_fill(~allowed, -torch.inf)
         return Categorical(logits=logits, validate_args=False), self.critic(x).squeeze(1)
 
 
 def tokens_of(observation: dict[str, np.ndarray], vocabulary: int) -> torch.Tensor:
-    """Token ids, (N, L), with ``vocabulary`` in the places that are empty."""
+    """Token ids (N, L); an empty place has the id ``vocabulary``."""
     ids = np.where(observation["mask"] == 1, observation["ids"], vocabulary)
     return torch.as_tensor(ids, dtype=torch.long)
 
 
 def train(args: Args) -> list[float]:
-    """Train; the mean return of the episodes that ended in each rollout."""
+    """Train, and return the mean return of the episodes that ended in each rollout."""
     torch.set_num_threads(1)  # the network is too small to share out
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -201,7 +205,7 @@ def main() -> None:
     start = time.perf_counter()
     history = train(args)
     seconds = time.perf_counter() - start
-    print(f"mean return {history[0]:.3f} at first, {history[-1]:.3f} at last (the best is 1)")
+    print(f"mean return {history[0]:.3f} at first, {history[-1]:.3f} at the end (the best is 1)")
     print(f"{args.total_timesteps / seconds:,.0f} steps a second, {seconds:.0f} s")
 
 

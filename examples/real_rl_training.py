@@ -1,6 +1,7 @@
-"""Real RL training on one's own prompts and reward: sums, where only the right answer counts.
+"""A whole training on your own prompts and your own reward: GRPO on sums.
 
-tiny-lm forgets the carry, so that about half of its sums are right before, and nearly all after.
+tiny-lm often forgets the carry. About half of its sums are right before the training, and nearly
+all of them after it, measured on sums that it was not trained on.
 
     python examples/real_rl_training.py --max-steps 60
 """
@@ -23,12 +24,12 @@ held_out, training = sums[:400], sums[400:]
 
 
 def right_sum(prompt, completion, example):
-    """1 for the right number."""
+    """1 for the right number, 0 for any other answer."""
     return {"right": float(completion.strip() == str(example["sum"]))}
 
 
 def make_env(pairs):
-    """An environment of these sums."""
+    """A text environment whose prompts are these sums."""
     return gym.make(
         "textenv:TextGen-v0",
         prompts=[f"{a}+{b}=" for a, b in pairs],
@@ -38,7 +39,7 @@ def make_env(pairs):
 
 
 def report(metrics, rollout):
-    """Print every tenth step."""
+    """Print the reward of every tenth step."""
     if metrics["step"] % 10 == 0:
         print(f"step {metrics['step']:.0f}: reward {metrics['rewards/right/mean']:.3f}")
 

@@ -1,6 +1,6 @@
-"""Rollouts and one update by hand: environment, policy, coordinator, buffer, trainer.
+"""One rollout and one update by hand: environment, policy, coordinator, buffer, trainer.
 
-The reward is the number of words, so an update makes longer answers likelier.
+The reward is the number of words, so an update makes longer answers more likely.
 
     python examples/rollouts_and_training.py
 """
@@ -21,7 +21,7 @@ policy_fn = create_policy(model, tokenizer, {"max_tokens": 25})
 
 
 def create_env():
-    """Two prompts, and a reward for each word of the answer."""
+    """An environment with two prompts; each word of an answer earns 1."""
     prompts = ["What is AI?", "Explain neural networks"]
 
     def reward_fn(prompt, completion, example, **kwargs):

@@ -1,17 +1,17 @@
-"""A plain PyTorch policy from exported rollouts; its training imports nothing of textenv.
+"""Train a PyTorch policy from exported rollouts, without textenv.
 
     pip install torch
     python examples/rollouts_to_offline.py                        # writes the rollouts
     python examples/train_in_pytorch.py runs/rollouts_to_offline/rollouts
-    python examples/train_in_pytorch.py --score                   # plays it in textenv's loop
+    python examples/train_in_pytorch.py --score                   # plays the trained policy
 
 Advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177) in one file, on JSON rollouts
-of Box observations and Discrete actions: what a program needs to know of such a file is in
-`read`, and in the file itself under "layout". Cut episodes are not put back together here: what
-lies beyond a cut is worth what the critic says.
+with Box observations and Discrete actions. `read` shows how to read such a file; the file describes
+itself under "layout". An episode that was cut between two rollouts is not joined again here: the
+critic's value stands for the rewards after the cut.
 
-The weights are written as JSON, layer by layer, so that anything can read them. Only --score
-imports textenv, to build the environment of the rollouts and to play in its rollout loop.
+The weights are written as JSON, layer by layer, so that any program can read them. Only --score
+imports textenv: it makes the environment of the rollouts and plays in textenv's loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEMPERATURE, MAX_WEIGHT = 0.5, 20.0
 
 
 def read(folder: Path) -> tuple[list[dict], dict]:
-    """The trajectories of all rollouts of a folder, and where they come from."""
+    """Read a folder: the trajectories of all its rollouts, and the source (environment, spaces)."""
     paths = sorted(folder.glob("rollout_*.json"), key=lambda path: int(path.name.split("_")[1]))
     trajectories, source = [], {}
     for path in paths:
@@ -54,7 +54,7 @@ def read(folder: Path) -> tuple[list[dict], dict]:
 
 
 def array(column: dict) -> np.ndarray:
-    """Arrays are written with their dtype and shape."""
+    """An array from the file, which holds its data, dtype and shape."""
     return np.array(column["data"], column["dtype"]).reshape(column["shape"])
 
 
@@ -65,7 +65,7 @@ def network(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Policy(nn.Module):
-    """An actor, and the statistics that its observations are standardised by."""
+    """An actor, with the mean and standard deviation that it standardises observations by."""
 
     def __init__(self, inputs: int, actions: int):
         super().__init__()
@@ -74,12 +74,12 @@ class Policy(nn.Module):
         self.register_buffer("std", torch.ones(inputs))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Logits of the actions, of raw observations."""
+        """Logits (N, actions) for raw observations (N, D)."""
         return self.actor((observations - self.mean) / self.std)
 
 
 def targets(trajectories: list[dict], value) -> tuple[np.ndarray, np.ndarray]:
-    """Advantages and TD(lambda) returns (N,) of all steps by a critic."""
+    """Advantages and TD(lambda) returns of all steps, both (N,), by the critic ``value``."""
     advantages, returns = [], []
     for t in trajectories:
         values = value(np.concatenate([t["observations"], t["last"][None]]))  # (T + 1,)
@@ -95,7 +95,10 @@ def targets(trajectories: list[dict], value) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(trajectories: list[dict], actions: int, epochs: int, critic_epochs: int) -> Policy:
-    """The critic first, then the actor on exp(advantage / temperature)."""
+    """Train the critic, and after ``critic_epochs`` also the actor, which imitates good actions.
+
+    The actor's loss weights each action by exp(advantage / temperature).
+    """
     observations = np.concatenate([t["observations"] for t in trajectories]).astype(np.float32)
     taken = torch.as_tensor(np.concatenate([t["actions"] for t in trajectories]))
     seen = torch.as_tensor(observations)
@@ -133,7 +136,7 @@ def train(trajectories: list[dict], actions: int, epochs: int, critic_epochs: in
 
 
 def score(path: Path, episodes: int) -> None:
-    """Play the policy of a file in textenv's loop."""
+    """Play the policy of a file in textenv's loop, and print its mean return."""
     import gymnasium as gym
 
     import textenv  # noqa: F401  (registers its environments)
@@ -162,8 +165,8 @@ def main() -> None:
     default = Path("runs/rollouts_to_offline")
     parser.add_argument("folder", type=Path, nargs="?", default=default / "rollouts")
     parser.add_argument("--weights", type=Path, default=default / "torch_policy.json")
-    parser.add_argument("--score", action="store_true", help="play what was trained")
-    parser.add_argument("--episodes", type=int, default=20, help="to play")
+    parser.add_argument("--score", action="store_true", help="play the trained policy")
+    parser.add_argument("--episodes", type=int, default=20, help="how many to play")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--critic-epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,9 +1,10 @@
-"""Reinforcement learning on text, as a Gymnasium citizen.
+"""Text-generation tasks as Gymnasium environments, for reinforcement learning of language models.
 
-Importing this package registers its environments: ``gym.make("TextGen-v0")``.
+Importing this package registers the environments with Gymnasium, so that
+``gym.make("TextGen-v0")`` works.
 """
 
-from textenv import shared_memory, tasks  # noqa: F401  (lets text through AsyncVectorEnv)
+from textenv import shared_memory, tasks  # noqa: F401  (AsyncVectorEnv needs shared_memory)
 from textenv.env import TextGenerationEnv
 from textenv.registration import register_envs
 from textenv.rewards import reward

@@ -1,4 +1,4 @@
-"""TextGen: a prompt is the observation, a completion the action."""
+"""The environment ``TextGen-v0``: its observation is a prompt, its action the completion."""
 
 from __future__ import annotations
 
@@ -25,61 +25,63 @@ _MAX_ID = 2**48  # ids of generated examples are drawn below this
 
 
 class TextGenerationEnv(gym.Env[str, str]):
-    """Complete a prompt, and be scored; in some tasks over several turns.
+    """Complete a prompt with a text, which is scored; some tasks take several turns.
 
     ## Description
-    One episode is one problem: the environment shows a prompt, the agent answers with a text,
-    and a reward function (or the task's own verifier) scores it. In a task of many turns the
-    environment replies, and the agent goes on.
+    One episode is one problem. The environment shows a prompt, the agent answers with a text, and
+    a reward function (or the task's own verifier) scores the text. In a task of several turns the
+    environment replies to each answer, and the agent continues.
 
     ## Action Space
-    `UnicodeText`: any string, the completion.
+    `UnicodeText`: any string. It is the completion.
 
     ## Observation Space
-    `UnicodeText`: the transcript so far: the prompt, then each action and reply. It is all that
-    a policy needs; ``info["turn"]`` is the new text alone.
+    `UnicodeText`: the transcript so far, which is the prompt followed by each action and reply.
+    A policy needs nothing else. ``info["turn"]`` is only the newest part of it.
 
     ## Rewards
-    At each step the weighted sum of the reward components, which ``info["rewards"]`` lists by
+    At each step, the weighted sum of the reward components. ``info["rewards"]`` lists them by
     name.
 
     ## Starting State
-    An example drawn from the task with the environment's generator, or the one that
-    ``options={"example_id": i}`` names. ``options={"level": k}`` draws it at another difficulty,
-    where the task has ``levels``, for this episode alone; the two go together.
+    An example drawn from the task with the environment's random generator, or the example whose
+    id is given as ``options={"example_id": i}``. If the task has ``levels``,
+    ``options={"level": k}`` sets the difficulty of this one episode. Both options can be combined.
 
     ## Episode End
-    Terminates where the task says so, after one step in a task of one turn. Truncates where the
-    task's turns are spent, and, with a ``tokenizer``, on a completion of more than ``max_tokens``
-    tokens: it is scored, but a real system would have cut it off.
+    The episode terminates when the task ends it: in a task of one turn, after the first step. It
+    is truncated when the task's turns are used up. If there is a ``tokenizer``, a completion of
+    more than ``max_tokens`` tokens also truncates it: the completion is scored, but a real system
+    would have cut it off.
 
     ## Information
-    ``reset`` gives ``task``, ``example_id`` and ``prompt``, and the ``level`` where one was named;
-    ``step`` gives ``completion``, ``rewards`` and, at the end and where a verifier can tell,
-    ``is_correct``. Both give ``turn`` in tasks of many turns.
+    ``reset`` gives ``task``, ``example_id`` and ``prompt``, and ``level`` if one was given.
+    ``step`` gives ``completion`` and ``rewards``. At the end of an episode it also gives
+    ``is_correct``, if a verifier can tell. In tasks of several turns both give ``turn``.
 
     ## Arguments
     Args:
-        prompts: own prompts. Their ids are their indices, and they are shown unchanged.
-        reward_fn: a reward function, a registered name, or a list of these; default
+        prompts: your own prompts. They are shown unchanged, and their indices are their ids.
+        reward_fn: a reward function, a registered name, or a list of these. The default is
             ``"correct"``, the task's own verifier.
-        max_tokens: longest completion in tokens; counted only where there is a tokenizer.
-        tokenizer: anything with ``encode(text) -> ids``.
-        examples: one dict for each of the own prompts, given to the reward function.
-        task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`;
-            ``"arithmetic"`` where neither prompts nor a dataset are given.
-        dataset: a file of JSON Lines, CSV or Parquet, or a Hugging Face dataset's folder; rows
-            ``{"prompt", "answer", ...}``.
-        split: ``"train"`` or ``"test"``; None is train for a generated task and all rows of
-            own prompts and datasets.
-        task_kwargs: difficulty parameters of the task.
-        reward_weights: weight by component name, 1 where it is not named.
-        reward_timeout: seconds after which a reward function is cut off: an async one, and with
-            ``reward_process`` any but the task's own verifier.
-        reward_process: run reward functions in a process of their own: half a second to start,
-            some 60 microseconds a call. They must be importable, at the top level of a module.
-        reward_on_timeout: score of a function that was cut off; None raises an error.
-        render_mode: ``"ansi"`` (a string) or ``"human"`` (printed).
+        max_tokens: longest completion in tokens. It has an effect only if there is a tokenizer.
+        tokenizer: any object with ``encode(text) -> ids``.
+        examples: one dict for each of ``prompts``; the reward function receives it.
+        task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`. The default
+            is ``"arithmetic"``, if neither prompts nor a dataset are given.
+        dataset: a file of JSON Lines, CSV or Parquet, or the folder of a Hugging Face dataset.
+            Its rows are ``{"prompt", "answer", ...}``.
+        split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
+            rows of ``prompts`` or a dataset.
+        task_kwargs: difficulty settings of the task.
+        reward_weights: weight of each reward component by name; 1 if it is not named.
+        reward_timeout: seconds after which a reward function is cut off. It applies to async
+            functions and, with ``reward_process``, to all others but the task's own verifier.
+        reward_process: run reward functions in a separate process. It takes half a second to
+            start and about 60 microseconds a call. The functions must be importable, which
+            means that they are defined at the top level of a module.
+        reward_on_timeout: score of a function that was cut off. None raises an error.
+        render_mode: ``"ansi"`` (`render` returns a string) or ``"human"`` (it is printed).
 
     ## Version History
     * v0: first version.
@@ -134,7 +136,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
         if type(self) is not TextGenerationEnv:
             return  # a subclass may take other arguments
-        # gym.make sets its own spec; one made directly can be made again from this.
+        # gym.make sets its own spec. With this one, gym.make can also copy an environment that
+        # was made from the class.
         self.spec = EnvSpec(
             "TextGen-v0",
             entry_point=ENTRY_POINT,
@@ -162,16 +165,16 @@ class TextGenerationEnv(gym.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Draw an example, or take the one of ``options={"example_id": i}``.
+        """Start an episode with a drawn example, or with that of ``options={"example_id": i}``.
 
         Args:
-            seed: seeds what is drawn from now on.
-            options: ``example_id``, and ``level``: the difficulty in this episode, one of
-                ``task.levels``; the task's own without it.
+            seed: seed of the environment's random generator.
+            options: ``example_id``, and ``level``, the difficulty of this episode, which is one
+                of ``task.levels``. Without it the task's own difficulty is used.
 
         Raises:
-            ConfigError: for an unknown option, an id or a level out of range, or a level of a
-                task without levels.
+            ConfigError: for an unknown option, an id or a level out of range, or a level if the
+                task has no levels.
             ConfigTypeError: for an id that is not an integer.
         """
         super().reset(seed=seed)
@@ -200,17 +203,17 @@ class TextGenerationEnv(gym.Env[str, str]):
     def step(
         self, action: str, *, cut: bool | None = None
     ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Answer an action, and score it.
+        """Score a completion, and reply to it in a task of several turns.
 
         Args:
             action: the completion.
-            cut: whether it was cut off, where the caller knows; None counts tokens, where there
-                is a tokenizer.
+            cut: whether the completion was cut off, if the caller knows. None compares its number
+                of tokens with ``max_tokens``, if there is a tokenizer.
 
         Raises:
-            InvalidAction: where the action is not a member of the action space.
+            InvalidAction: if the action is not a member of the action space.
             ResetNeeded: before the first reset and after the end of an episode.
-            RewardError: where a reward function fails.
+            RewardError: if a reward function fails.
         """
         if self._needs_reset:
             raise ResetNeeded(self._needs_reset)
@@ -232,7 +235,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             info["turn"] = said
         if terminated or truncated:
             self._needs_reset = "the episode has ended: reset() must be called before step()"
-            if correct is None and score is not None:  # own rewards: the task can still tell
+            # With other reward functions than the verifier, the task's score still decides.
+            if correct is None and score is not None:
                 correct = bool(score >= 1)
             if correct is not None:
                 info["is_correct"] = correct
@@ -241,14 +245,15 @@ class TextGenerationEnv(gym.Env[str, str]):
         return transcript, reward, terminated, truncated, info
 
     def prescore(self, action: str) -> None:
-        """Begin to score the action that the next step will be given, and do not wait.
+        """Start to score an action before `step` is called with it, without waiting.
 
-        Reward functions that run elsewhere, async ones and those of ``reward_process``, are called
-        now, and `step` waits for them: a loop over many environments that calls this first has
-        them run at the same time. It is no step: whatever comes of it comes in `step`.
+        This calls the reward functions that run elsewhere: async functions and those of
+        ``reward_process``. The next `step` waits for their results. A loop over many environments
+        can call this for all of them first, so that their reward functions run at the same time.
+        The environment does not change, and errors are raised in `step`.
 
         Args:
-            action: the completion; where `step` is given another one, this was in vain.
+            action: the completion. If `step` receives another one, the results are discarded.
         """
         if self._takes(action) and (self._begun is None or self._begun[0] != action):
             self._let_go()
@@ -256,11 +261,11 @@ class TextGenerationEnv(gym.Env[str, str]):
             self._begun = action, dict(begun)
 
     def _takes(self, action: str) -> bool:
-        """Whether `step` could be given this."""
+        """Whether `step` would accept this action now."""
         return not self._needs_reset and self.action_space.contains(action)
 
     def _let_go(self, unless: str | None = None) -> Begun:
-        """Forget what was begun; returns it where it was for an action, and else cancels it."""
+        """Forget what `prescore` began: return it if it is for ``unless``, else cancel it."""
         action, begun = self._begun or (None, NOTHING_BEGUN)
         self._begun = None
         if action is not None and action == unless:
@@ -270,18 +275,18 @@ class TextGenerationEnv(gym.Env[str, str]):
         return NOTHING_BEGUN
 
     def is_cut(self, action: str) -> bool:
-        """Whether a completion is longer than ``max_tokens``, where there is a tokenizer."""
+        """Whether a completion has more than ``max_tokens`` tokens; False without a tokenizer."""
         return self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
 
     def close(self) -> None:
-        """Let go of what the episode and the reward hold."""
+        """Release what the episode and the reward functions hold, such as a process."""
         self._let_go()
         self._episode.close()
         self.reward.close()
 
     @property
     def copy_kwargs(self) -> dict[str, Any]:
-        """What to change in the spec's kwargs for a copy that shares this one's examples."""
+        """Changes to the spec's kwargs with which a copy shares this environment's task object."""
         own = ("prompts", "examples", "dataset", "split", "task_kwargs")
         return {**dict.fromkeys(own), "task": self.task}
 
@@ -295,13 +300,14 @@ class TextGenerationEnv(gym.Env[str, str]):
 
 
 def prescore_together(envs: Sequence[TextGenerationEnv], actions: Sequence[str]) -> None:
-    """`TextGenerationEnv.prescore` of many, by functions that take a batch too.
+    """Call `TextGenerationEnv.prescore` for many environments, batch reward functions included.
 
-    These are called once for all, and have scored when this returns.
+    A reward function that takes a batch is called once for all of the actions, and this waits
+    for it.
 
     Args:
-        envs: which share one reward.
-        actions: what the next step of each will be given.
+        envs: environments with the same reward functions.
+        actions: for each environment, the action that its next `step` will receive.
     """
     pairs = [(env, action) for env, action in zip(envs, actions) if env._takes(action)]
     rows = [(env._transcript, action, env.example) for env, action in pairs]
@@ -314,7 +320,7 @@ def prescore_together(envs: Sequence[TextGenerationEnv], actions: Sequence[str])
 
 
 def named(options: dict[str, Any]) -> tuple[int | None, int | None]:
-    """The example's id and the level that reset options name; None for what they do not name."""
+    """The ``example_id`` and the ``level`` in reset options, checked; None for what is absent."""
     if not isinstance(options, Mapping):
         raise ConfigTypeError(f"options must be a dict, got {type(options).__name__}")
     if unknown := options.keys() - {"example_id", "level"}:
@@ -329,9 +335,9 @@ def named(options: dict[str, Any]) -> tuple[int | None, int | None]:
 
 
 def draw_ids(task: Task, rngs: Sequence[np.random.Generator]) -> list[int]:
-    """Draw the id of one of a task's examples with each of these generators."""
+    """Draw one example id of a task from each random generator."""
     if task.size is None:
-        # Ten times as fast as integers(), and as uniform, for a power of two.
+        # Ten times as fast as integers() and, for a power of two, just as uniform.
         return [rng.bit_generator.random_raw() % _MAX_ID for rng in rngs]
     if isinstance(task, Dataset):
         return [task.ids[int(rng.integers(len(task.ids)))] for rng in rngs]
@@ -351,9 +357,9 @@ def _make_task(
     if len(named) > 1:
         raise ConfigError(f"give one of prompts, task and dataset, got {' and '.join(named)}")
     if examples is not None and prompts is None:
-        raise ConfigError("examples go with prompts, and no prompts are given")
+        raise ConfigError("examples belong to prompts, and no prompts are given")
     if task_kwargs and (prompts is not None or dataset is not None):
-        raise ConfigError("task_kwargs are parameters of a task, and own examples have none")
+        raise ConfigError("task_kwargs are settings of a task; prompts and dataset take none")
     for name, value, kinds in (
         ("task", task, (str, Task)),
         ("dataset", dataset, (str, Path)),
@@ -364,10 +370,12 @@ def _make_task(
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
     if task_kwargs and "split" in task_kwargs:
-        raise ConfigError("split is an argument of its own, and no key of task_kwargs")
+        raise ConfigError("split is a separate argument and not a key of task_kwargs")
     if isinstance(task, Task):
         if split is not None or task_kwargs:
-            raise ConfigError("split and task_kwargs go with a task's name, and task is one made")
+            raise ConfigError(
+                "split and task_kwargs need the name of a task, and task is a Task object"
+            )
         return task
     if prompts is not None:
         return from_prompts(prompts, examples, split)
@@ -394,7 +402,7 @@ def _make_reward(
 
 
 def why_too_long(task: Task, example_id: int, prompt: str) -> str:
-    """The message for a prompt that does not fit the observation space."""
+    """The error message for a prompt that is too long for the observation space."""
     return (
         f"the prompt of example {example_id} of {task.name} has {len(prompt)} "
         f"characters; at most {MAX_CHARACTERS} fit the observation space"
@@ -402,9 +410,9 @@ def why_too_long(task: Task, example_id: int, prompt: str) -> str:
 
 
 def why_invalid(action: Any) -> str:
-    """The message for an action that is not in the action space."""
+    """The error message for an action that is not in the action space."""
     if not isinstance(action, str):
         return f"action must be a string, got {type(action).__name__}"
     if len(action) > MAX_CHARACTERS:
         return f"action has {len(action)} characters; at most {MAX_CHARACTERS} are allowed"
-    return "action holds a lone surrogate, which no UTF-8 text can hold"
+    return "action contains a lone surrogate, which UTF-8 cannot encode"

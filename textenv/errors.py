@@ -1,7 +1,7 @@
-"""Errors that a user can mend: what was expected, what came, what to do.
+"""The exceptions of this package that report a wrong setting, file or reward function.
 
-The command line prints these as one line and exits with code 2; everything else
-is a fault of this package and keeps its traceback.
+Each message says what was expected and what came. The command line prints it as one line and
+exits with code 2. Every other exception is a bug in this package and keeps its traceback.
 """
 
 import difflib
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 
 class TextEnvError(Exception):
-    """Base of every error that a user can mend."""
+    """Base class of all errors that a user can correct."""
 
 
 class ConfigError(TextEnvError, ValueError):
-    """A setting has a value that cannot be used."""
+    """A setting has a value that is not allowed."""
 
 
 class ConfigTypeError(TextEnvError, TypeError):
@@ -21,31 +21,31 @@ class ConfigTypeError(TextEnvError, TypeError):
 
 
 class DataError(TextEnvError, ValueError):
-    """A file of examples, rollouts or weights cannot be used; names the file and the place."""
+    """A file of examples, rollouts or weights is not valid; names the file and the place in it."""
 
 
 class MissingFileError(TextEnvError, FileNotFoundError):
-    """A file or folder is not there."""
+    """A file or folder does not exist."""
 
 
 class RewardError(TextEnvError, ValueError):
-    """A reward function raised, or returned something that is not a finite number."""
+    """A reward function raised an exception, or returned something other than a finite number."""
 
 
 class RewardTimeoutError(RewardError, TimeoutError):
-    """A reward function took longer than ``reward_timeout``, and no score is set for that."""
+    """A reward function took longer than ``reward_timeout``, and ``reward_on_timeout`` is None."""
 
 
 class RolloutError(TextEnvError, RuntimeError):
-    """A rollout did not come to what its strategy demands of it."""
+    """A rollout does not meet the requirements of its strategy."""
 
 
 class OutOfMemoryError(TextEnvError, MemoryError):
-    """There is too little memory; says what takes it, or which settings need less."""
+    """There is too little memory; says what uses it, or which settings need less."""
 
 
 class MissingDependencyError(TextEnvError, ImportError):
-    """An optional package is not installed; says which extra brings it."""
+    """An optional package is not installed; says which extra installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(
@@ -54,7 +54,7 @@ class MissingDependencyError(TextEnvError, ImportError):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """The message for a name that is not known: the nearest one, and all of them."""
+    """The error message for an unknown name, with the most similar name and all known names."""
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {close[0]!r}? Known: " if close else "; known: "

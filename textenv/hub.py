@@ -1,4 +1,4 @@
-"""Folders of models and of tokenizers, from the names that users give them by."""
+"""Finds the folder of a model or a tokenizer by its name, and downloads it if needed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def find_folder(name: str, what: str, files: Sequence[str]) -> Path:
-    """The folder that a name stands for: one that ships here, a local one, or one of the hub's.
+    """The local folder of a model or tokenizer, downloaded from the Hugging Face hub if needed.
 
     Args:
-        name: ``"tiny-lm"`` (ships with the package), a folder, or the name of a model on the
-            Hugging Face hub (``owner/model``), which is downloaded where it is not cached.
-        what: ``"model"`` or ``"tokenizer"``, for messages.
+        name: ``"tiny-lm"`` (ships with this package), a folder, or the name of a model on the
+            Hugging Face hub (``owner/model``), which is downloaded unless it is cached.
+        what: ``"model"`` or ``"tokenizer"``, for error messages.
         files: patterns of the files to download.
 
     Raises:
-        MissingFileError: where there is no such folder, and nothing that can be downloaded.
-        DataError: where the name is that of a file.
-        MissingDependencyError: for a hub name, where the library that downloads is not installed.
+        MissingFileError: if there is no such folder, and nothing can be downloaded.
+        DataError: if the name is that of a file.
+        MissingDependencyError: for a hub name, if the library that downloads is not installed.
     """
     if (ASSETS / name / "config.json").is_file():
         return ASSETS / name
@@ -31,12 +31,12 @@ def find_folder(name: str, what: str, files: Sequence[str]) -> Path:
         return path
     if path.exists():
         raise DataError(f"{what} {name} is a file; expected a folder or a hub name")
-    # A hub name is "owner/model"; anything else that is not there is a mistyped folder.
+    # A hub name is "owner/model". Any other name that does not exist is a mistyped folder.
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         shipped = ", ".join(sorted(p.parent.name for p in ASSETS.glob("*/config.json")))
         raise MissingFileError(
             f"{what} {name!r} is not a folder, not a hub name (owner/model), "
-            f"and not one that ships here ({shipped})"
+            f"and not one that ships with textenv ({shipped})"
         )
     try:
         import huggingface_hub

@@ -1,4 +1,4 @@
-"""The ids that Gymnasium knows these environments by."""
+"""Registers the environments of this package with Gymnasium, so that ``gym.make`` finds them."""
 
 import gymnasium as gym
 
@@ -10,9 +10,10 @@ TOKENS_ENTRY_POINT = "textenv.token_env:TokenGenerationEnv"
 
 
 def register_envs() -> None:
-    """Register ``TextGen-v0``, ``TextGenTokens-v0``, and an id for each built-in task.
+    """Register ``TextGen-v0``, ``TextGenTokens-v0``, and one id for each built-in task.
 
-    The entry points are names, so that nothing is imported that is not made.
+    The entry points are strings, so that Gymnasium imports a module only when it makes an
+    environment from it.
     """
     gym.register("TextGen-v0", entry_point=ENTRY_POINT, vector_entry_point=VECTOR_ENTRY_POINT)
     gym.register("TextGenTokens-v0", entry_point=TOKENS_ENTRY_POINT)
@@ -22,8 +23,8 @@ def register_envs() -> None:
             entry_point=ENTRY_POINT,
             vector_entry_point=VECTOR_ENTRY_POINT,
             kwargs={"task": task.name},
-            # The environment itself truncates when a task's turns are spent. Gymnasium's
-            # TimeLimit would also mark as truncated an episode that terminates on its last
-            # turn (in a task of one turn, every episode), so its limit is one turn later.
+            # The environment itself truncates an episode when its turns are used up. Gymnasium's
+            # TimeLimit would also mark an episode as truncated that terminates on its last turn
+            # (in a task of one turn, every episode). Its limit is therefore one turn higher.
             max_episode_steps=task.max_turns + 1,
         )

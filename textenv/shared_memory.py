@@ -1,11 +1,13 @@
-"""Text through the shared memory of `gymnasium.vector.AsyncVectorEnv`, which is its default.
+"""Lets `gymnasium.vector.AsyncVectorEnv` pass text observations through its shared memory.
 
-Gymnasium writes a text as indices into the space's list of characters, and reads it once, before
-anything is written: a space without such a list would give garbage. Importing this module registers
-what `UnicodeText` needs instead, also within ``Dict`` and ``Tuple`` spaces.
+Shared memory is the default of `AsyncVectorEnv`. For text, Gymnasium writes indices into the
+space's list of characters, and reads them once, before anything is written. `UnicodeText` has no
+such list, so its observations would be garbage. Importing this module registers functions for
+`UnicodeText` that work, also if it is part of a ``Dict`` or ``Tuple`` space.
 
-Each environment has a slot for the longest text of the space, a length and UTF-8: 4 MiB for a
-million characters. That is address space: a page costs memory once a text has reached it.
+Each environment has a slot that holds a length and UTF-8 bytes, large enough for the longest text
+of the space: 4 MiB for a million characters. This is address space only. A page takes up memory
+when a text first reaches it.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from gymnasium.vector.utils.shared_memory import (
 
 from textenv.spaces import UnicodeText
 
-_LENGTH = struct.Struct("<Q")  # of the text that follows, in bytes
+_LENGTH = struct.Struct("<Q")  # length in bytes of the text that follows
 _BYTES_PER_CHARACTER = 4  # at most, in UTF-8
 
 
 @create_shared_memory.register(UnicodeText)
 def _create(space: UnicodeText, n: int = 1, ctx: Any = multiprocessing) -> Arena:
-    # Not ctx.Array: it writes zeros all over, and so commits every page.
+    # Not ctx.Array: it fills the memory with zeros, and so takes up every page.
     return Arena(n * _slot(space))
 
 
@@ -40,8 +42,8 @@ def _write(space: UnicodeText, index: int, value: str, shared_memory: Arena) -> 
     start = index * _slot(space)
     if len(data) > _slot(space) - _LENGTH.size:
         raise ValueError(
-            f"a text of {len(value)} characters does not fit {space}, which is what the shared "
-            "memory was made for"
+            f"a text of {len(value)} characters does not fit {space}, for which the shared "
+            "memory was made"
         )
     _LENGTH.pack_into(shared_memory.buffer, start, len(data))
     start += _LENGTH.size
@@ -54,10 +56,10 @@ def _read(space: UnicodeText, shared_memory: Arena, n: int = 1) -> _Texts:
 
 
 class _Texts(tuple):
-    """The texts that are in the shared memory now.
+    """A tuple whose items are read from the shared memory each time they are used.
 
-    `AsyncVectorEnv` reads once, keeps what it got, and gives out deep copies of it (or, with
-    ``copy=False``, the thing itself): so this reads whenever it is looked at.
+    `AsyncVectorEnv` calls the read function once, keeps the result, and returns deep copies of it
+    after each step (with ``copy=False``, the result itself).
     """
 
     def __new__(cls, space: UnicodeText, memory: Arena, n: int) -> _Texts:
@@ -80,11 +82,11 @@ class _Texts(tuple):
     def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
         return tuple(self)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # its value changes
 
 
 def _slot(space: UnicodeText) -> int:
-    """Bytes of one environment's text."""
+    """Number of bytes of one environment's slot."""
     return _LENGTH.size + _BYTES_PER_CHARACTER * space.max_length
 
 

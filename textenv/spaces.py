@@ -1,4 +1,4 @@
-"""Text over the whole of Unicode, as a Gymnasium space."""
+"""`UnicodeText`, the Gymnasium space of the text observations and actions: any Unicode string."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from gymnasium.spaces import Text
 from textenv.errors import ConfigError, ConfigTypeError
 
 _SAMPLE_CHARS = "".join(map(chr, range(32, 127)))
-_SAMPLE_LENGTH = 64  # random text longer than this helps nobody
+_SAMPLE_LENGTH = 64  # longer random text has no use
 
 
 class UnicodeText(Text):
-    """Any string of Unicode scalar values up to a length: what a language model reads and writes.
+    """The space of all strings of Unicode scalar values up to a maximum length.
 
-    `gymnasium.spaces.Text` lists its characters, which for Unicode takes a second and a
-    megabyte; this subclass knows them by rule instead. A lone surrogate is not a member:
-    it cannot be written as UTF-8, so it could not leave the process.
+    `gymnasium.spaces.Text` keeps a list of its characters, which takes a second and a megabyte
+    for all of Unicode. This subclass tests membership by a rule instead. A string with a lone
+    surrogate is not a member: it cannot be encoded as UTF-8 and so cannot leave the process.
 
     Args:
         max_length: longest string, in characters.
@@ -27,7 +27,7 @@ class UnicodeText(Text):
         seed: seed for `sample`.
 
     Raises:
-        ConfigError: for lengths that no string has.
+        ConfigError: for lengths that no string can have.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class UnicodeText(Text):
         super().__init__(max_length, min_length=min_length, charset=_SAMPLE_CHARS, seed=seed)
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a string within the lengths and without lone surrogates."""
+        """Whether ``x`` is a string with an allowed length and without lone surrogates."""
         return (
             isinstance(x, str)
             and self.min_length <= len(x) <= self.max_length
@@ -55,17 +55,17 @@ class UnicodeText(Text):
         )
 
     def contains_all(self, texts: Sequence[Any]) -> bool:
-        """Whether each of these is a member, told at once where all of them are ASCII."""
+        """Whether all of ``texts`` are members; faster than one by one if all are ASCII."""
         if {*map(type, texts)} == {str} and "".join(texts).isascii():
             lengths = [*map(len, texts)]
             return self.min_length <= min(lengths) and max(lengths) <= self.max_length
         return all(map(self.contains, texts))
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A random string of printable ASCII, of at most 64 characters.
+        """A random string of printable ASCII characters, at most 64 of them if allowed.
 
         Raises:
-            ConfigTypeError: for a mask or probability, which need a list of characters.
+            ConfigTypeError: for a mask or probabilities, which need a list of characters.
         """
         if mask is not None or probability is not None:
             raise ConfigTypeError("UnicodeText.sample takes no mask and no probability")
@@ -84,11 +84,11 @@ class UnicodeText(Text):
             and self.max_length == other.max_length
         )
 
-    __hash__ = None  # type: ignore[assignment]  # as every Gymnasium space: mutable, compared by value
+    __hash__ = None  # type: ignore[assignment]  # like every Gymnasium space: mutable, equal by value
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: the number of possible characters is that of Unicode."""
+        """False: a one-hot array over all Unicode characters would be too large."""
         return False
 
 

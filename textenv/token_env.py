@@ -1,4 +1,4 @@
-"""TextGenTokens: the same problems as TextGen, one token a step."""
+"""The environment ``TextGenTokens-v0``: the tasks of ``TextGen-v0`` with one token per step."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from textenv.tasks import Example, Task
 from textenv.tokenizers import load_tokenizer
 
 TokenObservation = dict[str, Any]
-"""Arrays ``ids`` and ``mask``."""
+"""The arrays ``ids`` and ``mask``."""
 
 
 class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
-    """Complete a prompt token by token, for agents that know nothing of text.
+    """Complete a prompt token by token, for agents that choose one of a fixed number of actions.
 
     ## Description
-    Plays the tasks of `textenv.TextGenerationEnv`. Tokens are collected until the agent takes an
-    EOS token; then their text is answered and scored as the text environment would.
+    It plays the tasks of `textenv.TextGenerationEnv`. The agent's tokens are collected until it
+    takes an EOS token. Their text is then one action of the text environment, which scores it.
 
     ## Action Space
     ``Discrete(vocabulary)``: the next token. ``info["action_mask"]`` (int8, as
-    ``action_space.sample(mask)`` takes it) is 0 for the padding token and 1 for all others. It
-    is advice: a padding token that is taken all the same is written out as text.
+    ``action_space.sample(mask)`` takes it) is 0 for the padding token and 1 for all others. The
+    mask is not enforced: a padding token that is taken is written out as text.
 
     ## Observation Space
-    ``Dict``: ``ids``, the last ``max_length`` tokens of the transcript, **padded on the left**,
-    so that the newest token always is the last; ``mask``, 1 where there is a token. The agent's
-    own tokens stay as it chose them, EOS included; what the environment says is encoded once.
+    ``Dict``: ``ids`` holds the last ``max_length`` tokens of the transcript, **padded on the
+    left**, so that the newest token is always the last. ``mask`` is 1 at each token and 0 at the
+    padding. The agent's own tokens stay as it chose them, EOS included. The text of the
+    environment is encoded once.
 
     ## Rewards
     0 for each token, and at the end of an action the text environment's reward for it.
@@ -45,24 +46,24 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
     That of the text environment, for the same seed or ``options={"example_id": i}``.
 
     ## Episode End
-    An EOS token ends an action; the episode terminates where the task says so, which is after
-    the first action in a task of one turn. ``max_tokens`` tokens without an EOS truncate the
-    episode: what there is is scored. A task whose turns are spent truncates it too.
+    An EOS token ends an action. The episode terminates when the task ends it: in a task of one
+    turn, after the first action. ``max_tokens`` tokens without an EOS truncate the episode, and
+    the text so far is scored. The episode is also truncated when the task's turns are used up.
 
     ## Information
-    ``action_mask`` at every step; at a reset, and at the end of an action, what the text
+    ``action_mask`` at every step. At a reset and at the end of an action also what the text
     environment gives there.
 
     ## Arguments
     Args:
-        prompts: as in `textenv.TextGenerationEnv`, like all arguments that are not named here.
+        prompts: your own prompts, as in `textenv.TextGenerationEnv`.
         reward_fn: a reward function, a name, or a list of these.
-        max_tokens: most tokens of one action, its EOS included.
+        max_tokens: maximum number of tokens in one action, its EOS included.
         tokenizer: ``"tiny-lm"``, a folder, a hub name, or a tokenizer object with an EOS.
-        examples: one dict for each of the own prompts.
+        examples: one dict for each of ``prompts``.
         max_length: length of the observation, in tokens.
         render_mode: ``"ansi"`` or ``"human"``.
-        **kwargs: all other arguments of `textenv.TextGenerationEnv`: ``task``, ``split`` ...
+        **kwargs: all other arguments of `textenv.TextGenerationEnv`, such as ``task``, ``split``.
 
     ## Version History
     * v0: first version.
@@ -92,12 +93,12 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
             **kwargs,
         }
         self.text_env = TextGenerationEnv(**given, render_mode=render_mode)
-        """The environment that is played, in text."""
+        """The text environment that plays the task."""
         self.tokenizer = load_tokenizer(tokenizer)
         if not self.tokenizer.eos_token_ids:
             raise ConfigError(
-                "the tokenizer has no EOS token, so that no answer could end; "
-                "give one with an eos_token_id"
+                "the tokenizer has no EOS token, so no answer could end; "
+                "use a tokenizer with an eos_token_id"
             )
         self.max_tokens = max_tokens
         self.max_length = max_length
@@ -133,7 +134,7 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[TokenObservation, dict[str, Any]]:
-        """Start from the example that the text environment starts from.
+        """Start an episode with the example that the text environment draws or is given.
 
         Raises:
             ConfigError: for an unknown option or an id out of range.
@@ -147,12 +148,12 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         return self._observation(), {**info, "action_mask": self._action_mask.copy()}
 
     def step(self, action: int) -> tuple[TokenObservation, float, bool, bool, dict[str, Any]]:
-        """Take a token; an EOS, or the last token that there is room for, ends the action.
+        """Append a token; an EOS, or token number ``max_tokens``, ends the action.
 
         Raises:
-            InvalidAction: where the action is no token id.
+            InvalidAction: if the action is not a token id.
             ResetNeeded: before the first reset and after the end of an episode.
-            RewardError: where a reward function fails.
+            RewardError: if a reward function fails.
         """
         if self._needs_reset:
             raise ResetNeeded(self._needs_reset)
@@ -182,13 +183,13 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
     def render(self) -> str | None:
         """The transcript so far: returned in mode ``"ansi"``, printed in mode ``"human"``.
 
-        In mode ``"human"`` it is printed by itself at the end of each action.
+        In mode ``"human"`` it is also printed automatically at the end of each action.
         """
         shown = self.text_env.render()
         return None if shown is None else shown + self.tokenizer.decode(self._action_ids)
 
     def close(self) -> None:
-        """Let go of what the episode holds."""
+        """Release what the episode and the reward functions hold."""
         self.text_env.close()
 
     def _observation(self) -> TokenObservation:

@@ -1,7 +1,7 @@
-"""Tokenizers by name: text to token ids and back, without a model behind them.
+"""Loads tokenizers of several libraries behind one interface, without loading a model.
 
 A ``tokenizer.json`` is read by the small `tokenizers` library. `transformers` is imported only
-for a folder that has none, and where a chat template is rendered.
+for a folder without that file, and to render a chat template.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from textenv.errors import (
 from textenv.hub import find_folder
 
 EXTRA = "tokenizers"
-_FILES = [  # of a model on the hub: all that is not weights
+_FILES = [  # what is downloaded of a model on the hub: everything but the weights
     "config.json",
     "generation_config.json",
     "token*",
@@ -34,22 +34,22 @@ _FILES = [  # of a model on the hub: all that is not weights
 
 
 class Tokenizer:
-    """What every tokenizer is here, whichever library is behind it.
+    """The interface to a tokenizer that this package uses, whatever library implements it.
 
     Attributes:
-        eos_token_ids: ids that end a text, in ascending order; empty where none is known.
-        pad_token_id: the id to pad with; where the tokenizer names none an EOS, or else 0.
+        eos_token_ids: ids that end a text, in ascending order; empty if none is known.
+        pad_token_id: the id to pad with. If the tokenizer names none, it is an EOS, or else 0.
         vocab_size: one more than the largest id.
         backend: the library's own tokenizer.
 
     Args:
         backend: the library's own tokenizer.
-        encode: ``encode(text, add_special_tokens) -> ids`` of it.
-        decode: ``decode(ids) -> text`` of it.
+        encode: ``encode(text, add_special_tokens) -> ids`` of the backend.
+        decode: ``decode(ids) -> text`` of the backend.
         vocab_size: one more than the largest id.
         eos_token_ids: ids that end a text.
         pad_token_id: the id to pad with.
-        chat: renders messages, ``chat(messages, add_generation_prompt) -> text``; None where the
+        chat: renders messages, ``chat(messages, add_generation_prompt) -> text``; None if the
             tokenizer has no chat template.
     """
 
@@ -74,12 +74,13 @@ class Tokenizer:
         self._chat = chat
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text.
+        """The token ids of a text.
 
         Args:
             text: any text.
-            add_special_tokens: whether to add what the tokenizer puts around a text (a BOS, say);
-                a language model's prompt has it, a text that goes on from another has not.
+            add_special_tokens: whether to add the tokens that the tokenizer puts around a text,
+                such as a BOS. The prompt of a language model needs them; a text that continues
+                another one must not have them.
 
         Raises:
             ConfigTypeError: for anything but a string.
@@ -89,27 +90,28 @@ class Tokenizer:
         return [int(i) for i in self._encode(text, add_special_tokens)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids; special tokens are written out."""
+        """The text of token ids, with special tokens written out."""
         return self._decode([int(i) for i in ids])
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether `render_chat` works."""
+        """Whether there is a chat template, so that `render_chat` works."""
         return self._chat is not None
 
     def render_chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Messages as the text that the model was trained on.
+        """The text that the model's chat template makes of messages.
 
-        The text holds its special tokens: encode it with ``add_special_tokens=False``.
+        The text contains its special tokens already: encode it with
+        ``add_special_tokens=False``.
 
         Args:
             messages: ``{"role", "content"}`` in order.
-            add_generation_prompt: whether to end with what opens the model's answer.
+            add_generation_prompt: whether to append the tokens that begin the model's answer.
 
         Raises:
-            ConfigError: where the tokenizer has no chat template.
+            ConfigError: if the tokenizer has no chat template.
         """
         if self._chat is None:
             raise ConfigError(
@@ -119,25 +121,26 @@ class Tokenizer:
 
 
 def load_tokenizer(tokenizer: Any) -> Tokenizer:
-    """A tokenizer by name, or another library's tokenizer as one of here.
+    """Load a tokenizer by name, or adapt a tokenizer object of another library.
 
     Args:
-        tokenizer: ``"tiny-lm"`` (ships with the package), a model's folder, the name of a model
-            on the Hugging Face hub (``owner/model``; its tokenizer alone is downloaded where it
-            is not cached), or an object: a `Tokenizer`, one of `tokenizers`, `transformers` or
-            mlx-lm, or any with ``encode``, ``decode`` and ``vocab_size``.
+        tokenizer: ``"tiny-lm"`` (ships with this package), the folder of a model, the name of a
+            model on the Hugging Face hub (``owner/model``; only its tokenizer is downloaded,
+            unless it is cached), or an object: a `Tokenizer`, a tokenizer of `tokenizers`,
+            `transformers` or mlx-lm, or any object with ``encode``, ``decode`` and
+            ``vocab_size``.
 
     Raises:
-        MissingFileError: where the name is no folder, or the folder holds no tokenizer; names it.
-        DataError: where a file of the tokenizer cannot be read; names it.
-        ConfigTypeError: for an object that is no tokenizer.
-        MissingDependencyError: where the library that reads it is not installed.
+        MissingFileError: if the name is not a folder, or the folder has no tokenizer; names it.
+        DataError: if a file of the tokenizer cannot be read; names it.
+        ConfigTypeError: for an object that is not a tokenizer.
+        MissingDependencyError: if the library that reads the tokenizer is not installed.
     """
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if isinstance(tokenizer, (str, Path)):
         return _from_folder(find_folder(str(tokenizer), "tokenizer", _FILES))
-    if hasattr(tokenizer, "token_to_id"):  # the class is not named here: it may not be installed
+    if hasattr(tokenizer, "token_to_id"):  # no isinstance: `tokenizers` may not be installed
         return _of_tokenizers(tokenizer)
     return _of_object(tokenizer)
 
@@ -160,7 +163,7 @@ def _of_tokenizers(
 
 
 def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None) -> Tokenizer:
-    """A tokenizer of `transformers` or mlx-lm, or one of the user's own."""
+    """Adapt a tokenizer of `transformers` or mlx-lm, or one that the user wrote."""
     vocab_size = (
         max(backend.get_vocab().values()) + 1
         if hasattr(backend, "get_vocab")
@@ -177,7 +180,7 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
         *_ids(getattr(backend, "eos_token_id", None)),
         *_ids(getattr(backend, "eos_token_ids", None)),
     }
-    # The keyword is that of transformers and mlx-lm; an own tokenizer adds nothing.
+    # Only transformers and mlx-lm have this keyword; a user's own tokenizer adds no tokens.
     knows_special = hasattr(backend, "all_special_ids")
 
     def encode(text: str, special: bool) -> Iterable[int]:
@@ -213,7 +216,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
-    backend.no_truncation()  # some files hold a limit of the model they were made for
+    backend.no_truncation()  # some files set the length limit of the model they were made for
     backend.no_padding()
     ids = {name: _special_id(backend, config.get(name)) for name in ("eos_token", "pad_token")}
     eos = {*eos, *(() if ids["eos_token"] is None else (ids["eos_token"],))}
@@ -221,7 +224,7 @@ def _from_folder(folder: Path) -> Tokenizer:
 
 
 class _Template:
-    """A folder's chat template, rendered by transformers, which is imported at the first use."""
+    """Renders the chat template of a folder with transformers, imported at the first use."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -249,7 +252,7 @@ def _of_transformers(folder: Path) -> Any:
 
 
 def _eos_of_model(folder: Path) -> set[int]:
-    """The ids that the model itself ends a text with, by its configs."""
+    """The EOS ids in the model's own config files."""
     for name in ("generation_config.json", "config.json"):
         if ids := _ids(_read_json(folder / name).get("eos_token_id")):
             return ids
@@ -257,7 +260,7 @@ def _eos_of_model(folder: Path) -> set[int]:
 
 
 def _ids(value: Any) -> set[int]:
-    """One id, several or none, as different libraries write them."""
+    """A set of ids from what a library gives: one id, several or None."""
     if value is None:
         return set()
     return {value} if isinstance(value, int) else set(value)
@@ -273,7 +276,7 @@ def _has_template(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
+    """The JSON object in a file; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Many TextGen environments in one process, scored as one batch."""
+"""The vector form of ``TextGen-v0``: many environments in one process, scored as one batch."""
 
 from __future__ import annotations
 
@@ -39,25 +39,27 @@ Observations = tuple[str, ...]
 
 
 class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]):
-    """What ``gym.make_vec("TextGen-v0")`` makes: lanes that share one task, without processes.
+    """The environment that ``gym.make_vec("TextGen-v0")`` makes.
 
-    For the same seeds it gives the text, rewards, flags and infos of Gymnasium's `SyncVectorEnv`,
-    at a fraction of the cost.
+    Its environments are called lanes. They share one task object and run in this process. For the
+    same seeds it gives the same text, rewards, flags and infos as Gymnasium's `SyncVectorEnv`, at
+    a fraction of the cost.
 
     Args:
         num_envs: number of lanes.
-        autoreset_mode: when a lane whose episode has ended begins the next one: ``"NextStep"``,
-            ``"SameStep"`` or ``"Disabled"``, or Gymnasium's `AutoresetMode`. It stands in
-            ``metadata["autoreset_mode"]``.
+        autoreset_mode: when a lane whose episode has ended starts the next one: ``"NextStep"``,
+            ``"SameStep"`` or ``"Disabled"``, or a member of Gymnasium's `AutoresetMode`. It is
+            also in ``metadata["autoreset_mode"]``.
         max_episode_steps: truncates episodes as Gymnasium's `TimeLimit` does.
-        render_mode: ``"ansi"``: `render` gives the transcripts.
+        render_mode: with ``"ansi"``, `render` returns the transcripts.
         **kwargs: arguments of `textenv.TextGenerationEnv`.
 
     Raises:
-        ConfigError: for a setting with a value that cannot be used.
+        ConfigError: for a setting with a value that is not allowed.
     """
 
-    closed = True  # until it is made: Gymnasium closes one whose making failed, too
+    # Until __init__ has finished: Gymnasium also calls close() if __init__ raises.
+    closed = True
     metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(
@@ -73,7 +75,9 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             if value is not None and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
         if render_mode not in (None, "ansi"):
-            raise ConfigError(f"render_mode must be 'ansi' in a vector, got {render_mode!r}")
+            raise ConfigError(
+                f"render_mode of a vector environment must be 'ansi', got {render_mode!r}"
+            )
         single = TextGenerationEnv(**kwargs)
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -85,15 +89,15 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         self.action_space = batch_space(single.action_space, num_envs)
         self.task: Task = single.task
         self.examples: list[Example] = [{}] * num_envs
-        """What each lane plays."""
-        # A task of one answer is scored without an episode of its own for each lane.
+        """The example of each lane."""
+        # A task of one answer is scored without an `Episode` object for each lane.
         self._one_answer = type(single.task).begin is Task.begin
-        self._single = single  # of which the settings and the reward are used
+        self._single = single  # for its settings and its reward
         self._limit = max_episode_steps
         self._lanes = list(range(num_envs))
         self._rngs: list[Any] = [None] * num_envs
         self._seeds: list[Any] = [None] * num_envs
-        self._leveled: dict[int, Task] = {}  # of lanes whose episode is at a level of its own
+        self._leveled: dict[int, Task] = {}  # by lane, if reset options gave its episode a level
         self._episodes: list[Episode] = [NOTHING] * num_envs
         self._transcripts = [""] * num_envs
         self._turns = np.zeros(num_envs, int)
@@ -107,19 +111,21 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observations, Info]:
-        """Begin an episode in every lane, or in those of ``options={"reset_mask": mask}``.
+        """Start an episode in every lane, or in the lanes of ``options={"reset_mask": mask}``.
 
         Args:
-            seed: one for each lane; or the first lane's, each next lane having one more.
-            options: those of the single environment, which go to every lane, and ``reset_mask``.
+            seed: one seed for each lane, or the seed of the first lane, from which the other
+                lanes count up.
+            options: ``reset_mask``, and the options of the single environment, which apply to
+                each of these lanes.
 
         Raises:
-            ConfigError: for an unknown option, an id out of range, another number of seeds.
+            ConfigError: for an unknown option, an id out of range, or a wrong number of seeds.
             ConfigTypeError: for a mask or an id of the wrong type.
         """
         seeds = self._lane_seeds(seed)
         if isinstance(options, Mapping):
-            options = dict(options)  # the user's stays whole
+            options = dict(options)  # a copy: `pop` must not change the user's dict
             lanes = self._masked(options.pop("reset_mask", None))
         else:
             lanes = self._lanes
@@ -132,15 +138,17 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
     def step(
         self, actions: Sequence[str]
     ) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, Info]:
-        """Answer one action in each lane, and score them all together.
+        """Take one action in each lane, and score all of them together.
 
-        A lane that has ended begins anew in place of that under NEXT_STEP; its action is ignored.
+        In NEXT_STEP mode, a lane whose episode has ended starts the next one instead, and its
+        action is ignored.
 
         Raises:
-            InvalidAction: for another number of actions, or one that is not in the action space;
-                no lane is stepped then.
-            ResetNeeded: before the first reset; with a lane at its end where autoreset is off.
-            RewardError: where a reward function fails.
+            InvalidAction: for a wrong number of actions, or one that is not in the action space.
+                No lane is stepped then.
+            ResetNeeded: before the first reset, and, if autoreset is disabled, when the episode
+                of a lane has ended.
+            RewardError: if a reward function fails.
         """
         resting = self._resting()
         playing = [i for i in self._lanes if not self._over[i]] if resting else self._lanes
@@ -159,23 +167,23 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         return tuple(self._transcripts), reward, terminated, truncated, info
 
     def render(self) -> Observations | None:
-        """The transcripts so far, in mode ``"ansi"``."""
+        """The transcripts so far in mode ``"ansi"``, else None."""
         return tuple(self._transcripts) if self.render_mode == "ansi" else None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of what the episodes and the reward hold."""
+        """Release what the episodes and the reward functions hold."""
         for episode in self._episodes:
             episode.close()
         self._single.close()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
-        """The lanes' generators."""
+        """The random generators of the lanes."""
         return tuple(self._rngs)
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
-        """The lanes' seeds."""
+        """The seeds of the lanes."""
         return tuple(self._seeds)
 
     @property
@@ -185,7 +193,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
     def _begin(
         self, lanes: list[int], example_id: int | None = None, level: int | None = None
     ) -> Info:
-        """Begin an episode in these lanes; the info of their resets."""
+        """Start an episode in these lanes, and return the info of their resets."""
         task = self.task if level is None else self.task.at_level(level)
         if example_id is None:
             ids = draw_ids(task, taken(self._rngs, lanes))
@@ -221,7 +229,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
     def _play(
         self, lanes: list[int], actions: list[str]
     ) -> tuple[Columns, Sequence[float], np.ndarray, np.ndarray]:
-        """Step these lanes: columns of their infos, rewards, terminated, truncated."""
+        """Step these lanes; returns the columns of their infos, rewards, terminated, truncated."""
         task, single = self.task, self._single
         before, examples = taken(self._transcripts, lanes), taken(self.examples, lanes)
         scores: Sequence[float | None]
@@ -255,19 +263,19 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         spent = ~ends & (cut | (turn >= task.max_turns))
         over = ends | spent
         told: Sequence[Any] = correct
-        if None in correct:  # own rewards: the task can still tell
+        if None in correct:  # no reward function verifies, but the task's score may tell
             told = Some(None if score is None else bool(score >= 1) for score in scores)
         if not over.all():
             told = Some(right if ended else None for right, ended in zip(told, over.tolist()))
         columns: Columns = {"completion": actions, "rewards": components, "is_correct": told}
         if task.max_turns > 1:
             columns["turn"] = [""] * len(lanes) if self._one_answer else said
-        if self._limit is not None:  # truncates what terminates on its last step, too
+        if self._limit is not None:  # also truncates an episode that terminates on its last step
             spent |= turn >= self._limit
         return columns, rewards, ends, spent
 
     def _turn_over(self, playing: list[int], columns: Columns) -> Info:
-        """SAME_STEP: begin anew where an episode has ended; the info of this step."""
+        """In SAME_STEP mode, start the next episode in ended lanes; returns the step's info."""
         over = self._over.tolist()
         ended = [i for i in playing if over[i]]
         final: Columns = {"final_obs": taken(self._transcripts, ended), "final_info": columns}
@@ -281,7 +289,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         return merge(info, self._begin(ended))
 
     def _resting(self) -> list[int]:
-        """The lanes that begin anew in this step and do not play."""
+        """The lanes that start a new episode in this step, in which they take no action."""
         if self._unbegun:
             raise ResetNeeded("reset() must be called before step()")
         if self._same_step or not self._over.any():

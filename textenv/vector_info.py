@@ -1,6 +1,7 @@
-"""Infos of many lanes as arrays by key, in the form that Gymnasium's vector environments give.
+"""Builds the info of a vector environment, in the form that Gymnasium's own vector forms give.
 
-Each ``key`` has a ``_key`` beside it, which says for which lanes it holds.
+Such an info has one array over all lanes for each ``key``, and a boolean array ``_key`` that says
+which lanes have the key. A lane is one environment of the vector.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import numpy as np
 Info = dict[str, Any]
 
 Columns = dict[str, Any]
-"""By key a list with a value for each of some lanes, or columns again."""
+"""For each key a list with one value for each of some lanes, or columns again."""
 
 
 class Some(list[Any]):
-    """A column in which None stands for lanes that do not have this key."""
+    """A column in which None means that the lane does not have this key."""
 
 
-# All else are objects.
+# Values of all other types are stored in arrays of objects.
 _DTYPES: dict[type, Any] = {bool: np.bool_, int: np.int64, float: np.float64}
 
 
 def from_columns(columns: Columns, lanes: Sequence[int], num_envs: int) -> Info:
-    """Arrays over all lanes, from the values in some of them.
+    """An info with arrays over all lanes, from the values of some lanes.
 
     Args:
-        columns: what these lanes have. A list of dicts is taken for columns of their keys.
-        lanes: whose values these are.
-        num_envs: how many lanes there are.
+        columns: the values. A list of dicts is treated as columns of the dicts' keys.
+        lanes: the lanes that have these values, in the same order.
+        num_envs: number of all lanes.
     """
     info: Info = {}
     every = np.zeros(num_envs, bool)
@@ -48,7 +49,7 @@ def from_columns(columns: Columns, lanes: Sequence[int], num_envs: int) -> Info:
                 if not values:
                     continue
             dtype = _DTYPES.get(type(values[0]), object)
-            empty = np.empty if dtype is object else np.zeros  # empty objects are None
+            empty = np.empty if dtype is object else np.zeros  # np.empty fills objects with None
             info[key] = empty(num_envs, dtype)
             info[key][where(who, num_envs)] = values
         if who is lanes:
@@ -60,7 +61,7 @@ def from_columns(columns: Columns, lanes: Sequence[int], num_envs: int) -> Info:
 
 
 def rows(columns: Columns, picked: Sequence[int]) -> Columns:
-    """The values at some positions of the columns."""
+    """The columns reduced to the values at the picked positions."""
     return {
         key: rows(values, picked)
         if isinstance(values, dict)
@@ -70,7 +71,7 @@ def rows(columns: Columns, picked: Sequence[int]) -> Columns:
 
 
 def merge(info: Info, other: Info) -> Info:
-    """One info of two that belong to different lanes; may change both."""
+    """Combine two infos of different lanes into one; may change both arguments."""
     for key, value in other.items():
         if key not in info:
             info[key] = value
@@ -84,12 +85,12 @@ def merge(info: Info, other: Info) -> Info:
 
 
 def taken(values: Sequence[Any], lanes: Sequence[int]) -> list[Any]:
-    """The values of these lanes, ascending, of what has a value for every lane."""
+    """The values of these lanes from a sequence with one value per lane; lanes are ascending."""
     return list(values) if len(lanes) == len(values) else [values[i] for i in lanes]
 
 
 def put(values: list[Any], lanes: Sequence[int], new: list[Any]) -> None:
-    """Set the values of these lanes."""
+    """Set the values of these lanes in a list with one value per lane."""
     if len(lanes) == len(values):
         values[:] = new
     else:
@@ -98,13 +99,13 @@ def put(values: list[Any], lanes: Sequence[int], new: list[Any]) -> None:
 
 
 def where(lanes: Sequence[int], num_envs: int) -> Any:
-    """An index of these lanes, ascending: a slice where it is all of them, which is faster."""
+    """An array index for these lanes, ascending; a slice if they are all, which is faster."""
     return slice(None) if len(lanes) == num_envs else lanes
 
 
 def _columns_of(infos: Sequence[Mapping[str, Any]]) -> Columns:
     keys = infos[0].keys()
-    if sum(map(len, infos)) == len(keys) * len(infos):  # and if none of these is missing:
+    if sum(map(len, infos)) == len(keys) * len(infos):  # most likely all have the same keys
         try:
             return {key: [info[key] for info in infos] for key in keys}
         except KeyError:

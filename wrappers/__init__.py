@@ -1,7 +1,7 @@
-"""What stands between an environment and its user, one concept a file.
+"""Wrappers that adapt text environments to agents and libraries that expect something else.
 
-Where Gymnasium has a wrapper that fits, it is not here again: a reward is transformed by
-``gymnasium.wrappers.TransformReward``, an episode limited by ``TimeLimit``.
+There are no wrappers here for what Gymnasium's own do: use ``gymnasium.wrappers.TransformReward``
+to change a reward, and ``TimeLimit`` to limit an episode.
 """
 
 from textenv.wrappers.action_mask import ActionMask

@@ -1,4 +1,4 @@
-"""The actions that are valid now, where agents look for them."""
+"""`ActionMask`: gives agents the mask of the actions that are valid now, and enforces it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ ON_INVALID = ("error", "random")
 
 
 class ActionMask(gym.Wrapper, RecordConstructorArgs):
-    """Puts ``info["action_mask"]`` to work.
+    """Offers ``info["action_mask"]`` to agents, and refuses or replaces invalid actions.
 
-    * ``action_masks()`` gives the valid actions of now as an array of bool: sb3-contrib's
-      ``MaskablePPO`` asks for it by this name, through vector environments too.
-    * With ``in_observation`` the observation is ``Dict(observation, action_mask)``: what an
-      agent needs that learns from stored transitions.
-    * An action that is not valid is an error, or is replaced by a valid one, at random, and
-      ``info["invalid_action"]`` says where.
+    * ``action_masks()`` returns the actions that are valid now, as an array of bool. This is the
+      method that sb3-contrib's ``MaskablePPO`` calls, also through vector environments.
+    * With ``in_observation`` the observation is ``Dict(observation, action_mask)``, for agents
+      that learn from stored transitions.
+    * An invalid action is an error, or it is replaced by a random valid one. In the second case
+      ``info["invalid_action"]`` says whether this step's action was replaced.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
-        env: an environment with a `Discrete` action whose infos have ``action_mask``, such as
-            ``TextGenTokens-v0``, or `ChoiceAction` with lists of each example's own.
-        on_invalid: ``"error"``, or ``"random"`` for agents that know of no mask.
-        in_observation: whether the observation holds the mask.
+        env: an environment with a `Discrete` action space whose infos have ``action_mask``, such
+            as ``TextGenTokens-v0``, or `ChoiceAction` with a list of choices in each example.
+        on_invalid: ``"error"``, or ``"random"`` for agents that do not use masks.
+        in_observation: whether the mask is part of the observation.
     """
 
     def __init__(self, env: gym.Env, on_invalid: str = "error", in_observation: bool = False):
@@ -57,7 +57,7 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
             )
 
     def action_masks(self) -> np.ndarray:
-        """Whether each action is valid now, (n,) of bool.
+        """Whether each action is valid now, as an array of bool of shape (n,).
 
         Raises:
             ResetNeeded: before the first reset.
@@ -72,10 +72,11 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         """Start an episode.
 
         Raises:
-            DataError: where the info has no ``action_mask``, or not one of the right shape.
+            DataError: if the info has no ``action_mask``, or a mask of the wrong shape.
         """
         if seed is not None:
-            # A stream of its own: replacing an action must not change which example comes next.
+            # Separate from the environment's generator: replacing an action must not change which
+            # example comes next.
             self._rng = np.random.default_rng([seed, 1])
         observation, info = self.env.reset(seed=seed, options=options)
         self._read(info)
@@ -85,7 +86,7 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         """Take an action.
 
         Raises:
-            InvalidAction: where it is not valid, and ``on_invalid`` is ``"error"``.
+            InvalidAction: if it is not valid, and ``on_invalid`` is ``"error"``.
         """
         mask = self.action_masks()
         space, start = self._space, int(self._space.start)

@@ -1,4 +1,4 @@
-"""Text observations as bytes."""
+"""`ByteObservation`: shows a text observation as a fixed number of UTF-8 bytes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from textenv.wrappers.text import require_text
 
 
 class ByteObservation(gym.ObservationWrapper, RecordConstructorArgs):
-    """Shows a text as its UTF-8 bytes, and zeros after its end.
+    """Shows a text observation as its UTF-8 bytes, followed by zeros.
 
-    Of a text of more than ``max_length`` bytes the last ones are kept: in a transcript the
-    newest. A NUL character in a text looks like padding.
+    If a text has more than ``max_length`` bytes, its last bytes are kept, which are the newest
+    part of a transcript. A NUL character in a text looks like padding.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
         env: an environment whose observation is text.
-        max_length: number of bytes.
+        max_length: number of bytes in the observation.
 
     Example:
         >>> import gymnasium as gym
@@ -40,7 +40,7 @@ class ByteObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self.observation_space = Box(0, 255, (max_length,), np.uint8)
 
     def observation(self, observation: str) -> np.ndarray:
-        """The bytes of a text, (max_length,)."""
+        """The bytes of a text, of shape (max_length,)."""
         text = observation.encode()[-self._length :]
         data = np.zeros(self._length, np.uint8)
         data[: len(text)] = np.frombuffer(text, np.uint8)

@@ -1,4 +1,4 @@
-"""Observations as the messages of a chat."""
+"""`ChatHistory`: shows the transcript of an episode as the messages of a chat."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ Message = dict[str, str]
 
 
 class ChatHistory(gym.Wrapper, RecordConstructorArgs):
-    """Shows the episode as messages: the environment's are the user's, the agent's the assistant's.
+    """Shows the episode as messages; the environment is the user, and the agent the assistant.
 
-    The observation is a tuple of ``{"role", "content"}``; or, given a tokenizer, the text that
-    the model's chat template makes of them. That text holds its special tokens: encode it with
-    ``add_special_tokens=False``, and switch off the template of a policy that has its own.
+    The observation is a tuple of ``{"role", "content"}`` dicts. If there is a tokenizer, it is the
+    text that the model's chat template makes of them. That text contains its special tokens
+    already: encode it with ``add_special_tokens=False``, and turn off the chat template of a
+    policy that applies one itself.
 
-    What the environment says after an action is ``info["turn"]``; where there is none, what
-    follows the transcript so far in the observation, or else the whole observation. Silence at
-    the end of an episode makes no message.
+    The environment's reply to an action is ``info["turn"]``. If there is none, it is the part of
+    the observation that follows the transcript so far, or the whole observation if that does not
+    begin with the transcript. An empty reply at the end of an episode makes no message.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
         env: an environment whose observation and action are text.
-        tokenizer: None, or what `textenv.tokenizers.load_tokenizer` takes, with a chat template.
+        tokenizer: None, or an argument of `textenv.tokenizers.load_tokenizer` whose tokenizer has
+            a chat template.
         system: a system message to begin with.
 
     Raises:
-        ConfigError: where the tokenizer has no chat template.
+        ConfigError: if the tokenizer has no chat template.
 
     Example:
         >>> import gymnasium as gym
@@ -64,7 +66,7 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
                 Dict(role=UnicodeText(16), content=UnicodeText(longest))
             )
         else:
-            self.observation_space = UnicodeText(2**31 - 1)  # a template adds what it likes
+            self.observation_space = UnicodeText(2**31 - 1)  # a template may add any text
         self._start: list[Message] = (
             [] if system is None else [{"role": "system", "content": system}]
         )
@@ -74,14 +76,14 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode: the prompt is the first message of the user."""
+        """Start an episode, whose prompt is the first user message."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._messages = [*self._start, {"role": "user", "content": observation}]
         self._transcript = observation
         return self._show(), info
 
     def step(self, action: str) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Say something, and hear the answer."""
+        """Send the assistant's message, and add the environment's reply to the messages."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         said = info["turn"] if "turn" in info else self._new(action, observation)
         self._messages.append({"role": "assistant", "content": action})

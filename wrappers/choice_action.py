@@ -1,4 +1,4 @@
-"""A choice between answers as the action of an environment that takes text."""
+"""`ChoiceAction`: lets an agent choose one of several answers instead of writing a text."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from textenv.wrappers.text import require_text
 
 
 class ChoiceAction(gym.Wrapper, RecordConstructorArgs):
-    """Takes the index of an answer in a list: the same list always, or each example's own.
+    """Takes the index of an answer in a list, which is fixed or comes from each example.
 
-    With a list of each example's own, ``info`` has ``choices`` (the list) at a reset and
-    ``action_mask`` (1 for each index that stands for an answer) at every step: `ActionMask`
-    puts it to work. An index past the list is an error.
+    If each example has its own list, ``info`` has ``choices`` (the list) at a reset, and
+    ``action_mask`` at every step, which is 1 for each index with an answer. `ActionMask` uses
+    this mask. An index past the end of the list is an error.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
         env: an environment whose action is text.
-        choices: the answers; or the key of the example's own list (``"choices"``, say).
-        n: size of the action space for lists of each example's own; None is the longest list
-            of the task, which is looked through once; a generated task has no end, and needs it.
+        choices: the answers, or the key of each example's own list, such as ``"choices"``.
+        n: size of the action space, if each example has its own list. None is the length of the
+            longest list, for which all examples are read once. A generated task has no finite
+            number of examples and needs ``n``.
 
     Example:
         >>> import gymnasium as gym
@@ -53,7 +54,7 @@ class ChoiceAction(gym.Wrapper, RecordConstructorArgs):
             check_range("n", size, 1, 2**31 - 1)
         else:
             if n is not None:
-                raise ConfigError(f"n goes with the key of each example's own list, got n={n}")
+                raise ConfigError(f"n is only for the key of each example's own list, got n={n}")
             self._key = None
             self._choices = _checked(choices, "choices")
             size = len(self._choices)
@@ -66,7 +67,7 @@ class ChoiceAction(gym.Wrapper, RecordConstructorArgs):
         """Start an episode.
 
         Raises:
-            DataError: where the example has no such list, or one of more than ``n`` answers.
+            DataError: if the example has no such list, or a list of more than ``n`` answers.
         """
         observation, info = self.env.reset(seed=seed, options=options)
         if self._key is None:
@@ -74,15 +75,15 @@ class ChoiceAction(gym.Wrapper, RecordConstructorArgs):
         self._choices = self._own(getattr(self.env.unwrapped, "example", None), "the example")
         if len(self._choices) > self._size:
             raise DataError(
-                f"the example has {len(self._choices)} {self._key}, and n is {self._size}"
+                f"the example has {len(self._choices)} {self._key}, but n is {self._size}"
             )
         return observation, {**info, "choices": list(self._choices), "action_mask": self._mask()}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Give the answer with this index.
+        """Take the answer with this index as the action.
 
         Raises:
-            InvalidAction: where no answer has it.
+            InvalidAction: if there is no answer with this index.
         """
         if not self.action_space.contains(action) or int(action) >= len(self._choices):
             raise InvalidAction(
@@ -102,8 +103,8 @@ class ChoiceAction(gym.Wrapper, RecordConstructorArgs):
         size = getattr(task, "size", None)
         if task is None or size is None:
             raise ConfigError(
-                f"ChoiceAction cannot look through the examples' {self._key!r}: this environment "
-                "has no finite list of examples; give n, the length of the longest"
+                f"ChoiceAction cannot find the longest {self._key!r} of all examples: this "
+                "environment has no finite list of examples; give n, the length of the longest"
             )
         return max(len(self._own(task.example(i), f"example {i}")) for i in range(size))
 

@@ -1,4 +1,4 @@
-"""Token ids as actions of an environment that takes text."""
+"""`DetokenizeAction`: lets an agent give a whole completion as an array of token ids."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from textenv.wrappers.text import require_text
 
 
 class DetokenizeAction(gym.ActionWrapper, RecordConstructorArgs):
-    """Takes a whole completion as token ids, up to the first EOS.
+    """Takes a whole completion as token ids, and decodes those before the first EOS.
 
-    The space is ``MultiDiscrete([vocabulary] * max_tokens)``, which agents of fixed shape can
-    sample: what comes after an EOS is ignored. ``step`` takes a shorter list of ids too.
-    For one token a step there is ``TextGenTokens-v0``.
+    The action space is ``MultiDiscrete([vocabulary] * max_tokens)``, for agents whose actions have
+    a fixed shape. Ids after an EOS are ignored. ``step`` also takes a shorter list of ids. For one
+    token per step, use ``TextGenTokens-v0``.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
         env: an environment whose action is text.
-        tokenizer: what `textenv.tokenizers.load_tokenizer` takes: a name, a folder, an object.
+        tokenizer: a name, a folder or an object, as `textenv.tokenizers.load_tokenizer` takes it.
         max_tokens: number of ids in an action, an EOS included.
     """
 
@@ -42,7 +42,7 @@ class DetokenizeAction(gym.ActionWrapper, RecordConstructorArgs):
         self.action_space = MultiDiscrete([self.tokenizer.vocab_size] * max_tokens)
 
     def action(self, action: Sequence[int] | np.ndarray) -> str:
-        """The text of token ids.
+        """The text of the token ids before the first EOS.
 
         Raises:
             InvalidAction: for anything but at most ``max_tokens`` ids of the vocabulary.

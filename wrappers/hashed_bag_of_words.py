@@ -1,4 +1,4 @@
-"""Text observations as counts of hashed words."""
+"""`HashedBagOfWords`: shows a text observation as an array of word counts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ MAX_COUNT = 255
 
 
 class HashedBagOfWords(gym.ObservationWrapper, RecordConstructorArgs):
-    """Shows a text as how often each word is in it; words share slots by a hash (Weinberger 2009).
+    """Shows a text observation as counts of its words, in slots chosen by a hash.
 
-    A word is a run of letters, digits and underscores in lower case, or one other character
-    that is no space. Its slot is its CRC-32 modulo ``size``: the same in every process, unlike
-    Python's own ``hash``. Words that share a slot look the same, and the order of words is lost.
-    Counts stop at 255.
+    This is the hashing trick of Weinberger et al., 2009. A word is a run of letters, digits and
+    underscores in lower case, or a single other character that is not a space. The slot of a word
+    is its CRC-32 modulo ``size``, which is the same in every process, unlike Python's ``hash``.
+    Words in the same slot cannot be told apart, and the order of words is lost. Counts stop at
+    255.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
         env: an environment whose observation is text.
-        size: number of slots; the more there are, the fewer words share one.
+        size: number of slots. With more slots, fewer words share one.
 
     Example:
         >>> import gymnasium as gym
@@ -48,7 +49,7 @@ class HashedBagOfWords(gym.ObservationWrapper, RecordConstructorArgs):
         self.observation_space = Box(0, MAX_COUNT, (size,), np.float32)
 
     def observation(self, observation: str) -> np.ndarray:
-        """The counts of a text, (size,)."""
+        """The word counts of a text, of shape (size,)."""
         words = _WORD.findall(observation.lower())
         slots = [zlib.crc32(word.encode()) % self._size for word in words]
         counts = np.bincount(np.array(slots, np.int64), minlength=self._size)

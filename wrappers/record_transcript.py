@@ -1,4 +1,4 @@
-"""What was said in each episode, as a file."""
+"""`RecordTranscript`: writes the episodes of an environment to a file of JSON Lines."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from gymnasium.utils import RecordConstructorArgs
 from textenv.errors import ConfigError, DataError
 
 HEADER = {"format": "textenv.rollout", "schema_version": 2}
-"""The first line of a transcript; each other line is a trajectory."""
+"""The first line of a transcript file. Each other line is a trajectory."""
 
 
 class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
-    """Writes every episode to ``folder/transcript_{index}.jsonl``, the way others record video.
+    """Writes every episode of an environment to ``folder/transcript_{index}.jsonl``.
 
-    The file is there when the environment is closed, whole; until then its lines are in a hidden
-    file beside it. The index goes on within a folder, and several environments may share one.
-    It is a rollout as JSON Lines: `textenv.algos.load_rollout` reads it.
+    The file appears, complete, when the environment is closed. Until then its lines are in a
+    hidden file in the same folder. The index counts up within a folder, and several environments
+    may use one folder. The file is a rollout in JSON Lines: `textenv.algos.load_rollout` reads it.
 
-    The first line is `HEADER`; then comes one line an episode, an object with
+    The first line is `HEADER`. Then there is one line for each episode, an object with
 
-    * ``observations``, ``actions``, ``rewards``, ``infos``: lists, one item a step; an
+    * ``observations``, ``actions``, ``rewards``, ``infos``: lists with one item per step; an
       observation is what the agent saw before the action;
-    * ``final_observation``, ``terminated``, ``truncated`` (both false: left in the middle);
-    * ``reset_info``, and where they are known ``seed`` and, of a text, ``prompt``.
+    * ``final_observation``, ``terminated``, ``truncated``; both are false if the episode was
+      abandoned before its end;
+    * ``reset_info``; ``seed``, if the reset had one; and ``prompt``, if observations are text.
 
-    An array is ``{"dtype": name, "shape": list, "data": list}``. It records what passes where it
-    stands: put it innermost to record text, outermost to record what the agent saw.
+    An array is ``{"dtype": name, "shape": list, "data": list}``. The wrapper records what passes
+    through its place in a stack of wrappers: as the innermost one it records text, as the
+    outermost one what the agent saw and did.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each, and each writes a file.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments, and each writes its own file.
 
     Args:
-        env: any environment whose observations, actions and infos JSON can hold, arrays included.
-        folder: made where it is not there.
+        env: any environment whose observations, actions and infos consist of arrays and of values
+            that JSON allows.
+        folder: the folder of the file; it is made if it does not exist.
     """
 
     def __init__(self, env: gym.Env, folder: str | os.PathLike[str]):
@@ -49,8 +52,8 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"folder must be a folder, and {self.folder} is a file")
-        self.path: Path | None = None  # of the last transcript written
+            raise ConfigError(f"folder must be a folder, but {self.folder} is a file")
+        self.path: Path | None = None  # path of the last transcript that was written
         self._unfinished: Path | None = None
         self._episodes = 0
         self._row: dict[str, Any] | None = None
@@ -58,10 +61,10 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; one left in the middle is kept.
+        """Start an episode; an unfinished episode before it is recorded too.
 
         Raises:
-            DataError: where that one holds what JSON cannot.
+            DataError: if the unfinished episode has values that JSON does not allow.
         """
         self._keep()
         observation, info = self.env.reset(seed=seed, options=options)
@@ -82,10 +85,10 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take an action, and note it.
+        """Take an action, and record the step.
 
         Raises:
-            DataError: at the end of an episode that holds what JSON cannot.
+            DataError: at the end of an episode that has values that JSON does not allow.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         row = self._row
@@ -101,7 +104,7 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
         return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
-        """Write the transcript, and close the environment."""
+        """Write the transcript file, and close the environment."""
         try:
             self._keep()
             if self._unfinished is not None:
@@ -112,7 +115,7 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
             self.env.close()
 
     def _keep(self) -> None:
-        """Add the episode to the hidden file."""
+        """Append the episode to the hidden file."""
         row, self._row = self._row, None
         if row is None or not row["actions"]:
             return
@@ -132,7 +135,7 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
 
 
 def _free_name(folder: Path) -> Path:
-    """A name in the folder that nobody else has, now taken by an empty file."""
+    """The next free name in the folder, which is reserved by an empty file."""
     index = 0
     while True:
         path = folder / f"transcript_{index}.jsonl"

@@ -1,6 +1,8 @@
-"""Stable-Baselines3 agents as policies, and policies as what Stable-Baselines3 evaluates.
+"""Makes Stable-Baselines3 agents policies of this package, and its policies agents for SB3.
 
-Stable-Baselines3 and torch are imported where they are used: ``pip install 'textenv[sb3]'``.
+`SB3Policy` plays an agent in the rollout loop, `as_sb3_policy` lets Stable-Baselines3 evaluate a
+policy, and `load_sb3` loads a saved agent. Stable-Baselines3 and torch are imported only when they
+are used: ``pip install 'textenv[sb3]'``.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from textenv.errors import (
     unknown,
 )
 
-# algorithm -> the package that has it
+# algorithm -> the package that contains it
 _PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")
 _PACKAGES |= dict.fromkeys(("MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO"), "sb3_contrib")
-# module of a saved agent's policy class -> its algorithm, where only one uses it
+# module of a saved agent's policy class -> its algorithm, if only one algorithm uses the module
 _BY_POLICY = {
     "stable_baselines3.dqn.policies": "DQN",
     "stable_baselines3.sac.policies": "SAC",
@@ -40,37 +42,38 @@ _BY_POLICY = {
 
 
 class SB3Policy:
-    """An agent of Stable-Baselines3 or sb3-contrib as a policy of the rollout loop.
+    """Lets an agent of Stable-Baselines3 or sb3-contrib act as a policy in the rollout loop.
 
-    Actions are those of the agent's own ``predict``, drawn from torch's global generator as
-    there (``model.set_random_seed``). What else it knows comes as extras:
+    Actions are those of the agent's own ``predict``. Like these, they are drawn from torch's
+    global generator (``model.set_random_seed``). The extras are:
 
-    * ``value``: of agents with a critic of states (PPO, A2C, TRPO, MaskablePPO, RecurrentPPO).
-    * ``logprob``: of these, and of SAC and TQC.
-    * ``unclipped_action``: what was drawn, where the action is a Box: ``logprob`` belongs to it.
-      The action is that, clipped to the space or, where the agent squashes (SAC, ``squash_output``
-      with gSDE), stretched to it from [-1, 1].
+    * ``value``: for agents with a state-value critic (PPO, A2C, TRPO, MaskablePPO, RecurrentPPO).
+    * ``logprob``: for these agents, and for SAC and TQC.
+    * ``unclipped_action``: if the action space is a Box, the action that was drawn, to which
+      ``logprob`` belongs. The action itself is this one clipped to the space or, if the agent
+      squashes (SAC, ``squash_output`` with gSDE), rescaled to the space from [-1, 1].
 
-    DQN, QR-DQN, TD3 and DDPG have none of the three. An agent that learnt through
-    ``VecNormalize`` sees raw observations here: play it in
+    DQN, QR-DQN, TD3 and DDPG have none of the three. An agent that was trained with
+    ``VecNormalize`` gets raw observations here: play it in
     ``textenv.wrappers.sb3_vec_env.SB3VectorEnv(model.get_env())``.
 
     Args:
         model: a Stable-Baselines3 algorithm, trained or not.
 
     Attributes:
-        values: ``values(observations) -> floats``, for agents whose critic needs the observation
-            alone; None for the others.
-        recurrent: whether it has a memory, which is here: one policy for each runner.
-        masked: whether it knows of action masks.
+        values: ``values(observations) -> floats``, for agents whose critic needs only the
+            observation; None for other agents.
+        recurrent: whether the agent has a memory. This object holds it, so use one policy for
+            each runner.
+        masked: whether the agent uses action masks.
 
     Raises:
-        ConfigTypeError: where ``model`` is no algorithm of Stable-Baselines3.
-        MissingDependencyError: where that is not installed.
+        ConfigTypeError: if ``model`` is not an algorithm of Stable-Baselines3.
+        MissingDependencyError: if Stable-Baselines3 is not installed.
     """
 
     batched = True
-    """Takes a batch of observations as well as one."""
+    """It takes a batch of observations as well as a single one."""
 
     def __init__(self, model: Any):
         try:
@@ -103,16 +106,16 @@ class SB3Policy:
         """Act on an observation, or on each of a batch.
 
         Args:
-            observation: of the model's observation space, or a batch as a vector environment
+            observation: an observation of the model's space, or a batch as a vector environment
                 gives it.
             deterministic: as in ``predict``.
-            episode_start: whether each observation is the first of its episode: memory (of
-                RecurrentPPO) is forgotten there. None: each of them is.
-            infos: the info of the observation, or a list of them. MaskablePPO reads their
-                ``action_mask``; without infos it masks nothing, as its ``predict`` does.
+            episode_start: whether each observation is the first of its episode, at which the
+                memory of RecurrentPPO is cleared. None means that each of them is.
+            infos: the info of the observation, or a list of infos for a batch. MaskablePPO reads
+                their ``action_mask``. Without infos it masks nothing, as its ``predict`` does.
 
         Raises:
-            DataError: where MaskablePPO is given infos without ``action_mask``.
+            DataError: if MaskablePPO is given infos without ``action_mask``.
         """
         import torch
 
@@ -145,7 +148,7 @@ class SB3Policy:
     def _forward(
         self, tensor: Any, deterministic: bool, episode_start: Any, masks: np.ndarray | None
     ) -> tuple[Any, Any, Any]:
-        """Actions, values and log-probabilities of an agent with a critic."""
+        """Actions, values and log-probabilities of an agent with a state-value critic."""
         policy = self.model.policy
         if self.masked:
             return policy(tensor, deterministic=deterministic, action_masks=masks)
@@ -174,7 +177,7 @@ class SB3Policy:
         return actions, values, logprobs
 
     def _draw_by_actor(self, tensor: Any, deterministic: bool) -> tuple[Any, Any]:
-        """Actions in [-1, 1] and their log-probabilities, of SAC and its kin."""
+        """Actions in [-1, 1] and their log-probabilities, for SAC and TQC."""
         actor = self.model.policy.actor
         if not deterministic:
             return actor.action_log_prob(tensor)
@@ -182,7 +185,7 @@ class SB3Policy:
         return actions, actor.action_dist.log_prob(actions)
 
     def _masks(self, infos: Any, is_batch: bool) -> np.ndarray | None:
-        """The actions that are valid now, (B, actions); None where all are."""
+        """The mask of valid actions, of shape (B, actions); None if nothing is masked."""
         if not self.masked or infos is None:
             return None
         for info in infos if is_batch else [infos]:
@@ -194,10 +197,10 @@ class SB3Policy:
         return np.stack([info["action_mask"] for info in (infos if is_batch else [infos])])
 
     def _values(self, observations: Sequence[Any]) -> list[float]:
-        """The critic's value of each of a list of observations.
+        """The critic's values of a list of observations.
 
-        One by one, as Stable-Baselines3 values the last observation of a truncated episode: the
-        last bits of a product of matrices depend on the size of the batch.
+        They are computed one by one, as Stable-Baselines3 does for the last observation of a
+        truncated episode. The last bits of a matrix product depend on the size of the batch.
         """
         import torch
 
@@ -211,7 +214,7 @@ class SB3Policy:
 
 
 class _PredictingPolicy:
-    """What `as_sb3_policy` makes."""
+    """A policy with a ``predict`` method; made by `as_sb3_policy`."""
 
     def __init__(self, policy: Callable[..., Any]):
         self.policy = policy
@@ -229,16 +232,16 @@ class _PredictingPolicy:
         """Act on a batch of observations, as a VecEnv gives it.
 
         Args:
-            observation: the batch: an array, or a dict of arrays.
-            state: passed back as it is; a policy with a memory keeps it itself.
-            episode_start: whether each is the first of its episode.
+            observation: the batch, which is an array or a dict of arrays.
+            state: returned unchanged; a policy with a memory keeps it itself.
+            episode_start: whether each observation is the first of its episode.
             deterministic: passed on to the policy.
 
         Returns:
             The actions, and ``state``.
 
         Raises:
-            ConfigTypeError: where the policy answers in text.
+            ConfigTypeError: if the policy returns text.
         """
         if self._batched:
             return np.asarray(self._act(observation, episode_start, deterministic)), state
@@ -262,27 +265,28 @@ class _PredictingPolicy:
             isinstance(action, (list, tuple)) and str in map(type, action)
         ):
             raise ConfigTypeError(
-                f"the policy answered {action!r:.60}: Stable-Baselines3's vector environments "
-                "refuse Text spaces, so it evaluates no policy of text; "
-                "textenv.algos.RolloutRunner plays it"
+                f"the policy returned text ({action!r:.60}): Stable-Baselines3's vector "
+                "environments refuse Text spaces, so it cannot evaluate a text policy; "
+                "use textenv.algos.RolloutRunner instead"
             )
         return action
 
 
 def as_sb3_policy(policy: Callable[..., Any]) -> Any:
-    """Give any policy the ``predict`` that Stable-Baselines3 asks for.
+    """Give a policy the ``predict`` method that Stable-Baselines3's ``evaluate_policy`` needs.
 
     Args:
-        policy: ``policy(observation, deterministic=False) -> (action, extras)``. It is given a
-            whole batch where ``policy.batched`` is true, else one observation after another.
+        policy: ``policy(observation, deterministic=False) -> (action, extras)``. It gets a whole
+            batch if ``policy.batched`` is true, else one observation after another.
 
     Returns:
         An object with ``predict(observation, state=None, episode_start=None,
-        deterministic=False) -> (actions, state)``, for ``evaluate_policy`` and any VecEnv. Text
-        is out of reach: Stable-Baselines3's vector environments refuse Text spaces.
+        deterministic=False) -> (actions, state)``, for ``evaluate_policy`` and any VecEnv. A
+        policy that returns text cannot be used: Stable-Baselines3's vector environments refuse
+        Text spaces.
 
     Raises:
-        ConfigTypeError: where the policy is not callable.
+        ConfigTypeError: if the policy is not callable.
 
     Example:
         >>> always_left = lambda observation, deterministic=False: (0, {})
@@ -301,18 +305,19 @@ def load_sb3(
 
     Args:
         path: the zip file; ``.zip`` may be left out, as in their own ``load``.
-        trust: must be true: the file holds pickled objects, and loading it runs the code in them.
-        algorithm: its name, such as ``"PPO"``, or its class. None: found out from the file.
-        device: where torch puts it.
+        trust: must be true, because the file contains pickled objects, and loading it runs their
+            code.
+        algorithm: its name, such as ``"PPO"``, or its class. None infers it from the file.
+        device: the torch device of the model.
 
     Returns:
-        The model, without an environment: ``model.set_env(env)`` gives it one.
+        The model without an environment; ``model.set_env(env)`` sets one.
 
     Raises:
-        ConfigError: where ``trust`` is not true, or the algorithm has to be named.
-        MissingFileError: where there is no such file.
-        DataError: where the file is no agent, or not one of ``algorithm``.
-        MissingDependencyError: where the package that has the algorithm is not installed.
+        ConfigError: if ``trust`` is not true, or the algorithm must be named.
+        MissingFileError: if there is no such file.
+        DataError: if the file is not an agent, or not one of ``algorithm``.
+        MissingDependencyError: if the package of the algorithm is not installed.
     """
     path = Path(path)
     if not path.exists() and path.with_name(path.name + ".zip").exists():
@@ -326,7 +331,7 @@ def load_sb3(
     algorithm = algorithm or _algorithm_of(data)
     if algorithm is None:
         raise ConfigError(
-            f"{path} does not tell which algorithm saved it; pass algorithm=, its class or one of "
+            f"{path} does not say which algorithm saved it; pass algorithm=, its class or one of "
             f"{', '.join(sorted(_PACKAGES))}"
         )
     cls = _find_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
@@ -339,7 +344,7 @@ def load_sb3(
 
 
 def _read_data(path: Path) -> dict[str, Any]:
-    """The settings in a saved agent: JSON, in which the pickled objects stay strings."""
+    """The settings in a saved agent, read as JSON: the pickled objects in it stay strings."""
     if not path.is_file():
         raise MissingFileError(f"{path} is not a file; expected an agent saved by model.save()")
     try:
@@ -347,14 +352,14 @@ def _read_data(path: Path) -> dict[str, Any]:
             broken = archive.testzip()
             data = None if broken else json.loads(archive.read("data"))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise DataError(f"{path} is no agent saved by Stable-Baselines3: {error}") from error
+        raise DataError(f"{path} is not an agent saved by Stable-Baselines3: {error}") from error
     if not isinstance(data, dict):
         raise DataError(f"{path} is damaged: {broken or 'data'} cannot be read")
     return data
 
 
 def _algorithm_of(data: dict[str, Any]) -> str | None:
-    """The algorithm that an agent's settings belong to; None where they do not tell."""
+    """The algorithm to which an agent's settings belong; None if they do not say."""
     policy_class = data.get("policy_class")
     module = policy_class.get("__module__") if isinstance(policy_class, dict) else None
     if module == "stable_baselines3.td3.policies":  # DDPG is TD3 without its three tricks

@@ -1,4 +1,4 @@
-"""A VecEnv of Stable-Baselines3 as a Gymnasium vector environment."""
+"""`SB3VectorEnv`: makes a VecEnv of Stable-Baselines3 a Gymnasium vector environment."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
 
 
 class SB3VectorEnv(VectorEnv):
-    """Any VecEnv, with what it is wrapped in (VecNormalize, VecMonitor, images transposed).
+    """A Gymnasium vector environment that plays a VecEnv with all of its own wrappers.
 
-    Episodes start anew in the same step, as Gymnasium's ``SAME_STEP`` has it: the last
-    observation and info of the one that ended are in ``final_obs`` and ``final_info``. Infos are
-    arrays of objects, with Monitor's ``episode`` among them; where the environments have
-    ``action_masks()``, ``action_mask`` too.
+    Such wrappers are VecNormalize, VecMonitor and VecTransposeImage. When an episode ends, the
+    next one starts in the same step (Gymnasium's ``SAME_STEP``), and the last observation and info
+    of the ended one are in ``final_obs`` and ``final_info``. Infos are arrays of objects. They
+    contain Monitor's ``episode``, and also ``action_mask`` if the environments have
+    ``action_masks()``.
 
     Args:
         venv: a VecEnv, such as ``model.get_env()``.
 
     Raises:
-        ConfigTypeError: where ``venv`` is something else.
-        MissingDependencyError: where Stable-Baselines3 is not installed.
+        ConfigTypeError: if ``venv`` is not a VecEnv.
+        MissingDependencyError: if Stable-Baselines3 is not installed.
 
     Example:
         ``RolloutRunner(SB3VectorEnv(model.get_env()), SB3Policy(model))``
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as Gymnasium's
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as in Gymnasium
 
     def __init__(self, venv: Any):
         try:
@@ -54,10 +55,10 @@ class SB3VectorEnv(VectorEnv):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start the episodes.
+        """Start an episode in every environment.
 
         Args:
-            seed: of the first environment; the others count up from it, as in a VecEnv.
+            seed: seed of the first environment, from which the others count up, as in a VecEnv.
             options: passed to each environment.
 
         Raises:
@@ -66,9 +67,7 @@ class SB3VectorEnv(VectorEnv):
         if seed is not None and not isinstance(seed, (int, np.integer)):
             raise ConfigError(f"a VecEnv takes one seed and counts up from it, got {seed!r:.80}")
         if options and "reset_mask" in options:
-            raise ConfigError(
-                "a VecEnv starts its episodes anew by itself; reset_mask is not for it"
-            )
+            raise ConfigError("a VecEnv starts new episodes by itself and takes no reset_mask")
         if seed is not None:
             self.venv.seed(int(seed))
         if options:
@@ -82,13 +81,13 @@ class SB3VectorEnv(VectorEnv):
         return observations, rewards, *self.split(dones, infos)
 
     def start_infos(self) -> dict[str, Any]:
-        """The infos of episodes that have all just begun."""
+        """The info when an episode has just started in every environment."""
         return self._masked(_columns(self.venv.unwrapped.reset_infos))
 
     def split(
         self, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """Gymnasium's flags and infos from those of a VecEnv's step."""
+        """Gymnasium's terminated, truncated and info, from the results of a VecEnv's step."""
         truncated = np.array(
             [bool(d) and bool(x.get("TimeLimit.truncated")) for d, x in zip(dones, infos)]
         )
@@ -107,7 +106,7 @@ class SB3VectorEnv(VectorEnv):
         return terminated, truncated, self._masked(columns)
 
     def render(self) -> Any:
-        """What the VecEnv renders."""
+        """Render the VecEnv."""
         return self.venv.render()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -115,7 +114,7 @@ class SB3VectorEnv(VectorEnv):
         self.venv.close()
 
     def __del__(self) -> None:
-        """Leave the VecEnv open: it belongs to whoever made it, most often to a model."""
+        """Leave the VecEnv open, because it belongs to its maker, which is usually a model."""
 
     def _masked(self, columns: dict[str, Any]) -> dict[str, Any]:
         if self._has_masks:
@@ -125,7 +124,7 @@ class SB3VectorEnv(VectorEnv):
 
 
 def _columns(infos: Any) -> dict[str, Any]:
-    """Dicts of each environment as one of arrays, where ``_key`` says who has ``key``."""
+    """One dict of arrays from a dict per environment; ``_key`` says which of them have ``key``."""
     columns: dict[str, Any] = {}
     for i, info in enumerate(infos):
         for key, value in info.items():

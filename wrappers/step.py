@@ -1,4 +1,4 @@
-"""One shape for a step: the dict, and the way back to Gymnasium's five values."""
+"""`DictStep` and `TupleStep`: convert between step results as a dict and as Gymnasium's tuple."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEP_KEYS = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class Step(TypedDict):
-    """What every step of a rollout loop is."""
+    """The result of a step as a dict, as the rollout loop uses it."""
 
     observation: Any
     reward: Any
@@ -22,13 +22,14 @@ class Step(TypedDict):
 
 
 def standardize_step(result: Any) -> Step:
-    """Check that a step result is the dict of five keys, and return it as that.
+    """Check that a step result is a dict with the five keys, and return it in standard form.
 
-    Flags of a single environment become plain bools; those of a vector environment stay arrays.
+    The flags of a single environment become plain bools. Those of a vector environment stay
+    arrays. Other keys are left out.
 
     Raises:
-        TypeError: for a tuple or anything else that is not a dict, or a flag that is none.
-        KeyError: for a missing key, naming it.
+        TypeError: for a tuple or anything else that is not a dict, or for a flag of a wrong type.
+        KeyError: for a missing key; names it.
     """
     if not isinstance(result, Mapping):
         raise TypeError(
@@ -48,11 +49,11 @@ def standardize_step(result: Any) -> Step:
 
 
 def standardize_reset(result: Any) -> dict[str, Any]:
-    """Check that a reset gave the dict of ``observation`` and ``info``, and return it as that.
+    """Check that a reset result is a dict with ``observation`` and ``info``, and return these.
 
     Raises:
         TypeError: for a tuple or anything else that is not a dict.
-        KeyError: for a missing key, naming it.
+        KeyError: for a missing key; names it.
     """
     if not isinstance(result, Mapping):
         raise TypeError(
@@ -74,16 +75,16 @@ def _flag(name: str, value: Any) -> Any:
 
 
 class DictStep:
-    """Steps of a Gymnasium environment, single or vector, as dicts.
+    """Makes the step results of a Gymnasium environment, single or vector, dicts.
 
-    Not a ``gym.Env``: a dict of five keys unpacks as five values without an error, and the
-    values would be the keys' names.
+    It is not a ``gym.Env``, because code that expects the five values of a Gymnasium step would
+    unpack the dict's keys instead, without an error.
 
     Args:
         env: the environment to wrap.
 
     Raises:
-        TypeError: where ``env`` is not a Gymnasium environment.
+        TypeError: if ``env`` is not a Gymnasium environment.
 
     Example:
         >>> import gymnasium as gym
@@ -122,12 +123,16 @@ class DictStep:
         return self.env.unwrapped
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Start an episode: ``{"observation", "info"}``."""
+        """Start an episode; returns ``{"observation", "info"}``."""
         observation, info = self.env.reset(seed=seed, options=options)
         return {"observation": observation, "info": info}
 
     def step(self, action: Any) -> Step:
-        """Take an action: ``{"observation", "reward", "terminated", "truncated", "info"}``."""
+        """Take an action; returns the dict of `standardize_step`.
+
+        Raises:
+            TypeError: if the environment's step does not return five values in a tuple.
+        """
         result = self.env.step(action)
         if not isinstance(result, tuple) or len(result) != len(STEP_KEYS):
             raise TypeError(
@@ -137,7 +142,7 @@ class DictStep:
         return standardize_step(dict(zip(STEP_KEYS, result)))
 
     def render(self) -> Any:
-        """What the environment renders."""
+        """Render the environment."""
         return self.env.render()
 
     def close(self) -> None:
@@ -146,11 +151,12 @@ class DictStep:
 
 
 class TupleStep(gym.Env):
-    """A real ``gymnasium.Env`` from any environment whose step returns such dicts.
+    """Makes any environment whose steps are dicts a real ``gymnasium.Env``.
 
     Args:
-        env: has ``reset(seed=, options=)`` returning ``{"observation", "info"}``, ``step(action)``
-            returning the dict of `standardize_step`, ``observation_space`` and ``action_space``.
+        env: an object with ``observation_space``, ``action_space``, ``reset(seed=, options=)``
+            that returns ``{"observation", "info"}``, and ``step(action)`` that returns the dict of
+            `standardize_step`.
     """
 
     def __init__(self, env: Any):
@@ -163,13 +169,13 @@ class TupleStep(gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode: ``(observation, info)``."""
+        """Start an episode; returns ``(observation, info)``."""
         super().reset(seed=seed)
         start = standardize_reset(self.env.reset(seed=seed, options=options))
         return start["observation"], start["info"]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take an action: ``(observation, reward, terminated, truncated, info)``."""
+        """Take an action; returns ``(observation, reward, terminated, truncated, info)``."""
         step = standardize_step(self.env.step(action))
         return (
             step["observation"],
@@ -180,10 +186,10 @@ class TupleStep(gym.Env):
         )
 
     def render(self) -> Any:
-        """What the environment renders, where it can."""
+        """Render the environment; None if it has no ``render``."""
         return self.env.render() if hasattr(self.env, "render") else None
 
     def close(self) -> None:
-        """Close the environment, where it can be closed."""
+        """Close the environment, if it has ``close``."""
         if hasattr(self.env, "close"):
             self.env.close()

@@ -1,4 +1,4 @@
-"""What the wrappers of text ask of an environment."""
+"""The check that an environment has text observations or actions, which several wrappers need."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from textenv.errors import ConfigTypeError
 
 
 def require_text(env: gym.Env, wrapper: str, what: str) -> Text:
-    """The environment's ``"observation"`` or ``"action"`` space, where it is text.
+    """The environment's ``"observation"`` or ``"action"`` space, which must be text.
 
     Raises:
-        ConfigTypeError: where it is another space, naming the wrapper and the space.
+        ConfigTypeError: if it is another space; names the wrapper and the space.
     """
     space: Space = getattr(env, f"{what}_space")
     if not isinstance(space, Text):

@@ -1,4 +1,4 @@
-"""Text observations as token ids."""
+"""`TokenizeObservation`: shows a text observation as a fixed number of token ids."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from textenv.wrappers.text import require_text
 
 
 class TokenizeObservation(gym.ObservationWrapper, RecordConstructorArgs):
-    """Shows a text as token ids of a fixed length, with a mask of those that are real.
+    """Shows a text observation as an array of token ids, with a mask of the padding.
 
-    The observation is ``Dict(ids, mask)``, as that of ``TextGenTokens-v0``: the last L tokens,
-    padded on the left, so that the newest is always the last; the mask is 1 where there is one.
+    The observation is ``Dict(ids, mask)``, like that of ``TextGenTokens-v0``. ``ids`` are the last
+    L tokens, padded on the left, so that the newest is always the last. ``mask`` is 1 at each
+    token and 0 at the padding.
 
-    It wraps a single environment; for a vector ``gym.make_vec(..., wrappers=[...])`` puts one
-    around each.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
+    wraps each of its environments.
 
     Args:
         env: an environment whose observation is text.
-        tokenizer: what `textenv.tokenizers.load_tokenizer` takes: a name, a folder, an object.
+        tokenizer: a name, a folder or an object, as `textenv.tokenizers.load_tokenizer` takes it.
         max_length: L, the number of ids.
-        add_special_tokens: whether to add what the tokenizer puts around a text (a BOS, say);
-            not for a text that a chat template rendered, which holds them already.
+        add_special_tokens: whether to add the tokens that the tokenizer puts around a text, such
+            as a BOS. Set it to False for the text of a chat template, which contains them already.
 
     Example:
         >>> import gymnasium as gym
@@ -63,7 +64,7 @@ class TokenizeObservation(gym.ObservationWrapper, RecordConstructorArgs):
         )
 
     def observation(self, observation: str) -> dict[str, np.ndarray]:
-        """The ids and the mask of a text, (L,) both."""
+        """The ids and the mask of a text, each of shape (L,)."""
         tokens = self.tokenizer.encode(observation, self._special)[-self._length :]
         ids = np.full(self._length, self.tokenizer.pad_token_id, np.int32)
         mask = np.zeros(self._length, np.int8)

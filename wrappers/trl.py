@@ -1,4 +1,4 @@
-"""An environment and its rewards for TRL's ``GRPOTrainer``.
+"""Lets TRL's ``GRPOTrainer`` train on environments and reward functions of this package.
 
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -12,10 +12,10 @@
         train_dataset=Dataset.from_list(rows("TextGen-v0", 1000, task="countdown")),
     )
 
-In a task of one turn the completion is the action. In a task of many turns the model calls the
-tool ``act`` for each action (TRL wants a chat template with tools), and what it says last, where
-the episode is still open, is the last action. Written for TRL 1.16, whose
-``environment_factory`` is experimental. Nothing here imports TRL.
+In a task of one turn the completion is the action. In a task of several turns the model calls the
+tool ``act`` for each action, for which TRL needs a chat template with tools. If the episode has
+not ended then, the model's final message is the last action. This was written for TRL 1.16, whose
+``environment_factory`` is experimental. Nothing in this module imports TRL.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments", "com
 
 
 class TextEnvironment:
-    """One environment as TRL wants it; made by `environment_factory`.
+    """An environment with the interface that TRL expects; `environment_factory` makes the class.
 
-    Every public method of such a class but ``reset`` is a tool for the model.
+    TRL offers every public method of such a class but ``reset`` to the model as a tool.
 
     Attributes:
-        env_id: what ``gym.make`` is given.
-        env_kwargs: with these keyword arguments.
+        env_id: the id for ``gym.make``.
+        env_kwargs: the keyword arguments for ``gym.make``.
     """
 
     env_id: str
@@ -52,10 +52,10 @@ class TextEnvironment:
         self._components: dict[str, float] = {}
 
     def reset(self, **row: Any) -> str:
-        """Start the episode of a dataset's row, and return its prompt.
+        """Start the episode of a row of the dataset, and return its prompt.
 
         Raises:
-            ConfigError: where the row has no ``example_id``.
+            ConfigError: if the row has no ``example_id``.
         """
         if row.get("example_id") is None:
             raise ConfigError(
@@ -67,7 +67,7 @@ class TextEnvironment:
         return observation
 
     def _step(self, action: str) -> str:
-        """Take an action, and return what the environment says to it."""
+        """Take an action, and return the environment's reply."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         self._reward += float(reward)
         for name, value in info.get("rewards", {}).items():
@@ -76,14 +76,14 @@ class TextEnvironment:
         return info.get("turn", observation)
 
     def _finish(self, completion: str) -> None:
-        """Take the last action, where the episode is still open; nothing is taken after it."""
+        """Take the last action if the episode has not ended; no action is taken after it."""
         if self._open:
             self._step(completion)
         self._open = False
 
 
 class TextEnvironmentOfManyTurns(TextEnvironment):
-    """One environment of many turns, with a tool for the turns."""
+    """An environment of several turns, with a tool that takes an action."""
 
     def act(self, text: str) -> str:
         """Say or do something, and read the answer.
@@ -98,14 +98,14 @@ class TextEnvironmentOfManyTurns(TextEnvironment):
 
 
 def environment_factory(env_id: str = "TextGen-v0", **env_kwargs: Any) -> type[TextEnvironment]:
-    """The class to give to ``GRPOTrainer(environment_factory=...)``.
+    """Make the class for ``GRPOTrainer(environment_factory=...)``.
 
     Args:
-        env_id: an id whose observation and action are text.
-        env_kwargs: keyword arguments of ``gym.make``.
+        env_id: id of an environment whose observation and action are text.
+        env_kwargs: keyword arguments for ``gym.make``.
 
     Raises:
-        ConfigTypeError: where the environment's observation or action is not text.
+        ConfigTypeError: if the environment's observation or action is not text.
     """
     env = gym.make(env_id, **env_kwargs)
     for what in ("observation", "action"):
@@ -122,7 +122,7 @@ def environment_reward(
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float]:
-    """The sum of each episode's rewards, a TRL reward function to go with `environment_factory`.
+    """A TRL reward function for use with `environment_factory`: the sum of an episode's rewards.
 
     The mean of each reward component is logged under ``components/{name}``.
     """
@@ -135,14 +135,14 @@ def environment_reward(
 def rows(
     env_id: str = "TextGen-v0", n: int = 1000, seed: int = 0, prompt: str = "", **env_kwargs: Any
 ) -> list[dict[str, Any]]:
-    """Rows of a ``train_dataset`` for `environment_factory`, one an example.
+    """Make the rows of a ``train_dataset`` for `environment_factory`, one for each example.
 
     Args:
-        env_id: as for `environment_factory`.
+        env_id: as in `environment_factory`.
         n: number of rows.
-        seed: decides which examples.
-        prompt: an instruction; the example's own prompt is appended to it at reset.
-        env_kwargs: as for `environment_factory`.
+        seed: seed with which the examples are drawn.
+        prompt: an instruction, to which TRL appends the example's own prompt at reset.
+        env_kwargs: as in `environment_factory`.
     """
     env = gym.make(env_id, **env_kwargs)
     ids = [env.reset(seed=seed if i == 0 else None)[1]["example_id"] for i in range(n)]
@@ -155,15 +155,15 @@ def rows(
 def reward_function(
     reward_fn: RewardSpec, reward_weights: Mapping[str, float] | None = None
 ) -> Callable[..., list[float]]:
-    """Reward functions of here as one TRL reward function, without an environment.
+    """Make one TRL reward function from reward functions of this package, without an environment.
 
-    The columns of the dataset are the keys of the example: ``exact_match`` wants a column
-    ``answer``. Of messages, the last one's text is the prompt and the completion.
+    The columns of the dataset are the keys of the example: ``exact_match`` needs a column
+    ``answer``. If prompts or completions are lists of messages, the text of the last one is used.
 
     Args:
         reward_fn: a reward function ``fn(prompt, completion, example)``, a registered name, or
             a list of these.
-        reward_weights: weight by component name, 1 where it is not named.
+        reward_weights: weight of each component by name; 1 if it is not named.
     """
     score = Reward(reward_fn, reward_weights)
 
@@ -194,11 +194,11 @@ def reward_function(
 
 
 def _text(message: Any) -> str:
-    """The text of a completion or a prompt, or of the last of its messages."""
+    """The text of a completion or a prompt; of a list of messages, the text of the last one."""
     if isinstance(message, str):
         return message
     content = message[-1].get("content") if message else None
-    if isinstance(content, list):  # blocks, of which some are text
+    if isinstance(content, list):  # a list of blocks, some of which are text
         content = "".join(block.get("text", "") for block in content)
     return content or ""
 

@@ -105,7 +105,7 @@ def run(args: Args | compare_strategies.Args) -> int:
 
 
 def _arena(args: Args) -> Arena:
-    from textenv.algos.ppo_presets import preset
+    from textenv.algos.ppo_config import preset
 
     total = args.total_timesteps
     if total is None:

@@ -22,8 +22,8 @@ from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
-from textenv.algos.ppo import PPOConfig, PPOTrainer
-from textenv.algos.ppo_presets import SIZES, preset
+from textenv.algos.ppo import PPOTrainer
+from textenv.algos.ppo_config import SIZES, PPOConfig, preset
 from textenv.algos.runtime import blas
 from textenv.algos.strategies.counts import summarize
 from textenv.errors import ConfigError

@@ -25,8 +25,7 @@ from textenv.algos.offline.control import METHODS, OfflineConfig, OfflineTrainer
 from textenv.algos.offline.data import common_source, refuse_stale, spaces_of
 from textenv.algos.offline.text import METHODS as TEXT_METHODS
 from textenv.algos.offline.text import OfflineTextConfig, OfflineTextTrainer
-from textenv.algos.ppo import PPOConfig
-from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.storage.files import load_rollouts
 from textenv.algos.storage.source import check_source
 from textenv.env import TextGenerationEnv
@@ -249,7 +248,7 @@ class _OneUpdate:
         env: Any,
         on_step: Callable[[dict[str, float]], None],
     ):
-        from textenv.algos.ppo_control import ControlLearner
+        from textenv.algos.ppo_control import ControlUpdater
 
         self.config = args.ppo
         text = is_text_data(rollouts)
@@ -261,7 +260,7 @@ class _OneUpdate:
                 "these a language model is trained with --method rft or grpo"
             )
         self.policy = policy
-        self._learner = ControlLearner(env, args.ppo, policy)
+        self._learner = ControlUpdater(env, args.ppo, policy)
         self._rollout = Buffer([t for rollout in rollouts for t in rollout])
         self._on_step = on_step
         self.history: list[dict[str, float]] = []

@@ -50,7 +50,7 @@ class NativePPO:
 
     def __init__(self, arena: Arena):
         from textenv.algos.ppo import PPOTrainer
-        from textenv.algos.ppo_presets import preset
+        from textenv.algos.ppo_config import preset
 
         self._arena = arena
         self._config = preset(arena.env)
@@ -97,7 +97,7 @@ class RandomContestant:
     language = False
 
     def __init__(self, arena: Arena):
-        from textenv.algos.ppo_presets import preset
+        from textenv.algos.ppo_config import preset
 
         self._arena = arena
         config = preset(arena.env)

@@ -19,8 +19,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
-from textenv.algos.ppo import PPOConfig
-from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.sb3_trainer import SB3Trainer
 from textenv.errors import ConfigError, MissingDependencyError
 from textenv.wrappers.sb3 import SB3Policy

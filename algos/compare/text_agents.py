@@ -13,7 +13,7 @@ from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo import PPOTrainer
-from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo_config import preset
 
 _GENERATION = "stepping the environment is counted with the policy"
 

@@ -22,7 +22,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.kernels.fast_math import tanh  # noqa: E402
-from textenv.algos.runtime.compiled import compiled  # noqa: E402
+from textenv.algos.runtime.compile import compiled  # noqa: E402
 
 _BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-5

@@ -1,18 +1,17 @@
-"""Environments for training, from whatever a user names them by, and what they are."""
+"""Making environments from an id, a function or an object, and asking what they are."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from textenv.env import TextGenerationEnv, prescore_together
+from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError
-from textenv.wrappers.step import DictStep
+from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize_step
 
 
 def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
@@ -34,13 +33,13 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
 
 
 def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int) -> Any:
-    """As `make_env`, with ``num_envs`` copies side by side where the environment is of control.
+    """An environment as `make_env` makes it, with ``num_envs`` copies side by side for control.
 
-    One environment of control, and any of text (a runner copies these as it needs them), is
-    itself; several are a vector environment that resets in the same step.
+    Several environments of control become a vector environment that resets in the same step. An
+    environment of text stays single: a runner copies it as it needs it.
 
     Raises:
-        ConfigError: where there is one environment, and copies of it are wanted.
+        ConfigError: if there is one environment, and copies of it are wanted.
     """
     if isinstance(env, VectorEnv):
         if num_envs not in (1, env.num_envs):
@@ -68,7 +67,7 @@ def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int
 
 
 def max_turns(env: Any) -> int:
-    """Most steps that an episode of a text environment can have."""
+    """The largest number of steps that an episode of a text environment can have."""
     spec = getattr(env, "spec", None)
     if spec is None and hasattr(innermost(env), "get_attr"):  # a vector made of environments
         spec = innermost(env).get_attr("spec")[0]
@@ -92,7 +91,7 @@ def innermost(env: Any) -> Any:
 
 
 def title(env: Any) -> str:
-    """What a text environment is called: its id, its task, and how many examples that has."""
+    """What to call a text environment: its id, its task, and how many examples that has."""
     inner = innermost(env)
     spec, task = getattr(env, "spec", None), getattr(inner, "task", None)
     words = [type(inner).__name__ if spec is None else spec.id]
@@ -103,23 +102,48 @@ def title(env: Any) -> str:
     return ", ".join(words)
 
 
+class _CheckedEnv:
+    """An environment that steps in dicts by itself: what it returns is checked here, once."""
+
+    def __init__(self, env: Any):
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    @property
+    def unwrapped(self) -> Any:
+        """The innermost environment."""
+        return getattr(self._env, "unwrapped", self._env)
+
+    def reset(self, **kwargs: Any) -> dict[str, Any]:
+        """Start an episode: ``{"observation", "info"}``."""
+        return standardize_reset(self._env.reset(**kwargs))
+
+    def step(self, action: Any) -> Step:
+        """Take an action: ``{"observation", "reward", "terminated", "truncated", "info"}``."""
+        return standardize_step(self._env.step(action))
+
+
 def as_dict_step(env: Any) -> Any:
-    """An environment whose steps are dicts.
+    """An environment whose resets and steps are dicts, and are checked to be.
 
     Raises:
         ConfigTypeError: for something else than an environment.
     """
     if isinstance(env, (gym.Env, VectorEnv)):
         return DictStep(env)
+    if isinstance(env, DictStep):
+        return env
     if not (hasattr(env, "reset") and hasattr(env, "step")):
         raise ConfigTypeError(
             f"env must be a Gymnasium environment or step in dicts, got {type(env).__name__}"
         )
-    return env
+    return _CheckedEnv(env)
 
 
 def copies(env: Any, count: int) -> list[DictStep]:
-    """Environments like this one, made from its spec; none, with a warning, where they cannot be.
+    """Environments like this one, made from its spec; none, with a warning, if that fails.
 
     Args:
         env: a single environment, or a `DictStep` of one.
@@ -129,7 +153,7 @@ def copies(env: Any, count: int) -> list[DictStep]:
     try:
         if spec is None:
             raise ValueError("it has no spec")
-        # Kwargs beside a bare spec are passed on as they are; those in a spec are deep-copied.
+        # Gymnasium deep-copies the kwargs of a spec, and passes those beside it on as they are.
         kwargs = {**spec.kwargs, **getattr(innermost(env), "copy_kwargs", {})}
         bare = dataclasses.replace(spec, kwargs={})
         made = [DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(count)]
@@ -138,7 +162,7 @@ def copies(env: Any, count: int) -> list[DictStep]:
         warnings.warn(
             f"copies of {name} cannot be made ({error}): episodes are generated one after "
             "another, which is slow",
-            stacklevel=9,
+            stacklevel=7,
         )
         return []
     first = innermost(env)
@@ -146,49 +170,3 @@ def copies(env: Any, count: int) -> list[DictStep]:
         for copy in made:
             innermost(copy).reward = first.reward
     return made
-
-
-def _passes_actions(wrapper: Any) -> bool:
-    """Whether a wrapper is known to step with the action that it is given."""
-    if isinstance(wrapper, gym.ActionWrapper):
-        return False
-    own_step = type(wrapper).step not in (
-        gym.Wrapper.step,
-        gym.ObservationWrapper.step,
-        gym.RewardWrapper.step,
-    )
-    return not own_step or type(wrapper).__module__.startswith(("gymnasium.", "textenv."))
-
-
-class Prescoring:
-    """Begins to score actions before the copies of a text environment step.
-
-    Nothing is begun where a wrapper may change actions.
-
-    Args:
-        envs: the environment and its copies.
-
-    Attributes:
-        early: whether it is of use to begin one by one: reward functions run elsewhere.
-    """
-
-    def __init__(self, envs: Sequence[Any]):
-        self._envs = [innermost(env) for env in envs]
-        first, layer = self._envs[0], envs[0]
-        known = isinstance(first, TextGenerationEnv)
-        while known and layer is not first:
-            known, layer = _passes_actions(layer), layer.env
-        self.early = known and first.reward.runs_elsewhere
-        self._together = known and first.reward.takes_batches
-
-    def begin(self, index: int, action: str) -> None:
-        """Begin to score the next action of one of them, where that is of use."""
-        if self.early:
-            self._envs[index].prescore(action)
-
-    def begin_all(self, actions: Mapping[int, str]) -> None:
-        """As `begin`, for all that step next; functions that take a batch are called for all."""
-        for index, action in actions.items():
-            self.begin(index, action)
-        if self._together:
-            prescore_together([self._envs[i] for i in actions], list(actions.values()))

@@ -1,4 +1,4 @@
-"""Calling any policy with what it declares of what is known, and looking at what it answers."""
+"""Calling any policy: it is given what its parameters declare, and its answer is checked."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ _KNOWN = (
 
 
 class PolicyCall:
-    """A policy, given those of its parameters that it declares.
+    """Calls a policy with those arguments that it declares.
 
     Args:
         policy: any policy.
 
     Attributes:
+        policy: as given.
         batched: whether it takes batches of text.
         values: its critic's values of a batch of observations; None without a critic.
         deterministic: whether it is asked for deterministic actions.
 
     Raises:
-        ConfigTypeError: where it cannot be called.
+        ConfigTypeError: if it cannot be called.
     """
 
     def __init__(self, policy: Policy):
         if not callable(policy):
             raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
-        self._policy = policy
+        self.policy = policy
         self._declared = declared(policy, _KNOWN)
         self.batched: bool = getattr(policy, "batched", False)
         self.values: Callable[[list[Any]], Any] | None = getattr(policy, "values", None)
@@ -53,16 +54,16 @@ class PolicyCall:
 
         Args:
             observation: one, or a batch.
-            known: what the policy may declare, by name.
+            known: arguments that the policy may declare, by name.
 
         Raises:
-            ConfigTypeError: where the policy answers something else than these two.
+            ConfigTypeError: if the policy returns something else than these two.
         """
         known = {"context": None, "seeds": None, "continues": False, **known}
         passed = {name: known[name] for name in self._declared if name in known}
         if self.deterministic:
             passed["deterministic"] = True
-        answer = self._policy(observation, **passed)
+        answer = self.policy(observation, **passed)
         # Text of two characters would unpack as well.
         pair = isinstance(answer, tuple) and len(answer) == 2
         if not pair or not isinstance(answer[1], Mapping):
@@ -73,7 +74,7 @@ class PolicyCall:
 
 
 def declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
-    """Which of the parameters a callable has."""
+    """Those of the names that are parameters of a callable."""
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:  # a builtin without a signature

@@ -1,18 +1,15 @@
-"""What a rollout is made of: transitions, trajectories, and the buffer that holds them."""
+"""What is recorded of an environment: transitions, trajectories, and the buffer that holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from textenv.errors import ConfigTypeError
-
-if TYPE_CHECKING:
-    from textenv.algos.strategies.counts import Counts
 
 
 class Transition(NamedTuple):
@@ -31,8 +28,8 @@ class Transition(NamedTuple):
 class Trajectory:
     """The transitions of one episode, or of the part of it that was seen.
 
-    Step by step it holds T observations, actions, rewards and infos. What the policy
-    recorded beside them is None where the policy does not have it.
+    It holds T observations, actions, rewards and infos, one of each a step. What the policy
+    records beside them is None if the policy does not have it.
     """
 
     observations: list[Any] = field(default_factory=list)
@@ -47,28 +44,28 @@ class Trajectory:
     terminated: bool = False
     """Whether the environment ended the episode."""
     truncated: bool = False
-    """Whether a limit ended it. Neither flag: the rollout stopped in the middle."""
+    """Whether a limit ended it. If neither flag is set, the rollout stopped in the middle."""
     reset_info: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     """The seed that the episode was reset with."""
     group_id: int | None = None
     """Trajectories from one and the same starting point share it."""
     policy_version: int | None = None
-    """Optimizer steps that the policy had behind it."""
+    """How many optimizer steps had changed the policy before it played this."""
     env_index: int | None = None
     """Which of the parallel environments it was played in."""
 
     values: list[float] | None = None
     """The critic's value of each observation."""
     last_value: float | None = None
-    """The critic's value of ``final_observation``, where the episode did not terminate there."""
+    """The critic's value of ``final_observation``, if the episode did not terminate there."""
     logprobs: list[float] | None = None
     """Log-probability of each action."""
     unclipped_actions: list[Any] | None = None
-    """What the policy drew, where ``actions`` are that, clipped to the bounds of a Box."""
+    """What the policy drew, if ``actions`` are the same clipped to the bounds of a Box."""
 
     prompt: str | None = None
-    """The first observation, where it is text."""
+    """The first observation, if it is text."""
     prompt_ids: list[int] | None = None
     """Token ids of the first observation."""
     token_ids: list[int] | None = None
@@ -80,7 +77,7 @@ class Trajectory:
     token_entropies: list[float] | None = None
     """Entropy in nats of what each token was drawn from; 0 where the mask is 0."""
     support: list[Any] | None = None
-    """For each of ``token_ids`` the ids that could be drawn; None where all could."""
+    """For each of ``token_ids`` the ids that could be drawn; None if all could."""
     temperature: float | None = None
     """What the logits were divided by when the tokens were sampled."""
     completion_truncated: bool | None = None
@@ -91,7 +88,7 @@ class Trajectory:
     branch_at: int | None = None
     """Position in ``token_ids`` of the first token that it does not share with its parent."""
     shaping: float | None = None
-    """What a strategy adds to the total reward where advantages are computed."""
+    """What a strategy adds to the total reward when advantages are computed."""
     token_weights: list[float] | None = None
     """Weight of each of ``token_ids`` in the loss; None: 1."""
     token_advantages: list[float] | None = None
@@ -124,6 +121,11 @@ class Trajectory:
         ]
 
     @property
+    def own_from(self) -> int:
+        """Position in ``token_ids`` of the first token that it does not share with its parent."""
+        return self.branch_at or 0
+
+    @property
     def total_reward(self) -> float:
         """Sum of the rewards: what a group of trajectories is compared by."""
         return float(sum(self.rewards))
@@ -137,48 +139,45 @@ class Trajectory:
 
 @dataclass
 class RolloutSource:
-    """Where a rollout comes from: what a reader needs who was not there."""
+    """Where a rollout comes from: what somebody who reads its file needs to know."""
 
     env_id: str | None = None
-    """Gymnasium's id of the environment; None where it has no spec."""
+    """Gymnasium's id of the environment; None if it has no spec."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """What ``gym.make`` was given beside the id."""
     num_envs: int = 1
     """Parallel environments that shared the transitions."""
     seed: int | None = None
-    """Of the runner that collected it."""
+    """The seed of the runner that collected it."""
     observation_space: dict[str, Any] | None = None
-    """Of a single environment, as JSON."""
+    """The observation space of a single environment, as JSON."""
     action_space: dict[str, Any] | None = None
+    """The action space of a single environment, as JSON."""
     policy_hash: str | None = None
     """SHA-256 of the policy's weights, and of what else decides its actions."""
     policy_version: int | None = None
-    """Optimizer steps that the policy had behind it."""
+    """How many optimizer steps had changed the policy before."""
     gamma: float | None = None
     """Discount that the algorithm uses."""
     gae_lambda: float | None = None
+    """The lambda of the algorithm's advantages."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries that made it."""
+    """Versions of the libraries that made it, by name."""
 
 
 class Buffer:
-    """Holds the trajectories of a rollout for training.
+    """Holds trajectories for training.
 
     Its length and its iteration are those of its trajectories.
 
     Attributes:
-        source: where the rollout comes from, where that is known.
-        counts: what it took to collect it (text); not written to files, nor compared.
+        source: where the trajectories come from, if that is known.
     """
 
     def __init__(
-        self,
-        trajectories: Iterable[Trajectory] = (),
-        source: RolloutSource | None = None,
-        counts: Counts | None = None,
+        self, trajectories: Iterable[Trajectory] = (), source: RolloutSource | None = None
     ):
         self.source = source
-        self.counts = counts
         self._trajectories: list[Trajectory] = []
         for trajectory in trajectories:
             self.add(trajectory)
@@ -210,14 +209,14 @@ class Buffer:
         """Add one trajectory.
 
         Raises:
-            ConfigTypeError: where it is something else.
+            ConfigTypeError: if it is something else.
         """
         if not isinstance(trajectory, Trajectory):
             raise ConfigTypeError(f"a buffer holds trajectories, got {type(trajectory).__name__}")
         self._trajectories.append(trajectory)
 
     def clear(self) -> None:
-        """Forget everything, as on-policy training does after an update."""
+        """Remove all trajectories, as on-policy training does after an update."""
         self._trajectories.clear()
 
     def save(self, path: str | Path) -> Path:
@@ -229,6 +228,11 @@ class Buffer:
         from textenv.algos.storage.files import save_rollout
 
         return save_rollout(self, path)
+
+
+def policy_tokens(trajectories: Iterable[Trajectory]) -> int:
+    """How many tokens the policy sampled for these; a beginning that they share counts once."""
+    return sum(sum((t.token_mask or ())[t.own_from :]) for t in trajectories)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -33,7 +33,7 @@ from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.offline.data import common_source
 from textenv.algos.runtime import backend
-from textenv.errors import ConfigTypeError, DataError
+from textenv.errors import DataError
 
 backend.prepare()
 
@@ -42,8 +42,11 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
-from textenv.algos.lm.models.loading import add_lora, load_model, save_model  # noqa: E402
-from textenv.algos.training.trainer import Trainer, default_learning_rate  # noqa: E402
+from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
     "rft": "rejection-sampling fine-tuning: supervised on the completions that were right",
@@ -146,10 +149,7 @@ class OfflineTextTrainer:
         self.data_reward = float(np.mean([t.total_reward for t in trajectories]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
-        if isinstance(model, (str, Path)):
-            model, tokenizer = load_model(model)
-        elif tokenizer is None:
-            raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+        model, tokenizer = resolve_model(model, tokenizer)
         self.model, self.tokenizer = model, tokenizer
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
@@ -247,12 +247,7 @@ class OfflineTextTrainer:
         )
 
     def _make_optimizer(self, steps: int) -> optim.Optimizer:
-        return optim.AdamW(
-            optim.linear_schedule(self.learning_rate, 0.0, max(1, steps)),
-            betas=[0.9, 0.95],
-            weight_decay=self.config.weight_decay,
-            bias_correction=True,
-        )
+        return make_adamw(self.learning_rate, steps, weight_decay=self.config.weight_decay)
 
 
 def supervised_loss(

@@ -1,4 +1,4 @@
-"""Rollouts of control: a fixed number of transitions, shared by all environments."""
+"""Collecting rollouts of control: a fixed number of transitions, shared by all environments."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from textenv.algos.episodes.episode import Lane
 from textenv.algos.episodes.policy_call import PolicyCall
-from textenv.algos.episodes.stages import Lane, SingleStage, VectorStage
-from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.stages import SingleStage, VectorStage
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.errors import ConfigError
 
 
 class StepCollector:
-    """Collects exactly so many transitions, over episodes that rollouts cut and go on with.
+    """Collects exactly so many transitions; an episode that a rollout cuts goes on in the next.
 
     Args:
-        stage: the environments, all of which share the transitions evenly.
-        call: the policy.
-        max_steps: transitions of a rollout.
+        stage: the environments, which share the transitions evenly.
+        call: calls the policy.
+        max_steps: how many transitions a rollout has.
         seed: of the first reset; None leaves the environments' own seeding alone.
         seconds: time spent in the ``"environment"`` and in the ``"policy"`` is added to it.
 
     Raises:
-        ConfigError: where the number of environments does not divide ``max_steps``.
+        ConfigError: if the number of environments does not divide ``max_steps``.
     """
 
     def __init__(
@@ -44,8 +46,8 @@ class StepCollector:
         self._share, self._seed = max_steps // stage.num_envs, seed
         self._lanes: list[Lane] = []  # the episodes under way
 
-    def collect(self, version: int) -> Buffer:
-        """The next rollout, of a policy of this version."""
+    def collect(self, version: int) -> Rollout:
+        """Collect the next rollout; ``version`` is stamped on its trajectories."""
         if not self._lanes:
             seed = self._seed
             self._lanes = [
@@ -54,15 +56,15 @@ class StepCollector:
             ]
         for lane in self._lanes:
             lane.trajectory.policy_version = version
-        buffer = Buffer()
+        kept: list[Trajectory] = []
         remaining = [self._share] * self._stage.num_envs
         while any(remaining):
-            self._step(buffer, remaining, version)
-        self._add_last_values(buffer)
-        return buffer
+            self._step(kept, remaining, version)
+        self._add_last_values(kept)
+        return Rollout(kept)
 
-    def _step(self, buffer: Buffer, remaining: list[int], version: int) -> None:
-        """One step of every environment, of those that have not had their share recorded."""
+    def _step(self, kept: list[Trajectory], remaining: list[int], version: int) -> None:
+        """Step every environment, and record those that have not had their share yet."""
         stage, lanes, clock = self._stage, self._lanes, time.perf_counter
         if isinstance(stage, VectorStage):
             starts_now: Any = np.array([lane.starts for lane in lanes])
@@ -83,7 +85,7 @@ class StepCollector:
                 lane.record(actions[i], {key: c[i] for key, c in columns.items()}, step)
                 remaining[i] -= 1
                 if lane.ended or not remaining[i]:
-                    buffer.add(lane.trajectory)
+                    kept.append(lane.trajectory)
                     lanes[i] = lane.cut(version)
             elif step is not None:  # this lane has its share, others wait for a reset
                 lane.observation, lane.info, lane.starts = step["observation"], step["info"], False
@@ -91,9 +93,9 @@ class StepCollector:
             if start is not None:
                 lanes[i] = Lane(start, version, env_index=i)
 
-    def _add_last_values(self, buffer: Buffer) -> None:
-        """The critic's value of what came last, where an episode would have gone on."""
-        going = [t for t in buffer if not t.terminated]
+    def _add_last_values(self, kept: list[Trajectory]) -> None:
+        """Add the critic's value of the last observation, if the episode would have gone on."""
+        going = [t for t in kept if not t.terminated]
         if self._call.values is None or not going:
             return
         for trajectory, value in zip(

@@ -1,23 +1,149 @@
-"""What a rollout of text was like, under TRL's names."""
+"""The metrics of a training step, for GRPO and for PPO: all of them are made here.
+
+Text has TRL's names, PPO Stable-Baselines3's.
+"""
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 
-from textenv.algos.episodes.trajectory import Buffer
-from textenv.algos.strategies.groups import policy_tokens
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.trajectory import Trajectory, policy_tokens
+from textenv.algos.strategies.groups import TOLERANCE, by_group
+from textenv.algos.strategies.strategy import Strategy
+
+_EPISODES = 100  # that the mean return is taken over, as in Stable-Baselines3
 
 
-def rollout_metrics(rollout: Buffer, tolerance: float = 1e-8) -> dict[str, float]:
-    """What a rollout of text was like: rewards, lengths, groups without information."""
-    trajectories = rollout.trajectories
+class PhaseClock:
+    """Measures the phases of a step, which follow one another.
+
+    Attributes:
+        began: when it began, by `time.perf_counter`.
+        seconds: of each phase that has ended, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.began = self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, phase: str) -> None:
+        """Say that a phase has ended, and that the next one begins."""
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        """Seconds from the start to the end of the last phase."""
+        return self._last - self.began
+
+
+class GRPOMetrics:
+    """Makes the metrics of GRPO's steps.
+
+    Args:
+        strategy: of the rollouts; its parts have metrics of their own.
+    """
+
+    def __init__(self, strategy: Strategy):
+        self._strategy = strategy
+        self._tokens = 0
+
+    def step(
+        self, rollout: Rollout, update: Mapping[str, float], clock: PhaseClock, steps: int
+    ) -> dict[str, float]:
+        """The metrics of one step.
+
+        Args:
+            rollout: that was trained on.
+            update: the metrics of the update.
+            clock: with the phases ``generate``, ``export`` and ``update``.
+            steps: optimizer steps so far.
+        """
+        metrics = {**update, **rollout_metrics(rollout.played)}
+        if rollout.counts is not None:
+            metrics |= rollout.counts.metrics()
+        metrics |= self._strategy.metrics()
+        self._tokens += int(metrics["num_tokens"])
+        phases = {f"time/{name}": seconds for name, seconds in clock.seconds.items()}
+        return metrics | {
+            "step": float(steps),
+            "num_tokens": float(self._tokens),
+            "step_time": clock.total,
+            "time/score": rollout.seconds["environment"],
+            **phases,
+        }
+
+
+class PPOMetrics:
+    """Makes the metrics of PPO's updates, on control and on text.
+
+    Args:
+        is_text: whether rollouts are of text.
+    """
+
+    def __init__(self, is_text: bool):
+        self._is_text = is_text
+        self._episodes = EpisodeStats()
+        self._tokens = self._iterations = self._timesteps = 0
+        self._began: float | None = None
+
+    def step(
+        self, rollout: Rollout, update: Mapping[str, float], clock: PhaseClock, steps: int
+    ) -> dict[str, float]:
+        """The metrics of one update.
+
+        Args:
+            rollout: that was trained on.
+            update: the metrics of the update.
+            clock: with the phases ``rollout``, ``export`` and ``update``.
+            steps: optimizer steps so far.
+        """
+        metrics: dict[str, float] = {}
+        if self._is_text:
+            metrics = rollout_metrics(rollout.played)
+            self._tokens += int(metrics["num_tokens"])
+            metrics["num_tokens"] = float(self._tokens)
+        self._episodes.add(rollout)
+        self._iterations += 1
+        self._timesteps += rollout.num_transitions
+        self._began = clock.began if self._began is None else self._began
+        phases = {f"time/{name}": seconds for name, seconds in clock.seconds.items()}
+        return {
+            **metrics,
+            **update,
+            **self._episodes.metrics(),
+            "step": float(steps),
+            "time/iterations": float(self._iterations),
+            "time/total_timesteps": float(self._timesteps),
+            "time/fps": rollout.num_transitions / clock.total,
+            "step_time": clock.total,
+            "time/time_elapsed": clock.began + clock.total - self._began,
+            "time/environment": rollout.seconds["environment"],
+            "time/policy": rollout.seconds["policy"],
+            **phases,
+        }
+
+
+def rollout_metrics(
+    trajectories: Sequence[Trajectory], tolerance: float = TOLERANCE
+) -> dict[str, float]:
+    """Rewards, lengths and groups of a rollout of text, under TRL's names.
+
+    Args:
+        trajectories: all that were played.
+        tolerance: a group whose rewards differ by no more than this has no information.
+    """
     rewards = np.array([t.total_reward for t in trajectories])
     lengths = np.array([sum(t.token_mask or ()) for t in trajectories])
-    groups: dict[int | None, list[float]] = {}
-    for trajectory, reward in zip(trajectories, rewards):
-        groups.setdefault(trajectory.group_id, []).append(reward)
-    spans = np.array([max(g) - min(g) for g in groups.values()])
-    stds = [np.std(g, ddof=1) for g in groups.values() if len(g) > 1]
+    groups = [[t.total_reward for t in group] for group in by_group(trajectories)]
+    spans = np.array([max(g) - min(g) for g in groups])
+    stds = [np.std(g, ddof=1) for g in groups if len(g) > 1]
     metrics = {
         "reward": float(rewards.mean()),
         "reward_std": float(np.mean(stds)) if stds else 0.0,
@@ -33,13 +159,11 @@ def rollout_metrics(rollout: Buffer, tolerance: float = 1e-8) -> dict[str, float
         "num_tokens": float(policy_tokens(trajectories)),
     }
     components: dict[str, list[float]] = {}
-    correct = []
     for trajectory in trajectories:
         for info in trajectory.infos:
             for name, value in info.get("rewards", {}).items():
                 components.setdefault(name, []).append(value)
-            if "is_correct" in info:
-                correct.append(info["is_correct"])
+    correct = [t.is_correct for t in trajectories if t.is_correct is not None]
     for name, values in components.items():
         metrics[f"rewards/{name}/mean"] = float(np.mean(values))
         metrics[f"rewards/{name}/std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -49,3 +173,31 @@ def rollout_metrics(rollout: Buffer, tolerance: float = 1e-8) -> dict[str, float
     if entropies:
         metrics["entropy"] = float(np.sum(entropies) / max(1, lengths.sum()))
     return metrics
+
+
+class EpisodeStats:
+    """Mean return and length of the last episodes, which rollouts may have cut into parts."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int | None, tuple[float, int]] = {}  # by environment, under way
+        self._finished: deque[tuple[float, int]] = deque(maxlen=_EPISODES)
+
+    def add(self, rollout: Iterable[Trajectory]) -> None:
+        """Add the trajectories of a rollout, in the order in which they ended."""
+        for trajectory in rollout:
+            total, length = self._parts.pop(trajectory.env_index, (0.0, 0))
+            whole = total + trajectory.total_reward, length + len(trajectory)
+            if trajectory.terminated or trajectory.truncated:
+                self._finished.append(whole)
+            else:
+                self._parts[trajectory.env_index] = whole
+
+    def metrics(self) -> dict[str, float]:
+        """Mean return and length; nothing if no episode has ended yet."""
+        if not self._finished:
+            return {}
+        returns, lengths = zip(*self._finished)
+        return {
+            "rollout/ep_rew_mean": float(np.mean(returns)),
+            "rollout/ep_len_mean": float(np.mean(lengths)),
+        }

@@ -1,18 +1,21 @@
-"""Compiled functions inside a gradient.
+"""Compiled functions: what is compiled too often warns, and what is inside a gradient is compiled.
+
+MLX compiles a function anew for each shape of its arguments and keeps all of them: where shapes
+never repeat, every call waits for the compiler and memory only grows. `compiled` warns then.
 
 While MLX traces a gradient, a function from `mx.compile` whose arguments are traced runs as the
 operations that it was written in, so that an elementwise function of a custom gradient costs three
 times what it does elsewhere. What is traced is known to each thread alone. So within `gradients()`
 a function made by `piece` is called in a thread of its own, which traces nothing, and gives back
-the compiled operations. Nothing is computed there: arrays are lazy.
-
-Only for bodies of `mx.custom_function` and their vjp, whose insides no gradient looks at.
+the compiled operations. Nothing is computed there: arrays are lazy. `piece` is only for bodies of
+`mx.custom_function` and their vjp, whose insides no gradient looks at.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -23,9 +26,36 @@ from textenv.algos.runtime import backend
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
+from mlx.utils import tree_flatten  # noqa: E402
 
 _KEPT = 2**21  # numbers: 8 MB of float32, of each array of each layer
 _here = threading.local()  # .tracing: whether this thread is within traced(); .gradients: likewise
+
+
+def compiled(function: Callable[..., Any], setting: str, most: int = 64) -> Callable[..., Any]:
+    """``mx.compile``, which warns once where the shapes of arguments are more than expected.
+
+    Args:
+        function: of arrays, and of structures of arrays.
+        setting: what keeps the number of shapes small, for the warning.
+        most: shapes that are expected at most.
+    """
+    quick = mx.compile(function)
+    seen: set[tuple[Any, ...]] = set()
+
+    def call(*args: Any) -> Any:
+        if len(seen) <= most:
+            arrays = dict(tree_flatten(args)).values()
+            seen.add(tuple((array.shape, array.dtype) for array in arrays))
+            if len(seen) > most:
+                warnings.warn(
+                    f"{function.__qualname__} has been compiled for {len(seen)} shapes of its "
+                    f"arguments, each of which takes time and stays in memory: {setting}",
+                    stacklevel=3,
+                )
+        return quick(*args)
+
+    return call
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -47,11 +47,6 @@ def start_key(start: Start | Trajectory) -> Hashable:
     return start.seed if found is None else found
 
 
-def own_from(trajectory: Trajectory) -> int:
-    """Position of the first token that it does not share with its parent."""
-    return trajectory.branch_at or 0
-
-
 def thin(group: Group, keep: Collection[int]) -> Group:
     """Some trajectories of a group, in their order.
 
@@ -90,8 +85,3 @@ def _moved(trajectory: Trajectory, parent: int | None, branch_at: int | None) ->
     if (trajectory.parent, trajectory.branch_at) == (parent, branch_at):
         return trajectory
     return replace(trajectory, parent=parent, branch_at=branch_at)
-
-
-def policy_tokens(trajectories: Sequence[Trajectory]) -> int:
-    """Tokens that the policy sampled for these, a shared beginning counted once."""
-    return sum(sum((t.token_mask or ())[own_from(t) :]) for t in trajectories)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from textenv.algos.episodes.trajectory import Trajectory
 from textenv.errors import DataError
 
 if TYPE_CHECKING:
+    from textenv.algos.episodes.episode import Lane, PlayedTurn
     from textenv.algos.lm.scoring.batch import TokenBatch
-    from textenv.algos.rollouts.runner import RolloutRunner
 
 Group = list[Trajectory]
 """The trajectories of one starting point."""
@@ -45,6 +45,47 @@ Propose = Callable[[int], list[Start]]
 """``propose(n)``: the next n starting points, one a group, in the uniform order: shuffled epochs of
 a finite task, fresh seeds of others. What was proposed and not chosen does not come again before
 the next epoch."""
+
+
+Answers = tuple[list[Any], list[dict[str, Any]]]
+"""The actions of some episodes, and the extras of each."""
+
+OnAnswer = Callable[[int, Any, dict[str, Any]], None]
+"""Called with an episode's index among those that are answered, its action and its extras, before
+the other answers are there. Rewards that run elsewhere can then begin."""
+
+Answer = Callable[["list[Lane]", OnAnswer], Answers]
+"""``answer(lanes, on_answer)``: the actions of the episodes that go on."""
+
+
+class EpisodePlayer(Protocol):
+    """What `Generation` needs to play episodes: an environment and a policy, behind four methods.
+
+    `textenv.algos.rollouts.player.TextPlayer` says more of each.
+    """
+
+    policy: Any
+
+    def chains(self, starts: Sequence[Start]) -> list[Trajectory]:
+        """Play one episode from each start, independently of each other."""
+        ...
+
+    def together(
+        self,
+        starts: Sequence[Start],
+        answer: Answer,
+        after: Sequence[Sequence[PlayedTurn]] | None = None,
+    ) -> list[Trajectory]:
+        """Play one episode from each start side by side, with answers from elsewhere."""
+        ...
+
+    def answer(self, lanes: list[Lane], on_answer: OnAnswer | None = None, **tree: Any) -> Answers:
+        """The policy's answers for some episodes."""
+        ...
+
+    def forget(self) -> None:
+        """Let the policy forget what it kept for branches."""
+        ...
 
 
 class Setup(NamedTuple):
@@ -147,12 +188,11 @@ class Generation(Part):
         """Whether trajectories may begin with tokens of others, which then count once."""
         return False
 
-    def play(self, runner: RolloutRunner, starts: Sequence[Start]) -> list[Trajectory]:
+    def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups.
 
         Args:
-            runner: whose environment and policy play; ``runner.chains(starts)`` plays one whole
-                episode from each start.
+            player: plays episodes; ``player.chains(starts)`` plays one from each start.
             starts: ``num_generations`` for each group, one after another, alike but for their
                 noise.
 
@@ -160,7 +200,7 @@ class Generation(Part):
             The trajectories, group by group in the order of the starts. One that shares the
             beginning of another has its index in the group as ``parent``.
         """
-        return runner.chains(starts)
+        return player.chains(starts)
 
     def credit(self, batch: TokenBatch, advantages: np.ndarray) -> np.ndarray:
         """The advantages of the tokens of trees.
@@ -211,8 +251,8 @@ class Reuse(Part):
 
         Args:
             groups: of this rollout, selected.
-            version: optimizer steps that the policy has behind it; a trajectory's own is its
-                ``policy_version``.
+            version: how many optimizer steps have changed the policy; ``policy_version`` of a
+                trajectory is what that was when it was played.
 
         Returns:
             Groups of this rollout and of earlier ones. A copy of a trajectory may have

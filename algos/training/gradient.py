@@ -1,41 +1,40 @@
-"""The gradient of a policy-gradient loss: in this process, or shared by workers."""
+"""The gradient of a policy-gradient loss, computed in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from textenv.algos.rollouts.coordinator import RolloutCoordinator
 from textenv.algos.runtime import backend
-from textenv.algos.training.microbatches import Learned, Part, Result
+from textenv.algos.training.microbatches import GradientResult, LossResult, MicroBatch
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
-from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
 
 from textenv.algos.lm.models.weights import as_numpy  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
-from textenv.algos.training.optimizer import accumulate  # noqa: E402
+from textenv.algos.runtime.compile import gradients  # noqa: E402
 
 LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
 """``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, (N, T) each."""
 
 
-class Learner(Protocol):
-    """Computes gradients of the weights of one model."""
+class GradientComputer(Protocol):
+    """Computes gradients of the weights of one model, here or elsewhere."""
 
     shares: int
-    """Parts that are computed at once."""
+    """How many microbatches are computed at once."""
 
-    def gradient(self, parts: Sequence[Part]) -> tuple[list[Result], Any]:
-        """What the loss came to for each part, and the gradient of the sum over parts."""
+    def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
+        """The loss of each microbatch, and the gradient of the sum of the losses."""
         ...
 
 
-class LocalLearner:
-    """Computes in this process, one part after another.
+class LocalGradient:
+    """Computes gradients in this process, one microbatch after another.
 
     Args:
         model: whose trainable weights the gradient is of.
@@ -50,21 +49,21 @@ class LocalLearner:
         self._loss_fn = loss_fn
         self._scorer = Scorer(model, gradient_checkpointing)
 
-    def gradient(self, parts: Sequence[Part]) -> tuple[list[Result], Any]:
-        """What the loss came to for each part, and the gradient of the sum over parts."""
-        outputs, gradient = accumulate(self._model, self._loss, [(part,) for part in parts])
+    def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
+        """The loss of each microbatch, and the gradient of the sum of the losses."""
+        outputs, gradient = accumulate(self._model, self._loss, [(part,) for part in microbatches])
         results = [
-            Result(loss.item(), {k: float(v) for k, v in metrics.items()}, off.item())
+            LossResult(loss.item(), {k: float(v) for k, v in metrics.items()}, off.item())
             for loss, metrics, off in outputs
         ]
         return results, gradient
 
-    def __call__(self, parts: Sequence[Part]) -> Learned:
-        """The same, to be sent to another process."""
-        results, gradient = self.gradient(parts)
-        return Learned(results, as_numpy(gradient))
+    def __call__(self, microbatches: Sequence[MicroBatch]) -> GradientResult:
+        """The same as `gradient`, in a form that can be sent to another process."""
+        results, gradient = self.gradient(microbatches)
+        return GradientResult(results, as_numpy(gradient))
 
-    def _loss(self, part: Part) -> tuple[mx.array, dict[str, mx.array], mx.array]:
+    def _loss(self, part: MicroBatch) -> tuple[mx.array, dict[str, mx.array], mx.array]:
         batch = part.batch
         extra: dict[str, Any] = {}
         if part.batch_size is not None:
@@ -81,26 +80,26 @@ class LocalLearner:
         return loss, {**metrics, "entropy": entropy}, off
 
 
-class SharedLearner:
-    """Lets the workers of a coordinator compute, each some of the parts.
+def accumulate(
+    model: nn.Module, loss_fn: Callable[..., tuple[Any, ...]], parts: Iterable[tuple[Any, ...]]
+) -> tuple[list[tuple[Any, ...]], Any]:
+    """The gradient of the sum of a loss over microbatches, computed one after another.
 
     Args:
-        coordinator: whose workers have learners of the same model and loss.
+        model: whose trainable weights the gradient is of.
+        loss_fn: gives the loss and whatever else is wanted of a microbatch.
+        parts: the arguments of ``loss_fn`` for each microbatch, at least one.
+
+    Returns:
+        What ``loss_fn`` gave for each microbatch, and the gradient.
     """
-
-    def __init__(self, coordinator: RolloutCoordinator):
-        self._coordinator = coordinator
-        self.shares = coordinator.num_workers
-
-    def gradient(self, parts: Sequence[Part]) -> tuple[list[Result], Any]:
-        """What the loss came to for each part, and the gradient of the sum over parts."""
-        weights: Any = dict(tree_flatten(self._coordinator.policy.model.trainable_parameters()))
-        results: list[Result] = []
-        total: dict[str, mx.array] = {}
-        for learned in self._coordinator.learn(parts):  # in the order of the parts
-            results += learned.results
-            for name, array in learned.gradient.items():
-                value = mx.array(array).view(weights[name].dtype)
-                total[name] = total[name] + value if name in total else value
-            mx.eval(total)
-        return results, tree_unflatten(list(total.items()))
+    value_and_grad = nn.value_and_grad(model, loss_fn)
+    outputs: list[tuple[Any, ...]] = []
+    total: Any = None
+    for part in parts:
+        with gradients():
+            output, grads = value_and_grad(*part)
+        total = grads if total is None else tree_map(mx.add, total, grads)
+        mx.eval(output, total)
+        outputs.append(output)
+    return outputs, total

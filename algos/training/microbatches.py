@@ -1,4 +1,4 @@
-"""An update in parts: trajectories that go through the model together, and what came of them.
+"""Cutting an update into microbatches, whose trajectories go through the model together.
 
 Shapes: N trajectories, T tokens.
 """
@@ -12,52 +12,53 @@ import numpy as np
 
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch
 
-_LEAST_SAVED = 1024  # tokens: a part more has a cost of its own
+_LEAST_SAVED = 1024  # tokens that one part more must save, since it has a cost of its own
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Trajectories that go through the model together."""
 
     batch: TokenBatch
     advantages: np.ndarray
     """(N,), or per token (N, T)."""
     batch_size: BatchSize | None
-    """Of the optimizer step's whole batch, where the loss takes it."""
+    """Size of the optimizer step's whole batch, if the loss takes it."""
     ref_logprobs: np.ndarray | None
-    """(N, T) under the reference policy, where the loss takes them."""
+    """(N, T) under the reference policy, if the loss takes them."""
 
 
-class Result(NamedTuple):
-    """What a loss came to."""
+class LossResult(NamedTuple):
+    """The loss of one microbatch, and what was measured beside it."""
 
     loss: float
     metrics: dict[str, float]
-    off: float
-    """How far log-probabilities are from the sampler's, at most."""
+    logprob_difference: float
+    """The largest difference of a token's log-probability from the sampler's."""
 
 
-class Learned(NamedTuple):
-    """What the loss came to for each of some parts, and the gradient of its sum."""
+class GradientResult(NamedTuple):
+    """The loss of each of some microbatches, and the gradient of the sum of these losses."""
 
-    results: list[Result]
+    results: list[LossResult]
     gradient: dict[str, np.ndarray]
     """By the names of the weights; bfloat16 as its bits, uint16."""
 
 
 def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) -> list[np.ndarray]:
-    """Cut rows into parts that go through the model one by one.
+    """Cut rows into parts that go through the model one after another.
 
-    Rows of a part are padded to its longest completion, so short and long ones are parted where
-    that saves more tokens than the prompts that both need cost. Groups with trees stay whole.
+    The rows of a part are padded to its longest completion. So short and long completions are
+    separated if that saves more tokens than it costs to compute a prompt in both parts. Groups with
+    trees stay whole.
 
     Args:
         batch: whose rows they are.
         rows: ascending, so that equal prompts stand together.
-        count: of parts, at least.
-        longest: rows of a part, at most; None: no limit.
+        count: the least number of parts.
+        longest: the largest number of rows in a part; None: no limit.
 
     Returns:
-        Parts, each ascending: with all rows in them once.
+        Parts, each ascending, which hold every row once.
     """
     buckets = _by_length(batch, rows)
     size = sum(map(len, buckets)) / count
@@ -93,12 +94,12 @@ def _by_length(batch: TokenBatch, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _lengths(batch: TokenBatch, rows: np.ndarray) -> np.ndarray:
-    """Where the last token that counts is in each row, and one more."""
+    """How many tokens each row has up to the last one that counts."""
     return batch.mask.shape[1] - np.argmax(batch.mask[rows, ::-1] > 0, axis=1)
 
 
 def _cut(batch: TokenBatch, rows: np.ndarray, size: float, longest: int | None) -> list[np.ndarray]:
-    """Cut into parts of about ``size`` rows, between prompts where that is nearly as even."""
+    """Cut into parts of about ``size`` rows, between two prompts if that is nearly as even."""
     count = max(1, round(len(rows) / size))
     if longest is not None:
         count = max(count, -(-len(rows) // longest))

@@ -1,9 +1,9 @@
-"""One optimizer step: the gradient of a batch, taken in parts, clipped and applied."""
+"""The optimizer: its learning rate, its schedule, and one step with a clipped gradient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from textenv.algos.runtime import backend
@@ -15,44 +15,66 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
-from textenv.algos.runtime.compile import gradients  # noqa: E402
+from textenv.algos.lm.models.lora import has_lora  # noqa: E402
+from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
+
+SCHEDULES = ("constant", "linear", "cosine")
 
 
-def accumulate(
-    model: nn.Module, loss_fn: Callable[..., tuple[Any, ...]], parts: Iterable[tuple[Any, ...]]
-) -> tuple[list[tuple[Any, ...]], Any]:
-    """The gradient of the sum of a loss over parts, which are computed one after another.
+def default_learning_rate(model: nn.Module) -> float:
+    """A learning rate for AdamW by the size of the model.
+
+    It is 1e-3 up to 10 million weights, 1e-5 up to 300 million and 1e-6 above; ten times that for
+    LoRA adapters, at most 1e-3. These are rules of thumb: pass your own if you know better.
+    """
+    size = count_parameters(model)
+    rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
+    return min(1e-3, 10 * rate) if has_lora(model) else rate
+
+
+def make_adamw(
+    learning_rate: float,
+    steps: int | None = None,
+    *,
+    schedule: str = "linear",
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+) -> optim.Optimizer:
+    """AdamW with bias correction and betas 0.9 and 0.95.
 
     Args:
-        model: whose trainable weights the gradient is of.
-        loss_fn: gives the loss and whatever else is wanted of a part.
-        parts: the arguments of ``loss_fn``, at least one.
-
-    Returns:
-        What ``loss_fn`` gave for each part, and the gradient.
+        learning_rate: at its highest.
+        steps: how many optimizer steps there will be; None: the learning rate stays as it is.
+        schedule: ``"constant"``, ``"linear"`` (to 0) or ``"cosine"`` (to 0), after the warm-up.
+        warmup_steps: steps over which the learning rate rises.
+        weight_decay: pull of all weights towards 0.
     """
-    value_and_grad = nn.value_and_grad(model, loss_fn)
-    outputs: list[tuple[Any, ...]] = []
-    total: Any = None
-    for part in parts:
-        with gradients():
-            output, grads = value_and_grad(*part)
-        total = grads if total is None else tree_map(mx.add, total, grads)
-        mx.eval(output, total)
-        outputs.append(output)
-    return outputs, total
+    rate: Any = learning_rate
+    if steps is not None:
+        left = max(1, steps - warmup_steps)
+        rate = {
+            "constant": lambda step: mx.array(learning_rate),
+            "linear": optim.linear_schedule(learning_rate, 0.0, left),
+            "cosine": optim.cosine_decay(learning_rate, left),
+        }[schedule]
+        if warmup_steps:
+            # The rise does not begin at 0: the first step would be lost.
+            first = learning_rate / warmup_steps
+            warmup = optim.linear_schedule(first, learning_rate, warmup_steps)
+            rate = optim.join_schedules([warmup, rate], [warmup_steps])
+    return optim.AdamW(rate, betas=[0.9, 0.95], weight_decay=weight_decay, bias_correction=True)
 
 
-class Stepper:
-    """Takes an optimizer's steps: the gradient clipped to a global norm, and applied.
+class OptimizerStep:
+    """Clips a gradient to a global norm and lets the optimizer apply it.
 
-    MLX's own optimizers are compiled, into fewer operations on each weight; a user's class may do
-    what cannot be.
+    The update of MLX's own optimizers is compiled, into fewer operations on each weight. A class of
+    the user's is not, since it may do what cannot be compiled.
 
     Args:
         model: whose trainable weights move.
         optimizer: an MLX optimizer.
-        max_grad_norm: the norm of all weights' gradients together is clipped to this; 0: not.
+        max_grad_norm: the norm of all gradients together is clipped to this; 0 does not clip.
     """
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, max_grad_norm: float):
@@ -68,10 +90,10 @@ class Stepper:
         """Take a step.
 
         Returns:
-            The norm before clipping.
+            The gradient's norm before it was clipped.
 
         Raises:
-            FloatingPointError: where it is not finite; the weights are left as they were.
+            FloatingPointError: if the norm is not finite; the weights are left as they were.
         """
         flat: Any = tree_flatten(gradient)
         squares = (mx.square(g.astype(mx.float32)).sum() for _, g in flat)

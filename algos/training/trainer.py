@@ -1,7 +1,9 @@
 """One policy-gradient update of a language model from a buffer of trajectories.
 
-buffer -> batch -> advantages -> log-probabilities -> loss -> gradient -> weights.
-What an algorithm is lies in its two functions, ``advantage_fn`` and ``loss_fn``.
+buffer -> batch -> advantages -> microbatches -> log-probabilities -> loss -> gradient -> weights.
+An algorithm is defined by its two functions, ``advantage_fn`` and ``loss_fn``.
+
+Shapes: N trajectories, T tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.runtime import backend
-from textenv.algos.training.microbatches import Part, split
+from textenv.algos.training.microbatches import MicroBatch, split
 from textenv.algos.training.tree_advantages import tree_advantages
 from textenv.errors import ConfigError, DataError
 
@@ -26,27 +28,24 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.lm.models.loading import check_trainable, count_parameters, has_lora  # noqa: E402
+from textenv.algos.lm.models.properties import check_trainable  # noqa: E402
 from textenv.algos.lm.scoring.scorer import by_parts  # noqa: E402
-from textenv.algos.training.gradient import Learner, LocalLearner, LossFn  # noqa: E402
-from textenv.algos.training.optimizer import Stepper  # noqa: E402
+from textenv.algos.training.gradient import (  # noqa: E402
+    GradientComputer,
+    LocalGradient,
+    LossFn,
+)
+from textenv.algos.training.optimizer import (  # noqa: E402
+    OptimizerStep,
+    default_learning_rate,
+    make_adamw,
+)
 
 AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
 """``advantage_fn(rewards, group_ids) -> advantages``, all (N,)."""
 
 CreditFn = Callable[[TokenBatch, np.ndarray], np.ndarray]
 """``credit_fn(batch, advantages) -> advantages`` of tokens (N, T) from those of leaves (N,)."""
-
-
-def default_learning_rate(model: nn.Module) -> float:
-    """A learning rate by the size of the model, for AdamW.
-
-    1e-3 up to 10 million, 1e-5 up to 300 million, 1e-6 above; ten times that for LoRA adapters,
-    at most 1e-3. Rules of thumb: pass your own where you know better.
-    """
-    size = count_parameters(model)
-    rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
-    return min(1e-3, 10 * rate) if has_lora(model) else rate
 
 
 class Trainer:
@@ -56,31 +55,31 @@ class Trainer:
         model: a language model, trained in place.
         advantage_fn: ``(rewards, group_ids) -> advantages``, such as `grpo.compute_advantages`.
         loss_fn: ``(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, such as
-            `grpo.policy_loss`. One that declares ``batch_size`` is told the whole batch's, so
-            that rows without signal can be left out and the rest taken in parts; one that
-            declares ``ref_logprobs`` is given those of ``reference``; one that declares
-            ``weights`` is given those of the tokens (N, T), where trajectories have
-            ``token_weights``. A trajectory's ``token_advantages`` stand for what ``advantage_fn``
-            gives it.
-        optimizer: an MLX optimizer; None: AdamW with `default_learning_rate`, betas .9 and .95,
+            `grpo.policy_loss`. If it declares ``batch_size``, it is told that of the whole batch,
+            so that rows without signal can be left out and the rest taken in microbatches. If it
+            declares ``ref_logprobs``, it is given those of ``reference``. If it declares
+            ``weights``, it is given those of the tokens (N, T) when trajectories have
+            ``token_weights``. The ``token_advantages`` of a trajectory replace the advantage that
+            ``advantage_fn`` gives it.
+        optimizer: an MLX optimizer; None: AdamW with `default_learning_rate`, betas 0.9 and 0.95,
             no weight decay, bias correction.
         buffer: what to train on.
         on_policy: clear the buffer after training.
         num_iterations: passes over the buffer.
-        num_minibatches: optimizer steps a pass.
+        num_minibatches: optimizer steps of each pass.
         micro_batch_size: trajectories in one forward and backward; None: all of a minibatch. A
-            group of a tree stays whole.
+            group that is a tree stays whole.
         gradient_checkpointing: compute each layer again in the backward: slower, in less memory.
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
         mask_truncated_completions: leave completions that ran out of room out of the loss.
         reference: log-probabilities (N, T) of a batch under a frozen policy.
         credit_fn: gives the tokens of trees their advantages.
-        learner: computes the gradients, of ``loss_fn`` and of this model's weights; None: in this
+        gradient: computes the gradients of ``loss_fn`` by this model's weights; None: in this
             process.
         seed: seeds the minibatches.
 
     Raises:
-        ConfigError: where the model has no weights to train: frozen or quantized, without LoRA.
+        ConfigError: if the model has no weights to train: frozen or quantized, without LoRA.
     """
 
     def __init__(
@@ -100,41 +99,39 @@ class Trainer:
         mask_truncated_completions: bool = False,
         reference: Callable[[TokenBatch], mx.array] | None = None,
         credit_fn: CreditFn = tree_advantages,
-        learner: Learner | None = None,
+        gradient: GradientComputer | None = None,
         seed: int = 0,
     ):
         check_trainable(model)
         self.model = model
         self.advantage_fn = advantage_fn
         self.loss_fn = loss_fn
-        self.optimizer = optimizer or optim.AdamW(
-            default_learning_rate(model), betas=[0.9, 0.95], weight_decay=0, bias_correction=True
-        )
+        self.optimizer = optimizer or make_adamw(default_learning_rate(model))
         self.buffer = Buffer() if buffer is None else buffer
         self.on_policy = on_policy
         self.num_iterations = num_iterations
         self.num_minibatches = num_minibatches
         self.micro_batch_size = micro_batch_size
-        self._step = Stepper(model, self.optimizer, max_grad_norm)
+        self._step = OptimizerStep(model, self.optimizer, max_grad_norm)
         self.mask_truncated_completions = mask_truncated_completions
         self.reference = reference
         self.credit_fn = credit_fn
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
-        self._learner = learner or LocalLearner(model, loss_fn, gradient_checkpointing)
+        self._gradient = gradient or LocalGradient(model, loss_fn, gradient_checkpointing)
         self._rng = np.random.default_rng(seed)
 
     def train(self, max_updates: int | None = None) -> dict[str, float]:
-        """Train on the buffer, and clear it where training is on-policy.
+        """Train on the buffer, and clear it if training is on-policy.
 
-        Where no trajectory has an advantage the optimizer is not called: AdamW would move the
+        If no trajectory has an advantage, the optimizer is not called: AdamW would move the
         weights by its momentum even on a gradient of zero.
 
         Args:
             max_updates: stop after this many optimizer steps.
 
         Returns:
-            Metrics, averaged over the optimizer steps; ``updates`` is how many there were.
+            Metrics, averaged over the optimizer steps; ``updates`` is the number of steps.
 
         Raises:
             DataError: for an empty buffer, or trajectories without tokens.
@@ -171,7 +168,7 @@ class Trainer:
                 if len(history) == limit:
                     break
                 metrics = self._update(batch, advantages, has_signal, ref_logprobs, rows)
-                if metrics:  # none where the minibatch had no signal
+                if metrics:  # empty if the minibatch had no signal
                     history.append(metrics)
         if self.on_policy:
             self.buffer.clear()
@@ -191,7 +188,7 @@ class Trainer:
             )
         for _ in range(self.num_iterations):
             shuffled = self._rng.permutation(size) if self.num_minibatches > 1 else np.arange(size)
-            if batch.parent is not None:  # groups stay together, but for those at the bounds
+            if batch.parent is not None:  # groups stay together, except those at the bounds
                 _, first, group = np.unique(
                     batch.group_ids[shuffled], return_index=True, return_inverse=True
                 )
@@ -212,7 +209,7 @@ class Trainer:
         ref_logprobs: np.ndarray | None,
         rows: np.ndarray,
     ) -> dict[str, float]:
-        """One optimizer step on some rows; no step and no metrics where they have no signal."""
+        """One optimizer step on some rows; no step and no metrics if they have no signal."""
         whole = BatchSize(len(rows), float(batch.loss_weights[rows].sum()))
         if not has_signal[rows].any():
             return {}
@@ -220,7 +217,7 @@ class Trainer:
         if self._divisible:
             # A KL penalty pulls on every row, whatever its advantage.
             rows = rows if ref_logprobs is not None else rows[has_signal[rows]]
-            divided = split(batch, rows, self._learner.shares, self.micro_batch_size)
+            divided = split(batch, rows, self._gradient.shares, self.micro_batch_size)
         parts = []
         for some in divided:
             small = batch.take(some)
@@ -230,8 +227,8 @@ class Trainer:
             reference = None if ref_logprobs is None else ref_logprobs[some, :width]
             size = whole if self._divisible else None
             own = advantages[some] if advantages.ndim == 1 else advantages[some, :width]
-            parts.append(Part(small, own, size, reference))
-        results, gradient = self._learner.gradient(parts)
+            parts.append(MicroBatch(small, own, size, reference))
+        results, gradient = self._gradient.gradient(parts)
         norm = self._step(gradient)
         metrics: dict[str, float] = {}
         tokens = batch.mask[rows].sum()
@@ -241,7 +238,7 @@ class Trainer:
                 metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics | {
             "loss": sum(result.loss for result in results),
-            "sampling/logprob_difference/max": max(result.off for result in results),
+            "sampling/logprob_difference/max": max(result.logprob_difference for result in results),
             "grad_norm": norm,
             "learning_rate": float(self.optimizer.learning_rate.item()),
         }

@@ -1,11 +1,11 @@
-"""Steps a second of the text environments, each beside what it is to be measured against.
+"""Measure the text environments in steps a second, each beside a similar one.
 
     python examples/benchmarks/environments.py
 
-A step is a call of ``step()``, times the number of lanes for a vector; the resets between episodes
-are part of the time and are not counted. The rows take turns, and the table shows medians over the
-rounds, so that a busy machine slows all of them alike. ``game:GuessTheNumber-v0-hard`` is played
-beside ours where gem (``pip install gem-llm``) is installed.
+One call of ``step()`` counts as one step, or as one for each environment of a vector. The resets
+between episodes are in the time, but not in the count. The rows are measured in turn, and the table
+shows medians over the rounds, so a busy machine slows all rows alike. If gem is installed
+(``pip install gem-llm``), its ``game:GuessTheNumber-v0-hard`` is measured too.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import textenv  # noqa: F401  (registers the environments)
 LANES = 64
 SAME_STEP = AutoresetMode.SAME_STEP
 Play = Callable[[int], None]
-"""Makes about so many steps."""
+"""A function that plays about the given number of steps."""
 
 
 def single(env: Any, actions: Iterator[str]) -> Play:
-    """Episode after episode in one environment."""
+    """Play one episode after another in a single environment."""
 
     def play(steps: int) -> None:
         over = True
@@ -47,7 +47,7 @@ def single(env: Any, actions: Iterator[str]) -> Play:
 
 
 def vector(env: gym.vector.VectorEnv) -> Play:
-    """All lanes of a vector environment, which resets itself."""
+    """Play all environments of a vector, which resets them itself."""
     actions = ("42",) * env.num_envs
 
     def play(steps: int) -> None:
@@ -59,7 +59,7 @@ def vector(env: gym.vector.VectorEnv) -> Play:
 
 
 def plays() -> dict[str, Play]:
-    """What is measured, by name."""
+    """What to measure, by the name of its row."""
     guesses = [str(i) for i in range(1, 51)]
     hard = {"task": "guess_number", "task_kwargs": {"high": 50, "max_turns": 7}}
     found = {
@@ -93,21 +93,21 @@ def plays() -> dict[str, Play]:
 
 
 def steps_per_second(play: Play, steps: int) -> float:
-    """How fast it goes this time."""
+    """The speed of one round."""
     start = time.perf_counter()
     play(steps)
     return steps / (time.perf_counter() - start)
 
 
 def import_seconds() -> float:
-    """What ``import textenv`` takes in a new process."""
+    """The seconds that ``import textenv`` takes in a new process."""
     code = "import time; t = time.perf_counter(); import textenv; print(time.perf_counter() - t)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure all rows in turn, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=12_800)
@@ -117,7 +117,7 @@ def main() -> None:
     for round_ in range(args.rounds + 1):
         for name, play in found.items():
             speed = steps_per_second(play, args.steps)
-            if round_:  # the first warms up
+            if round_:  # the first round only warms up
                 speeds[name].append(speed)
     print("| environment | steps/s, median | lowest | highest |")
     print("|---|---|---|---|")

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The tests and `textenv bench` on a machine with a GPU that MLX computes on: CUDA or Metal.
+# Run the tests and `textenv bench` on a machine with a GPU that MLX computes on: CUDA or Metal.
 #
 #     bash examples/benchmarks/gpu.sh [FOLDER]
 #
-# Makes a virtual environment in FOLDER (runs/gpu unless given), installs the package with the
-# extra for this machine and the peers, and leaves there what the tests said, what `textenv doctor`
-# said, and the results. PYTHON chooses the interpreter, EXTRA the extra (cuda12 for an older driver).
+# It makes a virtual environment in FOLDER (default: runs/gpu) and installs the package there, with
+# the extra for this machine and the libraries to compare with. It then writes to FOLDER the output
+# of the tests and of `textenv doctor`, and the results. PYTHON chooses the interpreter, EXTRA the
+# extra (cuda12 for an older driver).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-runs/gpu}
@@ -33,7 +34,7 @@ if mx.default_device() == mx.cpu:
 PY
 
 "$bin/textenv" doctor | tee "$out/doctor.txt"
-# A test that fails on this machine is a result too: the measurements are made all the same.
+# If a test fails on this machine, that is a result too, and the measurements are still made.
 "$bin/python" -m pytest 2>&1 | tee "$out/tests.txt" || echo "gpu.sh: some tests failed, see $out/tests.txt" >&2
 "$bin/textenv" bench --out "$out/bench-$(date +%Y%m%d-%H%M%S)" 2>&1 | tee "$out/bench.txt"
 echo "results are in $out"

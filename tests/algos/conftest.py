@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -211,6 +212,29 @@ def slow_restrict() -> Callable:
 def sampling(request) -> dict:
     """Each of the sampling settings that can be trained under."""
     return request.param
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """``clock(seconds)`` moves Python's performance counter, which stands still otherwise."""
+    now = 1000.0
+
+    def advance(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    return advance
+
+
+@pytest.fixture
+def one_thread():
+    """Torch on one thread, so that its sums are the same in every process."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

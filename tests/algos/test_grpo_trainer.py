@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from textenv import TextGenerationEnv
+from tests.algos.shared import accuracy, length, make_env, starts_with, vowels, weights_of
 from textenv.algos import (
     Buffer,
     GRPOConfig,
@@ -19,24 +19,10 @@ from textenv.algos import (
     grpo,
     load_model,
 )
+from textenv.algos.lm.generation.generator import Generator
 from textenv.algos.lm.scoring.batch import make_batch
 
-PROMPTS = ["12+30=", "a", "hello there", "9-1="]
 SMALL = {"num_prompts": 4, "num_generations": 8, "max_completion_length": 6, "warmup_steps": 0}
-
-
-def vowels(prompt, completion, example):
-    return sum(c in "aeiou" for c in completion) / 6
-
-
-def make_env(reward_fn=vowels, prompts=PROMPTS):
-    return TextGenerationEnv(prompts, reward_fn)
-
-
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
@@ -92,15 +78,6 @@ def test_full_training_saves_what_mlx_lm_loads(tiny_folder, tmp_path):
     model, _ = mlx_lm.load(str(tmp_path / "model"))
     np.testing.assert_equal(weights_of(model), weights_of(trainer.model))
     assert load_model(tmp_path / "model")[1].eos_token_ids == {1}
-
-
-def starts_with(letter):
-    return lambda prompt, completion, example: float(completion.startswith(letter))
-
-
-def accuracy(trainer, letter):
-    policy = trainer.policy.with_params(seed=99)
-    return np.mean([text.startswith(letter) for text in policy(PROMPTS * 64)[0]])
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "gspo", "cispo"])
@@ -246,21 +223,30 @@ def test_buffer_of_the_trainer_is_its_own(fresh):
     assert [{t.policy_version for t in rollout} for rollout in kept] == [{0}, {1}]
 
 
-def test_the_seconds_of_scoring_are_told_apart(fresh):
-    import time
+def test_the_seconds_of_a_step_are_told_apart(fresh, tmp_path, monkeypatch, clock):
+    """On a clock that each phase moves by an amount of its own."""
 
-    def slow(prompt, completion, example):
-        time.sleep(0.02)
-        return float(len(completion))
+    def takes(seconds, function):
+        def timed(*args, **kwargs):
+            clock(seconds)
+            return function(*args, **kwargs)
+
+        return timed
 
     config = GRPOConfig(max_steps=2, num_prompts=2, num_generations=4, max_completion_length=3)
     trainer = GRPOTrainer(
         fresh[0],
         config=config,
         tokenizer=fresh[1],
-        env_kwargs={"prompts": ["a", "b"], "reward_fn": slow},
+        export_to=tmp_path,
+        env_kwargs={"prompts": ["a", "b"], "reward_fn": takes(3, length)},
     )
+    monkeypatch.setattr(Generator, "generate", takes(5, Generator.generate))
+    monkeypatch.setattr(Buffer, "save", takes(70, Buffer.save))
+    monkeypatch.setattr(Trainer, "train", takes(900, Trainer.train))
     for metrics in trainer.train():
-        assert 0.16 <= metrics["time/score"] <= metrics["time/generate"]
-        phases = [metrics[f"time/{name}"] for name in ("generate", "export", "update")]
-        assert sum(phases) == pytest.approx(metrics["step_time"], abs=1e-3)
+        assert metrics["time/score"] == 8 * 3  # a completion each
+        assert metrics["time/generate"] == 8 * 3 + 5
+        assert metrics["time/export"] == 70
+        assert metrics["time/update"] == 900
+        assert metrics["step_time"] == 8 * 3 + 5 + 70 + 900

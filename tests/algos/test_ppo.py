@@ -7,8 +7,6 @@ import pytest
 
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.ppo import (
-    EpisodeStats,
-    PPOConfig,
     PPOTrainer,
     bootstrap_value,
     explained_variance,
@@ -17,7 +15,8 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.ppo_presets import PRESETS, SIZES, preset
+from textenv.algos.ppo_config import PRESETS, SIZES, PPOConfig, preset
+from textenv.algos.rollouts.metrics import EpisodeStats
 from textenv.errors import ConfigError, ConfigTypeError
 
 import mlx.core as mx  # isort: skip

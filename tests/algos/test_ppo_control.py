@@ -10,9 +10,9 @@ from gymnasium import spaces
 from textenv.algos import load_policy, load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.evaluation import episode_returns
-from textenv.algos.ppo import PPOConfig, PPOTrainer, minibatches
-from textenv.algos.ppo_control import ControlLearner, control_batch
-from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo import PPOTrainer, minibatches
+from textenv.algos.ppo_config import PPOConfig, preset
+from textenv.algos.ppo_control import ControlUpdater, control_batch
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, DataError
 
@@ -82,7 +82,7 @@ def test_weights_after_an_update_are_those_of_torch(env, settings):
     torch = pytest.importorskip("torch")
     config = quick(hidden=(8, 8), learning_rate=3e-3, **settings)
     env = choices() if env == "several choices" else gym.make(env)
-    learner = ControlLearner(env, config)
+    learner = ControlUpdater(env, config)
     rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
     batch = control_batch(rollout, learner.policy, config)
     weights = {
@@ -149,7 +149,7 @@ def test_an_update_is_that_of_sb3s_own_agent(env_id):
     size, settings = 256, {"n_epochs": 4, "learning_rate": 3e-3, "ent_coef": 0.02}
     config = quick(hidden=(8, 8), n_steps=size, batch_size=size, clip_range_vf=0.3, **settings)
     env = gym.make(env_id)
-    learner = ControlLearner(env, config)
+    learner = ControlUpdater(env, config)
     rollout = RolloutRunner(env, learner.policy, max_steps=size).collect()
     kwargs = {"net_arch": [8, 8], "activation_fn": torch.nn.Tanh}
     agent = sb3.PPO(
@@ -206,7 +206,7 @@ def test_an_update_is_that_of_sb3s_own_agent(env_id):
 
 def test_the_first_minibatch_sees_a_ratio_of_one():
     env = gym.make("CartPole-v1")
-    learner = ControlLearner(env, quick(n_epochs=1, batch_size=256, normalize_observations=True))
+    learner = ControlUpdater(env, quick(n_epochs=1, batch_size=256, normalize_observations=True))
     runner = RolloutRunner(env, learner.policy, max_steps=256)
     for _ in range(3):  # statistics have moved since
         metrics = learner.update(runner.collect(), 1.0)
@@ -217,10 +217,10 @@ def test_the_first_minibatch_sees_a_ratio_of_one():
 def test_target_kl_ends_the_passes_before_the_step_that_would_go_too_far():
     env = gym.make("CartPole-v1")
     config = quick(learning_rate=0.01, target_kl=1e-7)
-    learner = ControlLearner(env, config)
+    learner = ControlUpdater(env, config)
     rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
     assert learner.update(rollout, 1.0)["train/n_updates"] == 1
-    free = ControlLearner(env, quick(learning_rate=0.01, target_kl=100.0))
+    free = ControlUpdater(env, quick(learning_rate=0.01, target_kl=100.0))
     assert free.update(rollout, 1.0)["train/n_updates"] == 16
 
 
@@ -247,7 +247,7 @@ def test_max_steps_counts_optimizer_steps():
 @pytest.mark.filterwarnings("ignore:.*(overflow|invalid value).*:RuntimeWarning")
 def test_a_loss_that_is_not_finite_leaves_the_weights():
     env = Bandit(reward=lambda action, observation, rng: np.inf)
-    learner = ControlLearner(env, quick())
+    learner = ControlUpdater(env, quick())
     before = learner.policy.fingerprint()
     rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights():
 
 def test_a_rollout_without_a_critic_is_refused():
     env = gym.make("CartPole-v1")
-    learner = ControlLearner(env, quick())
+    learner = ControlUpdater(env, quick())
     rollout = RolloutRunner(env, lambda observation: (0, {}), max_steps=64).collect()
     with pytest.raises(DataError, match="its policy has no critic"):
         learner.update(rollout, 1.0)
@@ -450,7 +450,7 @@ def test_normalised_rewards_are_clipped_as_they_are_scaled():
     """One reward far beyond ten deviations counts as ten; without normalisation as itself."""
     env = Bandit(reward=lambda action, observation, rng: 1.0)
     for normalize, most in ((True, 10.0), (False, 1e6)):
-        learner = ControlLearner(env, quick(normalize_rewards=normalize, gamma=0.0))
+        learner = ControlUpdater(env, quick(normalize_rewards=normalize, gamma=0.0))
         rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
         rollout.trajectories[7].rewards[0] = 1e6
         learner.policy.reward_scale = 1.0

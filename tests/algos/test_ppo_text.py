@@ -8,7 +8,15 @@ import math
 import numpy as np
 import pytest
 
-from textenv import TextGenerationEnv
+from tests.algos.shared import (
+    PROMPTS,
+    accuracy,
+    make_env,
+    same_weights,
+    starts_with,
+    vowels,
+    weights_of,
+)
 from textenv.algos import (
     Buffer,
     PPOConfig,
@@ -23,32 +31,16 @@ from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.algos.ppo_text import (
     VALUE_HEAD,
-    TextLearner,
+    TextUpdater,
 )
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
-PROMPTS = ["12+30=", "a", "hello there", "9-1="]
 ROWS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "b", "b"]
 SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "gamma": 1.0, "max_completion_length": 6}
 
 
-def vowels(prompt, completion, example):
-    return sum(c in "aeiou" for c in completion) / 6
-
-
-def starts_with(letter):
-    def starts_with(prompt, completion, example):
-        return float(completion.startswith(letter))
-
-    return starts_with
-
-
-def make_env(reward_fn=vowels):
-    return TextGenerationEnv(PROMPTS, reward_fn)
-
-
 def make_learner(model, tokenizer, **settings):
-    return TextLearner(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
+    return TextUpdater(model, tokenizer, make_env(), PPOConfig(**SMALL | settings))
 
 
 def make_trainer(model, tokenizer, reward_fn=vowels, **settings):
@@ -56,25 +48,19 @@ def make_trainer(model, tokenizer, reward_fn=vowels, **settings):
     return PPOTrainer(model, make_env(reward_fn), config, tokenizer=tokenizer)
 
 
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
-
-
 def record(learner, seen):
     """Keep the gradients of a learner, and leave its weights as they are."""
     import mlx.optimizers as optim
     from mlx.utils import tree_flatten
 
-    from textenv.algos.training.optimizer import Stepper
+    from textenv.algos.training.optimizer import OptimizerStep
 
     class Record(optim.SGD):
         def update(self, model, gradients):
             seen.append({name: np.array(g) for name, g in tree_flatten(gradients)})
 
     learner._optimizer = Record(0.0)
-    learner._apply = Stepper(learner.network, learner._optimizer, 0)
+    learner._apply = OptimizerStep(learner.network, learner._optimizer, 0)
 
 
 # --- one update, against a dense computation --------------------------------------------------
@@ -284,16 +270,10 @@ def test_tokens_that_count_differently_are_refused(sample, fresh, given):
     before = weights_of(model)
     with pytest.raises(DataError, match="train on them by GRPO"):
         learner.update(Buffer(trajectories), 1.0, None)
-    after = weights_of(model)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert same_weights(before, weights_of(model))
 
 
 # --- learning -----------------------------------------------------------------------------------
-
-
-def accuracy(trainer, letter):
-    policy = trainer.policy.with_params(seed=99)
-    return np.mean([text.startswith(letter) for text in policy(PROMPTS * 64)[0]])
 
 
 LEARN = {"n_steps": 128, "batch_size": 64, "learning_rate": 3e-3, "max_grad_norm": 1.0}

@@ -9,7 +9,7 @@ import pytest
 
 from textenv.algos import PPOConfig, PPOTrainer, load_rollout
 from textenv.algos.evaluation import evaluate
-from textenv.algos.ppo_presets import preset
+from textenv.algos.ppo_config import preset
 
 
 def test_the_preset_of_text():

@@ -24,15 +24,8 @@ from stable_baselines3.common.callbacks import (  # noqa: E402
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class OneWay(gym.Wrapper):

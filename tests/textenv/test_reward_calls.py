@@ -245,7 +245,7 @@ def test_an_environment_takes_the_settings_and_its_spec_keeps_them():
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({"timeout": 1}, "async functions alone.*exact_match.*reward_process=True"),
+        ({"timeout": 1}, "only cut off async functions.*exact_match.*reward_process=True"),
         ({"timeout": 0, "process": True}, "above 0 seconds, got 0"),
         ({"timeout": float("nan"), "process": True}, "reward_timeout must be a finite number"),
         ({"timeout": "1", "process": True}, "reward_timeout must be a finite number, got '1'"),
@@ -260,7 +260,7 @@ def test_settings_that_cannot_work_are_refused(kwargs, says):
 
 def test_the_tasks_own_verifier_alone_has_nothing_to_cut_off():
     for process in (False, True):
-        with pytest.raises(ConfigError, match=r"none of correct is one$"):
+        with pytest.raises(ConfigError, match=r"none of correct is async$"):
             Reward("correct", has_verifier=True, timeout=1, process=process)
 
 
@@ -370,7 +370,7 @@ print(Reward(mine, process=True)("", "", {}))
     done = subprocess.run(
         [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
-    assert "keep what it does under `if __name__ == '__main__':`" in done.stderr, done.stderr
+    assert "must be under `if __name__ == '__main__':`" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("weights", [None, {"judged": 2.0}])

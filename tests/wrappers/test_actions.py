@@ -125,7 +125,7 @@ def test_a_generated_task_needs_to_be_told_how_many():
 def test_more_answers_than_n_are_an_error():
     env = ChoiceAction(letters(), "choices", n=3)
     start(env, 0)
-    with pytest.raises(ValueError, match="4 choices, and n is 3"):
+    with pytest.raises(ValueError, match="4 choices, but n is 3"):
         start(env, 1)
 
 

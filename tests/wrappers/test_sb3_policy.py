@@ -420,7 +420,7 @@ class OwnPolicy(sb3.common.policies.ActorCriticPolicy):
 def test_a_policy_of_ones_own_needs_the_algorithm_named(tmp_path):
     path = tmp_path / "own.zip"
     agent("PPO", policy=OwnPolicy).save(path)
-    with pytest.raises(ConfigError, match=r"own\.zip does not tell.*algorithm="):
+    with pytest.raises(ConfigError, match=r"own\.zip does not say.*algorithm="):
         load_sb3(path, trust=True)
     for algorithm in ("PPO", sb3.PPO):
         assert type(load_sb3(path, True, algorithm)) is sb3.PPO
@@ -447,7 +447,8 @@ def test_files_that_are_no_agents_are_named(tmp_path):
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255
-    for content, reason in [(b"text", "no agent"), (whole[:900], "no agent"), (flipped, "damaged")]:
+    no_agent = "not an agent"
+    for content, reason in [(b"text", no_agent), (whole[:900], no_agent), (flipped, "damaged")]:
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"agent\.zip is {reason}"):
             load_sb3(path, trust=True)

@@ -1,9 +1,9 @@
-"""Reward functions by name, and how several make one reward.
+"""Registers reward functions by name, and combines several into one reward.
 
-A reward function is ``fn(prompt, completion, example, **kwargs) -> float | dict[str, float]``;
-a dict is reward components. The reward is the weighted sum of all components, and each one
-is logged by name. It may be ``async def``, or take a whole batch (``@reward(batch=True)``):
-``fn(prompts, completions, examples) -> list of these``.
+A reward function is ``fn(prompt, completion, example, **kwargs) -> float | dict[str, float]``.
+A dict holds reward components. The reward is the weighted sum of all components, and each
+component is logged by name. A reward function may be ``async def``. With ``@reward(batch=True)``
+it takes a whole batch: ``fn(prompts, completions, examples)`` returns a list of rewards.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ RewardFunction = Callable[..., Any]
 """``fn(prompt: str, completion: str, example: dict, **kwargs) -> float | dict[str, float]``."""
 
 RewardSpec = str | RewardFunction | Sequence["str | RewardFunction"]
-"""A reward function, by name or itself, or several of them."""
+"""A reward function or its name, or a list of these."""
 
 Begun = Mapping[str, "Future[Any]"]
-"""Outcomes to come, by the names of functions that were called already."""
+"""By the name of a reward function that was already called, the future with its outcome."""
 
 NOTHING_BEGUN: Begun = {}
 
@@ -70,20 +70,22 @@ def reward(
     verifies: bool = False,
     batch: bool = False,
 ) -> Any:
-    """Name a reward function, so that ``reward_fn="its_name"`` finds it.
+    """Decorator that registers a reward function, so that ``reward_fn="its_name"`` finds it.
 
-    Used plain (``@textenv.reward``) or with arguments (``@textenv.reward("short")``).
+    It is used without arguments (``@textenv.reward``) or with them (``@textenv.reward("short")``).
 
     Args:
-        name: the name; the function's own where none is given.
+        name: the name; by default the name of the function.
         requires: keys that every example must have; checked before the first episode.
-        verifies: whether 1.0 means that the completion is right (sets ``info["is_correct"]``).
-        batch: whether it takes lists of prompts, completions and examples, and returns a list
-            of rewards. A vector environment gives it all its completions, and so does a rollout
-            with those of all episodes' turns; a single environment lists of one.
+        verifies: whether 1.0 means that the completion is correct; this sets
+            ``info["is_correct"]``.
+        batch: whether the function takes lists of prompts, completions and examples, and returns
+            a list of rewards. A vector environment passes the completions of all its
+            environments, a rollout those of one turn of all its episodes, and a single
+            environment passes lists of one.
 
     Raises:
-        ConfigError: where the name is taken by another function.
+        ConfigError: if another function is registered under the name.
     """
 
     def register(function: RewardFunction) -> RewardFunction:
@@ -103,12 +105,12 @@ def reward(
 
 
 def names() -> list[str]:
-    """Names of the reward functions that are registered."""
+    """Names of all registered reward functions."""
     return sorted(_registry)
 
 
 def get(name: str) -> RewardFunction:
-    """The reward function with this name.
+    """The registered reward function with this name.
 
     Raises:
         ConfigError: for an unknown name.
@@ -119,23 +121,23 @@ def get(name: str) -> RewardFunction:
 
 
 class Reward:
-    """One or several reward functions as one, with every component kept.
+    """Calls one or several reward functions, and gives their weighted sum and every component.
 
     Args:
-        spec: a function or a name, or a list of them. ``"correct"`` is the task's own verifier.
-        weights: weight of each component by name; 1 where it is not named.
-        has_verifier: whether there is a task with a verifier of its own.
+        spec: a function or a name, or a list of these. ``"correct"`` is the task's own verifier.
+        weights: weight of each component by name; 1 if it is not named.
+        has_verifier: whether there is a task with its own verifier.
         timeout: seconds that one call of a function may take; for a function that takes a batch,
-            the whole batch. Cuts off async functions, and with ``process`` the others too; the
-            task's own verifier never.
-        process: run the functions that are not async in a process of their own (see `Worker` for
-            what that costs).
+            the call with the whole batch. Async functions are cut off, and with ``process`` the
+            others too, but never the task's own verifier.
+        process: run the functions that are not async in a separate process (see `Worker` for
+            its cost).
         on_timeout: the score of a function that was cut off; None raises RewardTimeoutError.
 
     Raises:
-        ConfigError: unknown name, a name twice, ``"correct"`` without a verifier, a timeout that
-            could cut nothing off.
-        ConfigTypeError: something that is neither a name nor callable.
+        ConfigError: for an unknown name, a name that occurs twice, ``"correct"`` without a
+            verifier, or a timeout that could not cut off any function.
+        ConfigTypeError: for something that is neither a name nor callable.
     """
 
     def __init__(
@@ -174,7 +176,7 @@ class Reward:
 
     @property
     def runs_elsewhere(self) -> bool:
-        """Whether `begin` begins anything: a function is async, or in a process of its own."""
+        """Whether `begin` calls any function: one that is async, or that runs in the process."""
         return any(
             function is not _correct
             and not takes_batch(function)
@@ -184,7 +186,7 @@ class Reward:
 
     @property
     def takes_batches(self) -> bool:
-        """Whether a function takes a batch."""
+        """Whether at least one function takes a batch."""
         return any(map(takes_batch, self._functions.values()))
 
     def together(
@@ -193,10 +195,10 @@ class Reward:
         completions: Sequence[str],
         examples: Sequence[dict[str, Any]],
     ) -> list[Begun]:
-        """Call the functions that take a batch, once for all of these.
+        """Call the functions that take a batch, once for all of these completions.
 
         Returns:
-            What `__call__` takes as ``begun``, for each completion.
+            For each completion, the argument ``begun`` of `__call__`.
         """
         rows = Rows(prompts, completions, examples)
         begun: list[dict[str, Future[Any]]] = [{} for _ in completions]
@@ -209,15 +211,15 @@ class Reward:
         return list(begun)
 
     def begin(self, prompt: str, completion: str, example: dict[str, Any]) -> Begun:
-        """Begin to score a completion with the functions that run elsewhere.
+        """Call the functions that run elsewhere for one completion, without waiting for them.
 
-        These are async functions and those in a process of their own; not those that take a
-        batch, see `together`. Calls that are begun one after another run at the same time, those
-        in a process in turn.
+        These are async functions and functions in the separate process, but not functions that
+        take a batch (see `together`). Async calls run at the same time as each other; the process
+        does its calls one after another.
 
         Returns:
-            What `__call__` takes as ``begun``: the outcomes to come, by name; {} where there is
-            no such function.
+            The argument ``begun`` of `__call__`: by name, the futures with the outcomes. It is {}
+            if there is no such function.
         """
         if self._plain:
             return {}
@@ -240,21 +242,21 @@ class Reward:
         """Score one completion.
 
         Args:
-            prompt: what was completed.
+            prompt: the text that was completed.
             completion: the action.
-            example: what is played.
-            score: by the task's own verifier; the component ``"correct"``.
-            begun: what `begin` gave for this completion.
+            example: the example that is played.
+            score: the score of the task's own verifier, which is the component ``"correct"``.
+            begun: what `begin` returned for this completion.
 
         Returns:
             The weighted sum, the components by name (unweighted), and whether the completion
-            is right where a verifier says so (else None).
+            is correct, which is None if no function verifies it.
 
         Raises:
-            RewardError: where a function raises, or returns no finite number.
-            RewardTimeoutError: where one is cut off, and ``on_timeout`` is None.
+            RewardError: if a function raises, or returns something other than finite numbers.
+            RewardTimeoutError: if a function is cut off and ``on_timeout`` is None.
         """
-        if self._is_score and type(score) is float and 0.0 <= score <= 1.0:  # soon told
+        if self._is_score and type(score) is float and 0.0 <= score <= 1.0:  # the common case
             return score, {"correct": score}, score >= 1.0
         if not self._plain:
             return self._batch(Rows([prompt], [completion], [example]), [score], begun)[0]
@@ -272,10 +274,10 @@ class Reward:
         examples: Sequence[dict[str, Any]],
         scores: Sequence[float | None],
     ) -> list[tuple[float, dict[str, float], bool | None]]:
-        """Score many completions, as `__call__` scores one.
+        """Score many completions as `__call__` scores one.
 
-        A function that takes a batch is called once; the calls of an async one run at the same
-        time; of two functions one is done before the other begins.
+        A function that takes a batch is called once. The calls of an async function run at the
+        same time. The functions run one after another.
         """
         if self._is_score and {*map(type, scores)} == {float} and math.isfinite(sum(scores)):  # type: ignore
             return [(s, {"correct": s}, s >= 1.0) for s in scores]  # type: ignore
@@ -288,7 +290,7 @@ class Reward:
         for name, function in self._functions.items():
             if function is _correct:
                 outcomes[name] = list(scores)
-            elif name in begun:  # of one row
+            elif name in begun:  # only `__call__` passes it, with one row
                 outcomes[name] = [begun[name].result()]
             else:
                 outcomes[name] = call(name, function, rows, self._timeout, self._worker)
@@ -298,14 +300,14 @@ class Reward:
         ]
 
     def close(self) -> None:
-        """Stop the process, where there is one; the next call starts it again."""
+        """Stop the process, if there is one. The next call starts it again."""
         if self._worker is not None:
             self._worker.close()
 
     def _sum(
         self, outcomes: dict[str, Any], prompt: str, completion: str
     ) -> tuple[float, dict[str, float], bool | None]:
-        """The reward of one completion from what each function gave for it."""
+        """The reward of one completion, from the outcome of each function."""
         components: dict[str, float] = {}
         correct: bool | None = None
         cut = False
@@ -334,7 +336,7 @@ class Reward:
         if not self._weights:
             return self._finite_total(sum(components.values()), components), components, correct
         unknown = self._weights.keys() - components.keys()
-        if unknown and not cut:  # one cut off leaves its score in the place of its components
+        if unknown and not cut:  # a function that was cut off has a score instead of components
             raise RewardError(
                 f"reward_weights names {sorted(unknown)}, but the components are "
                 f"{sorted(components)}"
@@ -359,12 +361,12 @@ class Reward:
 
     def _check_timeout(self) -> None:
         if self._timeout is None and self._on_timeout is not None:
-            raise ConfigError("reward_on_timeout is a score for reward_timeout, which is not set")
+            raise ConfigError("reward_on_timeout needs reward_timeout, which is not set")
         functions = [f for f in self._functions.values() if f is not _correct]
         if self._timeout and self._worker is None and not any(map(is_async, functions)):
             raise ConfigError(
-                f"reward_timeout can cut off async functions alone, and none of "
-                f"{', '.join(self._functions)} is one"
+                f"reward_timeout can only cut off async functions, and none of "
+                f"{', '.join(self._functions)} is async"
                 + (": pass reward_process=True too" if functions else "")
             )
 
@@ -388,28 +390,28 @@ def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
 
 
 def _correct(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """Stands for the task's own verifier, whose score the environment passes on."""
-    raise AssertionError("the environment scores this")
+    """Placeholder for the task's own verifier, whose score the environment passes on."""
+    raise AssertionError("the environment passes the score of the task's own verifier")
 
 
 _correct.verifies = True  # type: ignore[attr-defined]
 
 
 def _declared(function: RewardFunction, name: str, default: Any) -> Any:
-    """What a function says about itself; ``functools.partial`` says what its function does."""
+    """An attribute of a reward function, also if it is wrapped in ``functools.partial``."""
     if isinstance(function, functools.partial):
         return _declared(function.func, name, default)
     return getattr(function, name, default)
 
 
 def _requires(function: RewardFunction) -> set[str]:
-    """Keys that each example must have; a parameter set by ``functools.partial`` is none."""
+    """Keys that each example must have, without those that ``functools.partial`` sets."""
     given = function.keywords if isinstance(function, functools.partial) else {}
     return {key for key in _declared(function, "requires", ()) if key not in given}
 
 
 def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
-    if type(result) is float and math.isfinite(result):  # nearly always; the checks below are slow
+    if type(result) is float and math.isfinite(result):  # the common case: the rest is slow
         return [(name, result)]
     if isinstance(result, Mapping):
         if not result or not all(isinstance(key, str) for key in result):
@@ -422,7 +424,7 @@ def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
 
 
 def _finite(name: str, value: Any, prompt: str) -> float:
-    # NumPy's scalars register as numbers, but not its truth values, nor arrays of one element.
+    # NumPy's scalars are registered as Real. Its booleans are not, nor are arrays of one element.
     if not isinstance(value, (numbers.Real, np.bool_)):
         raise RewardError(
             f"reward function {name} returned {value!r} ({type(value).__name__}) for prompt "

@@ -1,6 +1,6 @@
-"""Calling a reward function: plain or async, one completion or a batch, and only so long.
+"""Calls a reward function, whether plain, async or for a batch, with an optional timeout.
 
-Whatever comes is an outcome, one for each completion: what the function returned, a `Failed`,
+The result of a call is one outcome for each completion: what the function returned, a `Failed`,
 or `TIMED_OUT`.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["TIMED_OUT", "Failed", "Rows", "begin", "call", "call_now", "is_async
 
 
 class Rows(NamedTuple):
-    """What is to be scored, one of each for every completion."""
+    """The prompts, completions and examples to score, one of each per row."""
 
     prompts: Sequence[str]
     completions: Sequence[str]
@@ -29,14 +29,14 @@ class Rows(NamedTuple):
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives something to await."""
+    """Whether a function, or the ``__call__`` of an object, is ``async def``."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  (an object's own)
+        getattr(function, "__call__", None)  # noqa: B004  (of an object)
     )
 
 
 def takes_batch(function: Callable[..., Any]) -> bool:
-    """Whether it was declared with ``@reward(batch=True)``."""
+    """Whether a function was declared with ``@reward(batch=True)``."""
     if isinstance(function, functools.partial):
         return takes_batch(function.func)
     return getattr(function, "batch", False)
@@ -49,9 +49,10 @@ def call(
     timeout: float | None = None,
     worker: Worker | None = None,
 ) -> list[Any]:
-    """Call a reward function for every row, or once for all of them; an outcome for each row.
+    """Call a reward function for every row, and return one outcome for each row.
 
-    Async calls run at the same time, the others one after another, in the worker if there is one.
+    A function that takes a batch is called once for all rows. Async calls run at the same time.
+    Other calls run one after another, in the worker if there is one.
     """
     batch = takes_batch(function)
     calls = [tuple(rows)] if batch else list(zip(*rows))
@@ -71,9 +72,9 @@ def begin(
     timeout: float | None = None,
     worker: Worker | None = None,
 ) -> Future[Any] | None:
-    """Begin to call a function for one row, elsewhere; its outcome is to come.
+    """Call a function for one row without waiting, and return the future with its outcome.
 
-    None where it is not called elsewhere, or where it takes a batch, and so wants many rows.
+    It returns None if the function would run in this thread, or takes a batch of rows.
     """
     if takes_batch(function):
         return None
@@ -84,15 +85,15 @@ def begin(
 
 
 def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """The outcome of a function that is neither async nor takes a batch."""
+    """Call a plain function in this thread, and return its outcome."""
     try:
         return function(*arguments)
-    except Exception as error:  # the user's code: anything can come
+    except Exception as error:  # it is the user's code, which may raise anything
         return failure(error)
 
 
 def _spread(outcome: Any, count: int) -> list[Any]:
-    """The outcomes of the rows of one call for all."""
+    """One outcome for each row, from the outcome of one call with a batch of rows."""
     if outcome is TIMED_OUT or isinstance(outcome, Failed):
         return [outcome] * count
     if not hasattr(outcome, "__len__") or isinstance(outcome, (str, dict)):
@@ -110,7 +111,7 @@ async def _within(
 ) -> Any:
     try:
         task = asyncio.ensure_future(function(*arguments))
-    except Exception as error:  # the user's code: anything can come
+    except Exception as error:  # it is the user's code, which may raise anything
         return failure(error)
     try:
         await asyncio.wait({task}, timeout=timeout)
@@ -118,7 +119,7 @@ async def _within(
     except Exception as error:
         return failure(error)
     finally:
-        task.cancel()  # of one that is done, nothing
+        task.cancel()  # no effect if the task is done
 
 
 def _awaited(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -130,10 +131,10 @@ def _awaited(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 @functools.cache
 def _loop(process: int) -> asyncio.AbstractEventLoop:
-    """This process's event loop for rewards, in a thread of its own.
+    """The event loop of this process for async reward functions; it runs in its own thread.
 
-    One that stays: clients and sessions that an async function keeps belong to a loop, and in a
-    notebook the main thread's loop runs already.
+    All calls use one loop, because the clients and sessions that an async function keeps belong
+    to a loop. It is not the main thread's loop, because in a notebook that one is running already.
     """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()

@@ -1,4 +1,4 @@
-"""A process that runs reward functions, so that one that hangs can be cut off."""
+"""Runs reward functions in a separate process, so that a function that hangs can be stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from textenv.errors import ConfigError, RewardError, TextEnvError
 
-_START_SECONDS = 120  # a machine under load, and whatever the user's module imports
+_START_SECONDS = 120  # generous: the machine may be busy, and the user's module may import a lot
 
 
 class _TimedOut:
@@ -23,11 +23,11 @@ class _TimedOut:
 
 
 TIMED_OUT = _TimedOut()
-"""In the place of a reward: the function took too long."""
+"""Outcome of a call that took longer than its timeout."""
 
 
 class Failed(NamedTuple):
-    """In the place of a reward: the function raised, or gave something else."""
+    """Outcome of a call that raised an exception, or whose result is not valid."""
 
     message: str
     cause: BaseException | None = None
@@ -41,57 +41,57 @@ class _Call(NamedTuple):
 
 
 def failure(error: Exception) -> Failed:
-    """What a function's exception is in the place of its reward."""
+    """The outcome of a call that raised ``error``."""
     own = isinstance(error, TextEnvError)
     return Failed(str(error) if own else f"raised {type(error).__name__}: {error}", error)
 
 
 class Worker:
-    """A process that calls named functions one after another, and is killed when one hangs.
+    """A process that calls named functions one after another, and is killed when a call hangs.
 
-    It starts at the first call, and again after it was killed. Start-up takes about half a second
-    on two cores (it imports this package and the modules of the functions), and a call some
-    60 microseconds more than one in this process.
+    The process starts at the first call, and again after it was killed. To start takes about half
+    a second on two cores, because it imports this package and the modules of the functions. A call
+    takes about 60 microseconds more than in the calling process.
 
     Args:
-        functions: by name; each must be one that a new process can import.
+        functions: the functions by name. A new process must be able to import each of them.
 
     Raises:
-        ConfigError: for a function that can't be sent, or inside a daemonic process.
+        ConfigError: for a function that cannot be sent to a process, or inside a daemonic process.
     """
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]]):
         if multiprocessing.current_process().daemon:
             raise ConfigError(
-                "reward_process=True needs a process of its own, and daemonic processes can have "
-                "none: make the vector environment with vector_kwargs={'daemon': False}"
+                "reward_process=True starts a process, which daemonic processes are not allowed "
+                "to do: make the vector environment with vector_kwargs={'daemon': False}"
             )
         for name, function in functions.items():
             try:
                 ForkingPickler.dumps(function)
-            except Exception as error:  # pickling runs the object's own code
+            except Exception as error:  # pickling runs code of the object, which may raise anything
                 raise ConfigError(
                     f"reward_process=True needs functions at the top level of a module, so that "
                     f"another process can import them; {name!r} is not: {error}"
                 ) from error
         self._functions = dict(functions)
         self._calls: queue.SimpleQueue[_Call | None] | None = None  # made by the first `submit`
-        self._lock = threading.Lock()  # of the process: another thread may be at a call
+        self._lock = threading.Lock()  # for the process: another thread may be calling it
         self._process: Any = None
         self._connection: Any = None
 
     def call(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Any:
-        """What the function returns, a `Failed`, or `TIMED_OUT`."""
+        """Call a function, and return its outcome: its result, a `Failed`, or `TIMED_OUT`."""
         if self._calls is None:
             return self._call(name, arguments, timeout)
         return self.submit(name, arguments, timeout).result()
 
     def submit(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Future[Any]:
-        """As `call`, after the calls that were submitted before, while this thread goes on."""
+        """Queue a call behind those submitted before, and return the future with its outcome."""
         if self._calls is None:
             self._calls = queue.SimpleQueue()
             weakref.finalize(self, self._calls.put, None)
-            # A daemon: a function that hangs does not keep the program from its end.
+            # A daemon, so that a function that hangs does not keep the program from ending.
             told = self._calls, weakref.ref(self)
             threading.Thread(target=_do_calls, args=told, name="rewards", daemon=True).start()
         call = _Call(Future(), name, arguments, timeout)
@@ -117,9 +117,9 @@ class Worker:
         return value if returned else Failed(value)
 
     def close(self) -> None:
-        """Kill the process, and cancel what was submitted; the next call starts another."""
+        """Kill the process and cancel the queued calls. The next call starts another process."""
         while self._calls is not None and not self._calls.empty():
-            with suppress(queue.Empty):  # the thread was faster
+            with suppress(queue.Empty):  # the thread took the call in the meantime
                 call = self._calls.get_nowait()
                 if call is not None:
                     call.future.cancel()
@@ -129,11 +129,11 @@ class Worker:
         with self._lock:
             if self._process is not None:
                 self._killer()
-                # The connection is closed once no thread has it any more.
+                # The connection closes when no thread refers to it any more.
                 self._process = self._connection = None
 
     def _start(self) -> None:
-        # Never fork: a child of a process with threads, or with MLX in use, can hang.
+        # Never "fork": the child of a process that has threads or uses MLX can hang.
         ways = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context(
             "forkserver" if "forkserver" in ways else "spawn"
@@ -152,21 +152,24 @@ class Worker:
         if not ready:
             killer()
             raise RewardError(
-                "the process of reward_process=True did not start: it imports the main script "
-                "again, which must keep what it does under `if __name__ == '__main__':`, and the "
-                "modules of the reward functions"
+                "the process of reward_process=True did not start. It imports the main script "
+                "again, whose actions must be under `if __name__ == '__main__':`, and it imports "
+                "the modules of the reward functions"
             )
         self._process, self._connection, self._killer = process, connection, killer
 
 
 def _do_calls(calls: queue.SimpleQueue[_Call | None], ref: weakref.ReferenceType[Worker]) -> None:
-    """Run in a thread: do calls in turn, until there is no worker."""
+    """Do the queued calls of a worker one after another; the target of its thread.
+
+    It ends when None is in the queue, which is put there when the worker is collected.
+    """
     while (call := calls.get()) is not None:
         worker = ref()
         if worker is not None and call.future.set_running_or_notify_cancel():
             try:
                 call.future.set_result(worker._call(call.name, call.arguments, call.timeout))
-            except Exception as error:  # it is raised where the result is asked for
+            except Exception as error:  # the future raises it when its result is requested
                 call.future.set_exception(error)
         del worker
 
@@ -177,7 +180,7 @@ def _kill(process: Any) -> None:
 
 
 def _serve(connection: Any, functions: Mapping[str, Callable[..., Any]]) -> None:
-    """Run in the process: answer calls until the other end is closed."""
+    """Answer calls until the other end of the connection is closed; the target of the process."""
     connection.send(True)
     while True:
         try:
@@ -187,6 +190,6 @@ def _serve(connection: Any, functions: Mapping[str, Callable[..., Any]]) -> None
         try:
             answer = (True, functions[name](*arguments))
             data = ForkingPickler.dumps(answer)
-        except Exception as error:  # the user's code: anything can come, and is passed on
+        except Exception as error:  # it is the user's code, which may raise anything
             data = ForkingPickler.dumps((False, failure(error).message))
         connection.send_bytes(data)

@@ -1,6 +1,6 @@
-"""The reward functions that come with the package.
+"""The reward functions that come with the package, such as ``exact_match`` and ``math_equal``.
 
-What one needs to know it takes from the example, or from every example alike where it is set by
+A function reads its settings from the example. To set one for all examples, use
 ``functools.partial(regex, pattern=...)``.
 """
 
@@ -19,13 +19,13 @@ from textenv.rewards import reward
 
 @reward(requires=("answer",), verifies=True)
 def exact_match(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """1 where the completion is the example's ``answer``, spaces around both aside."""
+    """1 if the completion equals the example's ``answer``, ignoring spaces around both; else 0."""
     return float(completion.strip() == str(example["answer"]).strip())
 
 
 @reward(requires=("answer",), verifies=True)
 def contains(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """1 where the example's ``answer`` occurs in the completion."""
+    """1 if the completion contains the example's ``answer``, else 0."""
     return float(str(example["answer"]).strip() in completion)
 
 
@@ -33,9 +33,9 @@ def contains(prompt: str, completion: str, example: dict[str, Any]) -> float:
 def numeric_match(
     prompt: str, completion: str, example: dict[str, Any], tolerance: float | None = None
 ) -> float:
-    """1 where the completion is a number equal to ``answer``, to a relative 1e-6.
+    """1 if the completion is a number equal to ``answer`` within a relative 1e-6, else 0.
 
-    The example's ``tolerance``, where it has one, is an absolute tolerance instead.
+    If the example has a ``tolerance``, it is used instead, as an absolute tolerance.
     """
     try:
         value, answer = float(completion.strip()), float(example["answer"])
@@ -49,21 +49,21 @@ def numeric_match(
 
 @reward(requires=("answer",), verifies=True)
 def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    r"""1 where the completion's last formula equals ``answer``: 1/2, 0.5 and ``\frac{1}{2}``.
+    r"""1 if the completion's last formula equals ``answer``, as 1/2 and ``\frac{1}{2}`` do; else 0.
 
-    Read and compared by math-verify, which looks in ``\boxed{}`` and between dollars first. It
-    can take very long on a text made for that: ``reward_timeout`` with ``reward_process=True``
-    cuts it off.
+    math-verify reads and compares the formulas. It looks in ``\boxed{}`` and between dollar signs
+    first. A text that is written for that purpose can make it take very long; ``reward_timeout``
+    with ``reward_process=True`` cuts it off.
 
     Raises:
-        ValueError: where the answer is no formula.
+        ValueError: if the answer is not a formula.
     """
     try:
         import math_verify
     except ModuleNotFoundError as error:
         raise MissingDependencyError("math-verify", "rewards", "reward 'math_equal'") from error
-    # It warns at its first use that its own timeouts are off. They work by a signal, which only a
-    # main thread gets and which other code may use.
+    # At its first use it warns that its own timeouts are off. They are off because they use a
+    # signal, which works only in the main thread and which other code may use.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     gold = math_verify.parse(_marked(str(example["answer"])), parsing_timeout=None)
     if not gold:
@@ -73,7 +73,7 @@ def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
 
 
 def _marked(text: str) -> str:
-    """A text that is one formula, in the dollars that math-verify looks for; prose as it is."""
+    """A text that is one formula, in the dollar signs that math-verify needs; prose unchanged."""
     prose = re.search(r"(?<!\\)\b[^\W\d_]{2,}\b", text) and " " in text.strip()
     return text if prose or "$" in text or "\\boxed" in text else f"${text.strip()}$"
 
@@ -82,10 +82,10 @@ def _marked(text: str) -> str:
 def regex(
     prompt: str, completion: str, example: dict[str, Any], pattern: str | None = None
 ) -> float:
-    r"""1 where the example's ``pattern`` is found; anchor it with ``\A`` and ``\Z``.
+    r"""1 if the example's ``pattern`` occurs in the completion, else 0.
 
-    A pattern with nested repeats can take for ever: ``reward_timeout`` with
-    ``reward_process=True`` cuts it off.
+    Anchor the pattern with ``\A`` and ``\Z`` to match the whole completion. A pattern with nested
+    repeats can take extremely long; ``reward_timeout`` with ``reward_process=True`` cuts it off.
     """
     return float(re.search(str(example.get("pattern", pattern)), completion) is not None)
 
@@ -94,7 +94,7 @@ def regex(
 def json_schema(
     prompt: str, completion: str, example: dict[str, Any], schema: dict[str, Any] | None = None
 ) -> float:
-    """1 where the completion is JSON, and nothing else, that the example's ``schema`` allows."""
+    """1 if the completion is nothing but JSON that the example's ``schema`` allows, else 0."""
     try:
         import jsonschema
         import referencing
@@ -105,9 +105,9 @@ def json_schema(
     kind.check_schema(schema)
     try:
         value = json.loads(completion, parse_constant=_not_json)
-    except (ValueError, RecursionError):  # also too many digits, too deep a nesting
+    except (ValueError, RecursionError):  # also for too many digits, or if nested too deeply
         return 0.0
-    # The registry is empty, so that a reference to a page on the network fetches nothing.
+    # The registry is empty, so that a schema's reference to a URL is not fetched.
     return float(kind(schema, registry=referencing.Registry()).is_valid(value))
 
 
@@ -117,7 +117,7 @@ def _not_json(name: str) -> float:
 
 @reward
 def length(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """Number of characters in the completion; weight it below zero to ask for short answers."""
+    """Number of characters in the completion; give it a negative weight for short answers."""
     return float(len(completion))
 
 
@@ -128,9 +128,9 @@ def format_tags(
     example: dict[str, Any],
     tags: Sequence[str] = ("think", "answer"),
 ) -> float:
-    """1 for ``<think>...</think> <answer>...</answer>``, each tag once, and nothing around them.
+    """1 for ``<think>...</think> <answer>...</answer>`` and nothing around it, else 0.
 
-    The example's ``tags`` are the names, where it has them.
+    Each tag must occur exactly once. If the example has ``tags``, they are the names of the tags.
     """
     rest = completion.strip()
     for tag in example.get("tags", tags):

@@ -1,6 +1,7 @@
-"""Tasks by name. A new one is one file here and one line in `BUILT_IN`.
+"""Makes tasks by name: the built-in ones, those of other libraries, and a user's own.
 
-``SOURCE:NAME`` is a task of another library; a new one of these is one line in `_SOURCES`.
+A new built-in task is one file in this folder and one line in `BUILT_IN`. ``SOURCE:NAME`` is a
+task of another library; a new library is one file and one line in `_SOURCES`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _factories: dict[str, Callable[..., Task]] = {task.name: task for task in BUILT_
 
 
 def names() -> list[str]:
-    """Names of all the tasks that can be made here; imports the libraries that bring some."""
+    """Names of all tasks that can be made; imports the other libraries that have tasks."""
     found = sorted(_factories)
     for source in _SOURCES.values():
         if source.installed():
@@ -53,10 +54,10 @@ def names() -> list[str]:
 
 
 def make(name: str, **kwargs: Any) -> Task:
-    """Make a task by name; ``kwargs`` are its difficulty parameters and ``split``.
+    """Make a task by name; ``kwargs`` are its difficulty settings and ``split``.
 
     Raises:
-        ConfigError: for an unknown task, or a parameter that it does not have.
+        ConfigError: for an unknown task, or a setting that the task does not have.
         MissingDependencyError: for a task of a library that is not installed.
     """
     source, colon, rest = name.partition(":")
@@ -72,7 +73,7 @@ def make(name: str, **kwargs: Any) -> Task:
 
 
 def describe(name: str) -> str:
-    """A task in one line, without making it; empty where nobody describes it.
+    """A description of a task in one line, without making the task; empty if there is none.
 
     Raises:
         ConfigError: for an unknown task.
@@ -87,15 +88,15 @@ def describe(name: str) -> str:
 
 
 def register_task(name: str, factory: Callable[..., Task]) -> None:
-    """Add a task under a name.
+    """Register a task under a name.
 
     Args:
         name: the name for ``gym.make("TextGen-v0", task=name)``.
-        factory: a `Task` class or function that makes one; it is given ``split=`` and
-            whatever ``task_kwargs`` the user passes.
+        factory: a `Task` class, or a function that makes a task. It is called with ``split=`` and
+            the user's ``task_kwargs``.
 
     Raises:
-        ConfigError: where the name is taken.
+        ConfigError: if the name is taken.
     """
     if name in _factories:
         raise ConfigError(f"task {name!r} is registered already")

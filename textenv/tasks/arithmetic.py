@@ -1,4 +1,4 @@
-"""arithmetic: ``12+30=`` is answered by ``42``."""
+"""The task ``arithmetic``: sums, differences and products, such as ``12+30=``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from textenv.tasks.base import MOST_LISTED, Example, GeneratedTask, check_range,
 
 @dataclass(frozen=True)
 class Arithmetic(GeneratedTask):
-    """Sums (or differences, products) of whole numbers; by default two of two digits.
+    """Compute sums, differences or products; by default the sum of two two-digit numbers.
 
     ## Description
-    The prompt is a formula that ends with ``=``, the answer its value: ``12+30=`` is answered by
-    ``42``. ``*`` binds tighter than ``+`` and ``-``.
+    The prompt is a formula that ends with ``=``, and the answer is its value: ``12+30=`` is
+    answered by ``42``. ``*`` binds tighter than ``+`` and ``-``.
 
     ## Action Space
-    `UnicodeText`: the value in digits, spaces around it aside.
+    `UnicodeText`: the value in digits. Spaces around it are ignored.
 
     ## Observation Space
     `UnicodeText`: the formula.
@@ -30,14 +30,15 @@ class Arithmetic(GeneratedTask):
     1 for the right number, 0 for anything else.
 
     ## Starting State
-    Numbers drawn uniformly among those of ``digits`` digits, each sign from ``operations``.
+    Numbers drawn uniformly from those with ``digits`` digits, and each operation drawn from
+    ``operations``.
 
     ## Episode End
     Terminates after one action.
 
     ## Arguments
     As ``task_kwargs``: ``digits``, ``operands`` and ``operations``, described below; and ``split``.
-    A level is a number of ``digits``.
+    The level is the number of ``digits``.
 
     ## Version History
     * v0: first version.
@@ -48,11 +49,11 @@ class Arithmetic(GeneratedTask):
     knobs = ("digits",)
 
     digits: int = 2
-    """Digits of each operand; more is harder."""
+    """Number of digits of each operand; more is harder."""
     operands: int = 2
-    """How many numbers are combined, left to right."""
+    """How many numbers the formula has."""
     operations: str = "+"
-    """The operations to draw from, any of ``+-*``."""
+    """The operations to draw from, any of ``+-*``; a repeated one is drawn more often."""
     split: str = "train"
 
     def __post_init__(self) -> None:
@@ -65,12 +66,12 @@ class Arithmetic(GeneratedTask):
             )
 
     def generate(self, rng: random.Random) -> Example:
-        """Draw operands and operations."""
+        """Draw the numbers and the operations of one formula."""
         numbers = [rng.randrange(*self._range) for _ in range(self.operands)]
         return _problem(numbers, [rng.choice(self.operations) for _ in numbers[1:]])
 
     def problems(self) -> Iterable[Example] | None:
-        """All pairs of two digits, say; None for more than a few thousand."""
+        """All formulas with these settings; None if they are too many to list."""
         signs = len(self.operations) ** (self.operands - 1)
         if len(range(*self._range)) ** self.operands * signs > MOST_LISTED:
             return None
@@ -87,18 +88,18 @@ class Arithmetic(GeneratedTask):
         return 10 ** (self.digits - 1) if self.digits > 1 else 0, 10**self.digits
 
     def split_key(self, example: Example) -> str:
-        """Terms and factors in another order are the same problem."""
+        """The formula with its terms and factors sorted: their order makes no new problem."""
         terms = re.findall(r"([+-]?)([0-9*]+)", example["prompt"])
         factors = [(sign or "+", "*".join(sorted(term.split("*")))) for sign, term in terms]
         return "".join(sign + term for sign, term in sorted(factors)).removeprefix("+")
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the right number and nothing else, spaces aside."""
+        """1 for the right number and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])
 
 
 def _problem(numbers: Sequence[int], signs: Sequence[str]) -> Example:
-    """``*`` binds tighter than ``+`` and ``-``."""
+    """The example with this formula; ``*`` binds tighter than ``+`` and ``-``."""
     text, total, term, sign = str(numbers[0]), 0, numbers[0], 1
     for operation, number in zip(signs, numbers[1:]):
         text += f"{operation}{number}"

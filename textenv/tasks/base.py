@@ -1,4 +1,7 @@
-"""What a task is: examples by id, a score for a completion, an oracle where one exists."""
+"""The base classes of tasks: `Task`, `GeneratedTask`, and `Episode` for tasks of several turns.
+
+A task gives examples by id and scores completions. If it can, it also computes a correct answer.
+"""
 
 from __future__ import annotations
 
@@ -14,46 +17,48 @@ from textenv.errors import ConfigError
 from textenv.tasks.example_random import ExampleRandom, mix
 
 Example = dict[str, Any]
-"""One problem. Always holds ``prompt``; ``answer`` and the rest are the task's own."""
+"""One problem. It always has a ``prompt``; ``answer`` and other keys depend on the task."""
 
 SPLITS = ("train", "test")
-MOST_LISTED = 20_000  # problems, in both splits together
+MOST_LISTED = 20_000  # a task with at most so many problems in both splits lists all of them
 _TEST_SHARE = 10  # one example in ten belongs to the test split
-_idle: list[ExampleRandom] = []  # to be seeded again; a list, so that calls may nest and thread
+_idle: list[
+    ExampleRandom
+] = []  # generators for reuse; several, as calls may nest or run in threads
 
 
 def split_of(key: str) -> str:
-    """The split that an example belongs to, by a hash of what makes it this example."""
+    """The split of an example, by a hash of ``key``, which identifies the example."""
     return "test" if zlib.crc32(key.encode()) % _TEST_SHARE == 0 else "train"
 
 
 class Turn(NamedTuple):
-    """What a task says to one action."""
+    """A task's reply to one action, with the reward of the action."""
 
     text: str
-    """What follows the action in the transcript."""
+    """The reply, which follows the action in the transcript."""
     reward: float | None
-    """Of this action by the task's own verifier; None where it has none."""
+    """The score of this action by the task's own verifier; None if it has none."""
     terminated: bool
     """Whether the episode is over."""
 
 
 class Episode(ABC):
-    """One example being played, where a task has several turns or a state of its own."""
+    """The state of one example while it is played, for a task of several turns."""
 
     @abstractmethod
     def step(self, action: str) -> Turn:
-        """Answer an action."""
+        """Take an action, and return the task's reply."""
 
-    def close(self) -> None:  # noqa: B027  (most episodes hold nothing)
-        """Let go of what the episode holds."""
+    def close(self) -> None:  # noqa: B027  (most episodes have nothing to release)
+        """Release what the episode holds."""
 
 
 class _Nothing(Episode):
-    """Before the first reset."""
+    """The episode of an environment before its first reset."""
 
     def step(self, action: str) -> Turn:
-        """Never called."""
+        """Raise AssertionError; the environment does not call this."""
         raise AssertionError("no episode has begun")
 
 
@@ -61,31 +66,31 @@ NOTHING = _Nothing()
 
 
 class Task(ABC):
-    """A source of examples with a verifier.
+    """Base class of all tasks: a source of examples, with a verifier that scores completions.
 
     Attributes:
-        name: the name it is made by.
-        size: number of examples for a finite source, None for a generated one. Ids of a
+        name: the name by which the task is made.
+        size: number of examples of a finite source, or None for a generated one. The ids of a
             finite source are ``0 .. size - 1``; a generated one takes any integer >= 0.
     """
 
     name: str
     size: int | None = None
     max_turns: int = 1
-    """Actions in an episode; when they are spent the environment truncates it."""
+    """Actions in an episode. When they are used up, the environment truncates the episode."""
     levels: range | None = None
-    """Levels of difficulty, easy ones first; None where it has none."""
+    """Levels of difficulty, easy ones first; None if the task has no levels."""
 
     @property
     def level(self) -> int | None:
-        """Which of `levels` its examples are of; None where they are of none."""
+        """The level in `levels` of this task's examples; None if they have no level."""
         return None
 
     def at_level(self, level: int) -> Task:
-        """The task with examples of another difficulty, all else as it is.
+        """The same task at another level of difficulty.
 
         Raises:
-            ConfigError: for a task without levels, or a level that it does not have.
+            ConfigError: if the task has no levels, or not this one.
         """
         raise ConfigError(f"task {self.name!r} has no levels of difficulty")
 
@@ -102,24 +107,24 @@ class Task(ABC):
         return [self.example(i) for i in example_ids]
 
     def score(self, example: Example, completion: str) -> float | None:
-        """Reward of a completion in [0, 1] by the task's own verifier; None where it has none."""
+        """The task's own reward of a completion, in [0, 1]; None if the task has no verifier."""
         return None
 
     def begin(self, example: Example) -> Episode:
-        """Start playing an example; a task of one turn scores the first action."""
+        """Start an episode with an example. By default it scores the first action and ends."""
         return _OneAnswer(self, example)
 
     def oracle(self, example: Example) -> str:
         """An answer that scores full marks.
 
         Raises:
-            NotImplementedError: where the task cannot compute one.
+            NotImplementedError: if the task cannot compute one.
         """
         raise NotImplementedError(f"task {self.name!r} has no oracle")
 
 
 class _OneAnswer(Episode):
-    """One action, scored."""
+    """The episode of a task of one turn: it scores the first action and ends."""
 
     def __init__(self, task: Task, example: Example):
         self._task = task
@@ -131,24 +136,24 @@ class _OneAnswer(Episode):
 
 
 class GeneratedTask(Task):
-    """A task whose examples are drawn by a generator, endlessly, from an id.
+    """Base class of tasks whose examples are generated at random, without end, each from its id.
 
-    A subclass is a dataclass whose fields are the difficulty, with ``generate`` and ``score``.
-    Train and test are disjoint: an example belongs to a split by a hash of ``split_key``,
-    and ``example`` draws until one of its own split comes.
+    A subclass is a dataclass whose fields set the difficulty. It implements ``generate`` and
+    ``score``. The splits are disjoint: a hash of ``split_key`` decides the split of an example,
+    and ``example`` draws until it gets an example of its own split.
     """
 
     split: str
     knobs: tuple[str, ...] = ()
-    """The fields that a level moves, all by as much; a level is the value of the last of them."""
+    """The fields that a level changes, all by the same amount; the last of them is the level."""
 
     @property
     def level(self) -> int | None:
-        """The value of the last of `knobs`."""
+        """The value of the last field in `knobs`; None if there are none."""
         return getattr(self, self.knobs[-1]) if self.knobs else None
 
     def at_level(self, level: int) -> Task:
-        """The task with its `knobs` moved so that the last has the value ``level``."""
+        """The same task with its `knobs` changed so that the last one has the value ``level``."""
         levels = check_level(self, level)
         by = level - cast(int, self.level)
         moved = {knob: max(levels[0], getattr(self, knob) + by) for knob in self.knobs}
@@ -156,17 +161,18 @@ class GeneratedTask(Task):
 
     @abstractmethod
     def generate(self, rng: random.Random) -> Example:
-        """Draw one example, of either split."""
+        """Draw one example, which may be of either split."""
 
     def split_key(self, example: Example) -> str:
-        """What makes two examples the same problem (say, 12+30 and 30+12)."""
+        """A text that is the same for examples that are the same problem, as 12+30 and 30+12."""
         return example["prompt"]
 
     def problems(self) -> Iterable[Example] | None:
-        """All examples of both splits, each as often as `generate` draws it, where they are few.
+        """All examples of both splits if they are few, else None.
 
-        They are listed once then for all tasks that are equal (so the dataclass is to be frozen),
-        and looked up in place of being drawn.
+        An example must occur in proportion to how often `generate` draws it. The list is made once
+        for all tasks that are equal, so the dataclass must be frozen. Examples are then looked up
+        instead of drawn, which is faster.
         """
         return None
 
@@ -175,11 +181,11 @@ class GeneratedTask(Task):
         return [] if self.problems() is None else _list_problems(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The list of problems stays behind: a copy makes it again when it needs it.
+        # Without the list of problems: a copy makes it again when it needs it.
         return {key: value for key, value in self.__dict__.items() if key != "_listed"}
 
     def example(self, example_id: int) -> Example:
-        """The example with this id, drawn from a generator seeded by the id alone."""
+        """The example with this id, which is the only seed of the generator that draws it."""
         if example_id < 0:
             raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
         if self._listed:
@@ -219,7 +225,7 @@ def _list_problems(task: GeneratedTask) -> list[Example]:
 
 
 def check_level(task: Task, level: int) -> range:
-    """The levels of a task; raise ConfigError where it has none, or not this one."""
+    """The levels of a task; raise ConfigError if it has none, or not this one."""
     if task.levels is None:
         raise ConfigError(f"task {task.name!r} has no levels of difficulty")
     check_range(f"level of {task.name}", level, task.levels[0], task.levels[-1])
@@ -227,12 +233,12 @@ def check_level(task: Task, level: int) -> range:
 
 
 def check_split(split: str) -> None:
-    """Raise ConfigError where ``split`` is not one of `SPLITS`."""
+    """Raise ConfigError if ``split`` is not one of `SPLITS`."""
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
-    """Raise ConfigError where an integer setting lies outside ``low..high``."""
+    """Raise ConfigError if a setting is not an integer from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} must be an integer from {low} to {high}, got {value!r}")

@@ -1,4 +1,4 @@
-"""calculator: a product too large for the head, and a tool to call before answering."""
+"""The task ``calculator``: compute ``a*b+c``, with a tool that may be called before answering."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Calculator(GeneratedTask):
-    """Answer a sum of products; ``calc(EXPRESSION)`` as an action shows a result first.
+    """Compute ``a*b+c``; the action ``calc(EXPRESSION)`` calls a tool that shows a value.
 
     ## Description
-    A product and a sum, too large for the head, and a tool: an action ``calc(12*34)`` is followed
-    by a line with its value, any other action is the answer: ``12*34+56, tool calc(EXPRESSION):``
-    is answered by ``464``.
+    The numbers are large enough to make a tool useful. An action such as ``calc(12*34)`` calls it,
+    and the next line of the transcript is the value. Any other action is the answer:
+    ``12*34+56, tool calc(EXPRESSION):`` is answered by ``464``.
 
     ## Action Space
-    `UnicodeText`: a call of the tool, of whole numbers, ``+ - * /`` and brackets; or the answer
-    in digits, spaces around it aside.
+    `UnicodeText`: a call of the tool, whose expression has whole numbers, ``+ - * /`` and
+    brackets; or the answer in digits. Spaces around it are ignored.
 
     ## Observation Space
-    `UnicodeText`: the transcript, with the tool's results, or what is wrong with a call.
+    `UnicodeText`: the transcript with the tool's results, or with what is wrong with a call.
 
     ## Rewards
     1 for the right answer, 0 for a wrong one and for a call of the tool.
 
     ## Starting State
-    Three numbers drawn uniformly among those of ``digits`` digits.
+    Three numbers drawn uniformly from those with ``digits`` digits.
 
     ## Episode End
     Terminates with the answer, right or wrong. Truncates after ``max_turns`` actions without one.
 
     ## Arguments
     As ``task_kwargs``: ``digits`` and ``max_turns``, described below; and ``split``.
-    A level is a number of ``digits``.
+    The level is the number of ``digits``.
 
     ## Version History
     * v0: first version.
@@ -50,9 +50,9 @@ class Calculator(GeneratedTask):
     knobs = ("digits",)
 
     digits: int = 2
-    """Digits of each number; more is harder."""
+    """Number of digits of each number; more is harder."""
     max_turns: int = 4
-    """Actions before the episode is truncated, tool calls and the answer together."""
+    """Actions in an episode, tool calls and the answer together; then it is truncated."""
     split: str = "train"
 
     def __post_init__(self) -> None:
@@ -61,18 +61,18 @@ class Calculator(GeneratedTask):
         check_split(self.split)
 
     def generate(self, rng: random.Random) -> Example:
-        """Draw ``a*b+c``."""
+        """Draw the numbers of one problem ``a*b+c``."""
         low = 10 ** (self.digits - 1)
         a, b, c = (rng.randrange(low, 10 * low) for _ in range(3))
         prompt = f"{a}*{b}+{c}, tool calc(EXPRESSION):\n"
         return {"prompt": prompt, "answer": str(a * b + c)}
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the right number and nothing else, spaces aside."""
+        """1 for the right number and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])
 
     def begin(self, example: Example) -> Episode:
-        """Start: the policy may call the tool, and then answers."""
+        """Start an episode, in which the policy may call the tool before it answers."""
         return _Calculating(self, example)
 
 

@@ -1,4 +1,4 @@
-"""What other libraries do to the whole process, kept from it: random states and printing."""
+"""Keeps other libraries from changing the process's global random states, and from printing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 
 
 class Contained:
-    """Global random states of one's own, in force only within ``with contained.inside()``.
+    """A separate pair of global random states, which is in force within ``with c.inside():``.
 
-    Some libraries seed and draw from the global generators of `random` and ``numpy.random``, and
-    print as they go. Inside they find the states that they left the last time, and outside nobody
-    sees that they were there. Not for several threads at once: the states are the process's.
+    Some libraries seed the global generators of `random` and ``numpy.random``, draw from them, and
+    print. Each time the block is entered, the generators have the states that they had at its last
+    end. After the block, they have the states from before it, and nothing was printed. Do not use
+    it in several threads at once, because the global states belong to the whole process.
 
     Args:
-        seed: what both generators are first seeded with, from 0 to 2**32 - 1.
+        seed: first seed of both generators, from 0 to 2**32 - 1.
     """
 
     def __init__(self, seed: int):
@@ -28,7 +29,7 @@ class Contained:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Swap the states in, and out again at the end."""
+        """Exchange the global random states for this object's until the block ends."""
         outside = random.getstate(), np.random.get_state()  # noqa: NPY002
         random.setstate(self._python)
         np.random.set_state(self._numpy)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""countdown: ``make 24 from 3 5 3=`` is answered by ``3*(5+3)``."""
+"""The task ``countdown``: an expression of given numbers with a given value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Countdown(GeneratedTask):
 
     ## Description
     ``make 24 from 3 5 3=`` is answered by ``3*(5+3)``, or by any other expression of exactly these
-    numbers with this value. A number that is given twice is used twice.
+    numbers with this value. A number that is given twice must be used twice.
 
     ## Action Space
     `UnicodeText`: an expression of at most 200 characters.
@@ -28,18 +28,19 @@ class Countdown(GeneratedTask):
     `UnicodeText`: the target and the numbers.
 
     ## Rewards
-    1 for an expression of the given numbers that equals the target exactly, 0 for anything else.
+    1 for an expression of the given numbers with exactly the target as its value, 0 for anything
+    else.
 
     ## Starting State
-    Numbers drawn uniformly up to ``max_number``, combined at random until a target up to
-    ``max_target`` comes out: so there always is a solution.
+    Numbers drawn uniformly from 1 to ``max_number``, which are combined at random until the value
+    is a target up to ``max_target``. Every problem therefore has a solution.
 
     ## Episode End
     Terminates after one action.
 
     ## Arguments
     As ``task_kwargs``: ``numbers``, ``max_number`` and ``max_target``, described below; and
-    ``split``. A level is how many ``numbers`` are given.
+    ``split``. The level is how many ``numbers`` are given.
 
     ## Version History
     * v0: first version.
@@ -52,19 +53,19 @@ class Countdown(GeneratedTask):
     numbers: int = 3
     """How many numbers are given; more is harder."""
     max_number: int = 9
-    """The largest number that is given."""
+    """The largest number that can be given."""
     max_target: int = 60
     """The largest target."""
     split: str = "train"
 
     def __post_init__(self) -> None:
-        check_range("numbers", self.numbers, 2, 5)  # more take the oracle minutes
+        check_range("numbers", self.numbers, 2, 5)  # for more, the oracle takes minutes
         check_range("max_number", self.max_number, 2, 1000)
         check_range("max_target", self.max_target, 1, 10**6)
         check_split(self.split)
 
     def generate(self, rng: random.Random) -> Example:
-        """Combine random numbers at random until a target in range comes out."""
+        """Draw numbers and combine them at random until the value is a target in range."""
         for _ in range(10_000):
             numbers = [rng.randint(1, self.max_number) for _ in range(self.numbers)]
             values = [Fraction(n) for n in numbers]
@@ -83,11 +84,11 @@ class Countdown(GeneratedTask):
         )
 
     def split_key(self, example: Example) -> str:
-        """The same numbers in another order are the same problem."""
+        """The target and the sorted numbers: their order makes no new problem."""
         return f"{example['target']}:{sorted(example['numbers'])}"
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for an expression of exactly the given numbers that equals the target."""
+        """1 for an expression of exactly the given numbers whose value is the target, else 0."""
         try:
             value, used = evaluate(completion)
         except (ValueError, ZeroDivisionError):
@@ -95,7 +96,7 @@ class Countdown(GeneratedTask):
         return float(value == example["target"] and used == Counter(example["numbers"]))
 
     def oracle(self, example: Example) -> str:
-        """Find an expression by exhaustive search over pairs of what is left."""
+        """An expression with the target as its value, found by exhaustive search."""
         found = _search([(Fraction(n), str(n)) for n in example["numbers"]], example["target"])
         if found is None:
             raise ValueError(f"no expression of {example['numbers']} makes {example['target']}")

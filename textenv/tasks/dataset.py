@@ -1,4 +1,4 @@
-"""Examples that the user brings: prompts in a list, or rows of a JSON Lines file."""
+"""Tasks made of a user's own examples: prompts in a list, or the rows of a JSON Lines file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from textenv.tasks.base import Example, Task, check_split, split_of
 
 
 class Dataset(Task):
-    """A finite list of examples; an example's id is its index.
+    """A task with a finite list of examples; the id of an example is its index.
 
     Args:
         rows: the examples, each with a ``prompt``.
-        name: what to call it in logs and errors (a file's name, say).
-        split: None for all rows, or ``"train"`` / ``"test"`` for those whose prompt hashes
-            there (one in ten is a test row). Ids stay those of the whole list.
-        first_row: the number that errors give to the first row.
+        name: the task's name in logs and errors, such as the name of a file.
+        split: None for all rows, or ``"train"`` or ``"test"``. A hash of the prompt decides the
+            split of a row; about one row in ten is a test row. Ids are indices into all rows.
+        first_row: the number of the first row in error messages.
 
     Raises:
-        DataError: for no rows, or a row that is not an object with a text prompt; names the row.
+        DataError: if there are no rows, or a row is not an object with a text prompt; names it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Dataset(Task):
             raise DataError(f"{name}: none of its {self.size} rows falls in the {split!r} split")
 
     def example(self, example_id: int) -> Example:
-        """The row with this index, as a copy of its own."""
+        """A copy of the row with this index."""
         if not 0 <= example_id < len(self._rows):
             raise ConfigError(
                 f"example_id must be from 0 to {len(self._rows) - 1} in {self.name}, "
@@ -62,13 +62,13 @@ class Dataset(Task):
         return copy.deepcopy(self._rows[example_id])
 
     def oracle(self, example: Example) -> str:
-        """The row's ``answer``, where it has one."""
+        """The row's ``answer``; without one, NotImplementedError is raised."""
         if "answer" not in example:
             return super().oracle(example)
         return str(example["answer"])
 
     def require(self, keys: Sequence[str], because: str) -> None:
-        """Raise DataError naming the first row that lacks one of ``keys``."""
+        """Raise DataError if a row lacks one of ``keys``, naming the first such row."""
         for i, row in enumerate(self._rows):
             for key in keys:
                 if key not in row:
@@ -103,11 +103,11 @@ class Dataset(Task):
 def from_prompts(
     prompts: Sequence[str], examples: Sequence[Mapping[str, Any]] | None, split: str | None = None
 ) -> Dataset:
-    """A dataset of the user's own prompts, each with its example's keys beside it.
+    """A dataset of the user's own prompts, each with the keys of its example.
 
     Raises:
-        ConfigTypeError: where ``prompts`` is not a list of text.
-        ConfigError: where ``examples`` has another length.
+        ConfigTypeError: if ``prompts`` is not a list of text.
+        ConfigError: if ``examples`` has another length than ``prompts``.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Sequence):
         raise ConfigTypeError(f"prompts must be a list of text, got {type(prompts).__name__}")
@@ -124,10 +124,10 @@ def from_prompts(
 
 
 def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
-    """A dataset from a JSON Lines file, one object with a ``prompt`` a line.
+    """A dataset from a JSON Lines file with one object with a ``prompt`` on each line.
 
     Raises:
-        MissingFileError: where there is no such file.
+        MissingFileError: if there is no such file.
         DataError: for a line that is not a JSON object, bytes that are not UTF-8, or a
             byte-order mark; names the file and the line, counted from 1.
     """
@@ -144,6 +144,6 @@ def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
             rows.append(json.loads(line.decode("utf-8")))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
-        except (ValueError, RecursionError) as error:  # also too many digits, too deep a nesting
+        except (ValueError, RecursionError) as error:  # also for too many digits or levels
             raise DataError(f"{path}, row {number}: not JSON: {error}") from error
     return Dataset(rows, name=str(path), split=split, first_row=1)

@@ -1,4 +1,4 @@
-"""Datasets from files: JSON Lines, CSV, Parquet, or a Hugging Face dataset saved to a folder."""
+"""Reads datasets from JSON Lines, CSV, Parquet, or a saved Hugging Face dataset's folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from textenv.tasks.dataset import Dataset, from_jsonl
 
 
 def from_path(path: str | Path, split: str | None = None) -> Dataset:
-    """A dataset from a file, by its ending, or from a folder of ``datasets.save_to_disk``.
+    """A dataset from a file, or from a folder that ``datasets.save_to_disk`` wrote.
 
-    Any ending but ``.csv`` and ``.parquet`` is read as JSON Lines. A folder that holds several
-    splits gives the one that ``split`` names, whole.
+    ``.csv`` and ``.parquet`` files are read as such, and files with any other ending as JSON
+    Lines. If a folder holds several splits, the dataset is the whole split that ``split`` names.
 
     Raises:
-        MissingFileError: where there is no such file or folder.
-        DataError: where it can't be read; names the file, the row (counted from 1) and the key.
-        MissingDependencyError: for Parquet without pyarrow, a folder without datasets.
+        MissingFileError: if there is no such file or folder.
+        DataError: if it cannot be read; names the file, the row (counted from 1) and the key.
+        MissingDependencyError: for Parquet if pyarrow is not installed, and for a folder if
+            datasets is not.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,7 +36,7 @@ def from_path(path: str | Path, split: str | None = None) -> Dataset:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows under a line of names; every value is text. Row 1 is the first under the names."""
+    """The rows of a CSV file below its line of names; all values are text. The first is row 1."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")

@@ -1,4 +1,4 @@
-"""Arithmetic expressions as text: their value, without running them."""
+"""Computes the value of an arithmetic expression in a text, without running it as code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _EXPRESSION = re.compile(r"[0-9+\-*/() ]{1,200}")
 
 
 def evaluate(text: str) -> tuple[Fraction, Counter[int]]:
-    """Value of an expression and the numbers used in it, without running it.
+    """The exact value of an expression, and how often each number is used in it.
 
     Raises:
-        ValueError: where the text is not an expression of whole numbers, + - * / and brackets.
-        ZeroDivisionError: where it divides by zero.
+        ValueError: if the text is not an expression of whole numbers, + - * / and brackets, or
+            is longer than 200 characters.
+        ZeroDivisionError: if it divides by zero.
     """
     text = text.strip()
     if not _EXPRESSION.fullmatch(text):

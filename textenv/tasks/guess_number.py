@@ -1,4 +1,4 @@
-"""guess_number: find a number by guessing, told each time whether it is higher or lower."""
+"""The task ``guess_number``: find a hidden number with the hints higher and lower."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from textenv.tasks.base import (
 
 @dataclass(frozen=True)
 class GuessNumber(GeneratedTask):
-    """Guess a hidden number within a budget of turns, with hints higher and lower.
+    """Guess a hidden number in a limited number of turns, with the hints higher and lower.
 
     ## Description
-    ``guess a number from 1 to 20:`` asks for guesses; each is followed by ``higher`` or ``lower``
-    (where the hidden number lies), or by ``right``.
+    ``guess a number from 1 to 20:`` asks for guesses. The reply to each guess is ``higher`` if
+    the hidden number is higher, ``lower`` if it is lower, or ``right``.
 
     ## Action Space
-    `UnicodeText`: a whole number in digits, spaces around it aside; to anything else the answer
-    is ``not a number``, and it costs a turn.
+    `UnicodeText`: a whole number in digits. Spaces around it are ignored. The reply to anything
+    else is ``not a number``, and it uses up a turn.
 
     ## Observation Space
-    `UnicodeText`: the transcript, guesses and hints.
+    `UnicodeText`: the transcript with the guesses and hints.
 
     ## Rewards
     1 for the hidden number, 0 for each guess before it.
 
     ## Starting State
-    A range within ``low`` and ``high``, whose ends vary, and a number drawn uniformly in it.
+    A range within ``low`` and ``high`` with random ends, and a number drawn uniformly from it.
 
     ## Episode End
     Terminates with the right guess. Truncates after ``max_turns`` guesses without it.
@@ -56,7 +56,7 @@ class GuessNumber(GeneratedTask):
     high: int = 20
     """The largest number that can be hidden; more is harder."""
     max_turns: int = 6
-    """Guesses before the episode is truncated; halving 1..20 takes 5 at most."""
+    """Guesses in an episode; then it is truncated. Binary search in 1..20 takes at most 5."""
     split: str = "train"
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class GuessNumber(GeneratedTask):
             )
 
     def generate(self, rng: random.Random) -> Example:
-        """Hide a number; the range's ends vary, so that problems do."""
+        """Draw the ends of the range and the hidden number."""
         while True:
             low = self.low + rng.randint(0, self._spare)
             high = self.high - rng.randint(0, self._spare)
@@ -80,7 +80,7 @@ class GuessNumber(GeneratedTask):
                 return _problem(low, high, number)
 
     def problems(self) -> Iterable[Example] | None:
-        """All ranges with all their numbers; None for more than a few thousand."""
+        """All ranges with all their numbers; None if they are too many to list."""
         ends = range(self._spare + 1)
         if len(ends) ** 2 * (self.high - self.low) > MOST_LISTED:
             return None
@@ -96,11 +96,11 @@ class GuessNumber(GeneratedTask):
         return example["prompt"] + example["answer"]
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the number."""
+        """1 for the hidden number, else 0."""
         return float(completion.strip() == example["answer"])
 
     def begin(self, example: Example) -> Episode:
-        """Start guessing."""
+        """Start an episode of guesses."""
         return _Guessing(int(example["answer"]))
 
 
@@ -120,7 +120,7 @@ class _Guessing(Episode):
         self._number = number
 
     def step(self, action: str) -> Turn:
-        """Say higher or lower, or end the episode with a reward of 1."""
+        """Reply higher or lower, or end the episode with a reward of 1."""
         text = action.strip()
         if not (text.isascii() and text.isdigit() and len(text) < 20):
             return _NO_NUMBER

@@ -1,11 +1,11 @@
-"""The datasets of reasoning-gym: ``task="reasoning_gym:chain_sum"``.
+"""Plays the datasets of the library reasoning-gym as tasks: ``task="reasoning_gym:chain_sum"``.
 
-``task_kwargs`` are the fields of the dataset's own config. ``{"level": n}`` sets them all from
-the dataset's curriculum, to its n-th level from 0; fields named beside it stand.
+``task_kwargs`` are fields of the dataset's own config. ``{"level": n}`` sets them from the
+dataset's curriculum, to its n-th level counted from 0; other fields given with it are kept.
 
-The library draws from sets of text in ``isomorphic_strings`` and ``ransom_note`` (and words the
-answers of three more so): there an id gives the same example in every process only where the
-environment variable ``PYTHONHASHSEED`` is set.
+In ``isomorphic_strings`` and ``ransom_note`` the library draws from sets of strings, and the
+wording of the answers of three more datasets depends on such sets. For these, an id gives the
+same example in every process only if the environment variable ``PYTHONHASHSEED`` is set.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from textenv.tasks.unsafe_verifiers import defuse, is_safe
 
 SOURCE = "reasoning_gym"
 _SEEDS = 2**32 - 1  # NumPy's generators take no larger seed
-_NOT_ALONE = ("composite",)  # made of other datasets, which task_kwargs must name
+_NOT_ALONE = ("composite",)  # consists of other datasets, which task_kwargs must name
 
-# These read files or build tables when they are made, up to a second long, and draw nothing yet:
-# a copy with another seed gives what a new one gives (a test checks it).
+# These datasets read files or build tables when they are made, which takes up to a second, but
+# draw no random numbers yet. A copy with another seed therefore equals a new one (tested).
 _COSTLY = (
     "arc_agi",
     "base_conversion",
@@ -39,12 +39,12 @@ _COSTLY = (
     "spell_backward",
     "word_ladder",
 )
-# Where several answers are right, some datasets give none, and one of them in the metadata.
+# If several answers are right, some datasets give one of them only in the metadata.
 _ANSWER_KEYS = ("example_correct_answer", "example_answer", "possible_answer")
 
 
 def installed() -> bool:
-    """Whether the library is there; it is not imported."""
+    """Whether the library is installed; does not import it."""
     return importlib.util.find_spec("reasoning_gym") is not None
 
 
@@ -54,7 +54,7 @@ def names() -> list[str]:
 
 
 def describe(dataset: str) -> str:
-    """The library's kind of dataset, and what it says of this one."""
+    """The library's category of a dataset, and the library's description of it."""
     made_by, _ = _known(dataset)
     says = (made_by.__doc__ or "").strip().partition("\n")[0].rstrip(".:")
     kind = made_by.__module__.split(".")[1]
@@ -62,17 +62,17 @@ def describe(dataset: str) -> str:
 
 
 class ReasoningGym(GeneratedTask):
-    """One dataset, endless: an example's id is the seed of all that is drawn for it.
+    """A dataset of reasoning-gym as a task without end; an example's id is the seed to draw it.
 
     Args:
-        dataset: the library's name for it.
+        dataset: the library's name of the dataset.
         split: ``"train"`` or ``"test"``, by a hash of the question.
-        level: of the dataset's curriculum, from 0; None for the dataset's defaults.
+        level: level of the dataset's curriculum, from 0; None for the dataset's defaults.
         **config: fields of the dataset's config.
 
     Raises:
         ConfigError: for an unknown dataset, field or level, or values that the dataset refuses.
-        MissingDependencyError: where reasoning-gym is not installed.
+        MissingDependencyError: if reasoning-gym is not installed.
     """
 
     def __init__(self, dataset: str, split: str = "train", level: int | None = None, **config: Any):
@@ -104,22 +104,23 @@ class ReasoningGym(GeneratedTask):
 
     @property
     def level(self) -> int | None:
-        """Of the dataset's curriculum; None where its defaults, or fields alone, are used."""
+        """Level of the dataset's curriculum; None if the task was made without a level."""
         return self._level
 
     def at_level(self, level: int) -> ReasoningGym:
-        """The dataset at another level of its curriculum; fields named beside it stand."""
+        """The same dataset at another level of its curriculum; the user's fields are kept."""
         check_level(self, level)
-        if level not in self._at_levels:  # some take a second to make
+        if level not in self._at_levels:  # some datasets take a second to make
             self._at_levels[level] = ReasoningGym(
                 self._source_name, self.split, level, **self._fields
             )
         return self._at_levels[level]
 
     def generate(self, rng: random.Random) -> Example:
-        """Draw a seed and the dataset's first item with it.
+        """Draw a seed, and return the first item of the dataset with this seed.
 
-        Each example has a dataset of its own, because neighbouring seeds share items.
+        Each example is the first item of a new dataset, because datasets with neighbouring seeds
+        share items.
         """
         seed = rng.randrange(1, _SEEDS)
         with Contained(seed).inside():
@@ -131,7 +132,7 @@ class ReasoningGym(GeneratedTask):
         }
 
     def score(self, example: Example, completion: str) -> float:
-        """By the dataset's own verifier; 0 where it cannot read the completion, or would run it."""
+        """The score of the dataset's own verifier; 0 if it fails, or would run the completion."""
         if not is_safe(self._source_name, completion):
             return 0.0
         entry = {
@@ -142,14 +143,14 @@ class ReasoningGym(GeneratedTask):
         with Contained(0).inside():
             try:
                 return float(self._dataset.score_answer(completion, entry))
-            except Exception:  # three verifiers raise on a text that is no answer at all
+            except Exception:  # three verifiers raise if a text is not an answer at all
                 return 0.0
 
     def oracle(self, example: Example) -> str:
-        """The dataset's answer, or one of several that it keeps in its metadata.
+        """The dataset's answer, or an answer in its metadata, that scores full marks.
 
         Raises:
-            NotImplementedError: where it has none that its own verifier gives full marks.
+            NotImplementedError: if none of them scores full marks by the dataset's own verifier.
         """
         found = [example["answer"], *(example["metadata"].get(key) for key in _ANSWER_KEYS)]
         for answer in found:
@@ -169,10 +170,12 @@ class ReasoningGym(GeneratedTask):
         return self._class(config=dataclasses.replace(self._config, seed=seed, size=1))
 
     def _of_level(self, dataset: str, level: int) -> dict[str, Any]:
-        """The config's fields at a level of the curriculum; a shorter attribute's last level."""
+        """The config's fields at a level; an attribute with fewer levels is at its last one."""
         factory = _factory()
         if not factory.has_curriculum(dataset):
-            raise ConfigError(f"{self.name} has no curriculum, so no level: set its fields")
+            raise ConfigError(
+                f"{self.name} has no curriculum and therefore no levels: set its fields instead"
+            )
         check_level(self, level)
         curriculum = factory.create_curriculum(dataset)
         for name, attribute in curriculum.attributes.items():
@@ -181,17 +184,17 @@ class ReasoningGym(GeneratedTask):
 
 
 def make(dataset: str, **kwargs: Any) -> ReasoningGym:
-    """The task of a dataset; see `ReasoningGym`."""
+    """Make the task of a dataset; see `ReasoningGym`."""
     return ReasoningGym(dataset, **kwargs)
 
 
 def _top(curriculum: Any) -> int:
-    """The highest level of any of its attributes."""
+    """The highest level of any attribute of a curriculum."""
     return max((len(each.levels) for each in curriculum.attributes.values()), default=1) - 1
 
 
 def _known(dataset: str) -> tuple[type[Any], type[Any]]:
-    """The classes of a dataset and of its config."""
+    """The class of a dataset and the class of its config."""
     known = _factory().DATASETS
     if dataset not in known:
         raise ConfigError(unknown("reasoning-gym dataset", dataset, sorted(known)))

@@ -1,4 +1,4 @@
-"""reverse: ``reverse abcd=`` is answered by ``dcba``."""
+"""The task ``reverse``: write a word backwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Reverse(GeneratedTask):
     ``reverse abcd=`` is answered by ``dcba``.
 
     ## Action Space
-    `UnicodeText`: the word backwards, spaces around it aside.
+    `UnicodeText`: the word backwards. Spaces around it are ignored.
 
     ## Observation Space
     `UnicodeText`: the word.
@@ -26,14 +26,14 @@ class Reverse(GeneratedTask):
     1 for the word backwards, 0 for anything else.
 
     ## Starting State
-    A length drawn uniformly from ``min_length`` to ``max_length``, then so many letters.
+    A length drawn uniformly from ``min_length`` to ``max_length``, then that many letters.
 
     ## Episode End
     Terminates after one action.
 
     ## Arguments
     As ``task_kwargs``: ``min_length``, ``max_length`` and ``alphabet``, described below; and
-    ``split``. A level is a ``max_length``, and ``min_length`` moves with it.
+    ``split``. The level is ``max_length``, and ``min_length`` changes with it.
 
     ## Version History
     * v0: first version.
@@ -61,11 +61,11 @@ class Reverse(GeneratedTask):
             )
 
     def generate(self, rng: random.Random) -> Example:
-        """Draw a length, then letters."""
+        """Draw a length, then the letters of a word."""
         length = rng.randint(self.min_length, self.max_length)
         word = "".join(rng.choice(self.alphabet) for _ in range(length))
         return {"prompt": f"reverse {word}=", "answer": word[::-1]}
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the word backwards, spaces around it aside."""
+        """1 for the word backwards and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])

@@ -1,4 +1,4 @@
-"""sort: ``sort 52 7 31=`` is answered by ``7 31 52``."""
+"""The task ``sort``: put numbers in ascending order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class Sort(GeneratedTask):
     """Put whole numbers in ascending order.
 
     ## Description
-    ``sort 52 7 31=`` is answered by ``7 31 52``. Numbers may repeat, and then do so in the answer.
+    ``sort 52 7 31=`` is answered by ``7 31 52``. A number that occurs twice must also occur twice
+    in the answer.
 
     ## Action Space
-    `UnicodeText`: the numbers with spaces between them, one or more.
+    `UnicodeText`: the numbers, separated by one or more spaces.
 
     ## Observation Space
     `UnicodeText`: the numbers.
@@ -25,7 +26,7 @@ class Sort(GeneratedTask):
     1 for all numbers in order, 0 for anything else.
 
     ## Starting State
-    A count drawn uniformly from ``min_count`` to ``max_count``, then so many numbers up to
+    A count drawn uniformly from ``min_count`` to ``max_count``, then that many numbers from 0 to
     ``max_number``.
 
     ## Episode End
@@ -33,7 +34,7 @@ class Sort(GeneratedTask):
 
     ## Arguments
     As ``task_kwargs``: ``min_count``, ``max_count`` and ``max_number``, described below; and
-    ``split``. A level is a ``max_count``, and ``min_count`` moves with it.
+    ``split``. The level is ``max_count``, and ``min_count`` changes with it.
 
     ## Version History
     * v0: first version.
@@ -48,7 +49,7 @@ class Sort(GeneratedTask):
     max_count: int = 4
     """Most numbers in a list; more is harder."""
     max_number: int = 99
-    """The largest number that can come."""
+    """The largest number that can occur."""
     split: str = "train"
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Sort(GeneratedTask):
         check_split(self.split)
 
     def generate(self, rng: random.Random) -> Example:
-        """Draw a count, then numbers from 0 to ``max_number``, repeats allowed."""
+        """Draw a count, then the numbers, which may repeat."""
         count = rng.randint(self.min_count, self.max_count)
         numbers = [rng.randint(0, self.max_number) for _ in range(count)]
         return {
@@ -67,9 +68,9 @@ class Sort(GeneratedTask):
         }
 
     def split_key(self, example: Example) -> str:
-        """The same numbers in another order are the same problem."""
+        """The sorted numbers: their order makes no new problem."""
         return example["answer"]
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the numbers in order; any run of spaces separates them."""
+        """1 for all numbers in ascending order, separated by spaces, else 0."""
         return float(completion.split() == example["answer"].split())

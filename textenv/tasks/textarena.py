@@ -1,7 +1,7 @@
-"""The games for one player of TextArena: ``task="textarena:Mastermind-v0"``.
+"""Plays the one-player games of the library TextArena: ``task="textarena:Mastermind-v0"``.
 
-``task_kwargs`` are the parameters of the game. An episode is a whole game: the transcript is what
-TextArena shows a language model, and the reward, which comes with the last action, the game's.
+``task_kwargs`` are the parameters of the game. An episode is a whole game. Its transcript is what
+TextArena shows a language model, and its reward is the game's, which comes with the last action.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from textenv.tasks.base import Episode, Example, Task, Turn, check_split, split_
 from textenv.tasks.contained import Contained
 
 SOURCE = "textarena"
-_NO_LIMIT = 1000  # actions, for games without a limit of turns
-_VARIANTS = ("-raw", "-train")  # the same game, shown in another way by the library
+_NO_LIMIT = 1000  # maximum number of actions in a game that has no limit itself
+_VARIANTS = ("-raw", "-train")  # the same games with other observations
 
 
 def installed() -> bool:
-    """Whether the library is there; it is not imported."""
+    """Whether the library is installed; does not import it."""
     return importlib.util.find_spec("textarena") is not None
 
 
 def names() -> list[str]:
-    """Names of the games for one player that have all they need here."""
+    """Names of the one-player games that can be played on this machine."""
     return [
         f"{SOURCE}:{game}"
         for game, spec in sorted(_registry().items())
@@ -38,26 +38,26 @@ def names() -> list[str]:
 
 
 def describe(game: str) -> str:
-    """The settings that the library makes a game with."""
+    """The default settings of a game."""
     settings = _spec(game).kwargs
     return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 class TextArena(Task):
-    """One game; an example's id is the seed of all that is drawn in it.
+    """A game of TextArena as a task; an example's id is the seed of everything drawn in the game.
 
-    Its splits are of seeds. Seeds may hide the same thing: Mastermind-v0 has 360 codes in all,
-    and some games always start alike.
+    The splits have different seeds, but two seeds may give the same game: Mastermind-v0 has only
+    360 codes, and some games always start alike.
 
     Args:
-        game: the library's name for it.
+        game: the library's name of the game.
         split: ``"train"`` or ``"test"``.
-        **parameters: of the game.
+        **parameters: parameters of the game.
 
     Raises:
-        ConfigError: for an unknown game, one for several players, one that needs what is not
-            here, or parameters that the game refuses.
-        MissingDependencyError: where TextArena is not installed.
+        ConfigError: for an unknown game, a game for several players, a game that needs something
+            that this machine lacks, or parameters that the game refuses.
+        MissingDependencyError: if TextArena is not installed.
     """
 
     def __init__(self, game: str, split: str = "train", **parameters: Any):
@@ -67,12 +67,12 @@ class TextArena(Task):
         if missing := _missing(_spec(game).entry_point):
             raise ConfigError(f"{self.name} {missing}")
         limit = self._begun(0)[0].state.max_turns
-        # An invalid move is forgiven once and takes none of the game's turns, so that twice the
-        # game's limit never comes before the game's own end.
+        # Before each turn, the game forgives one invalid move, which is an action but no turn of
+        # the game. Twice the game's limit is therefore never reached before the game ends.
         self.max_turns = 2 * limit if limit else _NO_LIMIT
 
     def example(self, example_id: int) -> Example:
-        """The start of the game with this id."""
+        """The seed and the first observation of the game with this id."""
         if example_id < 0:
             raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
         rng = random.Random(example_id)
@@ -84,11 +84,11 @@ class TextArena(Task):
             return {"prompt": _said(game).lstrip("\n") + _asks(game), "seed": seed}
 
     def begin(self, example: Example) -> Episode:
-        """Begin the game again, from the example's seed."""
+        """Start the game from the example's seed."""
         return _Game(*self._begun(example["seed"]))
 
     def _begun(self, seed: int) -> tuple[Any, Contained]:
-        """A game at its first turn, and the random state that it goes on with."""
+        """A game at its first turn, and the random states with which it continues."""
         import textarena
 
         contained = Contained(seed)
@@ -104,15 +104,15 @@ class TextArena(Task):
 
 
 class _Game(Episode):
-    """A game being played."""
+    """The episode of a game."""
 
     def __init__(self, game: Any, contained: Contained):
         self._game, self._contained = game, contained
         with contained.inside():
-            _said(game)  # what the prompt holds already
+            _said(game)  # discarded: it is in the prompt already
 
     def step(self, action: str) -> Turn:
-        """Play an action: what the game says to it, and its reward where it ends."""
+        """Play an action; the turn has the game's reply and, when the game ends, its reward."""
         with self._contained.inside():
             done, _ = self._game.step(action)
             text = _said(self._game)
@@ -120,7 +120,7 @@ class _Game(Episode):
                 return Turn(text + _asks(self._game), 0.0, False)
             rewards, infos = self._game.close()
         reward = rewards[0]
-        if isinstance(reward, str):  # four games swap the reward and the reason of a lost game
+        if isinstance(reward, str):  # in a lost game, four games swap the reward and the reason
             reward = infos[0]["reason"].removeprefix("Invalid Move: ")
         return Turn(text, float(reward), True)
 
@@ -129,7 +129,7 @@ def _said(game: Any) -> str:
     """What the game has said since the last call, as TextArena writes it for a language model."""
     import textarena
 
-    while isinstance(game, textarena.Wrapper):  # some would repeat all that was said before
+    while isinstance(game, textarena.Wrapper):  # some wrappers repeat everything said before
         game = game.env
     _, messages = game.get_observation()
     return "".join(
@@ -144,12 +144,12 @@ def _asks(game: Any) -> str:
 
 
 def make(game: str, **kwargs: Any) -> TextArena:
-    """The task of a game; see `TextArena`."""
+    """Make the task of a game; see `TextArena`."""
     return TextArena(game, **kwargs)
 
 
 def _spec(game: str) -> Any:
-    """What the library has registered under this name."""
+    """The library's registry entry of a game."""
     registry = _registry()
     if game not in registry:
         known = [name.removeprefix(f"{SOURCE}:") for name in names()]
@@ -169,10 +169,10 @@ def _registry() -> Any:
 
 @functools.cache
 def _missing(entry_point: str) -> str:
-    """Why a game can't be made here; empty where it can.
+    """The reason why a game cannot be made on this machine; empty if it can.
 
-    Read from its source: the library does not say how many play, and importing some games
-    starts a download.
+    It is read from the source of the game, because the library does not say how many players a
+    game has, and importing some games starts a download.
     """
     import textarena
 

@@ -1,7 +1,7 @@
-"""Verifiers of reasoning-gym that run a completion as Python, kept from doing so.
+"""Keeps verifiers of reasoning-gym from running a completion as Python code.
 
-Four call ``eval`` on it, and five read it with SymPy, whose parser calls ``eval``: a policy could
-run any code in the process that trains it.
+Four verifiers call ``eval`` on the completion, and five read it with SymPy, whose parser calls
+``eval``. A policy could otherwise run any code in the process that trains it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _FUNCTIONS = (
     "sin cos tan sec csc cot asin acos atan sinh cosh tanh asinh acosh atanh exp log ln sqrt "
     "Abs abs erf pi oo Integral"
 )
-# Numbers, operators, and as names a letter or one of the functions. No dot before a letter, so
-# no attribute; no quote and no underscore.
+# Numbers and operators; the only names are single letters and these functions. A dot before a
+# letter is not allowed, so there are no attributes; nor are quotes and underscores.
 _FORMULA = re.compile(
     rf"(?:[\d\s+*/^(),=-]|\.(?!\s*[A-Za-z])|\b(?:[A-Za-z]|{_FUNCTIONS.replace(' ', '|')})\b)*",
     re.ASCII,
@@ -31,11 +31,11 @@ _FORMULA = re.compile(
 
 
 def defuse(dataset: str, module: str) -> None:
-    """Have the verifier in a module read literals where it would run code."""
+    """Replace ``eval`` in the module of a dataset's verifier by a function that reads literals."""
     if dataset in _EVALUATE:
         vars(sys.modules[module])["eval"] = ast.literal_eval
 
 
 def is_safe(dataset: str, completion: str) -> bool:
-    """Whether the dataset's verifier can be given a completion."""
+    """Whether it is safe to pass a completion to the dataset's verifier."""
     return dataset not in _SYMPY or _FORMULA.fullmatch(completion) is not None

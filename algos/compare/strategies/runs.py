@@ -324,7 +324,7 @@ def train(
         assert rollout.counts is not None
         tokens += int(metrics["strategy/tokens_generated"])
         seconds += metrics["step_time"]
-        trajectories += len(rollout.counts.played)
+        trajectories += len(rollout.played)
         if tokens >= min(due, budget):
             due = (tokens // (eval_every or budget) + 1) * (eval_every or budget)
             measure()

@@ -23,8 +23,13 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.lm.cache.positions import Frame, window  # noqa: E402
-from textenv.algos.lm.kernels.attention import Part, as_bias, attend  # noqa: E402
+from textenv.algos.lm.cache.by_prompt import (  # noqa: E402
+    attend_by_prompt,
+    by_prompt,
+    split_mask,
+)
+from textenv.algos.lm.cache.positions import RowPositions, window  # noqa: E402
+from textenv.algos.lm.kernels.attention import KeyBlock, as_bias  # noqa: E402
 
 
 class GrowingCache:
@@ -42,6 +47,11 @@ class GrowingCache:
         self.columns = 0
         self.keys: mx.array | None = None  # (B, H, S, D)
         self.values: mx.array | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays that are held, none before the first columns."""
+        return [array for array in (self.keys, self.values) if array is not None]
 
     @property
     def offset(self) -> mx.array:
@@ -105,46 +115,50 @@ class ForkedCache:
         per_prompt: G.
         room: columns to allocate at a time, written in place, for generation; 0 concatenates, so
             that gradients flow.
-        frame: of all layers together; None makes one for this layer.
+        positions: of all layers together; None makes one for this layer.
     """
 
     def __init__(
-        self, prompts: GrowingCache, per_prompt: int, room: int = 0, frame: Frame | None = None
+        self,
+        prompts: GrowingCache,
+        per_prompt: int,
+        room: int = 0,
+        positions: RowPositions | None = None,
     ):
         self.prompts: GrowingCache | None = prompts
         self.per_prompt = per_prompt
         self.columns = 0  # T
-        self.frame = frame or frame_of(prompts, per_prompt)
+        self.positions = positions or positions_of(prompts, per_prompt)
         self._room = room
         self._keys: mx.array | None = None  # (P, H, G, T or more, D)
         self._values: mx.array | None = None
 
     @classmethod
-    def alone(cls, prompts: GrowingCache, room: int, frame: Frame) -> ForkedCache:
+    def alone(cls, prompts: GrowingCache, room: int, positions: RowPositions) -> ForkedCache:
         """One continuation of each prompt, whose columns are taken for its own.
 
         Args:
             prompts: the cache that they went through.
             room: columns to allocate at a time.
-            frame: from `frame_alone`.
+            positions: from `positions_alone`.
         """
         assert prompts.keys is not None and prompts.values is not None
-        new = cls(prompts, 1, room, frame)
+        new = cls(prompts, 1, room, positions)
         new.prompts, new.columns = None, prompts.columns
         new._keys, new._values = prompts.keys[:, :, None], prompts.values[:, :, None]
         return new
 
-    def begun(self, keys: mx.array, values: mx.array, frame: Frame) -> ForkedCache:
+    def begun(self, keys: mx.array, values: mx.array, positions: RowPositions) -> ForkedCache:
         """A cache of the same prompts that begins with these columns.
 
         Args:
             keys: (B * T, H, D), by rows.
             values: as the keys.
-            frame: of the prompts and these columns.
+            positions: of the prompts and these columns.
         """
         new = copy.copy(self)
-        rows = frame.start.shape[0]
-        new.frame, new.columns = frame, keys.shape[0] // rows
+        rows = positions.start.shape[0]
+        new.positions, new.columns = positions, keys.shape[0] // rows
         new._keys, new._values = (
             array.reshape(-1, self.per_prompt, new.columns, *array.shape[1:]).transpose(
                 0, 3, 1, 2, 4
@@ -177,6 +191,12 @@ class ForkedCache:
             return ()
         assert self.prompts.keys is not None and self.prompts.values is not None
         return self.prompts.keys, self.prompts.values
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays that are held, those of the prompts included."""
+        of_prompts = [] if self.prompts is None else self.prompts.arrays
+        return of_prompts + [array for array in (self._keys, self._values) if array is not None]
 
     @property
     def room(self) -> int:
@@ -215,7 +235,7 @@ class ForkedCache:
     @property
     def offset(self) -> mx.array:
         """Position of the next token in each row, (B,)."""
-        return self.frame.offset(self.columns)
+        return self.positions.offset(self.columns)
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
@@ -226,11 +246,11 @@ class ForkedCache:
         """
         if window_size is None:
             return None
-        return self.frame.visible(self.width, self.columns, n, window_size)
+        return self.positions.visible(self.width, self.columns, n, window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Take in (B, H, N, D), and give it back: `attend` does not need it."""
-        new_keys, new_values = self._split(keys), self._split(values)
+        new_keys, new_values = by_prompt(keys, self.per_prompt), by_prompt(values, self.per_prompt)
         end = self.columns + keys.shape[2]
         if not self._room:
             if self._keys is not None and self._values is not None:
@@ -258,30 +278,17 @@ class ForkedCache:
             (B, heads, N, D).
         """
         assert self._keys is not None and self._values is not None
-        prompts, heads_kv, group = self._keys.shape[:3]
-        count, heads, length, _ = queries.shape
-        split = (queries * scale).reshape(prompts, group, heads_kv, -1, length, queries.shape[-1])
-        width = self.width
-        over_prompt = self.frame.over_prompt(width)
-        over_own = self.frame.over_own(self.columns, group)
+        length, width, group = queries.shape[2], self.width, self.per_prompt
+        over_prompt = self.positions.over_prompt(width)
+        over_own = self.positions.over_own(self.columns, group)
         if isinstance(mask, mx.array):
-            bias = as_bias(mask, length, width + self.columns)
-            assert bias is not None
-            bias = bias.reshape(prompts, group, 1, 1, length, -1).transpose(0, 2, 1, 3, 4, 5)
-            over_prompt, over_own = bias[..., :width], bias[..., width:]
+            over_prompt, over_own = split_mask(mask, group, width)
         elif length > 1:
             causal = as_bias("causal", length, self.columns)
             assert causal is not None
             over_own = causal[None, None] if over_own is None else over_own + causal[None, None]
-        own = self._keys[..., : self.columns, :], self._values[..., : self.columns, :]
-        parts = [Part(*own, over_own)]
-        if self.prompts is not None:
-            keys, values = self.prompts.keys, self.prompts.values
-            assert keys is not None and values is not None
-            parts.insert(0, Part(keys[:, :, None], values[:, :, None], over_prompt))
-        # (P, H, G, R, N, D)
-        out = attend(mx.contiguous(split.transpose(0, 2, 1, 3, 4, 5)), parts)
-        return out.transpose(0, 2, 1, 3, 4, 5).reshape(count, heads, length, -1)
+        own = KeyBlock(*(array[..., : self.columns, :] for array in self.own), over_own)
+        return attend_by_prompt(queries, scale, own, self.shared, over_prompt)
 
     def take(
         self,
@@ -289,7 +296,7 @@ class ForkedCache:
         slots: mx.array,
         per_prompt: int,
         stretch: tuple[int, int],
-        frame: Frame,
+        positions: RowPositions,
     ) -> ForkedCache:
         """A cache of some rows, with a copy of them.
 
@@ -298,10 +305,10 @@ class ForkedCache:
             slots: (P' x G',) which of the old rows each new one was.
             per_prompt: G'.
             stretch: the first column to keep, and the first that is not.
-            frame: of these rows.
+            positions: of these rows.
         """
         new = copy.copy(self)
-        new.per_prompt, new.frame = per_prompt, frame
+        new.per_prompt, new.positions = per_prompt, positions
         new.columns = stretch[1] - stretch[0]
         if prompts is not None and self.prompts is not None:
             new.prompts = self.prompts.gather(prompts)
@@ -311,16 +318,16 @@ class ForkedCache:
             new._values = _rows(self._values, index, *stretch)
         return new
 
-    def join(self, other: ForkedCache, frame: Frame) -> ForkedCache:
+    def join(self, other: ForkedCache, positions: RowPositions) -> ForkedCache:
         """Both caches' rows, whichever has fewer columns moved to the right.
 
         Args:
             other: of as many rows for each prompt; those come last.
-            frame: of all rows.
+            positions: of all rows.
         """
         columns = self.columns, other.columns
         new = copy.copy(self)
-        new.frame, new.columns = frame, max(columns)
+        new.positions, new.columns = positions, max(columns)
         if self.prompts is not None and other.prompts is not None:
             new.prompts = self.prompts.join(other.prompts)
         # Of prompts that were just forked there are no columns yet.
@@ -343,24 +350,19 @@ class ForkedCache:
             like.dtype,
         )
 
-    def _split(self, columns: mx.array) -> mx.array:
-        """(B, H, N, D) as (P, H, G, N, D)."""
-        rows = columns.reshape(-1, self.per_prompt, *columns.shape[1:])
-        return rows.transpose(0, 2, 1, 3, 4)
 
-
-def frame_of(prompts: GrowingCache, per_prompt: int) -> Frame:
-    """The frame of so many continuations of each prompt."""
+def positions_of(prompts: GrowingCache, per_prompt: int) -> RowPositions:
+    """The positions of so many continuations of each prompt."""
     start = mx.repeat(prompts.columns - prompts.padding, per_prompt)
-    return Frame(start, prompts.padding if prompts.padded else None)
+    return RowPositions(start, prompts.padding if prompts.padded else None)
 
 
-def frame_alone(prompts: GrowingCache) -> Frame:
-    """The frame of `ForkedCache.alone`: what is padding of the prompts are holes."""
+def positions_alone(prompts: GrowingCache) -> RowPositions:
+    """The positions of `ForkedCache.alone`: what is padding of the prompts are holes."""
     if not prompts.padded:
-        return Frame(-prompts.padding)
+        return RowPositions(-prompts.padding)
     padding = np.array(prompts.padding)
-    return Frame(-prompts.padding, None, np.arange(prompts.columns) < padding[:, None])
+    return RowPositions(-prompts.padding, None, np.arange(prompts.columns) < padding[:, None])
 
 
 def _rows(array: mx.array, index: mx.array, first: int, end: int) -> mx.array:

@@ -21,7 +21,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
-from textenv.algos.lm.cache.positions import Frame  # noqa: E402
+from textenv.algos.lm.cache.positions import RowPositions  # noqa: E402
 from textenv.algos.lm.kernels.attention import scaled_dot_product_attention  # noqa: E402
 
 
@@ -37,7 +37,7 @@ def forward(
     Args:
         body: tokens and caches -> hidden states.
         layers: how many caches it takes.
-        prompts: from `textenv.algos.lm.generation.generator.pad_left`.
+        prompts: from `textenv.algos.lm.cache.positions.pad_left`.
         layout: of the continuations.
         tokens: (B, T) of the continuations.
     """
@@ -64,9 +64,11 @@ class Packing:
         self._index = None if layout.prompts is None else mx.array(layout.prompts)
         self._group = layout.per_prompt
         held = padding if self._index is None else padding[self._index]
-        self._frame = Frame(mx.repeat(width - held, self._group), held if padded else None)
+        self._positions = RowPositions(
+            mx.repeat(width - held, self._group), held if padded else None
+        )
         of_prompts = mx.arange(width) - padding[:, None]
-        of_rows = self._frame.start[:, None] + mx.arange(columns)
+        of_rows = self._positions.start[:, None] + mx.arange(columns)
         self.offset = mx.concatenate([of_prompts.reshape(-1), of_rows.reshape(-1)])
         """(M,) positions."""
         self._prompt_mask: mx.array | str | None = None
@@ -89,7 +91,7 @@ class Packing:
         prompts = GrowingCache(self._padding, self._padded)
         prompts.update_and_fetch(prompt_keys, prompt_values)
         held = prompts if self._index is None else prompts.gather(self._index)
-        forks = ForkedCache(held, self._group, frame=self._frame)
+        forks = ForkedCache(held, self._group, positions=self._positions)
         forks.update_and_fetch(own_keys, own_values)
         return prompts, forks
 
@@ -108,7 +110,7 @@ class Packing:
         """What each token sees in a sliding window, (M, 1, 1, S + T)."""
         empty = GrowingCache(self._padding, self._padded)
         prompts: Any = empty.make_mask(self._width, window_size=window_size)  # an array: a window
-        rows = self._frame.visible(self._width, 0, self._columns, window_size)
+        rows = self._positions.visible(self._width, 0, self._columns, window_size)
         wide = mx.pad(prompts, [(0, 0)] * 3 + [(0, self._columns)])
         return self.join(wide[:, 0], rows[:, 0])[:, None, None]
 

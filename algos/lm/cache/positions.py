@@ -8,6 +8,8 @@ Shapes: as in `textenv.algos.lm.cache.kv_cache`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from textenv.algos.runtime import backend
@@ -17,7 +19,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 
-class Frame:
+class RowPositions:
     """What the caches of all layers of a batch have in common.
 
     Args:
@@ -79,8 +81,8 @@ class Frame:
             prompt = mx.repeat(filled, count // len(self.padding), axis=0)
         return window(mx.concatenate([prompt, mx.array(own)], axis=1), n, window_size)
 
-    def leave_out(self, begins: np.ndarray, ends: np.ndarray, columns: int) -> Frame:
-        """The frame in which a stretch of each row's columns is holes.
+    def leave_out(self, begins: np.ndarray, ends: np.ndarray, columns: int) -> RowPositions:
+        """The positions in which a stretch of each row's columns is holes.
 
         Args:
             begins: (B,) the first of them.
@@ -92,14 +94,14 @@ class Frame:
         new = (index >= begins[:, None]) & (index < ends[:, None]) & ~holes
         if not new.any():
             return self
-        return Frame(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
+        return RowPositions(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
 
     def prompt_tokens(self, columns: int) -> np.ndarray:
         """How many tokens there are in each row's prompt, (B,)."""
         return np.array(self.start) + self._holes(columns).sum(axis=1)
 
-    def cut(self, lengths: np.ndarray, columns: int) -> Frame:
-        """The frame in which rows have no more than their first tokens: the others are holes.
+    def cut(self, lengths: np.ndarray, columns: int) -> RowPositions:
+        """The positions in which rows have no more than their first tokens: the others are holes.
 
         Args:
             lengths: (B,) how many tokens, of which the prompt's stay in any case.
@@ -110,7 +112,7 @@ class Frame:
         new = (np.cumsum(~holes, axis=1) > own[:, None]) & ~holes
         if not new.any():
             return self
-        return Frame(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
+        return RowPositions(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
 
     def stretch(self, columns: int) -> tuple[int, int]:
         """The first column that holds something in any row, and the end of the last."""
@@ -121,8 +123,8 @@ class Frame:
 
     def take(
         self, slots: np.ndarray, stretch: tuple[int, int], columns: int, padding: mx.array | None
-    ) -> Frame:
-        """The frame of some rows.
+    ) -> RowPositions:
+        """The positions of some rows.
 
         Args:
             slots: (B',) which.
@@ -132,22 +134,24 @@ class Frame:
         """
         first, end = stretch
         holes = None if self.holes is None else self.holes[slots, first:end]
-        return Frame(self.start[mx.array(slots)] + (columns - end + first), padding, holes)
+        return RowPositions(self.start[mx.array(slots)] + (columns - end + first), padding, holes)
 
-    def join(self, other: Frame, columns: tuple[int, int], padding: mx.array | None) -> Frame:
-        """Both frames' rows, whichever has fewer columns moved to the right.
+    def join(
+        self, other: RowPositions, columns: tuple[int, int], padding: mx.array | None
+    ) -> RowPositions:
+        """Both rows, whichever has fewer columns moved to the right.
 
         Args:
-            other: the frame whose rows come last.
+            other: the positions whose rows come last.
             columns: T of each.
             padding: of all prompts.
         """
         most = max(columns)
-        holes = [np.ones((frame.start.shape[0], most), bool) for frame in (self, other)]
-        for hole, frame, count in zip(holes, (self, other), columns):
-            hole[:, most - count :] = frame._holes(count)
+        holes = [np.ones((positions.start.shape[0], most), bool) for positions in (self, other)]
+        for hole, positions, count in zip(holes, (self, other), columns):
+            hole[:, most - count :] = positions._holes(count)
         starts = [self.start - (most - columns[0]), other.start - (most - columns[1])]
-        return Frame(mx.concatenate(starts), padding, np.concatenate(holes))
+        return RowPositions(mx.concatenate(starts), padding, np.concatenate(holes))
 
     def _holes(self, columns: int) -> np.ndarray:
         """(B, T), all False where there are none."""
@@ -156,6 +160,21 @@ class Frame:
             known = self.holes[:, :columns]
             holes[:, : known.shape[1]] = known
         return holes
+
+
+def pad_left(sequences: Sequence[Sequence[int]], width: int = 0) -> tuple[mx.array, mx.array, bool]:
+    """Token ids (P, L) padded on the left with 0, pads in each row (P,), and whether any are.
+
+    Args:
+        sequences: token ids.
+        width: L, where it is more than the longest of them.
+    """
+    longest = max(width, *map(len, sequences))
+    ids = np.zeros((len(sequences), longest), np.int32)
+    for row, sequence in zip(ids, sequences):
+        row[longest - len(sequence) :] = sequence
+    pads = [longest - len(s) for s in sequences]
+    return mx.array(ids), mx.array(pads), any(pads)
 
 
 def bucket(columns: int, least: int = 16) -> int:

@@ -45,7 +45,7 @@ class Completion:
         )
 
 
-Ended = Callable[[int, Completion], None]
+OnCompletion = Callable[[int, Completion], None]
 """What is told of a row and its completion once that has ended."""
 
 

@@ -25,7 +25,7 @@ import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.lm.cache.kv_cache import ForkedCache  # noqa: E402
 from textenv.algos.lm.cache.positions import bucket  # noqa: E402
-from textenv.algos.lm.kernels.attention import Part, as_bias, attend  # noqa: E402
+from textenv.algos.lm.cache.step_cache import StepCache, StepPlace  # noqa: E402
 from textenv.algos.runtime.compile import traced  # noqa: E402
 
 _OFTEN = 16  # steps of the same shapes before they are compiled, which costs about as many
@@ -102,11 +102,11 @@ class Decoder:
         owns = [array for cache in caches for array in cache.own]
         shared = [array for cache in caches for array in cache.shared]
         columns = min(bucket(first.columns + 1), first.room)  # of the rows' own, looked at
-        hidden = first.frame.over_own(columns, first.per_prompt)
-        padding = first.frame.over_prompt(first.width)
+        hidden = first.positions.over_own(columns, first.per_prompt)
+        padding = first.positions.over_prompt(first.width)
         biases = {"own": hidden, "prompt": padding}
         given = {name: bias for name, bias in biases.items() if bias is not None}
-        start = first.frame.start.astype(mx.int32)
+        start = first.positions.start.astype(mx.int32)
         args = logits, noise, mx.array(first.columns), start, given, shared, owns
         form = params, first.per_prompt, columns
         # What the shapes of all arguments follow from.
@@ -159,9 +159,9 @@ class Decoder:
         layers = len(owns) // 2
         ahead = _hidden_from(position + 1, columns)
         over_own = biases["own"] + ahead if "own" in biases else ahead
-        place = _Place(position, start + position, over_own, biases.get("prompt"), per_prompt)
+        place = StepPlace(position, start + position, over_own, biases.get("prompt"), per_prompt)
         caches = [
-            _StepCache(place, shared[2 * i : 2 * i + 2], owns[2 * i : 2 * i + 2])
+            StepCache(place, shared[2 * i : 2 * i + 2], owns[2 * i : 2 * i + 2])
             for i in range(layers)
         ]
         states = self._body(drawn.tokens[:, None], caches)
@@ -173,85 +173,3 @@ class Decoder:
 def _hidden_from(column: mx.array, columns: int) -> mx.array:
     """What hides columns from one on, (columns,)."""
     return mx.where(mx.arange(columns) < column, 0.0, -mx.inf)
-
-
-class _Place(NamedTuple):
-    """Where a step is, for all layers."""
-
-    position: mx.array
-    """Its column."""
-    offset: mx.array
-    """(B,) its position in each row."""
-    over_own: mx.array
-    """Added to the scores of the rows' own columns, the new one seen."""
-    over_prompt: mx.array | None
-    """Added to those of the prompts' columns."""
-    per_prompt: int
-
-
-class _StepCache:
-    """A `ForkedCache` for one column more, whose place is an array."""
-
-    def __init__(self, place: _Place, shared: Sequence[mx.array], own: Sequence[mx.array]):
-        self._place, self._shared = place, shared
-        self.own = own
-        self.offset = place.offset
-
-    def make_mask(
-        self, n: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array | None:
-        """See `ForkedCache.make_mask`."""
-        if window_size is None:
-            return None
-        count, place = self.offset.shape[0], self._place
-        columns = place.over_own.shape[-1]
-        own = mx.broadcast_to(
-            place.over_own, (count // place.per_prompt, 1, place.per_prompt, 1, 1, columns)
-        ).reshape(count, columns)
-        parts = [own >= 0]
-        if self._shared:
-            width = self._shared[0].shape[2]
-            prompt = mx.ones((count, width), dtype=mx.bool_)
-            if place.over_prompt is not None:
-                seen = place.over_prompt.reshape(-1, width) >= 0
-                prompt = mx.repeat(seen, place.per_prompt, axis=0)
-            parts.insert(0, prompt)
-        filled = mx.concatenate(parts, axis=1)
-        counted = mx.cumsum(filled.astype(mx.int32), axis=1)  # the query's own column is the last
-        return (filled & (counted > counted[:, -1:] - window_size))[:, None, None]
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take in (B, H, 1, D), and give it back."""
-        at = self._place.position.reshape(1)
-        self.own = [
-            mx.slice_update(held, self._split(new), at, axes=[3])
-            for held, new in zip(self.own, (keys, values))
-        ]
-        return keys, values
-
-    def attend(self, queries: mx.array, scale: float, mask: mx.array | None) -> mx.array:
-        """See `ForkedCache.attend`."""
-        count, heads, _, size = queries.shape
-        over_own, over_prompt = self._place.over_own, self._place.over_prompt
-        if mask is not None:
-            width = self._shared[0].shape[2] if self._shared else 0
-            bias = as_bias(mask, 1, mask.shape[-1])
-            assert bias is not None
-            group = self._place.per_prompt
-            bias = bias.reshape(-1, group, 1, 1, 1, bias.shape[-1]).transpose(0, 2, 1, 3, 4, 5)
-            over_prompt, over_own = bias[..., :width], bias[..., width:]
-        columns = self._place.over_own.shape[-1]
-        own_keys, own_values = (array[..., :columns, :] for array in self.own)
-        parts = [Part(own_keys, own_values, over_own)]
-        if self._shared:
-            keys, values = self._shared
-            parts.insert(0, Part(keys[:, :, None], values[:, :, None], over_prompt))
-        prompts, kv_heads, group = self.own[0].shape[:3]
-        split = (queries * scale).reshape(prompts, group, kv_heads, -1, 1, size)
-        out = attend(split.transpose(0, 2, 1, 3, 4, 5), parts)
-        return out.transpose(0, 2, 1, 3, 4, 5).reshape(count, heads, 1, -1)
-
-    def _split(self, columns: mx.array) -> mx.array:
-        """(B, H, 1, D) as (P, H, G, 1, D)."""
-        rows = columns.reshape(-1, self._place.per_prompt, *columns.shape[1:])
-        return rows.transpose(0, 2, 1, 3, 4)

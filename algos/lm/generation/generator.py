@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textenv.algos.lm.generation.completions import Completion, Ended, ignore
+from textenv.algos.lm.generation.completions import Completion, OnCompletion, ignore
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.runtime import backend
 
@@ -25,15 +25,17 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.lm.cache.forking import fork_caches, with_positions  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
-from textenv.algos.lm.cache.layout import best_group, fork_caches, lay_out, with_frame  # noqa: E402
-from textenv.algos.lm.cache.positions import bucket  # noqa: E402
+from textenv.algos.lm.cache.layout import best_group, lay_out  # noqa: E402
+from textenv.algos.lm.cache.positions import bucket, pad_left  # noqa: E402
 from textenv.algos.lm.generation.decode_step import Decoder, Drawn, draw_tokens  # noqa: E402
-from textenv.algos.lm.generation.kept_rows import KeptRows, Weights  # noqa: E402
+from textenv.algos.lm.generation.kept_rows import KeptRows  # noqa: E402
 from textenv.algos.lm.generation.plain import PlainGenerator  # noqa: E402
-from textenv.algos.lm.generation.rows import Batch, Samples, prompt_cost  # noqa: E402
-from textenv.algos.lm.models.loading import split_head  # noqa: E402
-from textenv.algos.lm.models.probe import check_cache  # noqa: E402
+from textenv.algos.lm.generation.rows import DecodeBatch, Samples, prompt_cost  # noqa: E402
+from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
+from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 
 _REFILL = 0.25  # of the rows that a batch may have, so many must be free for others to join
 _MOST_STEPS, _AGE = 4, 8  # between two looks at what was drawn, on a CPU: see Generator
@@ -72,7 +74,7 @@ class Generator:
         sync_every: int | None = None,
     ):
         self._model = model
-        self._layers = check_cache(model)
+        self._layers = check_architecture(model)
         self._body, self._head = split_head(model)
         self._step = Decoder(model, self._body, self._head)
         self._eos = sorted(eos_token_ids)
@@ -91,7 +93,7 @@ class Generator:
         continues: bool = False,
         limits: Sequence[int] | None = None,
         branches: bool = False,
-        ended: Ended = ignore,
+        ended: OnCompletion = ignore,
     ) -> list[Completion]:
         """Sample one completion for each row of ``prompts``.
 
@@ -140,9 +142,9 @@ class Generator:
         samples = Samples(most, params, uniforms, self._eos)
         completions: dict[int, Completion] = {}
         keeps = (continues or branches) and self._model.shares_prompts
-        weights = Weights(self._model) if keeps else None
+        weights = WeightsStamp(self._model) if keeps else None
 
-        def keep(batch: Batch) -> None:
+        def keep(batch: DecodeBatch) -> None:
             left = None if weights is None else batch.ended(samples.made)
             if left is not None and weights is not None:
                 here = left.rows[left.rows >= 0].tolist()
@@ -166,7 +168,9 @@ class Generator:
         while queue or batch:
             joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
             if joining:
-                new: Batch | None = self._prefilled(joining, batch, alone, min(max_tokens, _ROOM))
+                new: DecodeBatch | None = self._prefilled(
+                    joining, batch, alone, min(max_tokens, _ROOM)
+                )
             else:
                 assert batch is not None
                 new = batch.compacted() if batch.going.any() else None
@@ -219,8 +223,8 @@ class Generator:
         return joining
 
     def _prefilled(
-        self, joining: Sequence[_Waiting], batch: Batch | None, alone: bool, room: int
-    ) -> Batch:
+        self, joining: Sequence[_Waiting], batch: DecodeBatch | None, alone: bool, room: int
+    ) -> DecodeBatch:
         """A batch of new rows and of those of another that go on.
 
         Args:
@@ -247,10 +251,10 @@ class Generator:
         rows = np.concatenate([waiting.rows for waiting in joining])
         rows = np.where(layout.slots >= 0, rows[layout.slots], -1)
         logits = self._head(hidden)[mx.array(np.repeat(held, group))]
-        new = Batch(caches, rows, logits, numbers[held])
+        new = DecodeBatch(caches, rows, logits, numbers[held])
         return batch.take(batch.going, group).join(new) if batch is not None and going else new
 
-    def _run(self, batch: Batch, samples: Samples, params: SamplingParams) -> list[Drawn]:
+    def _run(self, batch: DecodeBatch, samples: Samples, params: SamplingParams) -> list[Drawn]:
         """Draw the next tokens of a batch, and feed them; see `Samples.add`."""
         left = samples.left(batch)
         sync_every = self._sync_every or min(_MOST_STEPS, 1 + samples.age(batch) // _AGE)
@@ -271,7 +275,7 @@ class Generator:
             mx.async_eval(step, batch.logits)  # the last one is under way while these are read
         return drawn
 
-    def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> Batch | None:
+    def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> DecodeBatch | None:
         """The rows that were kept, of those prompts that go on from one, after what is new."""
         if not len(self._kept):
             return None
@@ -289,8 +293,8 @@ class Generator:
         new = [prompts[row][n:] if row >= 0 else [] for row, n in zip(batch.rows, lengths)]
         ids, padding, _ = pad_left(new)
         begins, end = np.full(len(new), batch.columns), batch.columns + ids.shape[1]
-        frame = cache.frame.leave_out(begins, begins + np.array(padding), end)
-        batch.caches = with_frame(batch.caches, frame)
+        positions = cache.positions.leave_out(begins, begins + np.array(padding), end)
+        batch.caches = with_positions(batch.caches, positions)
         batch.logits = self._head(self._body(ids, batch.caches)[:, -1])
         batch.begins, batch.going = np.full(len(new), end), batch.rows >= 0
         self.tokens_prefilled += sum(map(len, new))
@@ -303,21 +307,6 @@ class Generator:
         return batch.copies(places, [rows[row] for row in batch.rows[places]])
 
 
-def _shifted(ended: Ended, first: int, row: int, completion: Completion) -> None:
+def _shifted(ended: OnCompletion, first: int, row: int, completion: Completion) -> None:
     """Tell of a row of a part of a batch."""
     ended(first + row, completion)
-
-
-def pad_left(sequences: Sequence[Sequence[int]], width: int = 0) -> tuple[mx.array, mx.array, bool]:
-    """Token ids (P, L) padded on the left with 0, pads in each row (P,), and whether any are.
-
-    Args:
-        sequences: token ids.
-        width: L, where it is more than the longest of them.
-    """
-    longest = max(width, *map(len, sequences))
-    ids = np.zeros((len(sequences), longest), np.int32)
-    for row, sequence in zip(ids, sequences):
-        row[longest - len(sequence) :] = sequence
-    pads = [longest - len(s) for s in sequences]
-    return mx.array(ids), mx.array(pads), any(pads)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import bisect
-import weakref
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +14,10 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
-from mlx.utils import tree_flatten  # noqa: E402
 
-from textenv.algos.lm.cache.layout import held  # noqa: E402
-from textenv.algos.lm.generation.rows import Batch  # noqa: E402
+from textenv.algos.lm.cache.forking import held_arrays  # noqa: E402
+from textenv.algos.lm.generation.rows import DecodeBatch  # noqa: E402
+from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 
 
 class KeptRows:
@@ -39,21 +37,23 @@ class KeptRows:
 
     def clear(self) -> None:
         """Let all of them go."""
-        self._batches: dict[int, Batch] = {}
+        self._batches: dict[int, DecodeBatch] = {}
         self._added = 0
         self._places: dict[bytes, list[tuple[int, int]]] = {}  # by the tokens: batch, place
-        self._weights: Weights | None = None
+        self._weights: WeightsStamp | None = None
 
     @property
     def alone(self) -> bool | None:
         """Whether each row has its prompt for itself; None where there are no rows."""
         return next((batch.alone for batch in self._batches.values()), None)
 
-    def add(self, batch: Batch, sequences: Mapping[int, Sequence[int]], weights: Weights) -> None:
+    def add(
+        self, batch: DecodeBatch, sequences: Mapping[int, Sequence[int]], weights: WeightsStamp
+    ) -> None:
         """Keep the rows of a batch, in place of those that they go on from.
 
         Args:
-            batch: of a call whose rows have ended, from `Batch.ended`.
+            batch: of a call whose rows have ended, from `DecodeBatch.ended`.
             sequences: the tokens of each of its rows, prompt and completion.
             weights: of the model as it was then.
         """
@@ -73,9 +73,9 @@ class KeptRows:
             self._places.setdefault(key, []).append((self._added, int(place)))
         self._batches[self._added] = batch
         self._added += 1
-        mx.async_eval(*held(batch.caches))  # what they were taken from is let go
+        mx.async_eval(*held_arrays(batch.caches))  # what they were taken from is let go
 
-    def take(self, prompts: Sequence[Sequence[int]]) -> Batch | None:
+    def take(self, prompts: Sequence[Sequence[int]]) -> DecodeBatch | None:
         """The rows that some of the prompts go on from, in one batch; nothing is kept after that.
 
         Args:
@@ -106,7 +106,7 @@ class KeptRows:
         group = max(batch.per_prompt for batch in batches)
         return _stand_together([batch.take(batch.rows >= 0, group) for batch in batches])
 
-    def branch(self, prompts: Sequence[Sequence[int]]) -> Batch | None:
+    def branch(self, prompts: Sequence[Sequence[int]]) -> DecodeBatch | None:
         """Copies of what prompts have in common with kept rows, in one batch; the rows stay.
 
         Args:
@@ -151,7 +151,7 @@ class KeptRows:
 
     def _are_fresh(self) -> bool:
         """Whether the model still has the weights that the rows were computed with."""
-        return self._weights is not None and self._weights.are_those_of(self._model)
+        return self._weights is not None and self._weights.is_of(self._model)
 
     def _drop_beginnings(self, keys: Sequence[bytes]) -> None:
         """Let go of rows that others begin with: what goes on from them can go on from these."""
@@ -163,40 +163,9 @@ class KeptRows:
         self._batches = {i: batch for i, batch in self._batches.items() if i in left}
 
 
-class Weights:
-    """Weights of a model at some time, to be recognised later without a copy of them."""
-
-    def __init__(self, model: nn.Module):
-        arrays = _arrays(model)
-        self._names = [name for name, _ in arrays]
-        self._arrays = [weakref.ref(array) for _, array in arrays]
-        self._sums = _sums(arrays)
-
-    def are_those_of(self, model: nn.Module) -> bool:
-        """Whether a model's weights are the same arrays with the same numbers in them."""
-        arrays = _arrays(model)
-        return (
-            self._names == [name for name, _ in arrays]
-            and all(ref() is array for ref, (_, array) in zip(self._arrays, arrays))
-            and np.array_equal(self._sums, _sums(arrays))
-        )
-
-
-def _arrays(model: nn.Module) -> list[tuple[str, mx.array]]:
-    arrays: Any = tree_flatten(model.parameters())
-    return arrays
-
-
-def _sums(arrays: list[tuple[str, mx.array]]) -> np.ndarray:
-    """The sum of each array's bits: any one number that is written into it changes that."""
-    types = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
-    bits = [array.view(types[array.dtype.size]) for _, array in arrays]
-    return np.array(mx.stack([mx.sum(b).astype(mx.uint64) for b in bits]))
-
-
-def _stand_together(batches: list[Batch]) -> Batch:
+def _stand_together(batches: list[DecodeBatch]) -> DecodeBatch:
     """One batch of the rows of several, those of one prompt side by side."""
-    joined = reduce(Batch.join, batches)
+    joined = reduce(DecodeBatch.join, batches)
     return joined if len(batches) == 1 else joined.take(joined.rows >= 0)
 
 

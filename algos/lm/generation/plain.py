@@ -11,16 +11,12 @@ Shapes: as in `textenv.algos.lm.generation.generator` and `textenv.algos.lm.scor
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
-from textenv.algos.lm.generation.completions import Completion, Ended, ignore
+from textenv.algos.lm.generation.completions import Completion, OnCompletion, ignore
 from textenv.algos.lm.generation.sampling import SamplingParams, draw, restrict
-from textenv.algos.lm.scoring.batch import TokenBatch
 from textenv.algos.runtime import backend
 from textenv.errors import DataError
 
@@ -30,6 +26,8 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
+from textenv.algos.lm.cache.take_rows import take_rows  # noqa: E402
+
 _COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
 
 
@@ -38,7 +36,7 @@ class PlainGenerator:
 
     Args:
         model: an mlx-lm model.
-        body: and its head, from `textenv.algos.lm.models.loading.split_head`.
+        body: and its head, from `textenv.algos.lm.models.head.split_head`.
         head: hidden states -> logits.
         eos: tokens that end a completion.
         batch_size: rows decoded at once.
@@ -63,7 +61,7 @@ class PlainGenerator:
         params: SamplingParams,
         uniforms: np.ndarray,
         limits: Sequence[int] | None = None,
-        ended: Ended = ignore,
+        ended: OnCompletion = ignore,
     ) -> list[Completion]:
         """Sample one completion for each row, as `Generator.generate`."""
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
@@ -140,57 +138,3 @@ class PlainGenerator:
         if completion.support is not None and inside is not None:
             completion.support.append(np.flatnonzero(inside).astype(np.int32))
         completion.truncated = token not in self._eos
-
-
-def take_rows(value: Any, rows: mx.array, count: int) -> Any:
-    """A copy of a cache, or of a structure of caches, whose row i is row ``rows[i]``.
-
-    Args:
-        value: any of mlx-lm's: each array whose first axis has as many entries as there are rows
-            has one entry a row. What is no array, such as a number of tokens, holds for all rows.
-        rows: (B,) which rows, in order; a row may be taken many times.
-        count: how many rows there are.
-    """
-    if isinstance(value, mx.array):
-        return value[rows] if value.ndim and value.shape[0] == count else value
-    if isinstance(value, (list, tuple)):
-        return type(value)(take_rows(item, rows, count) for item in value)
-    if isinstance(value, dict):
-        return {key: take_rows(item, rows, count) for key, item in value.items()}
-    if hasattr(value, "__dict__"):
-        copied = copy.copy(value)
-        copied.__dict__ = take_rows(vars(value), rows, count)
-        return copied
-    return value
-
-
-def plain_hidden(model: nn.Module, body: Callable[..., mx.array], batch: TokenBatch) -> mx.array:
-    """The hidden states (N, T, D) that predict the tokens of a batch, by whole sequences.
-
-    They are padded on the right, where a causal model does not look. They go through caches, which
-    nothing is read from later: some architectures, such as gemma3n, compute another function
-    where they are given none.
-    """
-    n, width = batch.token_ids.shape
-    lengths = np.array([len(prompt) for prompt in batch.prompts])[batch.prompt_index]
-    ids = np.zeros((n, int(lengths.max()) + width - 1), np.int32)
-    for row, prompt, length, tokens in zip(ids, batch.prompt_index, lengths, batch.token_ids):
-        row[:length] = batch.prompts[prompt]
-        row[length : length + width - 1] = tokens[:-1]
-    with _in_training(model):
-        hidden = body(mx.array(ids), make_prompt_cache(model))  # (N, L + T - 1, D)
-    if (lengths == lengths[0]).all():
-        return hidden[:, int(lengths[0]) - 1 :]
-    places = lengths[:, None] - 1 + np.arange(width)  # (N, T)
-    return mx.take_along_axis(hidden, mx.array(places)[..., None], axis=1)
-
-
-@contextmanager
-def _in_training(model: nn.Module) -> Iterator[None]:
-    """Layers that can choose then run operations with a gradient: Metal kernels have none."""
-    was = model.training
-    model.train()
-    try:
-        yield
-    finally:
-        model.train(was)

@@ -6,7 +6,6 @@ A batch of observations gives a list of actions, and each entry of ``extras`` ha
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,14 +20,13 @@ from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 
 backend.prepare()
 
-import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
-from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
-from textenv.algos.lm.generation.completions import Completion, Ended  # noqa: E402
+from textenv.algos.lm.generation.completions import Completion, OnCompletion  # noqa: E402
 from textenv.algos.lm.generation.generator import Generator  # noqa: E402
 from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
-from textenv.algos.lm.models.loading import context_length  # noqa: E402
+from textenv.algos.lm.models.properties import context_length  # noqa: E402
+from textenv.algos.lm.models.weights import as_numpy, fingerprint, set_weights  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ class LanguageModelPolicy:
         noise: np.ndarray,
         continues: bool,
         branches: bool,
-        finish: Ended,
+        finish: OnCompletion,
     ) -> None:
         """Completions that begin with heads, each told as it ends."""
         begun = [len(head.token_ids) for head in heads]
@@ -296,37 +294,19 @@ class LanguageModelPolicy:
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights: names, types, shapes and bytes, in the order of the names."""
-        digest = hashlib.sha256()
-        parameters: Any = tree_flatten(self.model.parameters())
-        for name, weights in sorted(parameters, key=lambda pair: pair[0]):
-            digest.update(f"{name} {weights.dtype} {weights.shape}\n".encode())
-            digest.update(np.asarray(mx.reshape(weights, [-1]).view(mx.uint8)).tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.model)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights by name, for `set_tensors` of a policy of the same model elsewhere."""
-        parameters: Any = tree_flatten(self.model.parameters())
-        return {
-            name: np.asarray(w.view(mx.uint16) if w.dtype == mx.bfloat16 else w)
-            for name, w in parameters
-        }
+        return as_numpy(self.model.parameters())
 
     def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Go on with other weights, of the same names and shapes.
 
         Raises:
-            ConfigError: for those of another model.
+            ConfigError: if they are those of another model.
         """
-        own: Any = dict(tree_flatten(self.model.parameters()))
-        found = {name: value.shape for name, value in tensors.items()}
-        expected = {name: value.shape for name, value in own.items()}
-        if found != expected:
-            odd = sorted(name for name, _ in found.items() ^ expected.items())
-            raise ConfigError(f"the weights are those of another model: {', '.join(odd)} differ")
-        # NumPy has no bfloat16: its bits travel as integers.
-        new = [(name, mx.array(tensors[name]).view(own[name].dtype)) for name in own]
-        self.model.update(tree_unflatten(new))
-        mx.eval(self.model.parameters())
+        set_weights(self.model, tensors)
 
     def with_params(self, **changes: Any) -> LanguageModelPolicy:
         """The same model under other settings."""

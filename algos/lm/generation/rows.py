@@ -18,22 +18,21 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.lm.cache.kv_cache import ForkedCache  # noqa: E402
-from textenv.algos.lm.cache.layout import (  # noqa: E402
+from textenv.algos.lm.cache.forking import (  # noqa: E402
     Cache,
-    best_group,
     join_caches,
-    lay_out,
     take_places,
-    with_frame,
+    with_positions,
 )
+from textenv.algos.lm.cache.kv_cache import ForkedCache  # noqa: E402
+from textenv.algos.lm.cache.layout import best_group, lay_out  # noqa: E402
 from textenv.algos.lm.generation.decode_step import Drawn  # noqa: E402
 
 _COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
 _PLACE = 128  # what a place costs beside attention, in columns that it attends to
 
 
-class Batch:
+class DecodeBatch:
     """Places of a layout, most of them with a row.
 
     Args:
@@ -94,9 +93,9 @@ class Batch:
         """(B,) how many tokens there are in the prompt that each place shares; 0 where alone."""
         cache = self.caches[0]
         assert isinstance(cache, ForkedCache)
-        return cache.frame.prompt_tokens(cache.columns)
+        return cache.positions.prompt_tokens(cache.columns)
 
-    def take(self, which: np.ndarray, per_prompt: int | None = None) -> Batch:
+    def take(self, which: np.ndarray, per_prompt: int | None = None) -> DecodeBatch:
         """A batch of some of the places, laid out anew.
 
         Args:
@@ -107,7 +106,7 @@ class Batch:
         per_prompt = per_prompt or self.best_group(self.counts(which))
         return self._laid_out(old, self.rows[old], per_prompt)
 
-    def copies(self, places: np.ndarray, rows: Sequence[Sequence[int]]) -> Batch:
+    def copies(self, places: np.ndarray, rows: Sequence[Sequence[int]]) -> DecodeBatch:
         """Each of some places as often as there are rows for it."""
         counts = np.array([len(some) for some in rows])
         repeated = np.repeat(places, counts)
@@ -117,7 +116,7 @@ class Batch:
 
     def branches(
         self, places: np.ndarray, rows: np.ndarray, lengths: np.ndarray, per_prompt: int
-    ) -> Batch:
+    ) -> DecodeBatch:
         """Rows that go on from beginnings of those here, which stay as they are.
 
         Args:
@@ -134,7 +133,7 @@ class Batch:
         rows: np.ndarray,
         per_prompt: int,
         lengths: np.ndarray | None = None,
-    ) -> Batch:
+    ) -> DecodeBatch:
         """A batch of rows (N,) that go on from the old places (N,)."""
         # Of a prompt that is held more than once, the first will do for all its rows.
         first_of, of_place = np.unique(self.prompts, return_index=True)[1], self._prompt_of_place()
@@ -146,7 +145,7 @@ class Batch:
         if lengths is not None:
             lengths = np.where(taken, lengths[layout.slots], 0)
         caches, first = take_places(self.caches, held, places, per_prompt, lengths)
-        new = Batch(
+        new = DecodeBatch(
             caches,
             np.where(taken, rows[layout.slots], -1),
             self.logits[mx.array(places)],
@@ -156,7 +155,7 @@ class Batch:
         new.begins = self.begins[places] - first
         return new
 
-    def compacted(self) -> Batch:
+    def compacted(self) -> DecodeBatch:
         """Without the rows that have ended, where so many have that this is worth a copy."""
         most = _COMPACT_BELOW * len(self.rows)
         if self.going.sum() > most:
@@ -167,19 +166,19 @@ class Batch:
             return self
         return self.take(self.going, group)
 
-    def join(self, other: Batch) -> Batch:
+    def join(self, other: DecodeBatch) -> DecodeBatch:
         """The rows of this batch and of another, of as many places for each prompt."""
         caches = join_caches(self.caches, other.caches)
         rows = np.concatenate([self.rows, other.rows])
         prompts = np.concatenate([self.prompts, other.prompts])
-        new = Batch(caches, rows, mx.concatenate([self.logits, other.logits]), prompts)
+        new = DecodeBatch(caches, rows, mx.concatenate([self.logits, other.logits]), prompts)
         new.going = np.concatenate([self.going, other.going])
         new.begins = np.concatenate(
             [batch.begins + (new.columns - batch.columns) for batch in (self, other)]
         )
         return new
 
-    def ended(self, made: np.ndarray) -> Batch | None:
+    def ended(self, made: np.ndarray) -> DecodeBatch | None:
         """The rows that have ended, without what was computed for them since; None: there are none.
 
         Args:
@@ -191,9 +190,9 @@ class Batch:
         ends = np.where(ended, self.begins + made[self.rows], self.columns)
         cache = self.caches[0]
         assert isinstance(cache, ForkedCache)
-        frame = cache.frame.leave_out(ends, np.full(len(ends), self.columns), self.columns)
-        caches = with_frame(self.caches, frame)
-        return Batch(caches, self.rows, self.logits[:, :0], self.prompts).take(ended)
+        positions = cache.positions.leave_out(ends, np.full(len(ends), self.columns), self.columns)
+        caches = with_positions(self.caches, positions)
+        return DecodeBatch(caches, self.rows, self.logits[:, :0], self.prompts).take(ended)
 
     def _prompt_of_place(self) -> np.ndarray:
         """(B,) numbers from 0 on, in the order of `prompts`."""
@@ -239,21 +238,21 @@ class Samples:
         self.ended: list[int] = []
         self._limits, self._uniforms, self._eos = limits, uniforms, np.array(eos)
 
-    def left(self, batch: Batch) -> int:
+    def left(self, batch: DecodeBatch) -> int:
         """The most tokens that any row of a batch may still draw."""
         rows = batch.rows[batch.going]
         return int((self._limits[rows] - self.made[rows]).max())
 
-    def age(self, batch: Batch) -> int:
+    def age(self, batch: DecodeBatch) -> int:
         """How many tokens the rows of a batch that go on have, in the mean."""
         return int(self.made[batch.rows[batch.going]].mean())
 
-    def noise(self, batch: Batch, steps: int) -> mx.array:
+    def noise(self, batch: DecodeBatch, steps: int) -> mx.array:
         """The noise of the next tokens, (K, B)."""
         at = self.made[batch.rows] + np.arange(steps)[:, None]
         return mx.array(self._uniforms[batch.rows, np.minimum(at, self.tokens.shape[1] - 1)])
 
-    def add(self, batch: Batch, drawn: Sequence[Drawn]) -> None:
+    def add(self, batch: DecodeBatch, drawn: Sequence[Drawn]) -> None:
         """Take in what was drawn for a batch, and mark the rows that have ended.
 
         Args:

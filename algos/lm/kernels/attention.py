@@ -34,7 +34,7 @@ from textenv.algos.runtime.compile import keeps  # noqa: E402
 _NAME = "scaled_dot_product_attention"
 
 
-class Part(NamedTuple):
+class KeyBlock(NamedTuple):
     """Keys that queries attend to."""
 
     keys: mx.array
@@ -92,7 +92,7 @@ def scaled_dot_product_attention(
         if bias.shape[1] > 1:
             bias = bias.reshape(bias.shape[0], groups, 1, heads // groups, *bias.shape[-2:])
     keys, values = mx.contiguous(keys), mx.contiguous(values)
-    part = Part(keys[:, :, None], values[:, :, None], bias)
+    part = KeyBlock(keys[:, :, None], values[:, :, None], bias)
     # (B, H, 1, R, L, D)
     split = mx.contiguous(queries * scale).reshape(count, groups, 1, heads // groups, length, -1)
     return attend(split, [part]).reshape(count, heads, length, -1)
@@ -110,7 +110,7 @@ def as_bias(mask: mx.array | str | None, length: int, columns: int) -> mx.array 
     return mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
 
 
-def attend(queries: mx.array, parts: Sequence[Part]) -> mx.array:
+def attend(queries: mx.array, parts: Sequence[KeyBlock]) -> mx.array:
     """Attention of scaled queries over all parts together.
 
     Args:

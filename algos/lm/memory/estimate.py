@@ -31,7 +31,7 @@ _AT_ONCE = 512  # completions that a policy decodes together
 _CHUNK = 2**20  # logits that are computed together at least, see `textenv.algos.lm.scoring.scorer`
 
 
-class Sizes(NamedTuple):
+class ModelSizes(NamedTuple):
     """What is known of a model without running it; numbers are 0 where its config is silent."""
 
     weights: int
@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
     shares_prompts: bool
 
     @classmethod
-    def of(cls, model: nn.Module) -> Sizes:
+    def of(cls, model: nn.Module) -> ModelSizes:
         """The sizes of an mlx-lm model."""
         args = getattr(model, "args", None)
 
@@ -74,7 +74,7 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What is done with a model."""
 
     prompts: int
@@ -96,7 +96,7 @@ class Load:
     workers: int = 0
 
     @classmethod
-    def of(cls, config: Any, prompt_tokens: int, completion_tokens: int) -> Load:
+    def of(cls, config: Any, prompt_tokens: int, completion_tokens: int) -> Workload:
         """What a `GRPOConfig`, or a `PPOConfig` on text, says."""
         prompts = getattr(config, "num_prompts", None) or config.n_steps
         completions = prompts * getattr(config, "num_generations", 1)
@@ -117,31 +117,31 @@ class Load:
         )
 
 
-def estimate(sizes: Sizes, load: Load, on_cpu: bool = True) -> dict[str, int]:
+def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> dict[str, int]:
     """Bytes at the highest, by what takes them: in the rollout, the backward, or the step after."""
     s = sizes
     trained = s.trainable
-    if load.lora_rank:  # two factors for each of an attention layer's and an MLP's linear layers
+    if work.lora_rank:  # two factors for each of an attention layer's and an MLP's linear layers
         ends = (s.d + s.q) * 2 + (2 * s.d + s.kv) + 3 * (s.d + s.f)
-        trained = load.lora_rank * s.layers * ends * s.item
+        trained = work.lora_rank * s.layers * ends * s.item
     common = {
         "weights": s.weights,
         "optimizer": 2 * trained,
-        "reference model": s.weights if load.reference and not load.lora_rank else 0,
-        "worker processes": load.workers * (s.weights + (PROCESS if on_cpu else 0)),
+        "reference model": s.weights if work.reference and not work.lora_rank else 0,
+        "worker processes": work.workers * (s.weights + (PROCESS if on_cpu else 0)),
         "the process itself": PROCESS if on_cpu else 0,
     }
-    backward = {"gradient": (2 if load.parts else 1) * trained, **_activations(s, load, on_cpu)}
+    backward = {"gradient": (2 if work.parts else 1) * trained, **_activations(s, work, on_cpu)}
     step = {"gradient": 3 * trained}  # itself, clipped, and what becomes of it
-    phases = [common | parts for parts in (_rollout(s, load), backward, step)]
+    phases = [common | parts for parts in (_rollout(s, work), backward, step)]
     return max(phases, key=lambda parts: sum(parts.values()))
 
 
-def _rollout(s: Sizes, load: Load) -> dict[str, int]:
-    rows = min(_AT_ONCE, load.completions)
-    prompts = math.ceil(rows * load.prompts / load.completions) if s.shares_prompts else rows
-    tokens = prompts * load.prompt_tokens + rows * load.completion_tokens
-    widest = prompts * load.prompt_tokens * (2 * s.d + s.q + s.kv + 3 * s.f)
+def _rollout(s: ModelSizes, work: Workload) -> dict[str, int]:
+    rows = min(_AT_ONCE, work.completions)
+    prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
+    tokens = prompts * work.prompt_tokens + rows * work.completion_tokens
+    widest = prompts * work.prompt_tokens * (2 * s.d + s.q + s.kv + 3 * s.f)
     return {
         "keys and values": tokens * s.layers * s.kv * s.item,
         "prompts going through": widest * s.item,
@@ -149,20 +149,20 @@ def _rollout(s: Sizes, load: Load) -> dict[str, int]:
     }
 
 
-def _activations(s: Sizes, load: Load, on_cpu: bool) -> dict[str, int]:
+def _activations(s: ModelSizes, work: Workload, on_cpu: bool) -> dict[str, int]:
     """What a forward keeps for the backward; the factors were fitted to measured peaks."""
-    rows = min(load.micro_batch, load.completions)
-    prompts = math.ceil(rows * load.prompts / load.completions) if s.shares_prompts else rows
-    prompt_tokens = prompts * load.prompt_tokens
-    tokens = prompt_tokens + rows * (load.completion_tokens - 1)
+    rows = min(work.micro_batch, work.completions)
+    prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
+    prompt_tokens = prompts * work.prompt_tokens
+    tokens = prompt_tokens + rows * (work.completion_tokens - 1)
     kept = tokens * (5.7 * s.d + 5 * s.q + 1.9 * s.kv + 2.7 * s.f)  # of a layer
-    if load.gradient_checkpointing:
+    if work.gradient_checkpointing:
         layers = s.layers * (tokens * s.d + prompt_tokens * s.kv) + kept
     else:
         layers = s.layers * kept
     # On a CPU, exponentials and sigmoids leave many arrays on their way.
     passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
-    logits = rows * load.completion_tokens * s.vocabulary
+    logits = rows * work.completion_tokens * s.vocabulary
     chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8)
     logits = min((14 if on_cpu else 6) * logits, (24 if on_cpu else 8) * chunk)
     return {

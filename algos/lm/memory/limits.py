@@ -17,7 +17,7 @@ import mlx.core as mx  # noqa: E402
 _NONE = 2**60  # bytes; a cgroup of version 1 says about 2**63 where there is no limit
 
 
-class Limit(NamedTuple):
+class MemoryLimit(NamedTuple):
     """Memory that a process can hold."""
 
     size: int
@@ -26,7 +26,7 @@ class Limit(NamedTuple):
     """What bounds it, in words."""
 
 
-def memory_limit(root: Path = Path("/")) -> Limit | None:
+def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
     """The lowest of the limits that hold for this process as things stand; None where unknown.
 
     Args:
@@ -38,7 +38,7 @@ def memory_limit(root: Path = Path("/")) -> Limit | None:
         return min(_of_linux(root), default=None)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return Limit(size, "the machine's memory")
+        return MemoryLimit(size, "the machine's memory")
     return None
 
 
@@ -51,33 +51,40 @@ def resident(root: Path = Path("/")) -> int:
     return _table(root / "proc/self/status", 1024).get("VmRSS", 0)
 
 
-def _of_gpu(info: dict[str, str | int]) -> Limit | None:
+def in_gb(size: float) -> str:
+    """A number of bytes in gigabytes, with its unit."""
+    return f"{size / 1e9:.2g} GB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
+def _of_gpu(info: dict[str, str | int]) -> MemoryLimit | None:
     free = info.get("free_memory")  # CUDA, of all processes
     if free is not None:
         own = mx.get_active_memory() + mx.get_cache_memory()
-        return Limit(int(free) + own, "what is free of the GPU's memory")
+        return MemoryLimit(int(free) + own, "what is free of the GPU's memory")
     most = info.get("max_recommended_working_set_size") or info.get("memory_size")  # Metal
-    return None if most is None else Limit(int(most), "the GPU's share of the machine's memory")
+    return (
+        None if most is None else MemoryLimit(int(most), "the GPU's share of the machine's memory")
+    )
 
 
-def _of_linux(root: Path) -> Iterator[Limit]:
+def _of_linux(root: Path) -> Iterator[MemoryLimit]:
     status = _table(root / "proc/self/status", 1024)
     own = status.get("VmRSS", 0)
     machine = _table(root / "proc/meminfo", 1024)
     if "MemAvailable" in machine:
         free = machine["MemAvailable"] + machine.get("SwapFree", 0)
-        yield Limit(own + free, "what is free of the machine's memory")
+        yield MemoryLimit(own + free, "what is free of the machine's memory")
     for size, used, idle in _cgroups(root):
         others = max(0, used - idle - own)
-        yield Limit(size - others, "the memory that the cgroup has for this process")
+        yield MemoryLimit(size - others, "the memory that the cgroup has for this process")
     ulimit = _address_space()
     if ulimit is not None:
         left = ulimit - status.get("VmSize", 0)
-        yield Limit(own + left, "the address space that ulimit -v leaves")
+        yield MemoryLimit(own + left, "the address space that ulimit -v leaves")
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, int, int]]:
-    """Limit, bytes in use, and bytes of files that can be dropped, of each group up to the root."""
+    """Each control group's limit, bytes in use, and bytes of files that can be dropped."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

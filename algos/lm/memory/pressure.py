@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from textenv.algos.lm.memory.limits import memory_limit, resident
 from textenv.algos.runtime import backend
+from textenv.errors import OutOfMemoryError
 
 backend.prepare()
 
@@ -21,6 +22,12 @@ import mlx.core as mx  # noqa: E402
 
 NEARLY = 0.95
 """Of the limit."""
+_MESSAGES = (  # of MLX's RuntimeErrors, in small letters
+    "unable to allocate",  # [malloc], Metal and CUDA
+    "[metal::malloc]",  # a buffer above the largest, or one too many
+    "insufficient memory",  # a Metal command buffer
+    "out of memory",  # what CUDA calls cudaErrorMemoryAllocation
+)
 _EVERY = 0.1  # seconds between two looks, each of which takes some .1 ms
 
 
@@ -57,3 +64,23 @@ def watched(what: str, advice: str) -> Iterator[None]:
     finally:
         over.set()
         looking.join()
+
+
+@contextmanager
+def out_of_memory(what: str, advice: str) -> Iterator[None]:
+    """Say what to do where memory runs out in a block, and on a CPU shortly before.
+
+    Raises:
+        OutOfMemoryError: in place of what MLX, NumPy or Python raise then.
+    """
+    try:
+        with watched(what, advice):
+            yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(f"out of memory while {what}: {advice}") from error
+    except RuntimeError as error:
+        if not any(message in str(error).lower() for message in _MESSAGES):
+            raise
+        raise OutOfMemoryError(f"out of memory while {what}: {advice}") from error

@@ -6,13 +6,11 @@ too many ends the process by a segmentation fault, or the kernel ends it. On a G
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,21 +26,15 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
-from textenv.algos.lm.memory.estimate import Load, Sizes, estimate  # noqa: E402
-from textenv.algos.lm.memory.limits import Limit, memory_limit  # noqa: E402
-from textenv.algos.lm.memory.pressure import watched  # noqa: E402
+from textenv.algos.lm.memory.estimate import ModelSizes, Workload, estimate_memory  # noqa: E402
+from textenv.algos.lm.memory.limits import MemoryLimit, in_gb, memory_limit  # noqa: E402
+from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
 
 MARGIN = 1.4
 """An estimate may be this many times what there is before anything is refused: it is rough."""
 
 _ASSUMED = 64  # tokens of a prompt that is not known
 _SHARE = 4  # before any completion is seen: one in so many tokens of the longest
-_MESSAGES = (  # of MLX's RuntimeErrors, in small letters
-    "unable to allocate",  # [malloc], Metal and CUDA
-    "[metal::malloc]",  # a buffer above the largest, or one too many
-    "insufficient memory",  # a Metal command buffer
-    "out of memory",  # what CUDA calls cudaErrorMemoryAllocation
-)
 
 
 class MemoryWatch:
@@ -63,9 +55,14 @@ class MemoryWatch:
     """
 
     def __init__(
-        self, model: nn.Module, config: Any, env: Any, tokenizer: Any, limit: Limit | None = None
+        self,
+        model: nn.Module,
+        config: Any,
+        env: Any,
+        tokenizer: Any,
+        limit: MemoryLimit | None = None,
     ):
-        self._sizes, self._config, self._limit = Sizes.of(model), config, limit
+        self._sizes, self._config, self._limit = ModelSizes.of(model), config, limit
         self._warned = False
         self._prompt, assumed = longest_prompt(env, tokenizer)
         short = -(-config.max_completion_length // _SHARE)
@@ -95,7 +92,7 @@ class MemoryWatch:
         if limit is None:
             return
         on_cpu = mx.default_device() == mx.cpu
-        parts = estimate(self._sizes, Load.of(self._config, prompt, completion), on_cpu)
+        parts = estimate_memory(self._sizes, Workload.of(self._config, prompt, completion), on_cpu)
         total = sum(parts.values())
         refused = total > MARGIN * limit.size
         if total <= limit.size or (self._warned and not refused):
@@ -106,13 +103,13 @@ class MemoryWatch:
                 config = replace(self._config, **changes)
             except ConfigError:  # such as fewer completions than num_minibatches
                 return False
-            load = Load.of(config, prompt, config.max_completion_length)
-            return sum(estimate(self._sizes, load, on_cpu).values()) <= limit.size
+            work = Workload.of(config, prompt, config.max_completion_length)
+            return sum(estimate_memory(self._sizes, work, on_cpu).values()) <= limit.size
 
         levers = _levers(self._config)
         settings = settings_that_fit(fits, levers)
         shown = ", ".join(
-            f"{name} {_gb(size)}"
+            f"{name} {in_gb(size)}"
             for name, size in sorted(parts.items(), key=lambda part: -part[1])
             if size >= 0.01 * total
         )
@@ -121,8 +118,8 @@ class MemoryWatch:
         else:
             advice = f"no setting of {', '.join(levers)} makes it fit: take a smaller model"
         message = (
-            f"training needs about {_gb(total)} ({shown}; {about}), and {limit.what} is "
-            f"{_gb(limit.size)}: {advice}"
+            f"training needs about {in_gb(total)} ({shown}; {about}), and {limit.what} is "
+            f"{in_gb(limit.size)}: {advice}"
         )
         if refused:
             raise OutOfMemoryError(message)
@@ -132,7 +129,7 @@ class MemoryWatch:
 
 def _levers(config: Any) -> dict[str, list[Any]]:
     """Settings that take less, each from mild to harsh, in the order to try them."""
-    now = Load.of(config, 1, 1)
+    now = Workload.of(config, 1, 1)
     levers: dict[str, list[Any]] = {
         "micro_batch_size": _halvings(now.micro_batch),
         "gradient_checkpointing": [] if config.gradient_checkpointing else [True],
@@ -190,84 +187,3 @@ def longest_prompt(env: Any, tokenizer: Any) -> tuple[int, str]:
     prompts = [task.example(i)["prompt"] for i in draw_ids(task, rngs)]
     longest = max(len(tokenizer.encode(prompt)) for prompt in prompts)
     return longest, f"prompts of {longest} tokens, the longest of {len(prompts)}"
-
-
-def check_weights(folder: Path, limit: Limit | None = None) -> None:
-    """Refuse a folder whose weights alone are too large, before any of them is read.
-
-    Args:
-        folder: of a model.
-        limit: what there is; None: of this process, now.
-
-    Raises:
-        OutOfMemoryError: with both sizes, and what would fit.
-    """
-    limit = limit or memory_limit()
-    tensors = [t for file in sorted(folder.glob("model*.safetensors")) for t in _header(file)]
-    on_cpu = mx.default_device() == mx.cpu
-    size, count = 0, 0
-    for kind, length in tensors:
-        half = kind in ("F16", "BF16")
-        size += 2 * length if half and on_cpu else length  # `load_model` widens them
-        count += length // (2 if half else 4)
-    if limit is None or size <= limit.size:
-        return
-    quantized = any(kind == "U32" for kind, _ in tensors)
-    small = int(count * 0.5625)  # 4 bits, and two half-precision numbers for each 64
-    if not quantized and small <= limit.size:
-        advice = (
-            f"a copy quantized to 4 bits (mlx_lm.convert -q) takes about {_gb(small)} and can be "
-            "trained with lora_rank"
-        )
-    else:
-        fit = limit.size // (4 if on_cpu else 2)
-        advice = f"take a smaller model, of fewer than {fit / 1e6:,.0f} million parameters"
-    raise OutOfMemoryError(
-        f"the weights in {folder} take {_gb(size)}"
-        f"{', in float32 on a CPU' if on_cpu and not quantized else ''}, and {limit.what} is "
-        f"{_gb(limit.size)}: {advice}"
-    )
-
-
-@contextmanager
-def out_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Say what to do where memory runs out in a block, and on a CPU shortly before.
-
-    Raises:
-        OutOfMemoryError: in place of what MLX, NumPy or Python raise then.
-    """
-    try:
-        with watched(what, advice):
-            yield
-    except OutOfMemoryError:
-        raise
-    except MemoryError as error:
-        raise OutOfMemoryError(f"out of memory while {what}: {advice}") from error
-    except RuntimeError as error:
-        if not any(message in str(error).lower() for message in _MESSAGES):
-            raise
-        raise OutOfMemoryError(f"out of memory while {what}: {advice}") from error
-
-
-def _header(file: Path) -> list[tuple[str, int]]:
-    """Type and bytes of each tensor of a safetensors file; none where it is broken."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > file.stat().st_size:
-            return []  # loading it will say so
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            return []
-    if not isinstance(header, dict):
-        return []
-    tensors = []
-    for entry in header.values():
-        match entry:
-            case {"dtype": str(kind), "data_offsets": [int(start), int(end)]}:
-                tensors.append((kind, end - start))
-    return tensors
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2g} GB" if size < 1e9 else f"{size / 1e9:.1f} GB"

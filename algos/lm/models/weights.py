@@ -1,27 +1,95 @@
-"""Weights, and their gradients, as NumPy arrays by name: how they travel between processes."""
+"""A model's weights as NumPy arrays, for other processes, and how two states are told apart."""
 
 from __future__ import annotations
 
+import hashlib
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from textenv.algos.runtime import backend
+from textenv.errors import ConfigError
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
-from mlx.utils import tree_flatten  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 
 def as_numpy(tree: Any) -> dict[str, np.ndarray]:
-    """A tree of arrays by name; they share its memory where they can.
+    """The arrays of a tree by name, such as weights or their gradients.
 
-    NumPy has no bfloat16: its bits travel as uint16, and ``mx.array(...).view(mx.bfloat16)`` gives
-    them back.
+    They share the tree's memory if they can. NumPy has no bfloat16: its bits travel as uint16, and
+    `from_numpy` gives them back.
     """
     flat: Any = tree_flatten(tree)
     return {
         name: np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
         for name, array in flat
     }
+
+
+def from_numpy(array: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """An array that `as_numpy` gave, in the type that it had."""
+    return mx.array(array).view(dtype)
+
+
+def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Give a model other weights, from `as_numpy`, of the same names and shapes.
+
+    Raises:
+        ConfigError: if they are those of another model.
+    """
+    own: Any = dict(tree_flatten(model.parameters()))
+    found = {name: value.shape for name, value in weights.items()}
+    expected = {name: value.shape for name, value in own.items()}
+    if found != expected:
+        odd = sorted(name for name, _ in found.items() ^ expected.items())
+        raise ConfigError(f"the weights are those of another model: {', '.join(odd)} differ")
+    model.update(
+        tree_unflatten([(name, from_numpy(weights[name], own[name].dtype)) for name in own])
+    )
+    mx.eval(model.parameters())
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the weights: names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, weights in sorted(_arrays(model), key=lambda pair: pair[0]):
+        digest.update(f"{name} {weights.dtype} {weights.shape}\n".encode())
+        digest.update(np.asarray(mx.reshape(weights, [-1]).view(mx.uint8)).tobytes())
+    return digest.hexdigest()
+
+
+class WeightsStamp:
+    """The state of a model's weights at some time, recognised later without a copy of them."""
+
+    def __init__(self, model: nn.Module):
+        arrays = _arrays(model)
+        self._names = [name for name, _ in arrays]
+        self._arrays = [weakref.ref(array) for _, array in arrays]
+        self._sums = _sums(arrays)
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether a model's weights are the same arrays with the same numbers in them."""
+        arrays = _arrays(model)
+        return (
+            self._names == [name for name, _ in arrays]
+            and all(ref() is array for ref, (_, array) in zip(self._arrays, arrays))
+            and np.array_equal(self._sums, _sums(arrays))
+        )
+
+
+def _arrays(model: nn.Module) -> list[tuple[str, mx.array]]:
+    arrays: Any = tree_flatten(model.parameters())
+    return arrays
+
+
+def _sums(arrays: list[tuple[str, mx.array]]) -> np.ndarray:
+    """The sum of each array's bits: any one number that is written into it changes that."""
+    types = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+    bits = [array.view(types[array.dtype.size]) for _, array in arrays]
+    return np.array(mx.stack([mx.sum(b).astype(mx.uint64) for b in bits]))

@@ -23,14 +23,16 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.lm.cache.forking import fork_caches  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import GrowingCache  # noqa: E402
-from textenv.algos.lm.cache.layout import fork_caches, lay_out  # noqa: E402
-from textenv.algos.lm.generation.generator import pad_left  # noqa: E402
-from textenv.algos.lm.generation.plain import plain_hidden  # noqa: E402
+from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
+from textenv.algos.lm.cache.positions import pad_left  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
-from textenv.algos.lm.models.loading import split_head, without_lora  # noqa: E402
-from textenv.algos.lm.models.probe import check_cache  # noqa: E402
+from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
+from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.lora import without_lora  # noqa: E402
 from textenv.algos.lm.scoring.checkpointing import in_chunks, recompute_layers  # noqa: E402
+from textenv.algos.lm.scoring.plain import plain_hidden  # noqa: E402
 from textenv.algos.lm.scoring.tree_scoring import tree_hidden  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
@@ -48,7 +50,7 @@ class Scorer:
 
     def __init__(self, model: nn.Module, gradient_checkpointing: bool = False):
         self._model = model
-        self._layers = check_cache(model)
+        self._layers = check_architecture(model)
         self._body, self._head = split_head(model)
         if gradient_checkpointing:
             self._body = recompute_layers(model, self._body)

@@ -24,9 +24,10 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.lm.cache.forking import fork_caches  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
-from textenv.algos.lm.cache.layout import fork_caches, lay_out  # noqa: E402
-from textenv.algos.lm.cache.positions import Frame  # noqa: E402
+from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
+from textenv.algos.lm.cache.positions import RowPositions  # noqa: E402
 
 
 class Scored(NamedTuple):
@@ -61,7 +62,7 @@ def tree_hidden(
     """What predicts the tokens of the mask.
 
     Args:
-        model: that can share prompts (`textenv.algos.lm.models.probe.check_cache`).
+        model: that can share prompts (`textenv.algos.lm.models.architecture.check_architecture`).
         body: tokens and caches -> hidden states.
         batch: with a tree.
         caches: of each layer, after the prompts went through.
@@ -150,11 +151,11 @@ def _go_on(
 ) -> list[ForkedCache | GrowingCache]:
     """Forks that begin with the columns of paths (B, A), of so many tokens (B,)."""
     holes = np.arange(paths.shape[1]) >= lengths[:, None]
-    index, frame, begun = mx.array(paths.reshape(-1)), None, []
+    index, positions, begun = mx.array(paths.reshape(-1)), None, []
     for fork, (keys, values) in zip(forks, known):
         assert isinstance(fork, ForkedCache)
-        if frame is None:
-            first = fork.frame.start - mx.array(holes.sum(axis=1))
-            frame = Frame(first, fork.frame.padding, holes)
-        begun.append(fork.begun(keys[index], values[index], frame))
+        if positions is None:
+            first = fork.positions.start - mx.array(holes.sum(axis=1))
+            positions = RowPositions(first, fork.positions.padding, holes)
+        begun.append(fork.begun(keys[index], values[index], positions))
     return list(begun)

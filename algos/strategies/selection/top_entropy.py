@@ -24,7 +24,7 @@ import numpy as np
 
 from textenv.algos.config import check_types
 from textenv.algos.episodes.trajectory import Trajectory
-from textenv.algos.strategies.groups import TOLERANCE, own_from
+from textenv.algos.strategies.groups import TOLERANCE
 from textenv.algos.strategies.protocols import Group, Reuse
 from textenv.errors import ConfigError, DataError
 
@@ -51,7 +51,7 @@ class TopEntropy(Reuse):
             DataError: for a trajectory without entropies.
         """
         teaching = [group for group in groups if _has_signal(group)] or groups
-        entropies = [_entropies(t)[own_from(t) :] for group in teaching for t in group]
+        entropies = [_entropies(t)[t.own_from :] for group in teaching for t in group]
         own = np.concatenate(entropies) if entropies else np.zeros(0)
         own = np.sort(own[np.isfinite(own)])
         if not len(own):

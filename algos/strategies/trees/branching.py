@@ -14,20 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from textenv.algos.config import check_bounds, check_types
+from textenv.algos.episodes.episode import Lane
+from textenv.algos.episodes.policy_call import declared
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.lm.generation.completions import Completion
-from textenv.algos.strategies.protocols import Generation, Setup, Start
+from textenv.algos.strategies.protocols import Answers, EpisodePlayer, Generation, Setup, Start
 from textenv.errors import ConfigError
-
-if TYPE_CHECKING:
-    from textenv.algos.episodes.stages import Lane
-    from textenv.algos.rollouts.runner import Answers, RolloutRunner
 
 
 class Branch(NamedTuple):
@@ -101,8 +99,6 @@ def check_setup(setup: Setup) -> None:
         ConfigError: for a policy that cannot go on from a beginning, or an environment that cannot
             be copied.
     """
-    from textenv.algos.episodes.policy_call import declared
-
     wanted = ("context", "seeds", "branches", "begun", "limits")
     missing = [name for name in wanted if name not in declared(setup.policy, wanted)]
     if missing:
@@ -135,7 +131,7 @@ class Leaves:
     """The answers of one turn, of leaves that may begin with those of others.
 
     Args:
-        runner: whose policy answers.
+        player: whose policy answers.
         lanes: of all leaves.
 
     Attributes:
@@ -144,8 +140,8 @@ class Leaves:
         tree: where each comes from: a leaf of its group, and the tokens that it shares with it.
     """
 
-    def __init__(self, runner: RolloutRunner, lanes: list[Lane]):
-        self._runner, self._lanes = runner, lanes
+    def __init__(self, player: EpisodePlayer, lanes: list[Lane]):
+        self._player, self._lanes = player, lanes
         self.actions: list[Any] = [None] * len(lanes)
         self.rows: list[dict[str, Any]] = [{} for _ in lanes]
         self.tree = [Branch(None, 0)] * len(lanes)
@@ -153,7 +149,7 @@ class Leaves:
     @property
     def longest(self) -> int:
         """The most tokens of an answer."""
-        return self._runner.policy.params.max_tokens  # type: ignore[attr-defined]
+        return self._player.policy.params.max_tokens  # type: ignore[attr-defined]
 
     def noise(self, leaf: int) -> int | None:
         """Seed of a leaf's noise."""
@@ -174,7 +170,7 @@ class Leaves:
         """
         if not leaves:
             return
-        actions, rows = self._runner.answer(
+        actions, rows = self._player.answer(
             [self._lanes[i] for i in leaves], branches=True, begun=begun, limits=limits
         )
         for leaf, action, row in zip(leaves, actions, rows):
@@ -193,27 +189,27 @@ class Leaves:
 
 
 def play_answers(
-    runner: RolloutRunner, starts: Sequence[Start], grow: Callable[[Leaves], None]
+    player: EpisodePlayer, starts: Sequence[Start], grow: Callable[[Leaves], None]
 ) -> list[Trajectory]:
     """Play whole groups of episodes of one turn, whose answers branch.
 
     Args:
-        runner: who plays them.
+        player: who plays them.
         starts: of all leaves.
         grow: lets the policy answer for all leaves, and says where they come from.
     """
     tree: list[Branch] = []
 
     def answer(lanes: list[Lane], _: Any) -> Answers:
-        leaves = Leaves(runner, lanes)
+        leaves = Leaves(player, lanes)
         grow(leaves)
         tree[:] = leaves.tree
         return leaves.actions, leaves.rows
 
     try:
-        played = runner.together(starts, answer)
+        played = player.together(starts, answer)
     finally:
-        runner.forget()
+        player.forget()
     return planted(played, tree)
 
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.lm.generation.completions import Completion
-from textenv.algos.strategies.protocols import Generation, Setup, Start
+from textenv.algos.strategies.protocols import EpisodePlayer, Generation, Setup, Start
 from textenv.algos.strategies.selection.drop import repeated
 from textenv.algos.strategies.trees.branching import (
     Branch,
@@ -35,9 +35,6 @@ from textenv.algos.strategies.trees.branching import (
     play_answers,
     refuse_turns,
 )
-
-if TYPE_CHECKING:
-    from textenv.algos.rollouts.runner import RolloutRunner
 
 
 @dataclass
@@ -78,9 +75,9 @@ class SegmentTree(Generation):
         refuse_turns(setup, "turn_tree")
         check_setup(setup)
 
-    def play(self, runner: RolloutRunner, starts: Sequence[Start]) -> list[Trajectory]:
+    def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups."""
-        return play_answers(runner, starts, self._grow)
+        return play_answers(player, starts, self._grow)
 
     def _grow(self, answers: Leaves) -> None:
         """Let the policy answer, segment by segment, for all leaves."""

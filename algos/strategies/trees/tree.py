@@ -26,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textenv.algos.config import check_bounds, check_choice
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.lm.generation.completions import Completion
-from textenv.algos.strategies.protocols import Setup, Start
+from textenv.algos.strategies.protocols import EpisodePlayer, Setup, Start
 from textenv.algos.strategies.trees.branching import (
     Branch,
     Branching,
@@ -40,9 +40,6 @@ from textenv.algos.strategies.trees.branching import (
     play_answers,
     refuse_turns,
 )
-
-if TYPE_CHECKING:
-    from textenv.algos.rollouts.runner import RolloutRunner
 
 SCORES = ("entropy", "surprise")
 
@@ -73,9 +70,9 @@ class Tree(Branching):
         refuse_turns(setup, "turn_tree")
         super().prepare(setup)
 
-    def play(self, runner: RolloutRunner, starts: Sequence[Start]) -> list[Trajectory]:
+    def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups."""
-        return play_answers(runner, starts, self._grow)
+        return play_answers(player, starts, self._grow)
 
     def _grow(self, answers: Leaves) -> None:
         """Let the policy answer, as a tree, for all leaves."""

@@ -19,18 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from textenv.algos.episodes.stages import Lane, Turn
+from textenv.algos.episodes.episode import Lane, PlayedTurn
 from textenv.algos.episodes.trajectory import Trajectory
-from textenv.algos.strategies.protocols import Setup, Start
+from textenv.algos.strategies.protocols import Answers, EpisodePlayer, OnAnswer, Setup, Start
 from textenv.algos.strategies.trees.branching import Branch, Branching, best_places, planted
 from textenv.errors import ConfigError
-
-if TYPE_CHECKING:
-    from textenv.algos.rollouts.runner import Answers, Ended, RolloutRunner
 
 
 @dataclass
@@ -52,9 +49,9 @@ class TurnTree(Branching):
             )
         super().prepare(setup)
 
-    def play(self, runner: RolloutRunner, starts: Sequence[Start]) -> list[Trajectory]:
+    def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups."""
-        game = _Game(runner, starts)
+        game = _Game(player, starts)
         groups = range(0, len(starts), self._size)
         trees = [(g, [g + m]) for g in groups for m in range(self._first)]
         free = {g: g + self._first for g in groups}  # the next leaf of each group
@@ -74,7 +71,7 @@ class TurnTree(Branching):
                             free[g] += 1
                 game.play(new)
         finally:
-            runner.forget()
+            player.forget()
         return game.leaves(self._size)
 
     def _places(
@@ -101,7 +98,7 @@ class _Game:
     """Episodes that begin with turns of others.
 
     Args:
-        runner: who plays them.
+        player: who plays them.
         starts: of all leaves.
 
     Attributes:
@@ -109,11 +106,11 @@ class _Game:
         tree: where it comes from: a leaf, and the turns that it shares with it.
     """
 
-    def __init__(self, runner: RolloutRunner, starts: Sequence[Start]):
-        self._runner, self._starts = runner, starts
+    def __init__(self, player: EpisodePlayer, starts: Sequence[Start]):
+        self._player, self._starts = player, starts
         self._played: dict[int, Trajectory] = {}
         self._tokens: dict[int, list[int]] = {}  # of each leaf before each turn's answer
-        self.turns: dict[int, list[Turn]] = {}
+        self.turns: dict[int, list[PlayedTurn]] = {}
         self.tree: dict[int, Branch] = {}
 
     def play(self, new: dict[int, Branch]) -> None:
@@ -128,22 +125,22 @@ class _Game:
         lanes: list[Lane] = []
         rows: dict[int, list[tuple[str, dict]]] = {}
 
-        def answer(going: list[Lane], ended: Ended) -> Answers:
+        def answer(going: list[Lane], on_answer: OnAnswer) -> Answers:
             if not lanes:
                 lanes.extend(going)  # none has ended yet: they are all here
                 rows.update({id(lane): [] for lane in going})
-            actions, extras = self._runner.answer(going, ended, branches=True)
+            actions, extras = self._player.answer(going, on_answer, branches=True)
             for lane, action, row in zip(going, actions, extras):
                 rows[id(lane)].append((action, row))
             return actions, extras
 
         starts = [self._starts[leaf] for leaf in new]
-        played = self._runner.together(starts, answer, shared)
+        played = self._player.together(starts, answer, shared)
         for leaf, trajectory, lane, before in zip(new, played, lanes, shared):
             said = [*trajectory.observations[1:], trajectory.final_observation]
             own = zip(rows[id(lane)], said[len(before) :])
             self._played[leaf] = trajectory
-            self.turns[leaf] = before + [Turn(*pair, after) for pair, after in own]
+            self.turns[leaf] = before + [PlayedTurn(*pair, after) for pair, after in own]
 
     def leaves(self, size: int) -> list[Trajectory]:
         """All of them, in order, planted."""

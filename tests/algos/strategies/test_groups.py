@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 
 from textenv.algos import Trajectory
+from textenv.algos.episodes.trajectory import policy_tokens
 from textenv.algos.strategies import Start, is_uniform, outcome, start_key, thin
-from textenv.algos.strategies.groups import by_group, policy_tokens
+from textenv.algos.strategies.groups import by_group
 
 
 def played(reward, **info):

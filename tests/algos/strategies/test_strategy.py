@@ -12,7 +12,7 @@ import gymnasium as gym
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from textenv import TextGenerationEnv
+from tests.algos.shared import SUMS, make_env, make_policy
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
 from textenv.algos.strategies import (
     Generation,
@@ -26,21 +26,7 @@ from textenv.algos.strategies import (
 from textenv.algos.strategies.protocols import SLOTS
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
-PROMPTS = [f"{i}+{i}=" for i in range(10)]
-
-
-def vowels(prompt, completion, example):
-    return float(sum(c in "aeiou" for c in completion))
-
-
-def make_env():
-    return TextGenerationEnv(PROMPTS, vowels)
-
-
-def make_policy(folder):
-    from textenv.algos import create_policy, load_model
-
-    return create_policy(*load_model(folder), {"max_tokens": 6})
+make_sums = partial(make_env, prompts=SUMS)
 
 
 @pytest.fixture
@@ -87,7 +73,7 @@ def test_a_part_of_ones_own_in_five_lines(own_names):
 
     policy.count = 0
     strategy = create_strategy("grpo", num_generations=4, parts=["shortest:keep=2"])
-    rollout = RolloutRunner(make_env(), policy, strategy, max_steps=8).collect()
+    rollout = RolloutRunner(make_sums(), policy, strategy, max_steps=8).collect()
     # lengths 2 4 1 3 | 0 2 4 1
     assert [len(t.actions[0]) for t in rollout] == [1, 2, 0, 1]
     assert "shortest" in names()
@@ -140,12 +126,12 @@ def test_options_are_not_given_to_vector_environments():
         def choose(self, propose, count):
             return [start._replace(options={"example_id": 1}) for start in propose(count)]
 
-    env = SyncVectorEnv([make_env] * 4, autoreset_mode=AutoresetMode.DISABLED)
+    env = SyncVectorEnv([make_sums] * 4, autoreset_mode=AutoresetMode.DISABLED)
     strategy = create_strategy("grpo", num_generations=2, parts=[Fixed()])
     runner = RolloutRunner(env, lambda obs: (("",) * 4, {}), strategy, max_steps=4)
     with pytest.raises(ConfigError, match="use a single environment"):
         runner.collect()
-    single = RolloutRunner(make_env(), lambda obs: ("", {}), strategy, max_steps=4)
+    single = RolloutRunner(make_sums(), lambda obs: ("", {}), strategy, max_steps=4)
     rollout = single.collect()
     assert {t.prompt for t in rollout} == {"1+1="}
     assert [t.group_id for t in rollout] == [0, 0, 1, 1]  # two groups, of one prompt
@@ -189,7 +175,7 @@ def test_a_saved_strategy_goes_on_equally(tiny, parts):
     def make_runner(seed=5):
         strategy = create_strategy("grpo", num_generations=4, parts=copy.deepcopy(parts))
         policy = create_policy(*tiny, {"max_tokens": 6})
-        return RolloutRunner(make_env(), policy, strategy, max_steps=12, seed=seed)
+        return RolloutRunner(make_sums(), policy, strategy, max_steps=12, seed=seed)
 
     first = make_runner()
     for version in range(2):
@@ -221,7 +207,7 @@ OTHERS = [
 def test_the_state_of_another_configuration_is_refused():
     def make_runner(parts, generations=4, steps=12, env=None):
         strategy = create_strategy("grpo", num_generations=generations, parts=parts)
-        return RolloutRunner(env or make_env(), lambda obs: ("", {}), strategy, max_steps=steps)
+        return RolloutRunner(env or make_sums(), lambda obs: ("", {}), strategy, max_steps=steps)
 
     state = make_runner(["dapo:cap=3", "pods:keep=2"]).state()
     make_runner(["dapo:cap=3", "pods:keep=2"]).load_state(state)
@@ -258,7 +244,7 @@ def test_workers_play_what_this_process_selects(tiny_folder):
     def collect(num_workers):
         strategy = create_strategy("grpo", num_generations=4, parts=parts)
         coordinator = RolloutCoordinator(
-            make_env, partial(make_policy, str(tiny_folder)), strategy, num_workers, max_steps=32
+            make_sums, partial(make_policy, str(tiny_folder)), strategy, num_workers, max_steps=32
         )
         try:
             rollouts = []

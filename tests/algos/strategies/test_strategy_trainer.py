@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.algos.shared import make_env, same_weights, vowels, weights_of
 from textenv import TextGenerationEnv
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
 from textenv.algos.cli import main
@@ -14,7 +15,6 @@ from textenv.algos.config import from_table, to_table
 from textenv.algos.strategies.counts import summarize
 from textenv.errors import ConfigError, DataError, MissingFileError
 
-PROMPTS = ["12+30=", "a", "hello there", "9-1="]
 SMALL = {
     "num_prompts": 4,
     "num_generations": 8,
@@ -25,23 +25,13 @@ SMALL = {
 PARTS = ("greso", "dapo:cap=3", "pods:keep=4", "overlong", "replay")
 
 
-def vowels(prompt, completion, example):
-    return sum(c in "aeiou" for c in completion) / 6
-
-
 def always(prompt, completion, example):
     return 1.0
 
 
 def make_trainer(model, tokenizer, reward_fn=vowels, **settings):
     config = GRPOConfig(**{**SMALL, "max_steps": 2, **settings})
-    return GRPOTrainer(model, TextGenerationEnv(PROMPTS, reward_fn), config, tokenizer=tokenizer)
-
-
-def weights_of(model):
-    from mlx.utils import tree_flatten
-
-    return {name: np.array(value) for name, value in tree_flatten(model.parameters())}
+    return GRPOTrainer(model, make_env(reward_fn), config, tokenizer=tokenizer)
 
 
 def test_plain_grpo_counts_what_it_takes(fresh):
@@ -69,7 +59,7 @@ def test_pods_trains_on_some_and_reports_of_all(fresh):
     trainer._on_step = lambda metrics, rollout: kept.append(rollout)
     history = trainer.train()
     for metrics, rollout in zip(history, kept):
-        played = rollout.counts.played
+        played = rollout.played
         assert (len(played), len(rollout)) == (32, 8)
         assert metrics["reward"] == pytest.approx(np.mean([t.total_reward for t in played]))
         assert metrics["completions/count"] == 32
@@ -86,13 +76,13 @@ def test_pods_trains_on_some_and_reports_of_all(fresh):
 def test_a_task_that_is_always_solved_trains_nothing_and_ends(fresh, tmp_path):
     model, tokenizer = fresh
     config = GRPOConfig(**SMALL, max_steps=3, strategy=("dapo:cap=2",))
-    env = TextGenerationEnv(PROMPTS, always)
+    env = make_env(always)
     trainer = GRPOTrainer(model, env, config, tokenizer=tokenizer, export_to=tmp_path)
     before = weights_of(model)
     with pytest.warns(UserWarning, match=r"cap of 2 round\(s\) with 0 of 4 groups"):
         history = trainer.train()
     assert [m["step"] for m in history] == [1, 2, 3]
-    assert all(np.array_equal(before[k], v) for k, v in weights_of(model).items())
+    assert same_weights(before, weights_of(model))
     for metrics in history:
         assert metrics["strategy/groups_missing"] == 4
         assert metrics["strategy/groups"] == metrics["groups"] == 8
@@ -113,7 +103,7 @@ def test_a_training_saved_and_restored_rolls_out_equally(fresh, tmp_path):
     for _ in range(2):
         expected, again = trainer._runner.collect(), other._runner.collect()
         assert expected == again
-        assert {t.policy_version for t in again.counts.played} == {2}
+        assert {t.policy_version for t in again.played} == {2}
         assert expected.counts.metrics() == again.counts.metrics()
     assert plain._runner.collect() != expected
     trainer, other = (make_trainer(*fresh, strategy=PARTS) for _ in range(2))

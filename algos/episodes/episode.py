@@ -1,0 +1,176 @@
+"""One episode while it is played: what happened so far, and the trajectory that it leaves.
+
+A *lane* is one environment's place in a rollout, whether the environment stands alone or in a
+vector environment. Episodes follow one another in a lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from textenv.algos.episodes.trajectory import Trajectory
+from textenv.errors import ConfigError
+from textenv.wrappers.step import Step
+
+# The extras of a policy that are appended once a step, and the fields that they are appended to.
+_BY_STEP = {"value": "values", "logprob": "logprobs", "unclipped_action": "unclipped_actions"}
+
+
+class PlayedTurn(NamedTuple):
+    """One turn of an episode of text that was played: the policy's answer and the reply to it."""
+
+    action: str
+    extras: dict[str, Any]
+    """What the policy recorded."""
+    observation: str
+    """What the environment showed after it."""
+
+
+class Lane:
+    """The episode that is under way in one environment, and the trajectory that it leaves.
+
+    Args:
+        start: ``{"observation", "info"}`` of the reset.
+        policy_version: how many optimizer steps had changed the policy before.
+        seed: of the reset; None if it had none of its own.
+        env_index: which of the parallel environments it is.
+        noise: seed of the policy's noise in this episode; None leaves that to the policy.
+        group_id: the group of trajectories that start alike; None if there are no groups.
+    """
+
+    def __init__(
+        self,
+        start: dict[str, Any],
+        policy_version: int,
+        seed: int | None = None,
+        env_index: int | None = None,
+        noise: int | None = None,
+        group_id: int | None = None,
+    ):
+        self._noise = noise
+        self.observation = start["observation"]
+        self.info = start["info"]
+        self.starts = True
+        """Whether the next action is the first of its episode."""
+        self.trajectory = Trajectory(
+            seed=seed,
+            group_id=group_id,
+            policy_version=policy_version,
+            env_index=env_index,
+            reset_info=start["info"],
+            final_observation=start["observation"],
+        )
+        if isinstance(self.observation, str):
+            self.trajectory.prompt = self.observation
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode is over."""
+        return self.trajectory.terminated or self.trajectory.truncated
+
+    @property
+    def context(self) -> list[int] | None:
+        """Token ids of the episode so far; None if no policy has recorded any yet."""
+        if self.trajectory.prompt_ids is None:
+            return None
+        return self.trajectory.prompt_ids + (self.trajectory.token_ids or [])
+
+    @property
+    def noise(self) -> int | None:
+        """Seed of the noise of the next action, a new one each turn; None: the policy's own."""
+        return None if self._noise is None else self._noise + len(self.trajectory)
+
+    def record(self, action: Any, extras: dict[str, Any], step: Step) -> None:
+        """Add a transition to the trajectory, with what the policy recorded beside it."""
+        trajectory = self.trajectory
+        trajectory.observations.append(self.observation)
+        trajectory.actions.append(action)
+        trajectory.rewards.append(float(step["reward"]))
+        trajectory.infos.append(step["info"])
+        trajectory.terminated, trajectory.truncated = step["terminated"], step["truncated"]
+        trajectory.final_observation = step["observation"]
+        self.observation, self.info, self.starts = step["observation"], step["info"], False
+        for key, name in _BY_STEP.items():
+            if key in extras:
+                if getattr(trajectory, name) is None:
+                    setattr(trajectory, name, [])
+                value = extras[key]
+                getattr(trajectory, name).append(
+                    value if key == "unclipped_action" else float(value)
+                )
+        if "token_ids" in extras:
+            _record_tokens(trajectory, extras)
+
+    def cut(self, policy_version: int) -> Lane:
+        """The rest of the episode with a trajectory of its own, when a rollout ends midway."""
+        start = {"observation": self.observation, "info": self.info}
+        rest = Lane(start, policy_version, env_index=self.trajectory.env_index)
+        rest.starts = self.starts
+        return rest
+
+
+def replay(
+    lanes: Sequence[Lane],
+    turns: Sequence[Sequence[PlayedTurn]],
+    step: Callable[[dict[int, Any]], dict[int, Step]],
+) -> None:
+    """Play turns again that other episodes from the same starts have had.
+
+    Args:
+        lanes: episodes that have just begun.
+        turns: for each lane the turns to play; none of them ended its episode.
+        step: takes the actions of some lanes, by index, and gives their steps.
+
+    Raises:
+        ConfigError: if an environment answers something else this time.
+    """
+    for t in range(max(map(len, turns), default=0)):
+        here = {i: some[t] for i, some in enumerate(turns) if t < len(some)}
+        answers = step({i: turn.action for i, turn in here.items()})
+        for i, turn in here.items():
+            lanes[i].record(turn.action, turn.extras, answers[i])
+            if lanes[i].ended or lanes[i].observation != turn.observation:
+                raise ConfigError(
+                    f"turn {t + 1} was played again and the environment answered "
+                    f"{lanes[i].observation!r:.80}, where it had answered "
+                    f"{turn.observation!r:.80}: branches after a turn need an environment whose "
+                    "answers follow from its seed and the actions alone"
+                )
+
+
+def _record_tokens(trajectory: Trajectory, extras: dict[str, Any]) -> None:
+    """Append a turn's tokens, and before them what the environment said since the last turn.
+
+    Raises:
+        ValueError: if the policy did not go on from the tokens that it had.
+    """
+    prompt_ids, token_ids = list(extras["prompt_ids"]), list(extras["token_ids"])
+    count = len(token_ids)
+    logprobs = list(extras["token_logprobs"])
+    entropies = list(extras.get("token_entropies") or [0.0] * count)
+    support = extras.get("support")
+    trajectory.completion_truncated = extras.get("truncated")
+    trajectory.temperature = extras.get("temperature")
+    if trajectory.prompt_ids is None:
+        trajectory.prompt_ids = prompt_ids
+        trajectory.token_ids, trajectory.token_mask = token_ids, [1] * count
+        trajectory.token_logprobs, trajectory.token_entropies = logprobs, entropies
+        trajectory.support = None if support is None else list(support)
+        return
+    before = trajectory.prompt_ids + (trajectory.token_ids or [])
+    if prompt_ids[: len(before)] != before:
+        raise ValueError(
+            "the policy encoded its own earlier turns again and got other tokens; a policy of "
+            "many turns must go on from the token ids that it sampled"
+        )
+    said = prompt_ids[len(before) :]  # by the environment
+    trajectory.token_ids = before[len(trajectory.prompt_ids) :] + said + token_ids
+    trajectory.token_mask = (trajectory.token_mask or []) + [0] * len(said) + [1] * count
+    silence = [0.0] * len(said)
+    trajectory.token_logprobs = (trajectory.token_logprobs or []) + silence + logprobs
+    trajectory.token_entropies = (trajectory.token_entropies or []) + silence + entropies
+    if trajectory.support is not None and support is not None:
+        trajectory.support += [np.array([token], np.int32) for token in said] + list(support)

@@ -1,0 +1,40 @@
+"""The two parts of a forward pass: layers that make hidden states, a head that makes logits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+
+
+def split_head(
+    model: nn.Module,
+) -> tuple[Callable[..., mx.array], Callable[[mx.array], mx.array]]:
+    """The model as a body ``(ids, cache) -> hidden`` and a head ``hidden -> logits``.
+
+    So that logits are computed only where they are needed. Architectures that do more between
+    the two (scaled or capped logits) are found out by a probe: there the body is the whole
+    model, and the head changes nothing.
+    """
+    inner = getattr(model, "model", None)
+    head = getattr(model, "lm_head", None)
+    if inner is not None and head is None:
+        head = getattr(getattr(inner, "embed_tokens", None), "as_linear", None)
+    if callable(inner) and callable(head) and "cache" in inspect.signature(inner).parameters:
+
+        def body(ids: mx.array, cache: Any = None) -> mx.array:
+            return inner(ids, cache=cache)  # by name: not every architecture has it second
+
+        probe = mx.array([[0, 1]])
+        whole = model(probe)
+        parts = head(body(probe))
+        if whole.shape == parts.shape and mx.array_equal(whole, parts).item():
+            return body, head
+    return (lambda ids, cache=None: model(ids, cache=cache)), (lambda hidden: hidden)

@@ -1,0 +1,54 @@
+"""What is known of a model without running it: its context, its size, whether it can be trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textenv.algos.runtime import backend
+from textenv.errors import ConfigError
+
+backend.prepare()
+
+import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_flatten  # noqa: E402
+
+from textenv.algos.lm.models.lora import has_lora  # noqa: E402
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Longest sequence that the model was made for, in tokens, where its config says so."""
+    args = getattr(model, "args", None)
+    return getattr(args, "max_position_embeddings", None) or getattr(args, "n_positions", None)
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters, of all or of those that are trained; of quantized layers, weights."""
+    tree = model.trainable_parameters() if trainable else model.parameters()
+    count = sum(value.size for value in dict(tree_flatten(tree)).values())
+    if not trainable:
+        for _, layer in quantized_layers(model):
+            scales = layer.scales.size + (layer["biases"].size if "biases" in layer else 0)
+            count += layer.weight.size * 32 // layer.bits - layer.weight.size - scales
+    return count
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a model whose weights cannot be trained as they are.
+
+    Raises:
+        ConfigError: where all are frozen, or quantized, and there are no adapters.
+    """
+    if not count_parameters(model, trainable=True):
+        raise ConfigError(
+            "the model has no trainable weights: set lora_rank to train adapters of a frozen model"
+        )
+    if quantized_layers(model) and not has_lora(model):
+        raise ConfigError(
+            "the model is quantized, and rounded weights cannot be trained: set lora_rank to "
+            "train adapters, or load the model as it was before it was quantized"
+        )
+
+
+def quantized_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers of a model whose weights are rounded to few bits, by name."""
+    return [(name, m) for name, m in model.named_modules() if "scales" in m and hasattr(m, "bits")]

@@ -1,0 +1,217 @@
+"""Settings of PPO, presets that are known to work, and three sizes of rollout.
+
+The presets for control are those of RL Baselines3 Zoo's ``hyperparams/ppo.yml`` (Pendulum without
+its gSDE); ``n_steps`` here is theirs times the number of environments. Those for text were found
+with tiny-lm on arithmetic; a large model needs a smaller ``learning_rate``
+(`textenv.algos.training.optimizer.default_learning_rate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from textenv.algos.config import check_bounds, check_types
+from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of `PPOTrainer`. Names, meanings and defaults are Stable-Baselines3's.
+
+    Raises:
+        ConfigError: for a value out of range, naming the field.
+        ConfigTypeError: for a value of another type, naming the field.
+    """
+
+    total_timesteps: int = 100_000
+    """Transitions of the whole training; rounded up to whole rollouts."""
+    max_steps: int | None = None
+    """Stop after this many optimizer steps; unset: total_timesteps alone decides."""
+    num_envs: int = 1
+    """Parallel environments. More decorrelate a rollout; they share n_steps."""
+    n_steps: int = 2048
+    """Transitions of a rollout, of all environments together. 1024: faster updates, less stable;
+    4096: very stable, slow to the first update."""
+    batch_size: int = 64
+    """Rows of a minibatch: transitions of control, trajectories of text."""
+    n_epochs: int = 10
+    """Passes over each rollout. Fewer where train/approx_kl runs away."""
+    learning_rate: float = 3e-4
+    """Adam's step."""
+    anneal_learning_rate: bool = False
+    """Let the learning rate fall to 0 over the training."""
+    gamma: float = 0.99
+    """Discount of a step. Nearer 1 where rewards come late; 1 for text."""
+    gae_lambda: float = 0.95
+    """0 trusts the critic after one step, 1 the rewards alone."""
+    clip_range: float = 0.2
+    """How far the ratio may leave 1 before its gradient stops."""
+    anneal_clip_range: bool = False
+    """Let the clip range fall to 0 over the training."""
+    clip_range_vf: float | None = None
+    """How far a value may leave the old one; unset: as far as it likes."""
+    normalize_advantage: bool = True
+    """Standardise the advantages of each minibatch (of text: of the rollout's tokens)."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus. Above 0 where the policy settles too early."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """The gradient's global norm is clipped to this; 0 does not clip."""
+    target_kl: float | None = None
+    """End a rollout's passes once the approximate KL is above 1.5 times this."""
+    bootstrap_truncated: bool = True
+    """Let a truncated episode go on in the value of its last observation."""
+    normalize_observations: bool = False
+    """Control: standardise observations by running statistics. On for unequal scales."""
+    normalize_rewards: bool = False
+    """Control: divide rewards by the running deviation of the discounted return."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Control: units of each hidden layer, of the actor and of the critic alike."""
+    activation: str = "tanh"
+    """Control: tanh or relu."""
+    beta: float = 0.0
+    """Text: weight of the KL penalty to the first policy, in the reward of each token."""
+    max_completion_length: int = 64
+    """Text: longest completion in tokens."""
+    temperature: float = 1.0
+    """Text: divides the logits when sampling."""
+    top_p: float = 1.0
+    """Text: sample from the most probable tokens of this mass; 1 is all."""
+    chat_template: bool | None = None
+    """Text: whether prompts go through the chat template; unset: where the tokenizer has one."""
+    micro_batch_size: int | None = None
+    """Text: trajectories in one forward and backward; unset: all of a minibatch."""
+    gradient_checkpointing: bool = False
+    """Text: compute each layer again in the backward. Slower, in less memory."""
+    lora_rank: int = 0
+    """Text: train low-rank adapters of this rank in place of all weights; 0: all weights."""
+    lora_scale: float = 10.0
+    """Text: what the adapters' output is multiplied by."""
+    seed: int = 0
+    """Seeds environments, initial weights, sampling and minibatches."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_bounds(
+            self,
+            **dict.fromkeys(
+                (
+                    *("total_timesteps", "max_steps", "num_envs", "n_steps", "batch_size"),
+                    *("n_epochs", "max_completion_length", "micro_batch_size"),
+                ),
+                (1, None),
+            ),
+            **dict.fromkeys(
+                (
+                    *("learning_rate", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"),
+                    *("max_grad_norm", "target_kl", "beta", "temperature", "lora_rank"),
+                    *("lora_scale", "seed"),
+                ),
+                (0, None),
+            ),
+            **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
+        )
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(unknown("activation", self.activation, ACTIVATIONS))
+        if self.n_steps % self.num_envs:
+            raise ConfigError(
+                f"n_steps={self.n_steps} must be divisible by num_envs={self.num_envs}: a "
+                "rollout is shared evenly by all environments"
+            )
+
+
+PRESETS: dict[str, PPOConfig] = {
+    "CartPole-v1": PPOConfig(
+        total_timesteps=100_000,
+        num_envs=8,
+        n_steps=8 * 32,
+        batch_size=256,
+        n_epochs=20,
+        gamma=0.98,
+        gae_lambda=0.8,
+        learning_rate=1e-3,
+        anneal_learning_rate=True,
+        anneal_clip_range=True,
+    ),
+    "Acrobot-v1": PPOConfig(
+        total_timesteps=1_000_000,
+        num_envs=16,
+        n_steps=16 * 256,
+        n_epochs=4,
+        gae_lambda=0.94,
+        normalize_observations=True,
+        normalize_rewards=True,
+    ),
+    "MountainCar-v0": PPOConfig(
+        total_timesteps=1_000_000,
+        num_envs=16,
+        n_steps=16 * 16,
+        n_epochs=4,
+        gae_lambda=0.98,
+        normalize_observations=True,
+        normalize_rewards=True,
+    ),
+    "Pendulum-v1": PPOConfig(
+        total_timesteps=100_000,
+        num_envs=4,
+        n_steps=4 * 1024,
+        gamma=0.9,
+        learning_rate=1e-3,
+    ),
+    "LunarLander-v3": PPOConfig(
+        total_timesteps=1_000_000,
+        num_envs=16,
+        n_steps=16 * 1024,
+        n_epochs=4,
+        gamma=0.999,
+        gae_lambda=0.98,
+        ent_coef=0.01,
+    ),
+    "TextGen-v0": PPOConfig(
+        total_timesteps=40 * 512,
+        n_steps=512,
+        batch_size=256,
+        n_epochs=2,
+        gamma=1.0,
+        gae_lambda=1.0,
+        learning_rate=1e-3,
+        anneal_learning_rate=True,
+        max_grad_norm=1.0,
+    ),
+}
+
+
+class Size(NamedTuple):
+    """A size of rollout, and what it does."""
+
+    n_steps: int
+    gained: str
+    lost: str
+
+
+SIZES: dict[str, Size] = {
+    "fast": Size(1024, "updates twice as often as standard", "noisier: less stable"),
+    "standard": Size(2048, "a good compromise", "nothing in particular"),
+    "stable": Size(4096, "steadier gradients and advantages", "slow to the first update"),
+}
+
+
+def preset(env_id: str | None = None, size: str | None = None) -> PPOConfig:
+    """The settings for an environment; the defaults where it has none of its own.
+
+    Args:
+        env_id: Gymnasium's id, with or without the ``module:`` that registers it.
+        size: one of `SIZES`; None keeps the environment's own.
+
+    Raises:
+        ConfigError: for an unknown size.
+    """
+    config = PRESETS.get((env_id or "").rpartition(":")[2], PPOConfig())
+    if size is None:
+        return config
+    if size not in SIZES:
+        raise ConfigError(unknown("size", size, SIZES))
+    return replace(config, n_steps=SIZES[size].n_steps)

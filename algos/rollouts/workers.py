@@ -1,0 +1,208 @@
+"""A runner whose rollouts are played by worker processes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from textenv.algos.config import check_integer
+from textenv.algos.episodes.policy_call import Policy
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.rollouts.planner import MAX_SEED
+from textenv.algos.rollouts.pool import LocalPool, check_sendable
+from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.rollouts.worker import GradientItem, Recipe, RolloutItem, WorkerError
+from textenv.algos.runtime import blas
+from textenv.algos.strategies.protocols import Start
+from textenv.algos.training.microbatches import GradientResult, MicroBatch
+from textenv.errors import ConfigError
+
+_ITEM = 256  # the most trajectories of an item, unless groups are larger
+
+CreateGradient = Callable[[Policy], Callable[[list[MicroBatch]], GradientResult]]
+"""Makes, from a worker's policy, a function that computes gradients of its weights."""
+
+
+class WorkerRunner:
+    """Collects the rollouts of a runner with worker processes, and computes gradients with them.
+
+    Before each rollout the workers are sent the weights of the runner's policy.
+
+    Args:
+        runner: plans the rollouts, and keeps those parts of its strategy that do not play.
+        create_env: makes an environment like that of the runner.
+        create_policy: makes a policy like that of the runner.
+        num_workers: how many processes, at least 1.
+        create_gradient: makes what `compute_gradient` asks of a worker; None: workers only play.
+
+    Attributes:
+        runner: as given; it is the one whose policy is trained.
+
+    Raises:
+        ConfigError: for a factory that cannot be sent to a process, or ``max_steps`` that do not
+            divide by the environments.
+        WorkerError: if a worker does not start.
+    """
+
+    def __init__(
+        self,
+        runner: RolloutRunner,
+        create_env: Callable[[], Any],
+        create_policy: Callable[[], Policy],
+        num_workers: int,
+        create_gradient: CreateGradient | None = None,
+    ):
+        check_integer("num_workers", num_workers, 1)
+        check_factories(num_workers, create_env, create_policy, create_gradient)
+        self.runner, self.num_workers = runner, num_workers
+        self._fresh = False  # whether the workers have weights that no gradient was taken of
+        self._pool = LocalPool(self._recipes(create_env, create_policy, create_gradient))
+
+    @property
+    def policy(self) -> Any:
+        """The policy that the workers follow."""
+        return self.runner.policy
+
+    def collect(self) -> Rollout:
+        """Collect one rollout.
+
+        Raises:
+            WorkerError: if a worker died, or the workers have ended already.
+            Exception: what was raised in a worker, with its traceback there as the cause. The
+                other workers end with it.
+        """
+        runner, version = self.runner, self.runner.policy_version
+        size = runner.strategy.num_generations
+        self._send_weights()
+        if runner.is_text:
+            return runner.collect(
+                lambda starts: self._play(
+                    [RolloutItem(version, part) for part in cut(starts, size)]
+                )
+            )
+        before = dict(runner.seconds)
+        rollout = Rollout(self._play([RolloutItem(version)] * self.num_workers))
+        rollout.seconds = {name: runner.seconds[name] - before[name] for name in before}
+        return rollout
+
+    def compute_gradient(self, microbatches: Sequence[MicroBatch]) -> list[GradientResult]:
+        """The gradient of a loss at the weights of `policy`.
+
+        Args:
+            microbatches: of one update. Each worker is given neighbours, about as many as the
+                others.
+
+        Returns:
+            The answer of each worker, in the order of the microbatches.
+
+        Raises:
+            WorkerError, Exception: as `collect`.
+        """
+        self._check_open()
+        if not self._fresh:
+            self._send_weights()
+        self._fresh = False  # whoever asks for a gradient changes the weights
+        count, version = len(microbatches), self.runner.policy_version
+        bounds = [count * i // self.num_workers for i in range(self.num_workers + 1)]
+        return self._pool.run(
+            [
+                GradientItem(version, list(microbatches[a:b]))
+                for a, b in itertools.pairwise(bounds)
+                if a < b
+            ]
+        )
+
+    def close(self) -> None:
+        """Close the environments, and end the workers."""
+        self._pool.close()
+        self.runner.close()
+
+    def _play(self, items: list[RolloutItem]) -> list[Trajectory]:
+        """The trajectories of some items; the workers' seconds are added to the runner's."""
+        trajectories = []
+        for played in self._pool.run(items):
+            trajectories += played.trajectories
+            for name, seconds in played.seconds.items():
+                self.runner.seconds[name] += seconds
+        return trajectories
+
+    def _check_open(self) -> None:
+        if self._pool.closed:
+            raise WorkerError("the workers have ended: make another coordinator")
+
+    def _send_weights(self) -> None:
+        """Give the workers the policy's weights."""
+        self._check_open()
+        tensors = getattr(self.runner.policy, "tensors", None)
+        self._pool.set_weights(self.runner.policy_version, tensors() if callable(tensors) else {})
+        self._fresh = True
+
+    def _recipes(
+        self, create_env: Any, create_policy: Any, create_gradient: CreateGradient | None
+    ) -> list[Recipe]:
+        runner, workers = self.runner, self.num_workers
+        steps, lanes = runner.max_steps, runner.num_envs
+        if not runner.is_text:
+            if steps % (workers * lanes):
+                raise ConfigError(
+                    f"max_steps={steps} must be divisible by num_workers={workers} x "
+                    f"num_envs={lanes}: a rollout is shared evenly by all environments"
+                )
+            steps //= workers
+        threads = max(1, blas.count_threads() // workers)
+        recipes = []
+        for i in range(workers):
+            seed = runner.seed
+            noise = None
+            if i:  # the first worker plays as this process would
+                draws = np.random.default_rng((seed or 0, i)).integers(MAX_SEED, size=2)
+                noise = int(draws[0])
+                seed = None if seed is None else int(draws[1])
+            recipes.append(
+                Recipe(
+                    create_env,
+                    create_policy,
+                    runner.strategy.for_workers(),
+                    max_steps=steps,
+                    seed=seed,
+                    noise=noise,
+                    first_env=i * lanes,
+                    threads=threads,
+                    create_gradient=create_gradient,
+                )
+            )
+        return recipes
+
+
+def check_factories(
+    num_workers: int, create_env: Any, create_policy: Any, create_gradient: Any = None
+) -> None:
+    """Refuse factories that cannot be sent to a process.
+
+    Raises:
+        ConfigError: naming the factory.
+    """
+    check_sendable(
+        num_workers,
+        create_env=create_env,
+        create_policy=create_policy,
+        create_gradient=create_gradient,
+    )
+
+
+def cut(starts: Sequence[Start], group_size: int) -> list[list[Start]]:
+    """Cut a rollout of text into items of whole groups, about equal in size.
+
+    There are 2, 4, 8 ... of them, as many as it takes for none to have more than 256 trajectories.
+    Fewer would leave workers idle, and more would make batches too small to be fast.
+    """
+    groups = len(starts) // group_size
+    count = 2
+    while count < groups and -(-groups // count) * group_size > _ITEM:
+        count *= 2
+    bounds = [group_size * (groups * i // count) for i in range(count + 1)]
+    return [list(starts[a:b]) for a, b in itertools.pairwise(bounds) if a < b]

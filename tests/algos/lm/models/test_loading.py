@@ -1,0 +1,164 @@
+"""Model folders: what loads, what is written, and one line for what is broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from textenv.algos import load_model
+from textenv.algos.lm.models.lora import add_lora, has_lora, without_lora
+from textenv.algos.lm.models.properties import context_length, count_parameters
+from textenv.algos.lm.models.saving import save_model
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_what_is_loaded(tiny_folder, tiny_config):
+    import mlx.core as mx
+    import mlx_lm
+
+    model, tokenizer = load_model(tiny_folder)
+    expected, _ = mlx_lm.load(str(tiny_folder))
+    ids = mx.array([tokenizer.encode("12+30=")])
+    assert ids.tolist()[0] == [3, 4, 12, 5, 2, 14]
+    np.testing.assert_array_equal(model(ids), expected(ids))
+    assert tokenizer.eos_token_ids == {1}
+    assert context_length(model) == tiny_config["max_position_embeddings"]
+    # embeddings; per layer q, k, v, o, their norms, the mlp, the norms; the last norm
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8 + 3 * 32 * 64 + 2 * 32
+    assert count_parameters(model) == 42 * 32 + 2 * layer + 32
+
+
+def test_a_hub_name_downloads_what_loads_a_model_and_no_code(monkeypatch, folder):
+    import fnmatch
+
+    import huggingface_hub
+
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model, _ = load_model("owner/model")
+    assert count_parameters(model) == count_parameters(load_model(folder)[0])
+    [(name, patterns)] = asked
+    assert name == "owner/model"
+
+    def wanted(file):
+        return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+
+    assert all(wanted(path.name) for path in folder.iterdir())
+    assert wanted("model-00001-of-00002.safetensors") and wanted("model.safetensors.index.json")
+    assert not any(map(wanted, ["modeling_owner.py", "pytorch_model.bin", "training_args.pkl"]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_becomes_float32_on_a_cpu(tiny_folder, folder, dtype):
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+
+    model, tokenizer = load_model(tiny_folder)
+    model.update(tree_map(lambda w: w.astype(getattr(mx, dtype)), model.parameters()))
+    save_model(model, tokenizer, folder)
+    types = {w.dtype for _, w in tree_flatten(load_model(folder)[0].parameters())}
+    assert types == {mx.float32 if mx.default_device() == mx.cpu else getattr(mx, dtype)}
+
+
+def test_a_model_made_in_memory_is_saved_too(random_model, tiny, tiny_config, tmp_path):
+    import mlx.core as mx
+
+    model = random_model(**tiny_config)
+    assert not hasattr(model, "source")
+    save_model(model, tiny[1], tmp_path / "a" / "model")
+    read, tokenizer = load_model(tmp_path / "a" / "model")
+    ids = mx.array([[3, 4, 12]])
+    np.testing.assert_array_equal(read(ids), model(ids))
+    assert tokenizer.decode([3, 4, 12]) == "12+"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["model"]
+
+
+def test_adapters(random_model, tiny_config):
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    def adapters(seed):
+        model = random_model(**tiny_config)
+        add_lora(model, rank=2, scale=3.0, seed=seed)
+        return model, dict(tree_flatten(model.trainable_parameters()))
+
+    model, first = adapters(0)
+    assert has_lora(model) and len(first) == 2 * 2 * 7  # a and b, two layers, seven products each
+    downs = [name for name in first if name.endswith("lora_a")]
+    assert len({np.array(first[name]).tobytes() for name in downs}) == 14
+    assert all(mx.array_equal(first[name], adapters(0)[1][name]) for name in downs)
+    assert not any(mx.array_equal(first[name], adapters(1)[1][name]) for name in downs)
+
+    ids, plain = mx.array([[3, 4, 12]]), random_model(**tiny_config)
+    np.testing.assert_array_equal(model(ids), plain(ids))  # the second factor starts at 0
+    for name in first:
+        if name.endswith("lora_b"):
+            first[name] = first[name] + 0.1
+    model.load_weights(list(first.items()), strict=False)
+    changed = np.array(model(ids))
+    assert np.abs(changed - np.array(plain(ids))).max() > 0.1
+    with without_lora(model):
+        np.testing.assert_array_equal(model(ids), plain(ids))
+    np.testing.assert_array_equal(model(ids), changed)
+
+
+BROKEN = {
+    "config is a list": lambda f: (f / "config.json").write_text("[]"),
+    "config is cut off": lambda f: (f / "config.json").write_text('{"a": '),
+    "config is empty": lambda f: (f / "config.json").write_text("{}"),
+    "unknown type": lambda f: edit(f, model_type="qwen99"),
+    "other sizes": lambda f: edit(f, hidden_size=64),
+    "more layers": lambda f: edit(f, num_hidden_layers=3),
+    "text for a number": lambda f: edit(f, hidden_size="big"),
+    "weights are cut off": lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 100),
+    "tokenizer is cut off": lambda f: (f / "tokenizer.json").write_text("{"),
+    "no tokenizer data": lambda f: (f / "tokenizer.json").unlink(),
+}
+MISSING = {
+    "no config": "config.json",
+    "no weights": "model.safetensors",
+    "no tokenizer": "tokenizer_config.json",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_folders_are_named(folder, what):
+    BROKEN[what](folder)
+    with pytest.raises(ValueError, match=str(folder)):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_missing_files_are_named(folder, what):
+    (folder / MISSING[what]).unlink()
+    with pytest.raises(FileNotFoundError, match=str(folder)):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "./no/such", "a/b/c", "/no/such/folder"])
+def test_names_that_are_nothing(name):
+    with pytest.raises(FileNotFoundError, match=f"model '{name}' is not a folder"):
+        load_model(name)
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        load_model(tmp_path / "file")

@@ -1,0 +1,444 @@
+"""Rollouts of several processes: the same as of one, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import time
+import types
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+
+from tests.algos.shared import SUMS, length, make_env, make_policy
+from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
+from textenv.algos.rollouts.pool import WorkerTraceback
+from textenv.algos.rollouts.worker import RolloutItem, WorkerError
+from textenv.algos.rollouts.workers import cut
+from textenv.algos.strategies import Start
+
+make_sums = partial(make_env, length, SUMS)
+GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
+
+
+class OwnError(Exception):
+    """One that cannot be made again of its text."""
+
+    def __init__(self, prompt, completion):
+        super().__init__(f"{prompt} {completion}")
+
+
+def process_of(prompt, completion, example):
+    return float(os.getpid())
+
+
+def raise_value_error(prompt, completion, example):
+    raise ValueError(f"no reward for {prompt}")
+
+
+def kill_this_process(prompt, completion, example):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(prompt, completion, example):
+    time.sleep(60)
+
+
+class Talk(gym.Env):
+    """Three turns; what it says in between follows from its own generator."""
+
+    def __init__(self):
+        from textenv.spaces import UnicodeText
+
+        self.observation_space = self.action_space = UnicodeText(200)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.text = f"{self.np_random.integers(100)}+"
+        return self.text, {}
+
+    def step(self, action):
+        said = f" {self.np_random.integers(10)}="
+        self.text += action + said
+        return self.text, float(len(action)), False, False, {"turn": said}
+
+
+def make_talk():
+    return gym.make(EnvSpec("Talk-v0", entry_point=Talk, max_episode_steps=3))
+
+
+class Pendulum:
+    """A factory that is an object."""
+
+    def __call__(self):
+        return gym.make_vec("Pendulum-v1", num_envs=2)
+
+
+def make_control_policy(seed=0):
+    from textenv.algos import MLPPolicy
+
+    env = gym.make("Pendulum-v1")
+    return MLPPolicy(
+        env.observation_space, env.action_space, normalize_observations=True, seed=seed
+    )
+
+
+def make_answerer():
+    """A policy without a model."""
+    return lambda observation: ("42", {})
+
+
+def raise_own_error():
+    raise OwnError("1+1=", "3")
+
+
+def exit_at_once():
+    os._exit(7)
+
+
+def make_policy_that(action):
+    """A policy here; in a worker, what ``action`` does in its place."""
+    return action() if multiprocessing.parent_process() else make_answerer()
+
+
+@pytest.fixture(scope="module")
+def coordinate(tiny_folder):
+    """``coordinate(num_workers, ...)``: a coordinator of GRPO on 10 prompts."""
+    made = []
+
+    def coordinate(num_workers, create_env=make_sums, strategy=GROUPS_OF_4, max_steps=41, seed=0):
+        create = partial(make_policy, str(tiny_folder), top_p=0.9)
+        made.append(
+            RolloutCoordinator(create_env, create, strategy, num_workers, max_steps, seed=seed)
+        )
+        return made[-1]
+
+    yield coordinate
+    for coordinator in made:
+        coordinator.close()
+
+
+@pytest.fixture(scope="module")
+def by_two(coordinate):
+    """A coordinator with two workers, and the two rollouts that it has collected."""
+    coordinator = coordinate(2)
+    return coordinator, [coordinator.collect(), coordinator.collect()]
+
+
+def children():
+    return [p for p in multiprocessing.active_children() if p.name.startswith("rollouts-")]
+
+
+# --- the same rollout ---------------------------------------------------------------------------
+
+
+def test_rollouts_are_the_same_whatever_the_number_of_workers(coordinate, by_two):
+    _, rollouts = by_two
+    for num_workers in (0, 1):
+        coordinator = coordinate(num_workers)
+        assert [coordinator.collect(), coordinator.collect()] == rollouts
+        coordinator.close()
+    first, second = rollouts
+    assert len(first) == len(second) == 40  # at most 41, in whole groups
+    groups = [t.group_id for t in [*first, *second]]
+    assert groups == [group for group in range(20) for _ in range(4)]
+    assert {t.prompt for t in first} == {t.prompt for t in second} == set(SUMS)
+    assert len({tuple(t.token_ids) for t in first}) > 30  # noise differs from row to row
+    assert first != second
+
+
+def test_a_runner_plays_the_same_at_once(tiny_folder, by_two):
+    """Not in items: the sums of other batches may differ in their last bits."""
+    runner = RolloutRunner(make_sums(), make_policy(tiny_folder, top_p=0.9), GROUPS_OF_4, 41)
+    for rollout in by_two[1]:
+        for mine, theirs in zip(runner.collect(), rollout, strict=True):
+            assert mine.token_ids == theirs.token_ids and mine.prompt == theirs.prompt
+            np.testing.assert_allclose(mine.token_logprobs, theirs.token_logprobs, atol=1e-5)
+
+
+def test_the_seed_decides(coordinate):
+    one, other = coordinate(0, seed=0).collect(), coordinate(0, seed=1).collect()
+    assert [t.token_ids for t in one] != [t.token_ids for t in other]
+
+
+def test_rewards_and_policies_run_in_the_workers(coordinate, by_two):
+    coordinator = coordinate(2, partial(make_env, process_of, SUMS))
+    workers = {float(p.pid) for p in children()}
+    seen = {t.rewards[0] for _ in range(5) for t in coordinator.collect()}
+    assert len(seen) == 2 and seen < workers and os.getpid() not in seen
+    assert coordinator.seconds["policy"] > 0 and coordinator.seconds["environment"] > 0
+
+
+def test_many_turns(coordinate):
+    rollouts = []
+    for num_workers in (0, 2):
+        coordinator = coordinate(num_workers, make_talk, max_steps=48)
+        rollouts.append(coordinator.collect())
+        coordinator.close()
+    assert rollouts[0] == rollouts[1]
+    assert [len(t) for t in rollouts[0]] == [3] * 16
+    turns = [action for t in rollouts[0] for action in t.actions]
+    assert len(set(turns)) > 40  # each turn has noise of its own
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 10, 33, 100])
+@pytest.mark.parametrize("size", [1, 4, 16, 200])
+def test_the_cut(groups, size):
+    starts = [Start(i, i, None, j) for i in range(groups) for j in range(size)]
+    items = cut(starts, size)
+    assert [start for item in items for start in item] == starts
+    assert all(len(item) % size == 0 for item in items)
+    held = [len(item) // size for item in items]
+    assert max(held) - min(held) <= 1 and len(items) >= min(groups, 2)
+    assert max(map(len, items)) <= max(256, size)
+    assert len(items) <= max(2, len(starts) // 64)
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+def test_new_weights_reach_all_workers(coordinate, plain_logprobs):
+    import mlx.core as mx
+    from mlx.utils import tree_map
+
+    coordinator = coordinate(2, partial(make_env, process_of, SUMS))
+    model = coordinator.policy.model
+    before = coordinator.collect()
+    assert {t.policy_version for t in before} == {0}
+    model.update(tree_map(lambda w: 0.7 * w, model.parameters()))
+    coordinator.policy_version = 3
+    mx.eval(model.parameters())
+    by_process = {}
+    for _ in range(5):
+        for t in coordinator.collect():
+            by_process[t.rewards[0]] = t
+            assert t.policy_version == 3
+    assert len(by_process) == 2
+    old = make_policy(model.source, top_p=0.9).model
+    for t in by_process.values():
+        new = plain_logprobs(model, t.prompt_ids, t.token_ids, support=t.support)
+        np.testing.assert_allclose(t.token_logprobs, new, atol=1e-4)
+        was = plain_logprobs(old, t.prompt_ids, t.token_ids, support=t.support)
+        assert np.abs(was - new).max() > 1e-2
+
+
+def test_a_stale_version_is_refused(coordinate):
+    coordinator = coordinate(1)
+    pool = coordinator._workers._pool
+    pool.set_weights(2, coordinator.policy.tensors())
+    starts = coordinator.runner.plan()[:4]
+    assert len(pool.run([RolloutItem(2, starts)])[0].trajectories) == 4
+    with pytest.raises(WorkerError, match="version 1 came to a worker that has version 2"):
+        pool.run([RolloutItem(1, starts)])
+
+
+def test_weights_of_another_model_are_refused(coordinate):
+    policy = coordinate(0).policy
+    tensors = policy.tensors()
+    name = next(iter(tensors))
+    for wrong in ({**tensors, name: np.zeros(3)}, {**tensors, "more": np.zeros(3)}):
+        with pytest.raises(ValueError, match="another model"):
+            policy.set_tensors(wrong)
+
+
+def test_half_precision_weights_arrive_as_they_are(tiny_folder):
+    import mlx.core as mx
+    from mlx.utils import tree_map
+
+    one, other = make_policy(tiny_folder, top_p=0.9), make_policy(tiny_folder, top_p=0.9)
+    one.model.update(tree_map(lambda w: (2 * w).astype(mx.bfloat16), one.model.parameters()))
+    other.model.update(tree_map(lambda w: w.astype(mx.bfloat16), other.model.parameters()))
+    assert one.fingerprint() != other.fingerprint()
+    other.set_tensors(one.tensors())
+    assert one.fingerprint() == other.fingerprint()
+
+
+# --- noise --------------------------------------------------------------------------------------
+
+
+def test_noise_follows_from_the_seed_of_each_row(tiny_folder):
+    policy = make_policy(tiny_folder, top_p=0.9, seed=5)
+    prompts = ["1+1=", "2+2=", "1+1="]
+    answers, _ = policy(prompts, seeds=[1, 2, 3])
+    assert [policy(p, seeds=s)[0] for p, s in zip(prompts[::-1], [3, 2, 1])] == answers[::-1]
+    assert make_policy(tiny_folder, top_p=0.9, seed=6)(prompts, seeds=[1, 2, 3])[0] != answers
+    # Without seeds one stream runs on, which the calls above did not touch.
+    fresh = make_policy(tiny_folder, top_p=0.9, seed=5)
+    stream = [fresh("1+1=")[0] for _ in range(6)]
+    assert [policy("1+1=")[0] for _ in range(6)] == stream
+    assert len(set(stream)) > 1
+
+
+# --- the trainer --------------------------------------------------------------------------------
+
+
+def train(folder, **settings):
+    from textenv.algos import GRPOConfig, GRPOTrainer
+
+    defaults = {"max_steps": 3, "num_prompts": 6, "num_generations": 4, "max_completion_length": 6}
+    defaults |= {"learning_rate": 1e-2, "warmup_steps": 0}
+    config = GRPOConfig(**defaults | settings)
+    rollouts = []
+    trainer = GRPOTrainer(
+        str(folder), make_sums, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
+    )
+    trainer.train()
+    trainer.close()
+    return trainer, rollouts
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"lora_rank": 2, "beta": 0.1}, {"num_iterations": 2, "max_steps": 5}],
+    ids=["all", "LoRA", "updates"],
+)
+def test_grpo_is_the_same_with_workers(tiny_folder, settings):
+    (alone, plain), (by_two, parted) = (
+        train(tiny_folder, num_workers=n, **settings) for n in (0, 2)
+    )
+    for number, (one, other) in enumerate(zip(plain, parted, strict=True)):
+        assert {t.policy_version for t in other} == {number * settings.get("num_iterations", 1)}
+        assert [t.token_ids for t in one] == [t.token_ids for t in other]
+    assert by_two.history[-1]["grad_norm"] == pytest.approx(alone.history[-1]["grad_norm"], 1e-3)
+    # The scorer knows the new weights alone: with old ones in a worker this would be large.
+    assert all(m["sampling/logprob_difference/max"] < 1e-4 for m in by_two.history)
+    assert [t.token_ids for t in parted[0]] != [t.token_ids for t in parted[1]]
+
+
+def test_grpo_with_workers_needs_the_folder_of_its_model(fresh):
+    from textenv.algos import GRPOConfig, GRPOTrainer
+
+    with pytest.raises(ValueError, match="num_workers needs the model's name or folder"):
+        GRPOTrainer(fresh[0], make_sums, GRPOConfig(num_workers=2), tokenizer=fresh[1])
+    with pytest.raises(ValueError, match="num_workers"):
+        GRPOConfig(num_workers=-1)
+
+
+# --- control ------------------------------------------------------------------------------------
+
+
+def test_control():
+    def collect(num_workers, max_steps=120):
+        coordinator = RolloutCoordinator(
+            Pendulum(), make_control_policy, "ppo", num_workers, max_steps, seed=3
+        )
+        rollouts = [coordinator.collect()]
+        weights = make_control_policy(seed=9).tensors()
+        coordinator.policy.set_tensors(weights)
+        coordinator.policy_version = 1
+        rollouts.append(coordinator.collect())
+        coordinator.close()
+        return rollouts
+
+    alone, one, two, again = collect(0), collect(1), collect(2), collect(2)
+    assert alone == one and two == again
+    new = make_control_policy(seed=9)
+    for rollout, version in zip(two, (0, 1)):
+        assert rollout.num_transitions == 120
+        assert [t.env_index for t in rollout] == [0, 1, 2, 3]
+        assert [len(t) for t in rollout] == [30] * 4
+        assert {t.policy_version for t in rollout} == {version}
+        # No two environments start alike, and no two workers draw the same noise.
+        drawn = [t.unclipped_actions[0].item() for t in rollout]
+        assert len(set(drawn)) == len({t.observations[0][0] for t in rollout}) == 4
+    # An episode goes on where the rollout before cut it, and new weights play it.
+    for before, after in zip(*two):
+        np.testing.assert_array_equal(before.final_observation, after.observations[0])
+        np.testing.assert_allclose(after.values, new.values(after.observations), atol=1e-6)
+        assert after.last_value == pytest.approx(new.values([after.final_observation])[0], abs=1e-6)
+    with pytest.raises(ValueError, match=r"max_steps=126 .*num_workers=2 x num_envs=2"):
+        collect(2, 126)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_what_a_reward_raises_reaches_the_caller(coordinate):
+    coordinator = coordinate(2, partial(make_env, raise_value_error, SUMS))
+    with pytest.raises(ValueError, match="no reward for") as caught:
+        coordinator.collect()
+    assert isinstance(caught.value.__cause__, WorkerTraceback)
+    assert "in raise_value_error" in str(caught.value.__cause__)
+    assert not {p.pid for p in children()} & {
+        w.process.pid for w in coordinator._workers._pool._workers
+    }
+    with pytest.raises(WorkerError, match="make another coordinator"):
+        coordinator.collect()
+
+
+def test_an_exception_that_cannot_be_sent_arrives_as_text():
+    with pytest.raises(WorkerError, match=r"(?s)raise_own_error.*OwnError: 1\+1= 3"):
+        create = partial(make_policy_that, raise_own_error)
+        RolloutCoordinator(make_sums, create, GROUPS_OF_4, 1, 8)
+
+
+def test_a_dead_worker_is_noticed_at_once(coordinate):
+    coordinator = coordinate(2, partial(make_env, kill_this_process, SUMS))
+    started = time.perf_counter()
+    with pytest.raises(
+        WorkerError, match=r"worker process [01] \(pid \d+\) was killed by signal 9"
+    ):
+        coordinator.collect()
+    assert time.perf_counter() - started < 5
+    assert not {p.pid for p in children()} & {
+        w.process.pid for w in coordinator._workers._pool._workers
+    }
+
+
+def test_a_worker_that_died_in_between(coordinate):
+    coordinator = coordinate(2)
+    victim = coordinator._workers._pool._workers[1].process
+    victim.kill()
+    victim.join()
+    with pytest.raises(WorkerError, match=r"worker process 1 .*killed by signal 9"):
+        coordinator.collect()
+
+
+def test_a_worker_that_does_not_start():
+    with pytest.raises(WorkerError, match=r"ended with code 7 as it started.*__main__"):
+        RolloutCoordinator(make_sums, partial(make_policy_that, exit_at_once), GROUPS_OF_4, 1, 8)
+
+
+def test_factories_that_cannot_be_sent(tiny_folder):
+    before = children()
+    policy = make_policy(tiny_folder, top_p=0.9)
+    called = []
+    for create_env, create_policy_, name in [
+        (lambda: called.append(1), partial(make_policy, "tiny-lm"), "create_env"),
+        (make_sums, lambda: policy, "create_policy"),
+        (make_sums, partial(make_policy, types.SimpleNamespace(f=lambda: 0)), "create_policy"),
+    ]:
+        with pytest.raises(ValueError, match=rf"num_workers=2 sends {name} .*functools.partial"):
+            RolloutCoordinator(create_env, create_policy_, num_workers=2, max_steps=8)
+    assert children() == before and not called
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "2"])
+def test_bad_numbers_of_workers(value):
+    with pytest.raises(ValueError, match="num_workers must be an integer >= 0"):
+        RolloutCoordinator(make_sums, make_control_policy, num_workers=value)
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_no_process_is_left(tiny_folder):
+    for way in ("close", "garbage"):
+        before = set(children())
+        coordinator = RolloutCoordinator(
+            make_sums, partial(make_policy, str(tiny_folder), top_p=0.9), GROUPS_OF_4, 2, 8
+        )
+        started = set(children()) - before
+        assert len(started) == 2
+        if way == "close":
+            coordinator.close()
+            coordinator.close()
+        else:
+            del coordinator
+            gc.collect()
+        assert all(p.exitcode == 0 for p in started), way

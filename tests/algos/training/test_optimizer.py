@@ -1,0 +1,81 @@
+"""The optimizer's step, against MLX's own functions one after another."""
+
+import copy
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+
+from textenv.algos.training.optimizer import OptimizerStep
+
+OPTIMIZERS = {
+    "adamw": lambda: optim.AdamW(
+        optim.linear_schedule(1e-2, 0, 10), betas=[0.9, 0.95], weight_decay=0.1
+    ),
+    "adam": lambda: optim.Adam(1e-2, bias_correction=True),
+    "sgd": lambda: optim.SGD(1e-2, momentum=0.9),
+    "lion": lambda: optim.Lion(1e-3),
+}
+
+
+def gradients(model, count):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield tree_map(
+            lambda w: mx.array(rng.normal(size=w.shape).astype(np.float32)),
+            model.trainable_parameters(),
+        )
+
+
+@pytest.mark.parametrize("max_norm", [0, 0.5, 100], ids=["unclipped", "clipped", "below"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_are_those_of_the_optimizer(optimizer, max_norm):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model.layers[0].freeze(keys=["bias"])
+    other = copy.deepcopy(model)
+    plain = OPTIMIZERS[optimizer]()
+    step = OptimizerStep(model, OPTIMIZERS[optimizer](), max_norm)
+    frozen = mx.array(model.layers[0].bias)
+    for gradient in gradients(model, 4):
+        clipped, expected_norm = optim.clip_grad_norm(gradient, max_norm or math.inf)
+        norm = step(gradient)
+        plain.update(other, clipped)
+        assert norm == pytest.approx(expected_norm.item(), rel=1e-6)
+        pairs = zip(tree_flatten(model.parameters()), tree_flatten(other.parameters()))
+        for (name, a), (_, b) in pairs:
+            assert mx.allclose(a, b, rtol=1e-6, atol=1e-7).item(), name
+    assert mx.array_equal(model.layers[0].bias, frozen).item()
+
+
+def test_weights_set_from_outside_are_those_that_move():
+    model = nn.Linear(2, 2, bias=False)
+    step = OptimizerStep(model, optim.SGD(1.0), 0)
+    step({"weight": mx.ones((2, 2))})
+    model.update({"weight": mx.full((2, 2), 5.0)})
+    step({"weight": mx.ones((2, 2))})
+    assert model.weight.tolist() == [[4.0, 4.0], [4.0, 4.0]]
+
+
+def test_a_rate_set_from_outside_is_the_one_that_counts():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight = mx.zeros((1, 1))
+    optimizer = optim.SGD(1.0)
+    step = OptimizerStep(model, optimizer, 0)
+    step({"weight": mx.ones((1, 1))})
+    optimizer.learning_rate = 0.25
+    step({"weight": mx.ones((1, 1))})
+    assert model.weight.item() == -1.25
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing(value):
+    model = nn.Linear(2, 2, bias=False)
+    before = mx.array(model.weight)
+    step = OptimizerStep(model, optim.AdamW(0.1), 1.0)
+    with pytest.raises(FloatingPointError, match="norm is"):
+        step({"weight": mx.array([[value, 0.0], [0.0, 0.0]])})
+    assert mx.array_equal(model.weight, before).item()
