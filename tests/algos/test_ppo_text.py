@@ -29,10 +29,7 @@ from textenv.algos import (
 )
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
-from textenv.algos.ppo_text import (
-    VALUE_HEAD,
-    TextUpdater,
-)
+from textenv.algos.ppo_text import VALUE_HEAD, TextUpdater
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 ROWS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "b", "b"]
