@@ -1,13 +1,13 @@
-import time
-from collections import Counter
+"""Expressions of given numbers with a given value."""
+
 from fractions import Fraction
 from itertools import permutations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.tasks.countdown import Countdown, evaluate
+from textenv.tasks.countdown import Countdown
 
 APPLY = {
     "+": lambda a, b: a + b,
@@ -15,7 +15,8 @@ APPLY = {
     "*": lambda a, b: a * b,
     "/": lambda a, b: a / b,
 }
-STRENGTH = {"+": 1, "-": 1, "*": 2, "/": 2}
+
+
 task = Countdown()
 
 
@@ -60,56 +61,6 @@ def test_examples_can_be_solved_by_brute_force(kwargs, split):
         assert any(v == example["target"] for o in orders for _, v in all_expressions(o))
 
 
-trees = st.recursive(
-    st.integers(0, 99),
-    lambda part: st.tuples(st.sampled_from("+-*/"), part, part),
-    max_leaves=12,
-)
-
-
-def value_of(tree):
-    return (
-        APPLY[tree[0]](value_of(tree[1]), value_of(tree[2]))
-        if type(tree) is tuple
-        else Fraction(tree)
-    )
-
-
-def leaves(tree):
-    return leaves(tree[1]) + leaves(tree[2]) if type(tree) is tuple else [tree]
-
-
-def written(tree, space=""):
-    """With no more brackets than are needed."""
-    if type(tree) is int:
-        return str(tree)
-    sign, *parts = tree
-    left, right = (written(part, space) for part in parts)
-    strengths = [STRENGTH[part[0]] if type(part) is tuple else 3 for part in parts]
-    left = f"({left})" if strengths[0] < STRENGTH[sign] else left
-    right = f"({right})" if strengths[1] <= STRENGTH[sign] else right
-    return f"{left}{space}{sign}{space}{right}"
-
-
-@given(trees, st.sampled_from(["", " ", "  "]))
-def test_expressions_follow_precedence(tree, space):
-    text = written(tree, space)
-    assume(len(text) <= 200)
-    try:
-        expected = value_of(tree)
-    except ZeroDivisionError:
-        with pytest.raises(ZeroDivisionError):
-            evaluate(text)
-        assert score(leaves(tree), 1, text) == 0.0
-        return
-    assert evaluate(text) == (expected, Counter(leaves(tree)))
-    if expected.denominator == 1:
-        assert score(leaves(tree), int(expected), text) == 1.0
-        assert score([*leaves(tree), 1], int(expected), text) == 0.0
-        assert score(leaves(tree)[1:], int(expected), text) == 0.0
-        assert score(leaves(tree), int(expected) + 1, text) == 0.0
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -134,70 +85,6 @@ def test_making_24_of_3_5_3(text, expected):
     assert score([3, 5, 3], 24, text) == expected
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "9**9**9",
-        "9**9**9**9",
-        "__import__('os')",
-        "().__class__",
-        "(lambda:1)()",
-        "exit()",
-        "print(1)",
-        "[1]*9",
-        "1 if 1 else 1",
-        "1;1",
-        "1\n+1",
-        "1#",
-        "1,1",
-        "(1,1)",
-        "1(1)",
-        "()",
-        "1//1",
-        "1%1",
-        "1@1",
-        "1<<1",
-        "~1",
-        "-1",
-        "+1",
-        "--1",
-        "1-(-1)",
-        "1_0",
-        "0x1",
-        "0b1",
-        "1e0",
-        "1.0",
-        "1j",
-        "01",
-        "\uff11",
-        "\u0663",
-        "1²",
-        "1\u00d71",
-        "1\u22121",
-        "1\0",
-        "\ud800",
-        "True",
-        "...",
-        "1/0",
-        "1/(1-1)",
-        "(" * 10_000 + "1" + ")" * 10_000,
-        "(" * 150,
-        "1" + "+1" * 10_000,
-        "1" + "+1" * 1500,
-        "*".join(["9" * 4000] * 100),
-        "9" * 10_000,
-        "9" * 200,
-        "*".join("9" * 60),
-        "1/" * 99 + "1",
-    ],
-)
-def test_hostile_text_scores_nothing_at_once(text):
-    start = time.perf_counter()
-    for numbers, target in [([9, 9, 9], 1), ([1], 1), ([10], 10), ([1, 1], 1), ([1, 1], 2)]:
-        assert score(numbers, target, text) == 0.0
-    assert time.perf_counter() - start < 0.2
-
-
 @given(st.text(st.sampled_from("0123456789+-*/() "), max_size=40) | st.text(max_size=40))
 def test_any_text_at_all_gets_a_score(text):
     assert score([3, 5, 3], 24, text) in (0.0, 1.0)
@@ -208,3 +95,14 @@ def test_five_numbers_are_made_and_solved(split):
     made = Countdown(numbers=5, split=split)
     for example in (made.example(i) for i in range(20)):
         assert made.score(example, made.oracle(example)) == 1.0
+
+
+def test_countdown_is_what_was_asked_for(examples):
+    found = examples("countdown", numbers=4, max_number=7, max_target=9)
+    for example in found:
+        assert example["prompt"] == (
+            f"make {example['target']} from {' '.join(map(str, example['numbers']))}="
+        )
+        assert len(example["numbers"]) == 4
+    assert {n for e in found for n in e["numbers"]} == set(range(1, 8))
+    assert {e["target"] for e in found} == set(range(1, 10))

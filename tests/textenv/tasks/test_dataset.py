@@ -1,3 +1,5 @@
+"""Own prompts, and rows of a JSON Lines file."""
+
 import json
 
 import gymnasium as gym
@@ -5,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.errors import ConfigError, DataError, MissingFileError, TextEnvError
+from textenv.errors import (
+    ConfigError,
+    DataError,
+    MissingFileError,
+)
 from textenv.tasks.dataset import Dataset, from_jsonl, from_prompts
 
 GOOD = b'{"prompt": "2+2=", "answer": "4"}\n'
@@ -88,6 +94,8 @@ json_values = st.recursive(
     lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=3),
     max_leaves=5,
 )
+
+
 json_rows = st.builds(
     lambda row, prompt: {**row, "prompt": prompt},
     st.dictionaries(st.text(max_size=5), json_values, max_size=3),
@@ -173,8 +181,3 @@ def test_the_lists_of_the_caller_are_not_the_datasets():
     task = Dataset(given)
     given[0]["prompt"] = "b"
     assert rows(task) == [{"prompt": "a"}]
-
-
-def test_every_error_is_one_that_the_command_line_prints_as_a_line():
-    assert issubclass(DataError, TextEnvError)
-    assert issubclass(MissingFileError, TextEnvError)
