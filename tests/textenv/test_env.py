@@ -264,8 +264,6 @@ def test_the_environments_docstrings_have_the_sections_too():
 
 
 ALL_UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-
-
 # What is nearly right finds more than what is far off.
 NEARLY = st.text("0123456789+-*/() \n=calc.eE", max_size=20)
 CALLS = st.builds("calc({})".format, NEARLY)

@@ -6,10 +6,7 @@ import gymnasium as gym
 import pytest
 
 from textenv import tasks
-from textenv.errors import (
-    ConfigError,
-    ConfigTypeError,
-)
+from textenv.errors import ConfigError, ConfigTypeError
 
 
 def test_tasks_without_levels_say_so():

@@ -11,6 +11,11 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
+TASKS = ["arithmetic", "calculator", "countdown", "guess_number", "reverse", "sort"]
+IDS = sorted(
+    name for name in gym.registry if name.startswith(("TextGen", "textgen/")) and ":" not in name
+)
+
 
 def make(**kwargs):
     return gym.make("TextGen-v0", **kwargs)
@@ -24,12 +29,6 @@ def test_making_it_by_module_name_needs_no_import():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{make().reset(seed=0)[0]} (0.0, True, False)"
-
-
-TASKS = ["arithmetic", "calculator", "countdown", "guess_number", "reverse", "sort"]
-IDS = sorted(
-    name for name in gym.registry if name.startswith(("TextGen", "textgen/")) and ":" not in name
-)
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -10,10 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.errors import (
-    ConfigError,
-    ConfigTypeError,
-)
+from textenv.errors import ConfigError, ConfigTypeError
 from textenv.spaces import UnicodeText
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one glyph of five characters

@@ -11,10 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import textenv
-from textenv.errors import (
-    ConfigError,
-    ConfigTypeError,
-)
+from textenv.errors import ConfigError, ConfigTypeError
 
 EOS, PAD = 1, 0
 TASKS = ["arithmetic", "calculator", "countdown", "guess_number", "reverse", "sort"]

@@ -8,10 +8,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from textenv import tasks
-from textenv.errors import (
-    ConfigError,
-    ConfigTypeError,
-)
+from textenv.errors import ConfigError, ConfigTypeError
 from textenv.tasks import Example, Task, Turn
 from textenv.tasks.base import Episode
 from textenv.vector_env import TextGenerationVectorEnv

@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv import reward
-from textenv.errors import (
-    ConfigError,
-    RewardError,
-    RewardTimeoutError,
-)
+from textenv.errors import ConfigError, RewardError, RewardTimeoutError
 from textenv.rewards import Reward
 
 

@@ -9,11 +9,7 @@ import time
 import gymnasium as gym
 import pytest
 
-from textenv.errors import (
-    ConfigError,
-    RewardError,
-    RewardTimeoutError,
-)
+from textenv.errors import ConfigError, RewardError, RewardTimeoutError
 from textenv.rewards import Reward
 
 

@@ -9,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv import reward, rewards
-from textenv.errors import (
-    ConfigError,
-    ConfigTypeError,
-    RewardError,
-)
+from textenv.errors import ConfigError, ConfigTypeError, RewardError
 from textenv.rewards import Reward
 
 

@@ -12,11 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv import rewards
-from textenv.errors import (
-    ConfigError,
-    MissingDependencyError,
-    RewardError,
-)
+from textenv.errors import ConfigError, MissingDependencyError, RewardError
 from textenv.rewards import Reward
 from textenv.rewards.verifiers import format_tags, json_schema, numeric_match, regex
 

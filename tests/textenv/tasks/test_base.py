@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from textenv import tasks
-from textenv.errors import (
-    ConfigError,
-)
+from textenv.errors import ConfigError
 from textenv.tasks import GeneratedTask
 from textenv.tasks.arithmetic import Arithmetic
 from textenv.tasks.base import split_of
@@ -150,8 +148,6 @@ HARDNESS = {  # of an example, read from its prompt
     "reverse": lambda e: len(e["answer"]),
     "sort": lambda e: len(e["answer"].split()),
 }
-
-
 # crc32 of the prompts of examples 0 to 199, one a line, before there were levels
 BEFORE = {
     "arithmetic": (800738312, 3174319075),

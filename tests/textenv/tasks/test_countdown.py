@@ -15,8 +15,6 @@ APPLY = {
     "*": lambda a, b: a * b,
     "/": lambda a, b: a / b,
 }
-
-
 task = Countdown()
 
 

@@ -7,11 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.errors import (
-    ConfigError,
-    DataError,
-    MissingFileError,
-)
+from textenv.errors import ConfigError, DataError, MissingFileError
 from textenv.tasks.dataset import Dataset, from_jsonl, from_prompts
 
 GOOD = b'{"prompt": "2+2=", "answer": "4"}\n'
@@ -94,8 +90,6 @@ json_values = st.recursive(
     lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=3),
     max_leaves=5,
 )
-
-
 json_rows = st.builds(
     lambda row, prompt: {**row, "prompt": prompt},
     st.dictionaries(st.text(max_size=5), json_values, max_size=3),

@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.errors import (
-    ConfigError,
-    DataError,
-    MissingDependencyError,
-    MissingFileError,
-)
+from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
 from textenv.tasks.dataset_files import from_path
 
 ROWS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)]

@@ -19,8 +19,6 @@ APPLY = {
     "*": lambda a, b: a * b,
     "/": lambda a, b: a / b,
 }
-
-
 STRENGTH = {"+": 1, "-": 1, "*": 2, "/": 2}
 task = Countdown()
 

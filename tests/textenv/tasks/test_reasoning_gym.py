@@ -10,25 +10,16 @@ import gymnasium as gym
 import pytest
 
 from textenv import tasks
-from textenv.errors import (
-    ConfigError,
-    MissingDependencyError,
-)
+from textenv.errors import ConfigError, MissingDependencyError
 from textenv.tasks import reasoning_gym as source
 from textenv.tasks.base import split_of
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 NAMES = source.names()
-
-
 # The library gives no answer to these, in the entry or its metadata.
 NO_ORACLE = {"boxnet", "rush_hour"}
-
-
 # It gives one, which its verifier does not always take.
 SOME_ORACLES = {"propositional_logic"}
-
-
 # The library's own check refuses what its curriculum gives.
 BROKEN_CURRICULA = {"knight_swap"}
 

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv import register_task, tasks
-from textenv.errors import (
-    ConfigError,
-)
+from textenv.errors import ConfigError
 from textenv.tasks import Task
 
 TASKS = ["arithmetic", "countdown", "reverse", "sort"]

@@ -10,17 +10,12 @@ import numpy as np
 import pytest
 
 from textenv import tasks
-from textenv.errors import (
-    ConfigError,
-    MissingDependencyError,
-)
+from textenv.errors import ConfigError, MissingDependencyError
 from textenv.tasks import textarena as source
 from textenv.tasks.contained import Contained
 
 textarena = pytest.importorskip("textarena")
 NAMES = source.names()
-
-
 # It draws rooms until one can be solved: from 1 to 23 seconds for each.
 SLOW = {"textarena:Sokoban-v0-medium"}
 
