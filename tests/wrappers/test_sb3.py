@@ -1,6 +1,5 @@
-"""Stable-Baselines3 agents in the rollout loop: what they play, record and load."""
+"""Stable-Baselines3 agents as policies: what they play, record, load, and how SB3 evaluates."""
 
-import gc
 import zipfile
 
 import gymnasium as gym
@@ -25,21 +24,14 @@ torch = pytest.importorskip("torch")
 
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
 from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
+from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
 CRITICS = {"PPO": CARTPOLE, "A2C": PENDULUM, "TRPO": CARTPOLE}
 OTHERS = {"DQN": CARTPOLE, "QRDQN": CARTPOLE, "TD3": PENDULUM, "DDPG": PENDULUM}
 ACTORS = {"SAC": PENDULUM, "TQC": PENDULUM}
 AGENTS = CRITICS | OTHERS | ACTORS | {"RecurrentPPO": CARTPOLE, "MaskablePPO": "choices"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def choices():
@@ -328,77 +320,6 @@ def test_an_agent_scores_what_it_scores_without_us(name):
     assert again[1] == expected[1]
 
 
-# --- a VecEnv in the loop ----------------------------------------------------------------------
-
-
-def test_a_vec_env_gives_the_transitions_that_it_gives_alone():
-    def make_venv():
-        envs = make_vec_env(lambda: gym.make(CARTPOLE, max_episode_steps=15), 3, seed=4)
-        return VecNormalize(envs)
-
-    model = agent("PPO", make_venv())
-    torch.manual_seed(2)
-    rollout = RolloutRunner(
-        SB3VectorEnv(make_venv()), SB3Policy(model), max_steps=120, seed=None
-    ).collect()
-
-    venv = make_venv()  # the same again, by hand
-    torch.manual_seed(2)
-    observations = venv.reset()
-    lanes = [[[]] for _ in range(3)]
-    endings = []
-    for _ in range(40):
-        actions, _ = model.predict(observations)
-        after, rewards, dones, infos = venv.step(actions)
-        for i, lane in enumerate(lanes):
-            lane[-1].append((observations[i], actions[i], float(rewards[i])))
-            if dones[i]:
-                endings.append((i, infos[i]["terminal_observation"], infos[i]))
-                lane.append([])
-        observations = after
-    played = [[t for t in rollout if t.env_index == i] for i in range(3)]
-    for lane, mine in zip(lanes, played):
-        assert [len(episode) for episode in lane if episode] == [len(t) for t in mine]
-        for episode, trajectory in zip(lane, mine):
-            np.testing.assert_array_equal([e[0] for e in episode], trajectory.observations)
-            np.testing.assert_array_equal([e[1] for e in episode], trajectory.actions)
-            assert [e[2] for e in episode] == trajectory.rewards
-    ended = [t for t in rollout if t.terminated or t.truncated]
-    assert len(ended) == len(endings) and {t.truncated for t in ended} == {True, False}
-    for i, last, info in endings:
-        (trajectory,) = (t for t in ended if np.array_equal(t.final_observation, last))
-        assert trajectory.env_index == i
-        assert trajectory.truncated == info["TimeLimit.truncated"] != trajectory.terminated
-        # Monitor counts the raw rewards, of which there is one a step.
-        assert trajectory.infos[-1]["episode"]["r"] == len(trajectory)
-
-
-def test_a_vec_env_is_left_open_until_it_is_closed():
-    venv = DummyVecEnv([lambda: gym.make(CARTPOLE)])
-    closed = []
-    venv.close = lambda: closed.append(True)
-    view = SB3VectorEnv(venv)
-    view = SB3VectorEnv(venv)
-    gc.collect()
-    assert not closed
-    view.close()
-    assert closed
-
-
-def test_a_vec_env_takes_seeds_and_says_what_it_does_not_take():
-    view = SB3VectorEnv(make_vec_env(CARTPOLE, 2))
-    observations, _ = view.reset(seed=7)
-    for i in range(2):
-        expected, _ = gym.make(CARTPOLE).reset(seed=7 + i)
-        np.testing.assert_array_equal(observations[i], expected)
-    with pytest.raises(ConfigError, match="one seed"):
-        view.reset(seed=[1, 2])
-    with pytest.raises(ConfigError, match="reset_mask"):
-        view.reset(options={"reset_mask": np.ones(2, bool)})
-    with pytest.raises(ConfigTypeError, match="takes a VecEnv"):
-        SB3VectorEnv(gym.make_vec(CARTPOLE, 2))
-
-
 # --- saved agents ------------------------------------------------------------------------------
 
 
@@ -457,3 +378,75 @@ def test_files_that_are_no_agents_are_named(tmp_path):
             archive.writestr(name, content)
         with pytest.raises(DataError, match=r"agent\.zip"):
             load_sb3(path, trust=True)
+
+
+# --- policies in Stable-Baselines3's evaluation -------------------------------------------------
+
+
+class Ladder(gym.Env):
+    """Rung t pays t times the action; the third is the last."""
+
+    observation_space = gym.spaces.Box(0, 9, (1,), np.float32)
+    action_space = gym.spaces.Discrete(4)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.rung = 1
+        return np.float32([self.rung]), {}
+
+    def step(self, action):
+        reward, self.rung = float(self.rung * action), self.rung + 1
+        return np.float32([self.rung]), reward, self.rung > 3, False, {}
+
+
+def one_rung(observation, deterministic=False):
+    assert observation.shape == (1,)
+    return int(observation[0]) if deterministic else 0, {}
+
+
+def many_rungs(observation, deterministic=False, episode_start=None):
+    assert (observation[:, 0] == 1).tolist() == list(episode_start)
+    return observation[:, 0].astype(int), {}
+
+
+many_rungs.batched = True
+
+
+@pytest.mark.parametrize("policy", [one_rung, many_rungs])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_evaluate_policy_gets_the_return_worked_by_hand(policy, num_envs):
+    venv = make_vec_env(Ladder, num_envs)
+    result = evaluate_policy(as_sb3_policy(policy), venv, n_eval_episodes=6)
+    assert result == (14.0, 0.0)  # 1 x 1 + 2 x 2 + 3 x 3
+    if policy is one_rung:
+        sampled = evaluate_policy(as_sb3_policy(policy), venv, 2, deterministic=False)
+        assert sampled == (0.0, 0.0)
+
+
+def test_dicts_are_taken_apart_row_by_row():
+    seen = []
+
+    def policy(observation, deterministic=False):
+        seen.append(observation)
+        return [observation["a"], observation["b"][0]], {}
+
+    batch = {"a": np.array([1, 2]), "b": np.array([[3, 0], [4, 0]])}
+    actions, state = as_sb3_policy(policy).predict(batch, state="kept")
+    assert actions.tolist() == [[1, 3], [2, 4]] and state == "kept"
+    assert seen[1]["b"].tolist() == [4, 0]
+
+
+@pytest.mark.parametrize("answer", ["42", ["4", "2"]])
+def test_text_is_refused_with_the_reason(answer):
+    def policy(observation, deterministic=False):
+        return answer, {}
+
+    with pytest.raises(ConfigTypeError, match="refuse Text spaces"):
+        as_sb3_policy(policy).predict(np.zeros((1, 2)))
+
+
+def test_answers_of_another_shape_are_refused():
+    with pytest.raises(ConfigTypeError, match=r"must return \(action, extras\)"):
+        as_sb3_policy(lambda observation, deterministic: 0).predict(np.zeros((1, 2)))
+    with pytest.raises(ConfigTypeError, match="callable"):
+        as_sb3_policy(3)

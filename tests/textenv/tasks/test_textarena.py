@@ -1,5 +1,8 @@
+"""The one-player games of TextArena as tasks."""
+
 import random
 import re
+import sys
 from itertools import permutations
 
 import gymnasium as gym
@@ -12,14 +15,9 @@ from textenv.tasks import textarena as source
 from textenv.tasks.contained import Contained
 
 textarena = pytest.importorskip("textarena")
-
 NAMES = source.names()
 # It draws rooms until one can be solved: from 1 to 23 seconds for each.
 SLOW = {"textarena:Sokoban-v0-medium"}
-
-
-def states():
-    return random.getstate(), repr(np.random.get_state())  # noqa: NPY002
 
 
 def make(game, **kwargs):
@@ -154,7 +152,6 @@ def test_games_of_words_need_word_lists(monkeypatch):
 
 
 def test_a_library_that_is_not_there_names_the_extra(monkeypatch):
-    import sys
 
     monkeypatch.setitem(sys.modules, "textarena.envs.registration", None)
     with pytest.raises(MissingDependencyError, match=r"textarena.*textenv\[tasks\]"):
@@ -169,7 +166,7 @@ ACTIONS = [
 
 
 @pytest.mark.slow
-def test_every_game_plays_three_episodes():
+def test_every_game_plays_three_episodes(states):
     assert len(NAMES) >= 50
     before = states()
     for name in NAMES:
@@ -188,27 +185,3 @@ def test_every_game_plays_three_episodes():
                 ended = terminated or truncated
             assert info["is_correct"] is (reward >= 1.0), name
         assert states() == before, name
-
-
-def test_what_happens_inside_stays_there(capsys):
-    before = states()
-    contained = Contained(7)
-    for _ in range(2):
-        with contained.inside():
-            print("noise")
-            random.random(), np.random.rand()  # noqa: NPY002
-        assert states() == before
-    with pytest.raises(KeyError), contained.inside():
-        random.seed(1)
-        raise KeyError
-    assert states() == before
-    again = Contained(7)
-    with again.inside():
-        drawn = [random.random() for _ in range(3)]
-    other = Contained(7)
-    parts = []
-    for _ in range(3):
-        with other.inside():
-            parts.append(random.random())
-    assert parts == drawn
-    assert capsys.readouterr().out == ""

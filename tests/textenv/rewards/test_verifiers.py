@@ -1,5 +1,8 @@
+"""The reward functions that come with the package, by hand and by property."""
+
 import functools
 import json
+import math
 import re
 import sys
 
@@ -12,6 +15,63 @@ from textenv import rewards
 from textenv.errors import ConfigError, MissingDependencyError, RewardError
 from textenv.rewards import Reward
 from textenv.rewards.verifiers import format_tags, json_schema, numeric_match, regex
+
+
+def score(name, completion, example):
+    """Total, components, and whether it is correct."""
+    return Reward(name)("2+2=", completion, example)
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "answer", "expected"),
+    [
+        ("exact_match", "4", "4", 1.0),
+        ("exact_match", " 4\n", "4", 1.0),
+        ("exact_match", "4", " 4 ", 1.0),
+        ("exact_match", "4", 4, 1.0),
+        ("exact_match", "4.0", "4", 0.0),
+        ("exact_match", "Paris", "paris", 0.0),
+        ("exact_match", "is 4", "4", 0.0),
+        ("contains", "the answer is 4.", 4, 1.0),
+        ("contains", "the answer is five", "4", 0.0),
+        ("contains", "Paris", "paris", 0.0),
+        ("contains", "", "4", 0.0),
+        ("numeric_match", "4.0", "4", 1.0),
+        ("numeric_match", " 4e0 ", 4, 1.0),
+        ("numeric_match", "-0.5", "-.5", 1.0),
+        ("numeric_match", "1000000.5", "1000000", 1.0),  # off by 5e-7 of it
+        ("numeric_match", "1000002", "1000000", 0.0),  # off by 2e-6 of it
+        ("numeric_match", "-4", "4", 0.0),
+        ("numeric_match", "four", "4", 0.0),
+        ("numeric_match", "4 apples", "4", 0.0),
+        ("numeric_match", "", "4", 0.0),
+        ("numeric_match", "nan", "nan", 0.0),
+        ("length", "", "4", 0.0),
+        ("length", "né🙂", "4", 3.0),
+    ],
+)
+def test_named_functions_by_hand(name, completion, answer, expected):
+    total, components, correct = score(name, completion, {"answer": answer})
+    assert (total, components) == (expected, {name: expected})
+    assert correct is (None if name == "length" else expected == 1.0)
+
+
+@pytest.mark.parametrize(("completion", "expected"), [("4.5", 1.0), ("3.5", 1.0), ("4.6", 0.0)])
+def test_numeric_match_within_an_absolute_tolerance(completion, expected):
+    assert score("numeric_match", completion, {"answer": 4, "tolerance": 0.5})[0] == expected
+
+
+@given(st.integers(-(10**15), 10**15), st.sampled_from(["{}", " {} ", "{}.0", "{:e}", "{:+}"]))
+def test_numeric_match_knows_a_number_in_any_notation(number, notation):
+    expected = math.isclose(float(notation.format(number)), number, rel_tol=1e-6)
+    assert score("numeric_match", notation.format(number), {"answer": number})[0] == expected
+
+
+@given(st.text(), st.text())
+def test_matches_agree_with_each_other(completion, answer):
+    exact = score("exact_match", completion, {"answer": answer})[0]
+    assert score("contains", completion, {"answer": answer})[0] >= exact
+    assert score("contains", f"so {answer}!", {"answer": answer})[0] == 1.0
 
 
 def run(spec, completion, **example):

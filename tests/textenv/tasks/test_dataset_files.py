@@ -1,3 +1,5 @@
+"""Datasets from files of every format."""
+
 import csv
 import io
 import json

@@ -1,21 +1,20 @@
+"""The datasets of reasoning-gym as tasks."""
+
 import copy
-import random
+import pickle
 import re
 import sys
 import warnings
 
 import gymnasium as gym
-import numpy as np
 import pytest
 
 from textenv import tasks
 from textenv.errors import ConfigError, MissingDependencyError
 from textenv.tasks import reasoning_gym as source
 from textenv.tasks.base import split_of
-from textenv.tasks.unsafe_verifiers import is_safe
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
-
 NAMES = source.names()
 # The library gives no answer to these, in the entry or its metadata.
 NO_ORACLE = {"boxnet", "rush_hour"}
@@ -23,10 +22,6 @@ NO_ORACLE = {"boxnet", "rush_hour"}
 SOME_ORACLES = {"propositional_logic"}
 # The library's own check refuses what its curriculum gives.
 BROKEN_CURRICULA = {"knight_swap"}
-
-
-def states():
-    return random.getstate(), repr(np.random.get_state())  # noqa: NPY002
 
 
 def test_all_of_the_librarys_datasets_are_listed():
@@ -141,11 +136,6 @@ def test_a_library_that_is_not_there_names_the_extra(monkeypatch):
         tasks.make("reasoning_gym:chain_sum")
 
 
-def test_an_unknown_task_names_the_sources_without_importing_them():
-    with pytest.raises(ConfigError, match=r"arithmetic.*reasoning_gym:NAME, textarena:NAME"):
-        tasks.make("gym:chain_sum")
-
-
 def test_a_dataset_that_is_not_made_anew_for_an_example_gives_what_a_new_one_gives():
     for dataset in source._COSTLY:
         made = reasoning_gym.create_dataset(dataset, seed=1, size=1)
@@ -156,40 +146,11 @@ def test_a_dataset_that_is_not_made_anew_for_an_example_gives_what_a_new_one_giv
             assert again[0] == new[0], dataset
 
 
-RUNS = "__import__('sys').modules.__setitem__('ran_a_completion', 1)"
-CODE = [
-    RUNS,
-    f"[{RUNS}]",
-    f"[[{RUNS}]]",
-    f"({RUNS}) or 1",
-    "getattr(sin, chr(95)) + exec(chr(49))",
-    "x.__class__",
-    "S('1')",
-    "input()",
-]
-
-
-@pytest.mark.parametrize("name", ["binary_matrix", "n_queens", "spiral_matrix", "countdown"])
-def test_no_verifier_runs_a_completion(name):
-    task = tasks.make(f"reasoning_gym:{name}")
-    example = task.example(1)
-    assert [task.score(example, text) < 1 for text in CODE] == [True] * len(CODE)
-    assert "ran_a_completion" not in sys.modules
-
-
-def test_formulas_are_read_and_code_is_not():
-    for text in ("x**2/2 + C", "-3*X**3*sin(X) + 18*X*sin(X)", "(3+4)*2.5 - 1", "", "2*exp(-x)"):
-        assert is_safe("simple_integration", text)
-    for text in [*CODE, "x . real", "chr(1)", "a_b", "f(x).g", "lambda: 1", "sinx"]:
-        assert not is_safe("simple_integration", text)
-        assert is_safe("chain_sum", text)
-
-
 NOT_ANSWERS = ["", "x", "[1,", "{}", '{"a": 1}', "[[1]]", "(", "1" * 50, " 42\n", "🙂", "1/0"]
 
 
 @pytest.mark.slow
-def test_every_dataset_plays_three_episodes_and_its_oracle_scores_full_marks():
+def test_every_dataset_plays_three_episodes_and_its_oracle_scores_full_marks(states, code):
     before = states()
     for name in NAMES:
         task = tasks.make(name)
@@ -197,7 +158,7 @@ def test_every_dataset_plays_three_episodes_and_its_oracle_scores_full_marks():
         for seed in range(3):
             question, _ = env.reset(seed=seed)
             assert question == env.unwrapped.example["prompt"] and question
-            for text in [*NOT_ANSWERS, *CODE]:
+            for text in [*NOT_ANSWERS, *code]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # NumPy's, on what is no matrix
                     score = task.score(env.unwrapped.example, text)
@@ -214,3 +175,27 @@ def test_every_dataset_plays_three_episodes_and_its_oracle_scores_full_marks():
             assert (reward, terminated, info["is_correct"]) == (1.0, True, True), name
         assert states() == before, name
         assert "ran_a_completion" not in sys.modules, name
+
+
+def test_the_levels_of_reasoning_gym_are_its_curricula():
+    pytest.importorskip("reasoning_gym")
+    task = tasks.make("reasoning_gym:chain_sum", min_terms=2, max_terms=2)
+    assert task.level is None
+    at = task.at_level(2)
+    same = tasks.make("reasoning_gym:chain_sum", level=2, min_terms=2, max_terms=2)
+    assert (task.levels, at.level) == (same.levels, 2)
+    assert [at.example(i) for i in range(9)] == [same.example(i) for i in range(9)]
+    assert task.at_level(2) is at
+    assert at.at_level(0).example(1) != at.example(1)
+    with pytest.raises(ConfigError, match=r"level of reasoning_gym:chain_sum .* got 99"):
+        task.at_level(99)
+    copy = pickle.loads(pickle.dumps(at))
+    assert (copy.example(1), copy.level) == (at.example(1), 2)
+
+
+def test_a_dataset_without_a_curriculum_has_no_levels():
+    pytest.importorskip("reasoning_gym")
+    task = tasks.make("reasoning_gym:list_functions")
+    assert task.levels is None
+    with pytest.raises(ConfigError, match="list_functions' has no levels"):
+        task.at_level(0)

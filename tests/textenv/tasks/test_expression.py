@@ -1,13 +1,17 @@
-import time
+"""The value of an expression, against Python's and against a walk over its tree."""
+
+import ast
+import math
 from collections import Counter
 from fractions import Fraction
-from itertools import permutations
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from textenv.tasks.countdown import Countdown, evaluate
+from textenv.tasks import expression
+from textenv.tasks.countdown import Countdown
+from textenv.tasks.expression import evaluate
 
 APPLY = {
     "+": lambda a, b: a + b,
@@ -21,43 +25,6 @@ task = Countdown()
 
 def score(numbers, target, text):
     return task.score({"prompt": "", "numbers": numbers, "target": target}, text)
-
-
-def all_expressions(numbers):
-    """Every expression of these numbers in this order, with its value (None: x / 0)."""
-    if len(numbers) == 1:
-        yield str(numbers[0]), Fraction(numbers[0])
-    for cut in range(1, len(numbers)):
-        for left, a in all_expressions(numbers[:cut]):
-            for right, b in all_expressions(numbers[cut:]):
-                for sign, apply in APPLY.items():
-                    undefined = a is None or b is None or (sign == "/" and b == 0)
-                    yield f"({left}{sign}{right})", None if undefined else apply(a, b)
-
-
-@pytest.mark.parametrize("numbers", [[2, 3], [4, 4], [3, 5, 3], [1, 1, 1], [9, 2, 7], [1, 2, 3, 4]])
-def test_score_and_oracle_agree_with_brute_force(numbers):
-    found = {pair for order in set(permutations(numbers)) for pair in all_expressions(order)}
-    reachable = {value for _, value in found if value is not None}
-    for text, value in found if len(numbers) < 4 else sorted(found, key=str)[::20]:
-        for target in {1, 2, 24, int(value or 0)}:
-            assert score(numbers, target, text) == float(value == target), text
-    for target in range(1, 61):
-        example = {"prompt": "", "numbers": numbers, "target": target}
-        if target in reachable:
-            assert task.score(example, task.oracle(example)) == 1.0
-        else:
-            with pytest.raises(ValueError, match=f"makes {target}$"):
-                task.oracle(example)
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"numbers": 4, "max_number": 12, "max_target": 100}])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_examples_can_be_solved_by_brute_force(kwargs, split):
-    made = Countdown(split=split, **kwargs)
-    for example in (made.example(i) for i in range(15)):
-        orders = set(permutations(example["numbers"]))
-        assert any(v == example["target"] for o in orders for _, v in all_expressions(o))
 
 
 trees = st.recursive(
@@ -108,30 +75,6 @@ def test_expressions_follow_precedence(tree, space):
         assert score([*leaves(tree), 1], int(expected), text) == 0.0
         assert score(leaves(tree)[1:], int(expected), text) == 0.0
         assert score(leaves(tree), int(expected) + 1, text) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("3*(5+3)", 1.0),
-        (" ( 3 + 5 ) * 3 ", 1.0),
-        ("((3))*((5)+3)", 1.0),
-        ("3*8", 0.0),  # 8 was not given
-        ("24", 0.0),
-        ("3*(5+3)*1", 0.0),  # one too many
-        ("3*5+3*3", 0.0),  # a 3 too many
-        ("5*5-3/3", 0.0),  # 24, but of other numbers
-        ("3+5+3", 0.0),  # 11
-        ("3*(5+3)=24", 0.0),
-        ("3*(5+3", 0.0),
-        ("3*5+3)", 0.0),
-        ("3 5 3", 0.0),
-        ("53-29", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_making_24_of_3_5_3(text, expected):
-    assert score([3, 5, 3], 24, text) == expected
 
 
 @pytest.mark.parametrize(
@@ -191,20 +134,64 @@ def test_making_24_of_3_5_3(text, expected):
         "1/" * 99 + "1",
     ],
 )
-def test_hostile_text_scores_nothing_at_once(text):
-    start = time.perf_counter()
+def test_hostile_text_scores_nothing_and_costs_little(text, monkeypatch):
+    """What is parsed is short, and what is computed has no more digits than the text."""
+    parsed, values = [], []
+    parse, value = ast.parse, expression._value
+
+    def counted_parse(source, **kwargs):
+        parsed.append(source)
+        return parse(source, **kwargs)
+
+    def counted_value(node, used):
+        result = value(node, used)
+        values.append(result)
+        return result
+
+    monkeypatch.setattr(ast, "parse", counted_parse)
+    monkeypatch.setattr(expression, "_value", counted_value)
     for numbers, target in [([9, 9, 9], 1), ([1], 1), ([10], 10), ([1, 1], 1), ([1, 1], 2)]:
+        parsed.clear(), values.clear()
         assert score(numbers, target, text) == 0.0
-    assert time.perf_counter() - start < 0.2
+        assert len(parsed) <= 1 and len(values) <= 200
+        for source in parsed:
+            assert len(source) <= 200 and set(source) <= set("0123456789+-*/() ")
+        for number in values:
+            assert number.numerator < 10**202 and number.denominator < 10**202
 
 
-@given(st.text(st.sampled_from("0123456789+-*/() "), max_size=40) | st.text(max_size=40))
-def test_any_text_at_all_gets_a_score(text):
-    assert score([3, 5, 3], 24, text) in (0.0, 1.0)
+# What is nearly right finds more than what is far off.
+NEARLY = st.text("0123456789+-*/() \n=calc.eE", max_size=20)
+ALL_UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_five_numbers_are_made_and_solved(split):
-    made = Countdown(numbers=5, split=split)
-    for example in (made.example(i) for i in range(20)):
-        assert made.score(example, made.oracle(example)) == 1.0
+@given(NEARLY | ALL_UNICODE)
+def test_an_expression_has_pythons_value_or_none(text):
+    """Python itself is the oracle, for what is made of digits, signs and brackets alone."""
+    try:
+        value, used = evaluate(text)
+    except (ValueError, ZeroDivisionError):
+        return
+    assert set(text.strip()) <= set("0123456789+-*/() ")
+    assert math.isclose(value, eval(text.strip()), rel_tol=1e-9)
+    assert sum(used.values()) >= 1
+
+
+@given(st.recursive(st.integers(0, 50).map(str), lambda inner: st.builds(
+    "({}{}{})".format, inner, st.sampled_from("+-*/"), inner), max_leaves=8))  # fmt: skip
+def test_every_expression_of_numbers_is_read(text):
+    try:
+        expected = eval(text)
+    except ZeroDivisionError:
+        expected = None
+    try:
+        value = evaluate(text)[0]
+    except ZeroDivisionError:
+        value = None
+    except ValueError:
+        assert len(text) > 200
+        return
+    if expected is None or value is None:
+        # A float may miss by a hair that an exact fraction is zero, and the other way round.
+        return
+    assert math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)

@@ -1,18 +1,13 @@
 """What may import what, what an import brings along, and what no code here may do."""
 
 import ast
-import random
 import subprocess
 import sys
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import pytest
 
-import textenv
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"textenv": "textenv", "wrappers": "textenv.wrappers", "algos": "textenv.algos"}
 UPWARDS = {"textenv/__main__.py": "python -m textenv hands over to the command line"}
 FOREIGN = """
@@ -139,21 +134,6 @@ import textenv, textenv.wrappers
 assert before == (random.getstate(), repr(numpy.random.get_state()))
 """
     assert python(code, tmp_path) == ""
-
-
-@pytest.mark.parametrize("task", [name for name in textenv.tasks.names() if ":" not in name])
-def test_playing_leaves_global_random_states_alone(task):
-    before = random.getstate(), repr(np.random.get_state())  # noqa: NPY002
-    env = gym.make("TextGen-v0", task=task)
-    for seed in (0, None):
-        env.reset(seed=seed)
-        env.step(env.action_space.sample())
-    assert before == (random.getstate(), repr(np.random.get_state()))  # noqa: NPY002
-    random.seed(1), np.random.seed(1)  # noqa: NPY002
-    again = env.reset(seed=0)[0], env.reset()[0]
-    random.seed(2), np.random.seed(2)  # noqa: NPY002
-    assert (env.reset(seed=0)[0], env.reset()[0]) == again
-    random.setstate(before[0])
 
 
 RUNS_CODE = {"eval", "exec", "compile", "__import__", "execfile"}

@@ -138,22 +138,6 @@ def test_through_make_vec():
     assert terminated.all() and set(rewards) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda env: TokenizeObservation(env, "tiny-lm"),
-        lambda env: DetokenizeAction(env, "tiny-lm"),
-        lambda env: ChoiceAction(env, ["a"]),
-        HashedBagOfWords,
-        ByteObservation,
-        ChatHistory,
-    ],
-)
-def test_an_environment_without_text_is_named(wrap):
-    with pytest.raises(TypeError, match=r"text, got (Box|Discrete)"):
-        wrap(gym.make("CartPole-v1"))
-
-
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True, None])
 @pytest.mark.parametrize(
     ("wrap", "name"),

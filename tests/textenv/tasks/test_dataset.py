@@ -1,3 +1,5 @@
+"""Own prompts, and rows of a JSON Lines file."""
+
 import json
 
 import gymnasium as gym
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.errors import ConfigError, DataError, MissingFileError, TextEnvError
+from textenv.errors import ConfigError, DataError, MissingFileError
 from textenv.tasks.dataset import Dataset, from_jsonl, from_prompts
 
 GOOD = b'{"prompt": "2+2=", "answer": "4"}\n'
@@ -173,8 +175,3 @@ def test_the_lists_of_the_caller_are_not_the_datasets():
     task = Dataset(given)
     given[0]["prompt"] = "b"
     assert rows(task) == [{"prompt": "a"}]
-
-
-def test_every_error_is_one_that_the_command_line_prints_as_a_line():
-    assert issubclass(DataError, TextEnvError)
-    assert issubclass(MissingFileError, TextEnvError)

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 checks the wrapped environments, and learns on them."""
+"""Stable-Baselines3's own check and its algorithms on wrapped environments."""
 
 import warnings
 
@@ -16,18 +16,8 @@ from textenv.wrappers import (
 )
 
 sb3 = pytest.importorskip("stable_baselines3")
-torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
+pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("one_thread")
 COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red"}
 PROMPTS = [f"Which colour has {thing}?" for thing in COLOURS]
 EXAMPLES = [{"answer": colour} for colour in COLOURS.values()]
@@ -108,9 +98,39 @@ def test_a_mask_reaches_a_vector_of_sb3():
     assert masks[:, 0].all()
 
 
-def test_the_token_environment_learns_nothing_wrong_from_dicts():
-    model = sb3.PPO("MultiInputPolicy", STACKS["tokens"](), n_steps=32, batch_size=32, seed=0)
-    model.learn(64)
-    observation, _ = STACKS["tokens"]().reset(seed=0)
-    action, _ = model.predict(observation)
-    assert action.shape == (3,)
+class Letters:
+    """A token a letter, and an EOS."""
+
+    vocab_size, eos_token_id = 5, 0
+
+    def encode(self, text):
+        return [ord(letter) - 96 for letter in text]
+
+    def decode(self, ids):
+        return "".join(chr(96 + i) for i in ids)
+
+
+def test_answers_in_tokens_are_learnt_from_dicts_of_tokens():
+    examples = [{"prompt": prompt, "answer": answer} for prompt, answer in (("a", "d"), ("c", "b"))]
+
+    def make():
+        prompts = [example["prompt"] for example in examples]
+        env = gym.make("TextGen-v0", prompts=prompts, examples=examples, reward_fn="exact_match")
+        env = DetokenizeAction(env, Letters(), max_tokens=2)
+        return TokenizeObservation(env, Letters(), max_length=3)
+
+    def answers(model):
+        env, said = make(), []
+        for i in range(len(examples)):
+            observation, _ = env.reset(options={"example_id": i})
+            action, _ = model.predict(observation, deterministic=True)
+            said.append(env.step(action)[4]["completion"])
+        return said
+
+    model = sb3.PPO(
+        "MultiInputPolicy", make(), n_steps=128, n_epochs=5, learning_rate=2e-3, ent_coef=0.02,
+        seed=0, device="cpu",
+    )  # fmt: skip
+    assert answers(model) != ["d", "b"]
+    model.learn(3072)
+    assert answers(model) == ["d", "b"]  # a letter, then EOS: one of 25 actions each
