@@ -1,4 +1,4 @@
-"""Configs: dataclasses that check themselves, and their way to and from TOML."""
+"""Settings as dataclasses: checks of their values, and reading and writing them as TOML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_types(config: Any) -> None:
     """Check each field of a dataclass against its annotation.
 
     Raises:
-        ConfigTypeError: naming the field, what was expected and what came.
+        ConfigTypeError: for the first field that does not match; names it, its type and the value.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -29,10 +29,10 @@ def check_types(config: Any) -> None:
 
 
 def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> None:
-    """Check that fields lie in closed ranges; a field that is None passes.
+    """Check that fields lie in closed ranges. A field that is None passes.
 
     Raises:
-        ConfigError: naming the field, the range and the value.
+        ConfigError: for the first field out of its range; names it, the range and the value.
     """
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
@@ -49,25 +49,25 @@ def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> No
 
 
 def check_integer(name: str, value: Any, least: int) -> None:
-    """Check that a value is a whole number, and not too small.
+    """Check that a value is a whole number that is not too small.
 
     Args:
         name: what the value is called in the message.
-        value: anything; a bool is refused.
+        value: the value; a bool does not count as a number.
         least: the smallest value allowed.
 
     Raises:
-        ConfigError: naming the value, the least that is allowed and what came.
+        ConfigError: if it is not; names the value, the smallest one allowed and what came.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def check_choice(config: Any, **choices: typing.Iterable[str]) -> None:
-    """Check that fields are one of some names.
+    """Check that each field is one of the names known for it.
 
     Raises:
-        ConfigError: naming the field and the known names.
+        ConfigError: for the first that is not; names the field and the known names.
     """
     for name, known in choices.items():
         value = getattr(config, name)
@@ -76,11 +76,11 @@ def check_choice(config: Any, **choices: typing.Iterable[str]) -> None:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The table of a TOML file.
+    """Read a TOML file as a table.
 
     Raises:
-        MissingFileError: where there is no such file.
-        DataError: where it is not TOML.
+        MissingFileError: if the file does not exist.
+        DataError: if the file is not TOML.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,11 +92,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
-    """A dataclass, nested ones included, from a table of its fields.
+    """Make a dataclass, nested ones included, from a table of its fields.
+
+    Args:
+        cls: the dataclass.
+        table: its fields, as `read_toml` gives them.
+        place: where the table comes from, for messages.
 
     Raises:
-        ConfigError: for a key that is not a field, naming the place and the key.
-        ConfigTypeError: for a value of another type.
+        ConfigError: for a key that is not a field; names the place and the key.
+        ConfigTypeError: for a value of the wrong type.
     """
     hints = typing.get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls)]
@@ -120,7 +125,10 @@ def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
 
 
 def to_table(config: Any) -> dict[str, Any]:
-    """What `from_table` reads; fields that are None are left out, as TOML has no null."""
+    """The fields as a table that `from_table` reads.
+
+    Fields that are None are left out, because TOML has no null.
+    """
     table: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,4 +1,4 @@
-"""How well a policy answers a task's examples."""
+"""How well a policy does: on the examples of a text task, and in episodes of control."""
 
 from __future__ import annotations
 
@@ -18,25 +18,29 @@ from textenv.tasks.dataset import Dataset
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over a set of examples."""
+    """What `evaluate` measured, as means over the examples."""
 
     accuracy: float | None
-    """Share of right answers; None where no verifier can tell."""
+    """Share of right answers; None if the task has no verifier."""
     reward: float
+    """Mean return of an episode."""
     length: float
-    """Mean tokens that the policy wrote in an episode."""
+    """Mean number of tokens that the policy wrote in an episode."""
     examples: int
+    """How many examples there were."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a file."""
+        """The fields as plain values, for a file."""
         return asdict(self)
 
 
 def evaluation_ids(env: Any, count: int) -> list[int]:
-    """Ids of up to ``count`` different examples of an environment's task, always the same ones.
+    """Ids of up to ``count`` different examples of an environment's task.
+
+    The ids are the same at every call.
 
     Raises:
-        ConfigError: where the environment is not a TextGen environment.
+        ConfigError: if the environment is not a TextGen environment.
     """
     task = getattr(env.unwrapped, "task", None)
     if task is None:
@@ -46,7 +50,7 @@ def evaluation_ids(env: Any, count: int) -> list[int]:
     if isinstance(task, Dataset):
         return task.ids[:count]
     ids: dict[str, int] = {}
-    for example_id in range(20 * count):  # a small task repeats itself, and has fewer
+    for example_id in range(20 * count):  # a small task repeats examples, and has fewer
         ids.setdefault(task.example(example_id)["prompt"], example_id)
         if len(ids) == count:
             break
@@ -54,13 +58,13 @@ def evaluation_ids(env: Any, count: int) -> list[int]:
 
 
 def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = True) -> Evaluation:
-    """Play one episode of each of a fixed set of examples.
+    """Play one episode for each of a fixed set of examples, and measure the answers.
 
     Args:
-        policy: a policy of text.
-        env: a TextGen environment, of the split to evaluate on.
-        examples: how many examples; fewer where the task has fewer.
-        deterministic: greedy answers, or sampled ones.
+        policy: a policy that writes text.
+        env: a TextGen environment of the split to evaluate on.
+        examples: how many examples; fewer if the task has fewer.
+        deterministic: whether answers are greedy, or sampled.
     """
     ids = evaluation_ids(env, examples)
     runner = RolloutRunner(env, policy, max_steps=max_turns(env))
@@ -77,21 +81,22 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
 def episode_returns(
     policy: Any, env: gym.Env, episodes: int = 20, seed: int = 0, deterministic: bool = True
 ) -> np.ndarray:
-    """Play whole episodes of a single environment of control, and return each one's return.
+    """Play whole episodes of a control environment, and give the return of each.
 
     Args:
-        policy: a policy of that environment; one that declares ``episode_start`` or ``infos`` is
-            given them.
-        env: the environment; the first episode is reset with ``seed``, the next with seed + 1.
-        episodes: how many, at least 1.
-        seed: of the first episode; those of training are drawn, so that these are others.
+        policy: a policy for this environment. If it declares ``episode_start`` or ``infos``, it
+            is given them.
+        env: a single environment. The first episode is reset with ``seed``, the next with
+            ``seed + 1``, and so on.
+        episodes: how many episodes, at least 1.
+        seed: the seed of the first episode. Training draws its seeds, so that these differ.
         deterministic: passed on to the policy.
 
     Returns:
-        Returns (episodes,), float64, of the rewards as they are.
+        The returns (episodes,), float64: sums of the rewards, without a discount.
 
     Raises:
-        ConfigError: for fewer than one episode.
+        ConfigError: if fewer than one episode is asked for.
     """
     check_integer("episodes", episodes, 1)
     given = declared(policy, ("episode_start", "infos"))

@@ -1,9 +1,10 @@
-"""On-policy agents of Stable-Baselines3, trained from the rollouts of the loop here.
+"""Trains on-policy agents of Stable-Baselines3 from the rollouts that this package collects.
 
-The same numbers as their own ``learn()``, to the last bit. What it does beside stepping is in
-``OnPolicyAlgorithm.collect_rollouts``: the value of where a time limit cut an episode is added to
-the reward, each value is computed in a batch of the same size as there, callbacks are called at
-the same places, and nothing more is drawn from a random generator.
+The result equals that of their own ``learn()`` to the last bit. For that, everything that
+``OnPolicyAlgorithm.collect_rollouts`` does beside stepping is done here too: if a time limit cuts
+an episode, the value of its last observation is added to the reward; values are computed in
+batches of the same size; callbacks are called at the same places; and nothing more is drawn from
+a random generator.
 """
 
 from __future__ import annotations
@@ -27,27 +28,30 @@ from textenv.wrappers.sb3_vec_env import SB3VectorEnv
 class SB3Trainer:
     """Trains PPO, A2C, TRPO, MaskablePPO or RecurrentPPO of Stable-Baselines3.
 
-    Rollouts are collected by `RolloutRunner` in the model's own VecEnv, VecNormalize and Monitor
-    included; the update is the model's. Its parameters are afterwards those of
+    `RolloutRunner` collects the rollouts in the model's own VecEnv, including VecNormalize and
+    Monitor, and the model makes the updates. Its parameters are afterwards equal to those of
     ``model.learn(total_timesteps, callback)`` from the same seeds.
 
     Args:
         model: the agent, with its environment.
-        total_timesteps: as in ``learn``: whole rollouts, until there are as many transitions.
-        callback: as in ``learn``. ``on_step`` comes after each step of the VecEnv, and False
-            stops; the rollout buffer is filled once the rollout is whole.
-        log_interval: rollouts between two entries of the model's logger; None for none.
-        reset_num_timesteps: False goes on where the model's last training ended.
+        total_timesteps: as in ``learn``: whole rollouts are collected until there are so many
+            transitions.
+        callback: as in ``learn``. ``on_step`` is called after each step of the VecEnv, and stops
+            the training by returning False. The rollout buffer is filled when the rollout is
+            complete.
+        log_interval: how many rollouts lie between two entries of the model's logger; None writes
+            no entries.
+        reset_num_timesteps: False continues the model's last training.
         on_step: called after each update with the metrics and the rollout.
 
     Attributes:
         policy: the agent as a policy; usable at any time.
-        history: the metrics of each update so far, by Stable-Baselines3's names, with the
-            seconds spent on each part.
+        history: the metrics of each update so far, under Stable-Baselines3's names, with the
+            seconds that each part took.
 
     Raises:
-        ConfigTypeError: for an agent that does not learn on-policy.
-        ConfigError: for a model without an environment.
+        ConfigTypeError: if the agent is not on-policy, or ``total_timesteps`` is not an integer.
+        ConfigError: if the model has no environment, or ``total_timesteps`` is below 1.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -95,10 +99,10 @@ class SB3Trainer:
         """Train, as ``model.learn()`` does.
 
         Returns:
-            The metrics of each update, which are `history` too.
+            The metrics of each update; the same list as `history`.
 
         Raises:
-            ConfigError: for MaskablePPO in an environment without ``action_masks()``.
+            ConfigError: if MaskablePPO trains in an environment without ``action_masks()``.
         """
         model = self.model
         total_timesteps, callback = model._setup_learn(
@@ -107,7 +111,7 @@ class SB3Trainer:
             self._reset_num_timesteps,
             type(model).__name__,
         )
-        # What learn() calls its locals: callbacks look names up in them.
+        # The local variables of learn(), in which callbacks look names up.
         scope = {
             "self": model,
             "total_timesteps": total_timesteps,
@@ -142,7 +146,7 @@ class SB3Trainer:
         return self.history
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model, as its own ``save`` does, to ``model.zip`` in a folder."""
+        """Write the model to ``model.zip`` in a folder, as its own ``save`` does."""
         path = Path(folder) / "model.zip"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.model.save(path)
@@ -167,22 +171,22 @@ class SB3Trainer:
 
 
 class _Stopped(Exception):
-    """A callback asked to stop, in the middle of a rollout."""
+    """Raised when a callback asks to stop in the middle of a rollout."""
 
 
 class _RecordingPolicy(SB3Policy):
-    """The agent while it collects: new noise in time, and what a callback may ask for."""
+    """The agent while it collects: it renews its noise in time, and keeps what callbacks read."""
 
     def __init__(self, model: Any):
         super().__init__(model)
         self.answer: dict[str, Any] = {}
-        """The last forward pass, by the names of collect_rollouts."""
+        """The last forward pass, under the names that collect_rollouts uses."""
         self.states: list[Any] = []
-        """Of RecurrentPPO: the memory before each step of the rollout, and after the last."""
+        """RecurrentPPO: the memory before each step of the rollout, and after the last one."""
         self._steps = 0
 
     def start_rollout(self) -> None:
-        """Prepare as collect_rollouts does."""
+        """Prepare for a rollout, as collect_rollouts does."""
         model = self.model
         model.policy.set_training_mode(False)
         if model.use_sde:
@@ -199,7 +203,7 @@ class _RecordingPolicy(SB3Policy):
         if model.use_sde and model.sde_sample_freq > 0 and self._steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(model.n_envs)
         self._steps += 1
-        # Where training goes on, the runner's first episodes are not at their start.
+        # If training continues, the runner's first episodes are not at their start.
         starts = model._last_episode_starts
         actions, values, logprobs = super()._forward(tensor, deterministic, starts, masks)
         self.answer = {"obs_tensor": tensor, "values": values, "log_probs": logprobs}
@@ -210,7 +214,7 @@ class _RecordingPolicy(SB3Policy):
 
 
 class _ModelVecEnv(SB3VectorEnv):
-    """The model's VecEnv, in which every step is followed by what ``learn()`` does after it."""
+    """The model's VecEnv; after each step it does what ``learn()`` does after a step."""
 
     def __init__(self, model: Any, policy: _RecordingPolicy, callback: Any):
         super().__init__(model.env)
@@ -225,11 +229,11 @@ class _ModelVecEnv(SB3VectorEnv):
         self._scope: dict[str, Any] = {}
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Begin at the observations that the model has seen last."""
+        """Begin at the observations that the model saw last."""
         return self._model._last_obs, self.start_infos()
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step, count, and ask the callback whether to go on."""
+        """Step, count the transitions, and ask the callback whether to continue."""
         model, scope = self._model, self._scope
         observations, rewards, dones, infos = self.venv.step(actions)
         model.num_timesteps += self.num_envs
@@ -245,10 +249,10 @@ class _ModelVecEnv(SB3VectorEnv):
         return observations, rewards, *self.split(dones, infos)
 
     def collect(self, runner: RolloutRunner) -> Buffer:
-        """One rollout, and the model's buffer full of it.
+        """Collect a rollout, and fill the model's buffer with it.
 
         Raises:
-            _Stopped: where the callback asked for that.
+            _Stopped: if the callback asks to stop.
         """
         model = self._model
         self._scope = {"self": model, "env": model.env, "callback": self._callback, "n_steps": 0}
@@ -305,7 +309,7 @@ class _ModelVecEnv(SB3VectorEnv):
         model.rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
     def _bootstrapped(self, columns: list[_Column]) -> np.ndarray:
-        """The rewards (n_steps, n_envs), with the value of what a time limit cut off."""
+        """The rewards (n_steps, n_envs), plus the value of what a time limit cut off."""
         import torch
 
         model = self._model
@@ -331,7 +335,7 @@ class _ModelVecEnv(SB3VectorEnv):
 
 
 class _Column:
-    """What one environment adds to a rollout: its trajectories one after another."""
+    """One environment's share of a rollout: its trajectories, one after another."""
 
     def __init__(self, trajectories: list[Trajectory], starts: bool):
         self.rows: list[dict[str, Any]] = []

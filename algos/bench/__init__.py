@@ -1,6 +1,6 @@
-"""Measurements of speed and memory, beside other libraries: what ``textenv bench`` runs.
+"""Measures speed and memory, and compares them with other libraries; used by ``textenv bench``.
 
-``plan`` says what is measured, ``runs`` runs it in processes of its own (``worker``), ``ours``,
-``trl_peer`` and ``mlx_lm_peer`` do the work there, ``results`` and ``report`` say what came of it.
-The process that directs imports neither MLX nor torch.
+``plan`` says what is measured. ``runs`` starts a process for each measurement (``worker``), in
+which ``ours``, ``trl_peer`` or ``mlx_lm_peer`` does the work. ``results`` and ``report`` collect
+and describe what was found. The process that starts the others imports neither MLX nor torch.
 """

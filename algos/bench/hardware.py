@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices and copies memory: what nothing here can exceed."""
+"""Measures how fast this machine multiplies matrices and copies memory, the limits of the rest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from textenv.algos.bench.process import cores
 from textenv.algos.bench.workload import ModelSize
 
 SQUARE = (1024, 1024, 1024)
-_DECODED, _SCORED = 64, 2048  # rows of a decode step and of an update
+_DECODED, _SCORED = 64, 2048  # rows in a decode step and in an update
 _COPY = 2**28  # bytes
-_LEAST = 0.2  # seconds that a product is repeated for
+_LEAST = 0.2  # seconds for which a product is repeated
 
 
 def shapes(sizes: dict[str, ModelSize]) -> dict[str, tuple[int, int, int]]:
-    """The products (m, k) x (k, n) that are measured, by name."""
+    """The products (m, k) x (k, n) to measure, by name."""
     found = {"square": SQUARE}
     for name, size in sizes.items():
         found[f"{name}, decode, feed-forward"] = (_DECODED, size.hidden, size.intermediate)
@@ -30,7 +30,7 @@ def shapes(sizes: dict[str, ModelSize]) -> dict[str, tuple[int, int, int]]:
 
 
 def mlx_rates(products: dict[str, tuple[int, int, int]], started: float) -> dict[str, Any]:
-    """Rates of MLX's matrix products, and of a copy."""
+    """Measure the rates of MLX's matrix products, and of a copy."""
     from textenv.algos.runtime import backend
 
     backend.prepare()
@@ -65,7 +65,7 @@ def mlx_rates(products: dict[str, tuple[int, int, int]], started: float) -> dict
 
 
 def torch_rates(products: dict[str, tuple[int, int, int]], started: float) -> dict[str, Any]:
-    """Rates of torch's matrix products."""
+    """Measure the rates of torch's matrix products."""
     import torch
 
     from textenv.algos.bench.process import torch_facts
@@ -90,7 +90,7 @@ def torch_rates(products: dict[str, tuple[int, int, int]], started: float) -> di
 
 
 def _copy_rate() -> float:
-    """Bytes read and written a second, in billions, by as many threads as there are cores."""
+    """Gigabytes read and written a second, by as many threads as there are cores."""
     count = cores()
     source = np.ones(_COPY // 8)
     target = np.empty_like(source)
@@ -101,7 +101,10 @@ def _copy_rate() -> float:
 
 
 def _median_seconds(compute: Callable[[], Any]) -> float:
-    """Of a call, repeated at least five times and for `_LEAST` seconds, after one more."""
+    """Median seconds of a call, repeated at least five times and for `_LEAST` seconds.
+
+    A first call is not counted.
+    """
     compute()
     seconds: list[float] = []
     while len(seconds) < 5 or sum(seconds) < _LEAST:

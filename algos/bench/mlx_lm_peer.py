@@ -1,4 +1,4 @@
-"""mlx-lm's BatchGenerator with the same BLAS, on the work of `ours.generate`."""
+"""Measures mlx-lm's BatchGenerator, with the same BLAS, on the work of `ours.generate`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlx_lm.generate import BatchGenerator  # noqa: E402
 
 
 def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
-    """Completions of different prompts; seconds are those of a token."""
+    """Measure completions of different prompts; ``seconds`` are those of a token."""
     mx.random.seed(seed)
     loaded = load(model)
     network, tokenizer = loaded[0], loaded[1]

@@ -1,4 +1,4 @@
-"""What this package is measured by. Each function here runs in a process of its own."""
+"""Measures this package's own training and generation, each function in its own process."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def train(
     workers: int = 0,
     prompt_cost: bool = False,
 ) -> dict[str, Any]:
-    """GRPO steps, from the start of the process.
+    """Measure GRPO steps, and the time from the start of the process to the first one.
 
     Args:
-        model: a name or a folder.
-        work: of a step.
-        seed: of the prompts and of the noise.
+        model: name or folder of the model.
+        work: the work of a step.
+        seed: seed of the prompts and of the noise.
         started: when the process was started, by `time.time`.
-        workers: processes that generate, beside this one.
-        prompt_cost: measure too what the prompts of a step cost by themselves.
+        workers: how many processes generate, beside this one.
+        prompt_cost: whether to measure what the prompts of a step cost by themselves.
     """
     imported = time.time()
     config = GRPOConfig(
@@ -65,7 +65,7 @@ def train(
     environment: list[float] = []
 
     def on_step(metrics: dict[str, float], rollout: Any) -> None:
-        mx.synchronize()  # what is still under way belongs to this step
+        mx.synchronize()  # work that is still running belongs to this step
         ends.append(time.perf_counter())
         environment.append(trainer._runner.seconds["environment"])
 
@@ -105,7 +105,7 @@ def train(
 
 
 def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
-    """Completions of different prompts, by the policy; seconds are those of a token."""
+    """Measure completions of different prompts; ``seconds`` are those of a token."""
     mx.random.seed(seed)
     policy = create_policy(*load_model(model), {"max_tokens": work.max_new, "seed": seed})
     first, *others = batches(work, seed)
@@ -127,7 +127,7 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
 
 
 def collect(model: str, work: Work, seed: int, started: float, workers: int) -> dict[str, Any]:
-    """Rollouts, by this process or by workers; seconds are those of a token."""
+    """Measure rollouts by this process or by workers; ``seconds`` are those of a token."""
     strategy = create_strategy("grpo", num_generations=work.generations)
     factories = partial(_make_env, work, seed), partial(_make_policy, model, work, seed)
     collector: Any
@@ -171,7 +171,7 @@ def _prompt_cost(
 ) -> dict[str, float]:
     """Seconds that the prompts of a step take by themselves, in generation and in the update.
 
-    These are completions of one token, which follows from the last hidden state of the prompt.
+    They are measured by completions of one token, which the last hidden state of the prompt gives.
     """
     reader, scorer = policy.with_params(max_tokens=1), Scorer(policy.model)
     n = work.prompts
@@ -195,7 +195,7 @@ def _prompt_cost(
 
 
 def _one_token(prompts: list[list[int]]) -> TokenBatch:
-    """A completion of token 0 after each prompt."""
+    """A batch with a completion of one token, number 0, for each prompt."""
     n = len(prompts)
     return TokenBatch(
         prompts=prompts,

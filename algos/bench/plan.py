@@ -1,4 +1,4 @@
-"""What is measured: rows of a table, and for each the sides that take turns."""
+"""The plan of the measurements: the rows of a table, and for each the sides that take turns."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that take turns: a probe, and where it runs."""
+    """One of the sides of a row that take turns: a probe, its arguments and its environment."""
 
     name: str
     probe: str
     guess: float
-    """Seconds of a run on two cores, roughly; runs that were made tell better."""
+    """Seconds of a run on two cores, roughly; used until a run has been measured."""
     arguments: dict[str, Any] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
-    """Variables of the process."""
+    """Environment variables of the process."""
     peer: str = ""
-    """The library that is measured, where it is not this one."""
+    """The library that is measured, if it is not this one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table."""
+    """A row of a table: a piece of work, and the sides that do it."""
 
     part: str
     size: str
-    """Of the model; empty where there is none, or it is not one of `MODEL_SIZES`."""
+    """Size of the model; empty if there is no model, or it is not one of `MODEL_SIZES`."""
     work: Work | None
     sides: tuple[Side, ...]
     warm: bool = False
-    """Whether each side has a run before the first that counts."""
+    """Whether each side has a run that does not count before the first."""
 
     @property
     def title(self) -> str:
@@ -65,7 +65,7 @@ class Row:
         return self.work.title if self.work else ""
 
 
-# What is small is timed so often that most of it is done in shapes that were seen before.
+# Small models are timed over many steps, so that most steps have shapes that occurred before.
 # part -> size -> work, and a guess at the seconds of a run: ours, the peer's.
 _BESIDE_TRL: dict[str, dict[str, list[tuple[Work, float, float]]]] = {
     "step": {
@@ -113,22 +113,22 @@ _TASKS = {
         Work(8, 16, max_new=8, timed=3, task="guess_number"),
     ],
 }
-_TINY_LM = "tiny-lm"  # what plays the tasks
+_TINY_LM = "tiny-lm"  # the model that plays the tasks
 
 
 def make_plan(
     parts: Sequence[str], sizes: Sequence[str], peers: Sequence[str], models: dict[str, str]
 ) -> list[Row]:
-    """The rows of some parts.
+    """Make the rows of the chosen parts.
 
     Args:
-        parts: of `PARTS`.
-        sizes: of `MODEL_SIZES`.
-        peers: of `PEERS`.
-        models: the folder of each size.
+        parts: names of `PARTS`.
+        sizes: names of `MODEL_SIZES`.
+        peers: names of `PEERS`.
+        models: the folder of each size's model.
 
     Raises:
-        ConfigError: for a part, a size or a peer that is not known, or where nothing is left.
+        ConfigError: if a part, a size or a peer is not known, or if there is nothing to measure.
     """
     for what, names, known in (
         ("part", parts, PARTS),
@@ -151,7 +151,7 @@ def make_plan(
 
 
 def missing(peer: str) -> str:
-    """What to do to have a peer, or nothing where it is installed."""
+    """The command that installs a peer; empty if it is installed."""
     packages, install = PEERS[peer]
     return "" if all(map(importlib.util.find_spec, packages)) else install
 
@@ -199,7 +199,7 @@ def _rows_of(part: str, size: str, model: str) -> list[Row]:
 
 
 def _trainers(part: str, guess: float, model: str, work: Work) -> list[Side]:
-    """One process, and on a processor with cores to spare workers too."""
+    """One process; for a step on a CPU with several cores also one with workers."""
     sides = [_side(OURS, "train", guess, model, work)]
     if part == "step" and cores() > 1 and _on_cpu():
         name = f"{OURS}, {WORKERS} workers"
@@ -213,7 +213,7 @@ def _on_cpu() -> bool:
 
 
 def _collectors(work: Work, guess: float, model: str) -> list[Side]:
-    """One process with its products on one core and on all, and several."""
+    """One process, its products on one core or on all cores; and several processes."""
     settings = [(f"1 process, BLAS on {n}", 0, n) for n in sorted({1, cores()})]
     return [
         _side(

@@ -1,4 +1,4 @@
-"""What a process that measures says about itself."""
+"""What a measuring process reports about itself: cores, peak memory, device and BLAS."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 
 def cores() -> int:
-    """CPUs that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    """The number of CPUs that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def peak_megabytes(pid: int | None = None) -> float:
-    """Most memory that this process, or on Linux another, has held at once.
+    """Peak memory of this process, or on Linux of another one, in megabytes.
 
-    Linux counts the peak of the process that started this one in ``ru_maxrss``, but not in VmHWM
-    (getrusage(2), proc_pid_status(5)).
+    On Linux ``ru_maxrss`` includes the peak of the process that started this one, and VmHWM does
+    not (getrusage(2), proc_pid_status(5)).
     """
     status = Path("/proc", str(pid or "self"), "status")
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
-    if pid is not None:  # not told
+    if pid is not None:  # not known on this system
         return 0.0
     import resource
 
@@ -55,7 +55,7 @@ def torch_facts() -> dict[str, Any]:
     if torch.cuda.is_available():
         used = torch.cuda.max_memory_allocated()
         return _facts(torch.cuda.get_device_name(), "torch's CUDA libraries", used)
-    if torch.backends.mps.is_available():  # counts no peak: what it holds from the driver is near
+    if torch.backends.mps.is_available():  # it counts no peak; the driver's memory is close to it
         return _facts("mps", "torch's Metal kernels", torch.mps.driver_allocated_memory())
     built = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     name = built.group(1) if built else "own"
@@ -63,7 +63,7 @@ def torch_facts() -> dict[str, Any]:
 
 
 def _facts(device: str, blas: str, on_device: int | None = None) -> dict[str, Any]:
-    """Memory is the device's where it has its own, else that of the process and its workers."""
+    """The report: memory of the device if it has its own, else of the process and its workers."""
     children = [child.pid for child in multiprocessing.active_children()]
     process = sum(peak_megabytes(pid) for pid in (None, *children))
     return {

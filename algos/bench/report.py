@@ -1,4 +1,4 @@
-"""The files of a run of measurements: results.json and results.md."""
+"""Writes the files of the measurements: results.json and results.md."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from textenv.algos.bench.workload import MODEL_SIZES
 
 FORMAT = "textenv.bench"
 VERSION = 1
-_WITHIN = ("environment", "policy", "score")  # phases that are parts of others
+_WITHIN = ("environment", "policy", "score")  # phases that are included in others
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write both files; each appears whole, in the place of an earlier one."""
+    """Write both files. Each appears complete, and replaces an earlier one."""
     for name, text in (("results.json", to_json(results)), ("results.md", to_markdown(results))):
         temporary = folder / f".saving-{name}"
         temporary.write_text(text, encoding="utf-8")
@@ -28,7 +28,7 @@ def write_report(results: Results, folder: Path) -> None:
 
 
 def to_json(results: Results) -> str:
-    """Every run, and the medians and ratios."""
+    """All measurements, with their medians and ratios, as JSON."""
     rows = []
     for i, row in enumerate(results.rows):
         sides = {}
@@ -69,7 +69,7 @@ def to_json(results: Results) -> str:
 
 
 def to_markdown(results: Results) -> str:
-    """Tables for people."""
+    """The measurements as a page of Markdown tables."""
     lines = ["# Measurements", "", f"    {results.settings.get('command', 'textenv bench')}", ""]
     lines += _machine(results)
     for title, table in (
@@ -94,7 +94,7 @@ def _peers(results: Results) -> list[str]:
     for part in ("step", "memory", "generate"):
         for i in results.of_part(part):
             row = results.rows[i]
-            # Without a peer there is still what was measured here.
+            # Without a peer the row still has what was measured of this package.
             peers = [side.name for side in row.sides if side.peer] or [""]
             own = [side.name for side in row.sides if not side.peer]
             for ours, peer in itertools.product(own, peers):
@@ -123,9 +123,9 @@ def _peers(results: Results) -> list[str]:
         "groups of equal rewards",
     )
     return [
-        "Medians of the rounds; ratios are the peer's figure over ours, so that above 1 is better "
-        "here. Work is prompts, then completions of each x tokens. Memory is the peak of the "
-        "process and its workers, or of the device where it has its own.",
+        "Medians of the rounds. Ratios are the peer's figure over ours: above 1 textenv is better. "
+        "Work is prompts, then completions of each x tokens. Memory is the peak of the process "
+        "and its workers, or of the device if it has its own.",
         "",
         *_table(titles, rows),
     ]
@@ -176,11 +176,11 @@ def _phases(results: Results) -> list[str]:
         )
     titles = ("what", "model", "work", "seconds", *names, "rest", "of it environment and rewards")
     return [
-        "Shares of the seconds of a step, or of a batch of completions; and of the limits: what "
-        "was needed at the least, over what this machine does in that time at the highest rates "
-        "that were measured of it. "
-        "Operations: 2 for each parameter that multiplies and each token, prompts once a group, a "
-        "backward twice its forward (`textenv.algos.bench.flops`).",
+        "Shares of the seconds of a step, or of a batch of completions; then shares of the limits: "
+        "the fewest operations or bytes needed, over what this machine does in that time at the "
+        "highest rates that were measured. "
+        "Operations are 2 for each parameter that multiplies and each token, prompts once a group, "
+        "a backward twice its forward (`textenv.algos.bench.flops`).",
         "",
         *_table((*titles, *_LIMITS.values()), rows),
     ]
@@ -194,12 +194,12 @@ _LIMITS = {
 
 
 def limit_shares(results: Results, row: int) -> dict[str, float]:
-    """What share of the machine's limits generation and update reach, where both are known."""
+    """The shares of the machine's limits that generation and update reach; empty if not known."""
     spec = results.rows[row]
     rates = next(iter(results.of_part("hardware")), None)
     if rates is None or spec.work is None or spec.size not in MODEL_SIZES:
         return {}
-    # The best that was seen: whatever else the machine did can only have made it less.
+    # The highest rate, because other load on the machine can only lower it.
     measured = [o.found for o in results.measurements(rates, OURS)]
     gflops = max((rate for found in measured for rate in found["gflops"].values()), default=None)
     bandwidth = max((found["gb_per_s"] for found in measured), default=None)
@@ -293,7 +293,7 @@ def _workers(results: Results) -> list[str]:
 
 
 def best_ratios(results: Results, row: int) -> dict[int, float]:
-    """The best single process's seconds over those of the workers, by round."""
+    """The seconds of the best single process over those of the workers, by round."""
     *single, many = (side.name for side in results.rows[row].sides)
     by_side = [results.ratios(row, name, many, "seconds") for name in single]
     rounds = set.intersection(*map(set, by_side)) if by_side else set()
@@ -319,7 +319,7 @@ def _start(results: Results) -> list[str]:
         *("first step beyond the median, s", "in all, s"),
     )
     return [
-        "After a run that does not count, so that what is compiled to files is there.",
+        "Measured after a run that does not count, so that files that are compiled once exist.",
         "",
         *_table(titles, rows),
     ]
@@ -375,7 +375,7 @@ def _name(part: str) -> str:
 
 
 def _speed(results: Results, row: int, side: str) -> str:
-    """Seconds a step, or tokens a second; or why there is nothing."""
+    """Seconds a step or tokens a second; if there are none, the reason."""
     seconds = results.median(row, side, "seconds")
     if seconds is None:
         return results.failed(row, side) or "-"

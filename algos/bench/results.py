@@ -1,4 +1,4 @@
-"""What was measured, and what it comes to."""
+"""The measurements made so far, and the medians and ratios that follow from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textenv.algos.bench.plan import Row, Side
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a run found, or why it found nothing."""
+    """What a run found, or why it failed."""
 
     round: int
     found: dict[str, Any]
@@ -21,7 +21,7 @@ class Measurement:
 
 @dataclass
 class Results:
-    """All runs so far, by row and side."""
+    """All measurements so far, by row and side."""
 
     rows: Sequence[Row]
     seed: int
@@ -31,42 +31,42 @@ class Results:
     _failures: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def add(self, row: int, side: str, measurement: Measurement) -> None:
-        """Keep a run."""
+        """Add a measurement."""
         self._measurements.setdefault((row, side), []).append(measurement)
 
     def fail(self, row: int, side: str, why: str) -> None:
-        """Keep why there is none."""
+        """Record why a side has no measurements, or no more."""
         self._failures[row, side] = why
 
     def failed(self, row: int, side: str) -> str:
-        """Why a side has no runs, or no more; empty where nothing went wrong."""
+        """Why a side has no measurements, or no more; empty if nothing failed."""
         return self._failures.get((row, side), "")
 
     def measurements(self, row: int, side: str) -> list[Measurement]:
-        """The runs of a side, by round."""
+        """The measurements of a side, in the order of the rounds."""
         return self._measurements.get((row, side), [])
 
     @property
     def runs(self) -> int:
-        """How many there are."""
+        """The number of measurements."""
         return sum(map(len, self._measurements.values()))
 
     def of_part(self, part: str) -> list[int]:
-        """The rows of a part, by their numbers."""
+        """The numbers of the rows of a part."""
         return [i for i, row in enumerate(self.rows) if row.part == part]
 
     def side(self, row: int, name: str) -> Side:
-        """A side by its name."""
+        """The side of a row with this name."""
         return next(side for side in self.rows[row].sides if side.name == name)
 
     def median(self, row: int, side: str, key: str, *inner: str) -> float | None:
-        """Median over the rounds of a figure; None where no run has it."""
+        """Median of a figure over the rounds; None if no measurement has it."""
         values = [_get(o.found, (key, *inner)) for o in self.measurements(row, side)]
         known = [value for value in values if value is not None]
         return statistics.median(known) if known else None
 
     def ratios(self, row: int, over: str, under: str, key: str) -> dict[int, float]:
-        """One side's figure over another's, by round, for rounds that both have."""
+        """A side's figure divided by another's, by round, for rounds that both have."""
         top, bottom = (
             {m.round: m.found.get(key) for m in self.measurements(row, side)}
             for side in (over, under)

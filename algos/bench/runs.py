@@ -1,4 +1,4 @@
-"""Runs a plan: each measurement in a process of its own, the sides of a row in turn."""
+"""Runs the plan: each measurement in a process of its own, the sides of a row in turn."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from textenv.errors import TextEnvError
 
 _ENVIRON = {
     "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",  # all that is read lies in a folder here
+    "HF_HUB_OFFLINE": "1",  # everything that is read is in a local folder
     "HF_DATASETS_OFFLINE": "1",
 }
 
 
 class ProbeError(TextEnvError):
-    """Why a process left no answer: the last line of what it said."""
+    """Raised if a process leaves no answer; the message is the last line of its output."""
 
 
 class PlannedRun(NamedTuple):
-    """A run that is to be made."""
+    """A run of the plan that is still to be made."""
 
     row: int
     side: Side
     round: int
-    """From 1; 0 does not count."""
+    """Counted from 1; round 0 is not measured."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -41,15 +41,15 @@ class PlannedRun(NamedTuple):
 
 
 class Watcher:
-    """Told of each run. A subclass shows it."""
+    """Is told of each run. The methods do nothing; a subclass shows the run."""
 
     def on_start(self, planned: PlannedRun, number: int, total: int, left: float) -> None:
-        """A run begins, number ``number`` of ``total``; ``left`` seconds are to come in all."""
+        """A run begins, ``number`` of ``total``; about ``left`` seconds remain for all of them."""
 
     def on_end(
         self, planned: PlannedRun, number: int, total: int, measurement: Measurement
     ) -> None:
-        """A run has ended; the results have it."""
+        """A run has ended; the results have its measurement."""
 
 
 def run_plan(
@@ -57,14 +57,14 @@ def run_plan(
 ) -> None:
     """Make all runs of a plan, and add what they find to the results.
 
-    A peer that is not installed, and a side that failed once, are left out from then on.
+    A peer that is not installed is left out, and so is a side once it has failed.
 
     Args:
-        results: of these rows, empty.
+        results: the results of these rows, still empty.
         rows: the plan.
         rounds: how often each side has its turn.
-        folder: where the processes run.
-        watcher: told of each run.
+        folder: the folder that the processes run in.
+        watcher: is told of each run.
     """
     plan = list(_planned_runs(rows, rounds))
     for planned in plan:
@@ -94,7 +94,7 @@ def run_plan(
 
 
 def estimate(rows: Sequence[Row], rounds: int) -> float:
-    """Seconds that a plan will take, roughly, on two cores."""
+    """The seconds that a plan will take on two cores, roughly."""
     return sum(
         planned.side.guess
         for planned in _planned_runs(rows, rounds)
@@ -103,10 +103,10 @@ def estimate(rows: Sequence[Row], rounds: int) -> float:
 
 
 def measure(side: Side, folder: Path, seed: int) -> dict[str, Any]:
-    """Run a probe in a new process.
+    """Run the probe of a side in a new process.
 
     Raises:
-        ProbeError: where it failed.
+        ProbeError: if the process failed.
     """
     arguments = dict(side.arguments)
     if "work" in arguments:
@@ -117,10 +117,10 @@ def measure(side: Side, folder: Path, seed: int) -> dict[str, Any]:
 def run_probe(
     probe: str, arguments: dict[str, Any], folder: Path, environ: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a probe by its name.
+    """Run a probe in a new process, by the probe's name.
 
     Raises:
-        ProbeError: where it failed.
+        ProbeError: if the process failed.
     """
     answer, said = folder / "answer.json", folder / "said.txt"
     answer.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def run_probe(
         )
         try:
             code = process.wait()
-        finally:  # also where this process is interrupted
+        finally:  # also if this process is interrupted
             process.kill()
             process.wait()
     if code or not answer.exists():

@@ -1,7 +1,7 @@
-"""TRL's GRPOTrainer on torch, on the work of `ours.train`.
+"""Measures TRL's GRPOTrainer on torch, on the work of `ours.train`.
 
-Float32, all completions of a step in one batch, full-support sampling at temperature 1, one
-update a rollout, no KL penalty.
+The settings: float32, all completions of a step in one batch, sampling from the full vocabulary at
+temperature 1, one update a rollout, no KL penalty.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from textenv.algos.bench.workload import Work, digits, random_prompts
 
 
 class _Clock(TrainerCallback):
-    """When training began, and when each step ended."""
+    """Records when training began, and when each step ended."""
 
     def __init__(self) -> None:
         self.begin = 0.0
@@ -41,7 +41,7 @@ def _reward(completions: list[str], **_: Any) -> list[float | None]:
 
 
 def train(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
-    """GRPO steps."""
+    """Measure GRPO steps."""
     torch.set_num_threads(cores())
     clock = _Clock()
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()

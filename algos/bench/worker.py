@@ -1,6 +1,6 @@
-"""A process that measures one thing: ``python -m textenv.algos.bench.worker JOB RESULT``.
+"""The process that makes one measurement: ``python -m textenv.algos.bench.worker JOB RESULT``.
 
-JOB is JSON: a probe by name, and its arguments. RESULT is the file that its answer is written to.
+JOB is JSON: the name of a probe, and its arguments. RESULT is the file to write the answer to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from textenv.algos.bench.workload import MODEL_SIZES, Work, make_model
 
-# name -> module and function; imported in the process that needs it.
+# name -> module and function, imported only in the process that needs it
 PROBES = {
     "train": ("ours", "train"),
     "generate": ("ours", "generate"),
@@ -27,13 +27,13 @@ PROBES = {
 
 
 def make(size: str, folder: str, seed: int, started: float) -> dict[str, Any]:
-    """Write a model."""
+    """Write a model of a size, for the measurements that follow."""
     make_model(MODEL_SIZES[size], folder, seed)
     return {"seconds": 0.0}
 
 
 def main(argv: list[str]) -> None:
-    """Measure, and leave the answer."""
+    """Run the probe that the job names, and write its answer."""
     job = json.loads(argv[0])
     arguments = job["arguments"]
     if "work" in arguments:

@@ -1,4 +1,4 @@
-"""What is computed, the same for all sides: models, prompts, lengths, and the reward.
+"""The work that all sides do: models, prompts, lengths and the reward.
 
 The models are Qwen3 (2025, arXiv 2505.09388) in several sizes, with random weights.
 """
@@ -14,7 +14,7 @@ ALPHABET = "abcdefghij 0123456789+-="
 SPECIAL = ("<pad>", "<eos>")
 CHARACTERS = [*map(chr, range(32, 127)), "\n"]
 CONTEXT = 2048
-_STD = 0.02  # of the weights: answers are near uniform, so that completions are long
+_STD = 0.02  # of the weights; tokens are almost uniform, so that completions are long
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class ModelSize:
 
     @property
     def heads(self) -> int:
-        """Query heads."""
+        """Number of query heads."""
         return max(4, self.hidden // 64)
 
     @property
     def kv_heads(self) -> int:
-        """Heads of the keys and values."""
+        """Number of key and value heads."""
         return max(2, self.heads // 2)
 
     @property
@@ -47,18 +47,18 @@ class ModelSize:
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of a layer that multiply its input."""
+        """Parameters of a layer's matrices."""
         attention = 2 * (self.heads + self.kv_heads) * self.head_dim * self.hidden
         return attention + 3 * self.hidden * self.intermediate
 
     @property
     def head_matrix(self) -> int:
-        """Parameters of the head, which are the embedding's."""
+        """Parameters of the head, which it shares with the embedding."""
         return self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters: those that multiply, and the norms."""
+        """All parameters: those of the matrices and of the norms."""
         norms = 2 * self.hidden + 2 * self.head_dim
         return self.head_matrix + self.layers * (self.layer_matrices + norms) + self.hidden
 
@@ -95,12 +95,12 @@ MODEL_SIZES = {
 
 
 def make_model(size: ModelSize, folder: str | Path, seed: int = 0) -> None:
-    """Write a model with weights at random, and a tokenizer of one token a character.
+    """Write a model with random weights, and a tokenizer with one token for each character.
 
     Args:
-        size: its dimensions.
-        folder: where to, in the layout of the Hugging Face hub.
-        seed: of the weights.
+        size: the dimensions of the model.
+        folder: the folder to write, in the layout of the Hugging Face hub.
+        seed: seed of the weights.
     """
     from textenv.algos.runtime import backend
 
@@ -116,7 +116,7 @@ def make_model(size: ModelSize, folder: str | Path, seed: int = 0) -> None:
     weights = []
     parameters: Any = tree_flatten(model.parameters())
     for name, value in parameters:
-        if value.ndim > 1:  # norms stay as they are
+        if value.ndim > 1:  # the norms stay as they are
             key, own = mx.random.split(key)
             weights.append((name, _STD * mx.random.normal(value.shape, key=own)))
     model.update(tree_unflatten(weights))
@@ -142,29 +142,30 @@ def _make_tokenizer(vocabulary: int) -> Any:
 
 
 class Work(NamedTuple):
-    """A rollout, and how often it is timed."""
+    """The work of a rollout, and how often it is timed."""
 
     prompts: int
     generations: int = 1
     """Completions of each prompt."""
     shortest: int = 24
-    """Prompt, in tokens."""
+    """Length of the shortest prompt, in tokens."""
     longest: int = 40
+    """Length of the longest prompt, in tokens."""
     max_new: int = 24
     """Longest completion, in tokens."""
     timed: int = 3
     """Steps or rollouts that are timed, after one that is not."""
     task: str = ""
-    """A task of TextGen-v0, in the place of random prompts."""
+    """A task of TextGen-v0, instead of random prompts."""
 
     @property
     def completions(self) -> int:
-        """Of a rollout."""
+        """Completions of a rollout."""
         return self.prompts * self.generations
 
     @property
     def title(self) -> str:
-        """In words."""
+        """The work in words."""
         lengths = f"{self.shortest}"
         if self.longest > self.shortest:
             lengths += f" to {self.longest}"
@@ -174,7 +175,7 @@ class Work(NamedTuple):
 
 
 def random_prompts(work: Work, count: int, seed: int) -> list[str]:
-    """Prompts of random characters, one token each."""
+    """Prompts of random characters, each character one token."""
     rng = random.Random(seed)
     return [
         "".join(rng.choice(ALPHABET) for _ in range(rng.randint(work.shortest, work.longest)))
@@ -183,16 +184,16 @@ def random_prompts(work: Work, count: int, seed: int) -> list[str]:
 
 
 def batches(work: Work, seed: int) -> list[list[str]]:
-    """Prompts of a batch that is not timed and of those that are, all different."""
+    """A batch of prompts that is not timed, then those that are; all prompts differ."""
     prompts = random_prompts(work, work.completions * (work.timed + 1), seed)
     return [prompts[i :: work.timed + 1] for i in range(work.timed + 1)]
 
 
 def digits(completion: str) -> float:
-    """The reward: the share of digits. All vocabularies have them, so that groups differ."""
+    """The reward: the share of digits, which every vocabulary has, so that rewards differ."""
     return sum(c.isdigit() for c in completion) / max(1, len(completion))
 
 
 def reward(prompt: str, completion: str, example: dict) -> float:
-    """The same as a reward function of here."""
+    """The same reward as a reward function of this package."""
     return digits(completion)

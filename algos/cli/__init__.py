@@ -1,4 +1,7 @@
-"""The command line: ``textenv COMMAND``. A new command is one file here and one line below."""
+"""The command line, ``textenv COMMAND``.
+
+A new command is one module in this folder, and one line in `COMMANDS`.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,30 @@ from collections.abc import Sequence
 from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError, TextEnvError
 
-# command -> what it does; its module here has ``Args``, a dataclass, and ``run(args)``.
+# command -> what it does; its module has ``Args``, a dataclass, and ``run(args)``.
 COMMANDS = {
     "train": "train by GRPO or PPO (with no argument: GRPO on sums, with tiny-lm)",
-    "rollout": "collect rollouts and leave them as files, without training",
-    "eval": "how well a model answers test examples, or a control policy plays",
-    "compare": "agents side by side: one loop, environment, seeds and evaluation for all",
-    "bench": "speed and memory on this machine, beside other libraries",
+    "rollout": "collect rollouts and save them as files, without training",
+    "eval": "evaluate a model on test examples, or a control policy in episodes",
+    "compare": "train agents side by side: same environment, seeds and evaluation for all",
+    "bench": "measure speed and memory on this machine, beside other libraries",
     "envs": "list the environments, tasks and reward functions",
     "play": "answer a task yourself, or watch recorded episodes",
-    "view": "an overview of a transcript, a rollout, or a run",
+    "view": "show an overview of a transcript, a rollout, or a run",
     "validate": "check that the answers of a task's oracle score full marks",
-    "doctor": "versions, device, BLAS and its speed, compiler",
+    "doctor": "show versions, device, BLAS and its speed, compiler",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 2 for an error that the user can mend."""
+    """Run a command.
+
+    Args:
+        argv: the command and its options; None takes those of the process.
+
+    Returns:
+        The exit code: 0; 2 after an error that the user can fix; 130 after Ctrl-C.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())

@@ -1,4 +1,4 @@
-"""textenv bench: speed and memory, beside other libraries, on this machine."""
+"""textenv bench: measures speed and memory on this machine, beside other libraries."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ class Args:
     """Measure speed and memory, each figure in a process of its own, in turn with the peers."""
 
     parts: tuple[str, ...] = tuple(PARTS)
-    """Of: step, memory, generate, groups, workers, start, environment, hardware."""
+    """What to measure: step, memory, generate, groups, workers, start, environment, hardware."""
     rounds: int = 3
-    """How often each side has its turn; the tables show medians, and ratios by round."""
+    """How many runs each side has; the tables show medians, and ratios by round."""
     size: tuple[str, ...] = ("small", "medium", "vocabulary")
-    """Models, made at random: tiny (to try it out), small (0.8M parameters), medium (27M),
+    """Models with random weights: tiny (to try it out), small (0.8M parameters), medium (27M),
     vocabulary (150,000 words)."""
     peers: tuple[str, ...] = tuple(PEERS)
-    """Libraries to measure beside, where they are installed: trl, mlx-lm."""
+    """Libraries to measure too, if they are installed: trl, mlx-lm."""
     seed: int = 0
-    """Of the models, the prompts and the noise."""
+    """Seed of the models, the prompts and the noise."""
     out: Path | None = None
-    """Folder of results.json and results.md; unset: runs/bench-TIME."""
+    """Folder for results.json and results.md; unset: runs/bench-TIME."""
 
 
 def run(args: Args) -> int:
-    """Measure, and leave results.json and results.md."""
+    """Measure, and write results.json and results.md."""
     check_integer("rounds", args.rounds, 1)
     if importlib.util.find_spec("mlx") is None:
         raise MissingDependencyError("mlx", EXTRA, "textenv bench")
     out = args.out or RunFolder.default_path("bench")
-    RunFolder(out)  # refuses a folder that holds something
+    RunFolder(out)  # refuses a folder that is not empty
     console = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="textenv-bench-") as temporary:
         folder = Path(temporary)
@@ -85,7 +85,7 @@ def run(args: Args) -> int:
 
 
 class _BenchDisplay(Watcher):
-    """A line for each run, and what runs now on a terminal; keeps the files up to date."""
+    """Prints a line for each run, shows the present one on a terminal, and updates the files."""
 
     def __init__(self, console: Console, rows: list[Row], results: Results, out: Path):
         self._console, self._rows, self._results, self._out = console, rows, results, out
@@ -102,7 +102,7 @@ class _BenchDisplay(Watcher):
             self._status.stop()
 
     def on_start(self, planned: PlannedRun, number: int, total: int, left: float) -> None:
-        """Say what runs now."""
+        """Show what runs now."""
         self._left = left
         if self._status is not None:
             self._status.update(f"{self._name(planned, number, total)}; {_minutes(left)} left")
@@ -110,7 +110,7 @@ class _BenchDisplay(Watcher):
     def on_end(
         self, planned: PlannedRun, number: int, total: int, measurement: Measurement
     ) -> None:
-        """Write the files again, and say what came of it."""
+        """Write the files again, and print the result of the run."""
         write_report(self._results, self._out)
         what = measurement.error or _figures(measurement.found, self._rows[planned.row].part)
         left = f" ({_minutes(self._left)} were left)" if self._status is None else ""

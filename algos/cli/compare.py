@@ -1,4 +1,4 @@
-"""textenv compare: agents side by side, in one loop."""
+"""textenv compare: trains agents side by side, and compares them."""
 
 from __future__ import annotations
 
@@ -24,53 +24,54 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.errors import ConfigError
 
-_EVALUATIONS = 20  # of a run, where eval_every is not given
+_EVALUATIONS = 20  # of a run, if eval_every is not given
 
 
 @dataclass
 class Args:
-    """Train agents in one environment from the same seeds, and tell how they differ.
+    """Train agents in one environment from the same seeds, and report how they differ.
 
-    `--strategies --help` shows the options of comparing rollout strategies of GRPO.
+    `--strategies --help` shows the options for comparing rollout strategies of GRPO.
     """
 
     env: str = "CartPole-v1"
     """Id of the environment."""
     agents: tuple[str, ...] = ("ppo", "sb3:PPO")
     """ppo (native), grpo (text), random, sb3:NAME (of Stable-Baselines3 or sb3-contrib; trained
-    from the rollout loop where on-policy), sb3-learn:NAME (on-policy, by its own learn())."""
+    from the rollout loop if on-policy), sb3-learn:NAME (on-policy, by its own learn())."""
     seeds: int = 5
     """How many runs of each agent."""
     seed: int = 0
     """The first seed; the others count up from it."""
     total_timesteps: int | None = None
-    """Transitions of each run; unset: those of the environment's preset."""
+    """Transitions of each run; unset: as many as the environment's preset has."""
     eval_every: int | None = None
     """Transitions between two evaluations; unset: a twentieth of a run."""
     eval_episodes: int = 20
-    """Episodes of an evaluation, the same ones always."""
+    """Episodes of an evaluation, always the same ones."""
     reach: float | None = None
-    """A return; tells how long each agent took until an evaluation reached it."""
+    """A return; the report says how long each agent took until an evaluation reached it."""
     threads: int = 1
     """Threads of torch and of MLX's matrix products."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     model: str = "tiny-lm"
-    """Text: what grpo and ppo train: tiny-lm, a folder, or a name on the Hugging Face hub."""
+    """Text: the model that grpo and ppo train: tiny-lm, a folder, or a name on the Hugging Face
+    hub."""
     choices: tuple[str, ...] = ()
-    """Text: answers that sb3 agents and random choose from; unset: found in the task."""
+    """Text: answers that sb3 agents and random choose from; unset: taken from the task."""
     out: Path | None = None
-    """Folder of the results; unset: runs/compare-ENV-TIME."""
+    """Folder for the results; unset: runs/compare-ENV-TIME."""
 
 
 def parse(argv: Sequence[str]) -> Args | compare_strategies.Args:
-    """The options of the form that is asked for: agents, or rollout strategies."""
+    """Parse the options: those for agents, or with ``--strategies`` those for strategies."""
     if any(option.partition("=")[0] == "--strategies" for option in argv):
         return compare_strategies.parse(argv)
     return tyro.cli(Args, args=list(argv), prog="textenv compare")
 
 
 def run(args: Args | compare_strategies.Args) -> int:
-    """Compare, and leave results.json, results.csv, results.md and curves.png."""
+    """Compare, and write results.json, results.csv, results.md and curves.png."""
     if isinstance(args, compare_strategies.Args):
         return compare_strategies.run(args)
     for name in ("seeds", "threads"):
@@ -78,7 +79,7 @@ def run(args: Args | compare_strategies.Args) -> int:
     out = args.out or RunFolder.default_path(
         f"compare-{args.env.rpartition(':')[2]}".replace("/", "-")
     )
-    RunFolder(out)  # refuses a folder that holds something
+    RunFolder(out)  # refuses a folder that is not empty
     imports = import_seconds(["torch"])
     threads = use_threads(args.threads)  # before MLX is imported
     imports |= import_seconds(["textenv.algos.ppo", "stable_baselines3", "sb3_contrib"])
@@ -129,7 +130,7 @@ def _arena(args: Args) -> Arena:
 
 
 class _CompareDisplay(Observer):
-    """A live table on a terminal, a line for each run elsewhere; keeps the files up to date."""
+    """Shows a live table on a terminal, else a line for each run; keeps the files up to date."""
 
     def __init__(self, out: Path):
         self.console = Console(highlight=False, soft_wrap=True)
@@ -148,7 +149,7 @@ class _CompareDisplay(Observer):
             self._live.stop()
 
     def on_ready(self, comparison: Comparison) -> None:
-        """Say who competes."""
+        """Print the descriptions of the agents."""
         self._table = _table(comparison)
         for name, info in comparison.agents.items():
             self.console.print(f"{name}: {info.description}")
@@ -157,12 +158,12 @@ class _CompareDisplay(Observer):
             self._live.start()
 
     def on_start(self, agent: str, seed: int) -> None:
-        """Show whose turn it is."""
+        """Show which agent is trained."""
         self._now, self._last = (agent, seed), None
         self._refresh()
 
     def on_evaluation(self, agent: str, seed: int, evaluation: EvaluationPoint) -> None:
-        """Show how far it is."""
+        """Show the latest evaluation."""
         self._last = evaluation
         self._refresh()
 
@@ -193,7 +194,7 @@ class _CompareDisplay(Observer):
 
 
 def _table(comparison: Comparison) -> Table:
-    """What the finished runs come to."""
+    """The summary of the finished runs as a table."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("agent")
     titles = ("runs", "IQM", "95% interval", "seconds", "steps/s", "env", "policy", "update")

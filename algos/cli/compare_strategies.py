@@ -1,4 +1,4 @@
-"""textenv compare --strategies: rollout strategies side by side, at equal generated tokens."""
+"""textenv compare --strategies: compares rollout strategies at equal generated tokens."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Args:
-    """Train by GRPO with several rollout strategies, each with as many generated tokens.
+    """Train by GRPO with several rollout strategies, each with the same number of generated tokens.
 
-    With an --out that holds a comparison of the same settings, only what is missing there is run.
+    If --out holds a comparison with the same settings, only what is missing there is run.
     """
 
     strategies: tuple[str, ...] = ("plain", "dapo", "pods")
     """plain, and others: parts (dapo, pods:keep=8, ...) and settings of GRPO (num_iterations=2)
-    joined by +, as greso+pods:keep=8+num_iterations=2."""
+    joined by +, as in greso+pods:keep=8+num_iterations=2."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
@@ -51,13 +51,14 @@ class Args:
     eval_every: int | None = None
     """Generated tokens between two evaluations; unset: a twentieth of a run."""
     eval_examples: int = 300
-    """Test examples of an evaluation, and as many others to choose the learning rate by."""
+    """Test examples of an evaluation; as many others serve to choose the learning rate."""
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
-    """Tried for each strategy from one more seed; the best is used. One alone is not tried."""
+    """Learning rates to try for each strategy, from one more seed; the best is used. A single one
+    is used without a try."""
     tune_tokens: int | None = None
-    """Generated tokens of each of these tries; unset: half of a run."""
+    """Generated tokens of each try; unset: half of a run."""
     num_prompts: int = 32
-    """Prompts a rollout."""
+    """Prompts in a rollout."""
     num_generations: int = 16
     """Completions of each prompt."""
     max_completion_length: int = 64
@@ -65,23 +66,23 @@ class Args:
     threads: int = 1
     """Threads of MLX's matrix products."""
     out: Path | None = None
-    """Folder of the results; unset: runs/compare-strategies-TASK-TIME."""
+    """Folder for the results; unset: runs/compare-strategies-TASK-TIME."""
 
 
 def parse(argv: Sequence[str]) -> Args:
-    """The options of this form."""
+    """Parse the options."""
     return tyro.cli(Args, args=list(argv), prog="textenv compare")
 
 
 def run(args: Args) -> int:
-    """Compare, and leave results.json, results.md and curves.png."""
+    """Compare, and write results.json, results.md and curves.png."""
     for name in ("seeds", "threads", "tokens"):
         check_integer(name, getattr(args, name), 1)
     name = f"compare-strategies-{args.text.name}".replace("/", "-").replace(":", "-")
     out = args.out or RunFolder.default_path(name)
     found = read_comparison(out / JSON_FILE) if (out / JSON_FILE).is_file() else None
     if found is None:
-        RunFolder(out)  # refuses a folder that holds something
+        RunFolder(out)  # refuses a folder that is not empty
     machine = describe_machine(args.threads, use_threads(args.threads))  # before MLX is imported
     contest = _contest(args, found, machine, out)
     comparison = contest.comparison
@@ -112,7 +113,7 @@ def run(args: Args) -> int:
 def _contest(
     args: Args, found: StrategyComparison | None, machine: dict[str, Any], out: Path
 ) -> Contest:
-    """All that can be refused is refused here."""
+    """Make the contest; everything that can be refused is refused here."""
     from textenv.algos.compare.strategies.runs import Contest, StrategyArena, parse_entrants
 
     half, twentieth = max(1, args.tokens // 2), max(1, args.tokens // 20)

@@ -1,4 +1,4 @@
-"""textenv doctor: what this machine has, and how fast it multiplies."""
+"""textenv doctor: shows what is installed, and how fast this machine multiplies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from textenv.algos.runtime.versions import versions
 
 @dataclass
 class Args:
-    """No options."""
+    """Show versions, device, BLAS and its speed, compiler."""
 
     seed: int = 0
-    """Unused here; every command has it."""
+    """Unused; every command has this option."""
 
 
 def run(args: Args) -> int:

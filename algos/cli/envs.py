@@ -1,4 +1,4 @@
-"""textenv envs: what can be made here."""
+"""textenv envs: lists the environments, tasks and reward functions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from textenv.tasks import Task
 
 @dataclass
 class Args:
-    """No options."""
+    """List the environments, tasks and reward functions."""
 
     seed: int = 0
-    """Which example of each task is shown."""
+    """Number of the example that is shown of each task."""
 
 
 def run(args: Args) -> int:

@@ -1,4 +1,4 @@
-"""textenv eval: how well a model answers a task's test examples, or a control policy plays."""
+"""textenv eval: evaluates a model on a task's test examples, or a control policy in episodes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from textenv.errors import ConfigError
 
 @dataclass
 class Args:
-    """What to evaluate."""
+    """Evaluate a model on a task's test examples, or a control policy in episodes."""
 
     model: str = "tiny-lm"
-    """tiny-lm, a folder (a run's model, say), or a name on the Hugging Face hub; with --env of
-    control, the folder of a control policy."""
+    """tiny-lm, a folder (a run's model, say), or a name on the Hugging Face hub; for an environment
+    of control, the folder of a control policy."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     task: str = "arithmetic"
     """Text: name of the task."""
     task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Text: difficulty parameters of the task, as --task-kwargs digits 3."""
+    """Text: difficulty parameters of the task, as in --task-kwargs digits 3."""
     split: str = "test"
-    """Text: train or test."""
+    """Text: split of the task, train or test."""
     examples: int = 500
-    """Text: how many examples; fewer where the task has fewer."""
+    """Text: how many examples; fewer if the task has fewer."""
     max_completion_length: int = 64
-    """Text: longest completion in tokens."""
+    """Text: longest completion, in tokens."""
     temperature: float = 1.0
-    """Text: of the sampled answers."""
+    """Text: temperature of the sampled answers."""
     episodes: int = 20
     """Control: how many episodes."""
     seed: int = 0
-    """Of the sampled answers; of control, of the sampled actions and the first episode."""
+    """Seed of the sampled answers; for control, of the sampled actions and the first episode."""
 
 
 def run(args: Args) -> int:

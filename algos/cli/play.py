@@ -1,4 +1,4 @@
-"""textenv play: answer a task's prompts in the terminal, or watch recorded episodes."""
+"""textenv play: a person answers a task's prompts, or watches recorded episodes."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ _EPISODES = 5
 
 @dataclass
 class Args:
-    """What to play. A line that ends with a backslash goes on in the next one."""
+    """Answer a task yourself, or watch recorded episodes.
+
+    An answer continues in the next line if its line ends with a backslash.
+    """
 
     task: str = "arithmetic"
     """Name of the task."""
     task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Difficulty parameters of the task, as --task-kwargs digits 3."""
+    """Difficulty parameters of the task, as in --task-kwargs digits 3."""
     split: str = "train"
-    """train or test."""
+    """Split of the task, train or test."""
     episodes: int | None = None
-    """How many; None for five to play, and for all that a file holds."""
+    """How many episodes; None plays five, or shows all that a file holds."""
     seed: int = 0
-    """Decides which examples are played."""
+    """Seed that decides which examples are played."""
     record: Path | None = None
-    """A folder in which a transcript of what is played is written."""
+    """A folder for a transcript of what is played."""
     replay: Path | None = None
-    """A transcript or a rollout, which is shown turn by turn in place of playing."""
+    """A transcript or a rollout to show turn by turn, instead of playing."""
 
 
 def run(args: Args) -> int:
-    """Play, or show what was played; the end of input and Ctrl-C end both."""
+    """Play, or show recorded episodes; the end of the input and Ctrl-C end both."""
     if args.episodes is not None:
         check_integer("episodes", args.episodes, 1)
     if args.replay is None:
@@ -65,7 +68,7 @@ def _play(args: Args) -> int:
             title = f"episode {number + 1} of {episodes}"
             rewards.append(_episode(recorder or env, game, title, seed))
     except (EOFError, KeyboardInterrupt):
-        print()  # the prompt for an answer stands in this line
+        print()  # ends the line that asks for an answer
     finally:
         (recorder or env).close()
     played = f"{len(rewards)} of {count(episodes, 'episode')} played"
@@ -76,7 +79,7 @@ def _play(args: Args) -> int:
 
 
 def _episode(env: gym.Env, game: TextGenerationEnv, title: str, seed: int | None) -> float:
-    """Play an episode; its total reward."""
+    """Play an episode; returns its total reward."""
     prompt, info = env.reset(seed=seed)
     print(f"\n== {title}: {info['task']}, example {info['example_id']}\n{_tidy(prompt)}")
     total, over = 0.0, False
@@ -97,7 +100,7 @@ def _episode(env: gym.Env, game: TextGenerationEnv, title: str, seed: int | None
 
 
 def _typed() -> str:
-    """An answer: a line, or several of which all but the last end with a backslash."""
+    """Read an answer: one line, or several of which all but the last end with a backslash."""
     lines = [input("> ")]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
@@ -106,7 +109,7 @@ def _typed() -> str:
 
 
 def _tidy(value: object) -> str:
-    """What is shown of an observation: the lines of a terminal end by themselves."""
+    """An observation as it is shown, without line breaks at its ends."""
     return shown(value).strip("\n")
 
 
@@ -119,7 +122,7 @@ def _verdict(info: dict, truncated: bool) -> str:
 
 
 def _solution(game: TextGenerationEnv, info: dict) -> str:
-    """What the oracle would have said to an example that was not answered right."""
+    """The oracle's answer to an example that was not answered right; empty if there is none."""
     if info.get("is_correct") or game.example is None:
         return ""
     try:
@@ -141,7 +144,7 @@ def _replay(path: Path, episodes: int | None) -> int:
 
 
 def _show(trajectory: Trajectory, title: str, waits: bool) -> None:
-    """Print a recorded episode, a turn at a time."""
+    """Print a recorded episode, one turn after another."""
     start = trajectory.reset_info
     about = [str(start["task"])] if "task" in start else []
     about += [f"example {start['example_id']}"] if "example_id" in start else []
@@ -155,7 +158,7 @@ def _show(trajectory: Trajectory, title: str, waits: bool) -> None:
         print(f"> {shown(step.action)}")
         said = step.next_observation
         before = f"{step.observation}{step.action}"
-        if isinstance(said, str) and said.startswith(before):  # a transcript: the new text alone
+        if isinstance(said, str) and said.startswith(before):  # a transcript: only the new text
             said = said[len(before) :]
         if said := _tidy(said):
             print(said)

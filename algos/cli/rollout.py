@@ -1,4 +1,4 @@
-"""textenv rollout: collect rollouts and leave them as files, without training."""
+"""textenv rollout: collects rollouts and saves them as files, without training."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from textenv.errors import ConfigError
 
 @dataclass
 class Args:
-    """Collect rollouts and leave them as files. With no argument: CartPole, at random."""
+    """Collect rollouts and save them as files. Without options: CartPole, played at random."""
 
     env: str | None = None
-    """Id of an environment, of control or of text; unset: CartPole-v1, with --task TextGen-v0."""
+    """Id of an environment, of control or of text; unset: CartPole-v1; with --task: TextGen-v0."""
     task: str | None = None
     """Name of a task of TextGen-v0, see textenv envs; unset: arithmetic."""
     policy: str | None = None
     """random; for control the folder of a trained policy, for text a model (tiny-lm, a folder,
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
     n_steps: int = 2048
-    """Transitions of a rollout, in all environments together; for text at most that many, in
-    whole groups."""
+    """Transitions in a rollout, of all environments together; for text at most so many, in whole
+    groups."""
     num_envs: int = 8
-    """Parallel environments of control; for text the copies are made as they are needed."""
+    """Parallel environments of control; for text copies are made as they are needed."""
     num_generations: int = 8
     """Text: completions of each prompt (a group)."""
     rollouts: int = 1
-    """How many rollouts, a file each."""
+    """How many rollouts, each a file."""
     out: Path = Path("rollouts")
-    """The folder; the index in the names goes on from what is there."""
+    """The folder; the index in the file names follows the highest one there."""
     format: Literal["json", "jsonl.gz", "parquet", "minari"] = "json"
-    """Of the files."""
+    """Format of the files."""
     seed: int = 0
-    """Of the environments and of the policy."""
+    """Seed of the environments and of the policy."""
 
 
 def run(args: Args) -> int:
@@ -70,7 +70,7 @@ def run(args: Args) -> int:
 
 
 def _collect(args: Args, runner: RolloutRunner) -> None:
-    """One file a rollout, each there as soon as its line is printed."""
+    """Write one file for each rollout; a line is printed once its file exists."""
     console = Console(highlight=False, soft_wrap=True)
     total = 0
     with progress_bar("rollout", console, disable=not console.is_terminal) as progress:

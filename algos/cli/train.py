@@ -1,4 +1,4 @@
-"""textenv train: GRPO or PPO, on text or on control."""
+"""textenv train: trains by GRPO or PPO, on text or on control."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from textenv.errors import ConfigError
 class GRPOArgs:
     """Train a language model on a text task by GRPO.
 
-    `--algo ppo --help` shows PPO's options, `--from-rollouts DIR --help` those of training from
-    exported rollouts.
+    `--algo ppo --help` shows the options of PPO, and `--from-rollouts DIR --help` those of training
+    from exported rollouts.
     """
 
     config: Path | None = None
-    """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
+    """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     algo: Literal["grpo"] = "grpo"
     """The algorithm: grpo or ppo."""
     model: str = "tiny-lm"
@@ -49,9 +49,9 @@ class GRPOArgs:
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     eval_examples: int = 500
-    """Test examples to evaluate on, before and after; 0 skips it."""
+    """Test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
-    """Save the rollout of every so many steps, the first included; 0 saves none."""
+    """Save a rollout every so many steps, the first included; 0 saves none."""
     grpo: Annotated[GRPOConfig, tyro.conf.arg(name="")] = field(default_factory=GRPOConfig)
 
 
@@ -59,31 +59,32 @@ class GRPOArgs:
 class PPOArgs:
     """Train by PPO: two small networks on control, or a language model on text.
 
-    The defaults shown are those of the environment that --env names, where it has a preset.
+    The defaults shown are those of the preset for the environment that --env names, if it has one.
     """
 
     config: Path | None = None
-    """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
+    """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     algo: Literal["ppo"] = "ppo"
     """The algorithm: grpo or ppo."""
     model: str | None = None
-    """mlp on control; on text tiny-lm, a folder, or a hub name. Unset: mlp or tiny-lm."""
+    """On control mlp; on text tiny-lm, a folder, or a name on the Hugging Face hub. Unset: mlp or
+    tiny-lm."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     size: Literal["fast", "standard", "stable"] | None = None
-    """Transitions of a rollout. fast, 1024: updates twice as often, but noisier; standard, 2048: a
+    """Transitions in a rollout. fast, 1024: updates twice as often, but noisier; standard, 2048: a
     good compromise; stable, 4096: steadier, but slow to the first update. Unset: --n-steps."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     export: Literal["json", "off"] = "json"
-    """Control: write each rollout into the run's folder, or none."""
+    """Control: write each rollout to the run's folder as json, or none (off)."""
     eval_episodes: int = 20
-    """Control: episodes to evaluate on, before and after; 0 skips it."""
+    """Control: episodes of the evaluations before and after the training; 0 skips them."""
     eval_examples: int = 500
-    """Text: test examples to evaluate on, before and after; 0 skips it."""
+    """Text: test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
-    """Text: save the rollout of every so many updates, the first included; 0 saves none."""
+    """Text: save a rollout every so many updates, the first included; 0 saves none."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
 
 
@@ -95,17 +96,21 @@ class _Training:
     """A trainer, and how this command shows and evaluates it."""
 
     name: str
-    """What it trains on."""
+    """Name of the task, or of the environment of control."""
     model: str
     trainer: GRPOTrainer | PPOTrainer
     judge: Judge
     display: TextDisplay | ControlDisplay
     axes: tuple[str, str]
-    """Metrics to draw: across and up."""
+    """The metrics of the picture's two axes."""
 
 
 def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
-    """Options over the settings of ``--config`` over the defaults of the environment."""
+    """Parse the options.
+
+    What the command line does not set comes from ``--config``, and the rest from the defaults for
+    the environment.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--config", "--algo", "--env", "--size", "--from-rollouts"):
         first.add_argument(option)
@@ -121,14 +126,14 @@ def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
         default = PPOArgs(env=given.env or PPOArgs.env, ppo=preset(given.env or PPOArgs.env))
     else:
         default = GRPOArgs()
-    # A size that is none of these is for the real parser to refuse, which knows how to say it.
+    # Another size is refused below by the parser, which has a message for it.
     if kind is PPOArgs and given.size in SIZES:
         default.ppo = replace(default.ppo, n_steps=SIZES[given.size].n_steps)
     return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 
 def run(args: Args | train_offline.OfflineJob) -> int:
-    """Evaluate, train, evaluate again, and leave the run's folder."""
+    """Evaluate, train, evaluate again, and write the run's folder."""
     if isinstance(args, train_offline.OfflineJob):
         return train_offline.run(args)
     started = time.perf_counter()
@@ -210,7 +215,7 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
 
 def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, Any]:
-    """What a trainer of text writes and shows after each step."""
+    """Arguments of a trainer of text, which write and show each step."""
     check_integer("rollouts_every", args.rollouts_every, 0)
 
     def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
@@ -222,7 +227,7 @@ def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, A
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no paths and no tuples."""
+    """Turn strings into paths where the settings have paths, because TOML has only strings."""
     for place, keys in ((table, ("out", "config")), (table.get("text", {}), ("dataset",))):
         for key in keys:
             if isinstance(place.get(key), str):

@@ -1,4 +1,4 @@
-"""textenv train --from-rollouts: train offline, from rollouts that are files."""
+"""textenv train --from-rollouts: trains offline, from saved rollouts."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ from textenv.errors import ConfigError, DataError, TextEnvError
 
 @dataclass
 class _OfflineArgs:
+    """The options that all kinds of training from rollouts share."""
+
     from_rollouts: Path
     """A folder of exported rollouts, or a run's folder."""
     config: Path | None = None
-    """A TOML file of these settings (a run's config.toml, say); options given beside it win."""
+    """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     rollouts: int | None = None
-    """How many of them, from the first; unset: all."""
+    """How many of the rollouts to use, from the first; unset: all."""
     env: str | None = None
-    """The environment that they must be of, and to evaluate in; unset: what they say."""
+    """The environment that the rollouts must be of, also for the evaluation; unset: the one that
+    they name."""
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
 
@@ -51,7 +54,7 @@ class OfflineControlArgs(_OfflineArgs):
     """Train a control policy from exported rollouts of any policy; nothing is collected."""
 
     eval_episodes: int = 20
-    """Episodes to evaluate on, before and after; 0 skips it."""
+    """Episodes of the evaluations before and after the training; 0 skips them."""
     offline: Annotated[OfflineConfig, tyro.conf.arg(name="")] = field(default_factory=OfflineConfig)
 
 
@@ -60,9 +63,10 @@ class OfflineTextArgs(_OfflineArgs):
     """Train a language model from exported rollouts of text; nothing is generated."""
 
     model: str = "tiny-lm"
-    """tiny-lm, a folder, or a hub name; of the tokenizer that the rollouts were recorded with."""
+    """tiny-lm, a folder, or a name on the Hugging Face hub; its tokenizer must be the one that the
+    rollouts were recorded with."""
     eval_examples: int = 500
-    """Test examples to evaluate on, before and after; 0 skips it."""
+    """Test examples of the evaluations before and after the training; 0 skips them."""
     offline: Annotated[OfflineTextConfig, tyro.conf.arg(name="")] = field(
         default_factory=OfflineTextConfig
     )
@@ -70,14 +74,14 @@ class OfflineTextArgs(_OfflineArgs):
 
 @dataclass
 class OneUpdateArgs(_OfflineArgs):
-    """One update of PPO, on rollouts that the very policy of --model collected."""
+    """Make one update of PPO, on rollouts that the policy of --model itself collected."""
 
     algo: Literal["ppo"] = "ppo"
-    """PPO, which is on-policy. Leave it out to train offline."""
+    """The algorithm: ppo, which is on-policy. Without this option training is offline."""
     model: str | None = None
-    """The folder of the control policy to train; unset: one with new weights."""
+    """The folder of the control policy to train; unset: a policy with new weights."""
     eval_episodes: int = 20
-    """Episodes to evaluate on, before and after; 0 skips it."""
+    """Episodes of the evaluations before and after the training; 0 skips them."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
 
 
@@ -86,18 +90,20 @@ Args = OfflineControlArgs | OfflineTextArgs | OneUpdateArgs
 
 @dataclass
 class OfflineJob:
-    """What is parsed: the settings, and the rollouts, whose kind decided which there are."""
+    """The parsed options, and the rollouts, whose kind decides which options there are."""
 
     args: Args
     rollouts: list[Buffer]
 
 
 def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
-    """Options over the settings of ``--config`` over the defaults.
+    """Parse the options, and load the rollouts.
+
+    What the command line does not set comes from ``--config``, and the rest from the defaults.
 
     Args:
         argv: the command line.
-        table: of the file that it names with ``--config``.
+        table: the content of the file that ``--config`` names; empty if there is none.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--from-rollouts", "--config", "--algo", "--env", "--method"):
@@ -108,7 +114,7 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
     count = given.rollouts if given.rollouts is not None else table.get("rollouts")
     if count is not None:
         check_integer("rollouts", count, 1)
-    inner = folder / "rollouts"  # of a run's folder
+    inner = folder / "rollouts"  # in the folder of a run
     rollouts = load_rollouts(inner if inner.is_dir() else folder, count)
     kind = _choose_kind(given.method, given.algo or table.get("algo"), rollouts)
     if table:
@@ -123,10 +129,10 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
 
 
 def _choose_kind(method: str | None, algo: str | None, rollouts: list[Buffer]) -> Any:
-    """The options that there are: those of the algorithm, or else of the kind of rollouts.
+    """Choose the options: those of the algorithm, or else those for the kind of the rollouts.
 
     Raises:
-        ConfigError: for an algorithm, or a method, that does not train from these rollouts.
+        ConfigError: if the algorithm or the method does not train from these rollouts.
     """
     kind: Any = OfflineTextArgs if is_text_data(rollouts) else OfflineControlArgs
     for methods, data, wanted in (
@@ -146,7 +152,7 @@ def _choose_kind(method: str | None, algo: str | None, rollouts: list[Buffer]) -
 
 
 def run(job: OfflineJob) -> int:
-    """Evaluate, train, evaluate again, and leave the run's folder."""
+    """Evaluate, train, evaluate again, and write the run's folder."""
     started = time.perf_counter()
     args, rollouts = job.args, job.rollouts
     source = common_source(rollouts)
@@ -200,7 +206,7 @@ def run(job: OfflineJob) -> int:
 def _prepare(
     args: Args, rollouts: list[Buffer], env: Any, folder: RunFolder, console: Console
 ) -> tuple[Any, Judge]:
-    """The trainer, and what evaluates its policy in ``env``."""
+    """Make the trainer, and the judge that evaluates its policy in ``env``."""
     display = OfflineDisplay(console)
 
     def on_step(metrics: dict[str, float]) -> None:
@@ -222,7 +228,7 @@ def is_text_data(rollouts: Sequence[Buffer]) -> bool:
     """Whether these are rollouts of text.
 
     Raises:
-        DataError: where some are and others not.
+        DataError: if some of them are and others are not.
     """
     kinds = {t.prompt is not None for rollout in rollouts for t in rollout}
     if len(kinds) > 1:
@@ -231,7 +237,7 @@ def is_text_data(rollouts: Sequence[Buffer]) -> bool:
 
 
 class _OneUpdate:
-    """PPO's update on rollouts of the policy itself, with the methods of a trainer."""
+    """A trainer that makes one update of PPO on rollouts of the policy itself."""
 
     passes = 1
 
@@ -267,7 +273,7 @@ class _OneUpdate:
         return self.history
 
     def describe(self) -> str:
-        """What is trained, in a line."""
+        """Describe in one line what is trained."""
         c = self.config
         return (
             f"one update of PPO on {self._rollout.num_transitions} transitions: {c.n_epochs} "
@@ -275,7 +281,7 @@ class _OneUpdate:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy."""
+        """Write the policy to a folder."""
         self.policy.save(folder)
 
 
@@ -293,10 +299,10 @@ def _text_policy(args: OneUpdateArgs) -> Any:
 
 
 def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
-    """The environment to evaluate in; where there is none, why.
+    """Make the environment to evaluate in; if there is none, the text says why.
 
     Raises:
-        DataError: where the rollouts are of another environment than ``--env``.
+        DataError: if the rollouts are of another environment than ``--env``.
     """
     source = common_source(rollouts)
     if args.env is not None:
@@ -319,7 +325,7 @@ def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
 
 
 def _test_split(env_id: str, kwargs: dict[str, Any]) -> Any:
-    """The environment on examples that were held out, where there are any."""
+    """Make the environment with the test split; None if there is no such split."""
     try:
         return make_env(env_id, {**kwargs, "split": "test"})
     except (DataError, ConfigError):
@@ -327,7 +333,7 @@ def _test_split(env_id: str, kwargs: dict[str, Any]) -> Any:
 
 
 def _describe_data(trainer: Any) -> dict[str, float | None]:
-    """What the data is like, in the units of the evaluation."""
+    """Figures of the data, in the units of the evaluation."""
     names = {"return": "data_return", "accuracy": "data_accuracy", "reward": "data_reward"}
     return {key: getattr(trainer, name) for key, name in names.items() if hasattr(trainer, name)}
 

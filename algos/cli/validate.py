@@ -1,4 +1,4 @@
-"""textenv validate: a task whose oracle does not score full marks is not fit to train on."""
+"""textenv validate: checks a task's oracle, whose answers must score full marks to train on it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from textenv.tasks.dataset_files import from_path
 
 @dataclass
 class Args:
-    """What to check."""
+    """Check that the answers of a task's oracle, or of a dataset's rows, score full marks."""
 
     task: str = "arithmetic"
     """Name of the task."""
     task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Difficulty parameters, as ``--task-kwargs digits 3``."""
+    """Difficulty parameters of the task, as in --task-kwargs digits 3."""
     dataset: Path | None = None
-    """A file of examples to check in place of a task; its oracle is the rows' answers."""
+    """A file of examples to check instead of a task; its oracle gives the rows' answers."""
     reward: tuple[str, ...] = ("exact_match",)
     """Reward functions that score a dataset."""
     examples: int = 200
-    """How many examples to check, of each split."""
+    """How many examples of each split to check."""
     seed: int = 0
-    """The first example's id."""
+    """Id of the first example."""
 
 
 def run(args: Args) -> int:
-    """Play the oracle on both splits.
+    """Check the oracle's answers on both splits.
 
     Raises:
-        DataError: where an answer of the oracle does not score 1; names the example.
+        DataError: if an answer of the oracle does not score 1; names the example.
     """
     if args.dataset is not None:
         checked = _check_dataset(from_path(args.dataset), args)

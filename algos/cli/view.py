@@ -1,4 +1,4 @@
-"""textenv view: an overview of a transcript, a saved rollout, or a run's folder."""
+"""textenv view: shows an overview of a transcript, a saved rollout, or a run's folder."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from textenv.algos.storage.files import load_rollout
 from textenv.errors import DataError, MissingFileError
 
 _NAMES = ("rollout_*", "transcript_*")
-_WIDEST = 500  # characters of a line, on any terminal
+_WIDEST = 500  # characters; no terminal shows longer lines
 
 
 @dataclass
 class Args:
-    """What to look at."""
+    """Show an overview of a transcript, a rollout, or a run."""
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
-    """A transcript, a rollout, or a folder of these; None for the newest folder in runs/."""
+    """A transcript, a rollout, or a folder of these; None takes the newest folder in runs/."""
     episodes: int = 20
-    """How many episodes are listed; the figures are of all."""
+    """How many episodes are listed; the figures count all episodes."""
     seed: int = 0
-    """Decides which are listed, where there are more."""
+    """Seed that decides which episodes are listed, if there are more."""
 
 
 def run(args: Args) -> int:
@@ -59,7 +59,7 @@ def run(args: Args) -> int:
 
 
 def figures(rollout: Buffer) -> str:
-    """A rollout in one line: episodes, steps, rewards, how they ended."""
+    """Describe a rollout in one line: episodes, steps, rewards, how the episodes ended."""
     if not len(rollout):
         return "no episodes"
     rewards = [t.total_reward for t in rollout]
@@ -81,7 +81,7 @@ def _end(trajectory: Trajectory) -> str:
 
 
 def _table(rollout: Buffer, episodes: int, seed: int) -> Table:
-    """One line an episode, its text cut to what the terminal has room for."""
+    """A table with a line for each episode; texts are cut to the width of the terminal."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for title in ("episode", "steps", "reward"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -102,7 +102,7 @@ def _table(rollout: Buffer, episodes: int, seed: int) -> Table:
 
 
 def _actions(trajectory: Trajectory) -> str:
-    """The actions in one line, as many as can be seen."""
+    """The actions in one line, as many as a terminal can show."""
     text = ""
     for number, action in enumerate(trajectory.actions):
         text += (" | " if number else "") + one_line(action)
@@ -112,7 +112,7 @@ def _actions(trajectory: Trajectory) -> str:
 
 
 def _rollouts(folder: Path) -> list[Path] | None:
-    """The rollouts of a folder, the newest last; None where it is none of ours."""
+    """The rollouts of a folder, the newest last; None if it is neither a run nor has rollouts."""
     places = (folder, folder / "rollouts")
     found = [path for place in places for name in _NAMES for path in place.glob(name)]
     if not found and not (folder / "config.toml").exists():
@@ -135,7 +135,7 @@ def _view_summary(console: Console, path: Path) -> None:
 
 
 def _view_metrics(console: Console, path: Path) -> None:
-    """The last line of a run's metrics."""
+    """Show the last line of a run's metrics."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -171,5 +171,5 @@ def _newest_run() -> Path:
 
 
 def _say(console: Console, line: str) -> None:
-    """A line, cut to the terminal's width."""
+    """Print a line, cut to the width of the terminal."""
     console.print(escape(line.rstrip()), no_wrap=True, overflow="ellipsis")

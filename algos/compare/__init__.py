@@ -1,1 +1,1 @@
-"""Agents side by side: one loop, one evaluation, the statistics of few runs, a report."""
+"""Compares agents: the same loop and evaluation for all, statistics for few runs, a report."""

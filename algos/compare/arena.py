@@ -1,4 +1,4 @@
-"""What all agents of a comparison share: environment, budget, evaluation."""
+"""The arena of a comparison: the environment, budget and evaluation that all agents share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from textenv.tasks.dataset import Dataset
 from textenv.wrappers import ActionMask, ChoiceAction, HashedBagOfWords
 
 EVALUATION_SEED = 2**30
-"""Of the first evaluation episode; the others count up. Training seeds are far below."""
-_MOST_ANSWERS = 256  # of a task that has a list of answers
-_LOOKED_THROUGH = 5_000  # examples
+"""Seed of the first evaluation episode; the others count up. Training seeds are far below."""
+_MOST_ANSWERS = 256  # in a list of answers to choose from
+_LOOKED_THROUGH = 5_000  # examples whose answers are collected
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Arena:
     """The environment, and how agents are trained and evaluated in it.
 
     Raises:
-        ConfigError: for a value out of range, naming the field.
+        ConfigError: if a value is out of range; names the field.
     """
 
     env: str = "CartPole-v1"
-    """Gymnasium's id."""
+    """Gymnasium's id of the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``gym.make``."""
     total_timesteps: int = 100_000
@@ -43,7 +43,7 @@ class Arena:
     model: str = "tiny-lm"
     """Text: the language model that `grpo` and `ppo` train."""
     choices: tuple[str, ...] = ()
-    """Text: the answers that other agents choose from; empty: found in the task."""
+    """Text: the answers that other agents choose from; if empty, they are taken from the task."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -54,24 +54,25 @@ class Arena:
 
     @cached_property
     def is_text(self) -> bool:
-        """Whether the environment takes text."""
+        """Whether actions of the environment are text."""
         env = make_env(self.env, self.env_kwargs)
         env.close()
         return is_text(env)
 
     def make_text(self, split: str = "train") -> gym.Env:
-        """The environment of text as it is, of a split where its task has two."""
+        """Make the environment of text, of the given split if its task has splits."""
         if self._splits:
             return make_env(self.env, self.env_kwargs | {"split": split})
         return make_env(self.env, self.env_kwargs)
 
     def make(self, split: str = "train") -> gym.Env:
-        """The environment for agents that do not write text.
+        """Make the environment for agents that do not write text.
 
-        On text the action is the index of an answer, and the observation counts hashed words.
+        In an environment of text the action is then the index of an answer, and the observation
+        counts hashed words.
 
         Raises:
-            ConfigError: for a task without a list of answers.
+            ConfigError: if the task has no list of answers.
         """
         if not self.is_text:
             return make_env(self.env, self.env_kwargs)
@@ -81,7 +82,7 @@ class Arena:
 
     @cached_property
     def answers(self) -> list[str] | str:
-        """The answers to choose from, or the key of each example's own list of them."""
+        """The answers to choose from, or the key under which each example has its own list."""
         if self.choices:
             return list(self.choices)
         env = self.make_text()
@@ -108,10 +109,10 @@ class Arena:
         return sorted(found)
 
     def evaluator(self, language: bool = False) -> Evaluator:
-        """The evaluation: fixed episodes, the same for every agent.
+        """Make the evaluator, which plays the same fixed episodes for every agent.
 
         Args:
-            language: whether the policy writes text.
+            language: whether the policies write text.
         """
         if not self.is_text:
             starts: list[Any] = [(EVALUATION_SEED + i, None) for i in range(self.eval_episodes)]
@@ -129,6 +130,6 @@ class Arena:
         try:
             for split in ("train", "test"):
                 make_env(self.env, self.env_kwargs | {"split": split}).close()
-        except (DataError, TypeError):  # too few rows, or an environment that knows no splits
+        except (DataError, TypeError):  # too few rows, or an environment without splits
             return False
         return True

@@ -1,4 +1,4 @@
-"""One run's clock and its checkpoints."""
+"""Measures the time of a run, and evaluates it at fixed checkpoints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from textenv.algos.compare.results import PARTS, EvaluationPoint, Run
 
 
 class Watch:
-    """Measures a run, and evaluates it at its checkpoints with the clock stopped.
+    """Measures a run, and evaluates it at its checkpoints while the clock is stopped.
 
-    The clock runs from the making of the watch. Checkpoints are every ``eval_every`` transitions;
-    an agent is evaluated at the first update at or after each.
+    The clock starts when the watch is made. There is a checkpoint every ``eval_every``
+    transitions; an agent is evaluated at the first update at or after each of them.
 
     Args:
         evaluate: gives the returns of a policy's evaluation episodes.
@@ -38,11 +38,16 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without what evaluations took."""
+        """Seconds since the start, without those of evaluations."""
         return float(self._spent()[0])
 
     def __call__(self, steps: int, policy: Any) -> None:
-        """Say how far the run is; evaluates the policy where a checkpoint is due."""
+        """Note how far the run is, and evaluate the policy if a checkpoint is due.
+
+        Args:
+            steps: transitions so far.
+            policy: what the run has trained so far.
+        """
         if steps >= self._next:
             self._next = (steps // self._every + 1) * self._every
             self._measure(steps, policy)
@@ -50,14 +55,14 @@ class Watch:
     def finish(
         self, agent: str, seed: int, steps: int, policy: Any, parts: dict[str, float]
     ) -> Run:
-        """End the run.
+        """End the run, and give what it measured.
 
         Args:
-            agent: its name.
-            seed: its seed.
+            agent: the name of the agent.
+            seed: the seed of the run.
             steps: transitions in all.
-            policy: what was trained.
-            parts: seconds by `PARTS`; what none of them accounts for is ``other``.
+            policy: the policy that was trained.
+            parts: seconds by `PARTS`; the rest of the time counts as ``other``.
         """
         seconds, cpu_seconds = map(float, self._spent())
         if not self.evaluations or self.evaluations[-1].steps < steps:
@@ -75,7 +80,7 @@ class Watch:
         self._stopped = _now() - self._began - spent
 
     def _spent(self) -> np.ndarray:
-        """Seconds, and seconds of all threads."""
+        """Seconds, and CPU seconds of all threads, without those of evaluations."""
         return _now() - self._began - self._stopped
 
 

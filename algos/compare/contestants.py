@@ -1,4 +1,7 @@
-"""The agents that can be compared. A new one is a class here or beside, and a line in `_makers`."""
+"""The agents that can be compared.
+
+A new agent is a class in this module or another one of this folder, and a line in `_makers`.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,20 @@ class Contestant(Protocol):
     settings: dict[str, Any]
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
-        """Train from a seed, calling the watch before the first update and after each."""
+        """Train from a seed; calls the watch before the first update and after each update."""
         ...
 
     @property
     def warm_up_timesteps(self) -> int:
-        """Transitions up to and with the first update."""
+        """Transitions that the first update needs."""
         ...
 
 
 class NativePPO:
-    """PPO in MLX, with the environment's preset.
+    """This package's PPO on control, with the environment's preset.
 
     Args:
-        arena: where it is trained; of control.
+        arena: an arena of control.
     """
 
     name = "ppo"
@@ -58,11 +61,11 @@ class NativePPO:
 
     @property
     def warm_up_timesteps(self) -> int:
-        """One rollout."""
+        """The transitions of one rollout."""
         return self._config.n_steps
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
-        """Train from a seed."""
+        """Train PPO from a seed."""
         from textenv.algos.ppo import PPOTrainer
 
         trainer = PPOTrainer(
@@ -84,10 +87,10 @@ class NativePPO:
 
 
 class RandomContestant:
-    """Acts at random, in rollouts of the size that PPO has there.
+    """Acts at random, in rollouts of the same size as PPO's.
 
     Args:
-        arena: where it acts.
+        arena: the arena that it acts in.
     """
 
     name = "random"
@@ -100,16 +103,16 @@ class RandomContestant:
         config = preset(arena.env)
         self._num_envs, self._n_steps = config.num_envs, config.n_steps
         self.settings: dict[str, Any] = {"num_envs": self._num_envs, "n_steps": self._n_steps}
-        arena.make().close()  # says what is missing
+        arena.make().close()  # raises an error if something is missing
         self.description = f"actions at random, in {self._num_envs} environment(s)"
 
     @property
     def warm_up_timesteps(self) -> int:
-        """One rollout."""
+        """The transitions of one rollout."""
         return self._n_steps
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
-        """Act, and learn nothing."""
+        """Act at random, without learning."""
         env = make_training_env(self._arena.make, None, self._num_envs)
         several = self._num_envs > 1
         space = env.single_action_space if several else env.action_space
@@ -127,10 +130,10 @@ class RandomContestant:
 
 
 def create(names: Sequence[str], arena: Arena) -> list[Callable[[], Contestant]]:
-    """Functions that make the agents named, in that order.
+    """Functions that make the named agents, in the order of the names.
 
     Raises:
-        ConfigError: for no names, a name twice, or one that is not known.
+        ConfigError: if there are no names, a name is given twice, or one is not known.
     """
     makers = _makers(arena)
     if not names:

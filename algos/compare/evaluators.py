@@ -1,4 +1,4 @@
-"""How an agent is evaluated: the same episodes for all, with deterministic actions."""
+"""Evaluates agents on the same fixed episodes, with deterministic actions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Evaluator = Callable[[Any], list[float]]
 """Plays the evaluation episodes with a policy, and gives their returns."""
 
 EpisodeStart = tuple[int | None, Mapping[str, Any] | None]
-"""The seed and the options of the reset that an episode begins with."""
+"""The seed and the options of an episode's reset."""
 
 
 class EpisodeEvaluator:
-    """Plays fixed episodes, side by side, each in an environment of its own.
+    """Plays fixed episodes side by side, each in an environment of its own.
 
     Args:
         make: makes an environment.
-        starts: where the episodes begin, the same at every call.
+        starts: the resets of the episodes, the same at every call.
     """
 
     def __init__(self, make: Callable[[], gym.Env], starts: Sequence[EpisodeStart]):
@@ -36,11 +36,11 @@ class EpisodeEvaluator:
         self._space = self._envs[0].observation_space
 
     def __call__(self, policy: Any) -> list[float]:
-        """The return of each episode.
+        """Play the episodes, and give the return of each.
 
         Args:
-            policy: ``policy(observation, deterministic=True)``; given a batch of all episodes,
-                those that are over included, where ``policy.batched``.
+            policy: called as ``policy(observation, deterministic=True)``. If ``policy.batched``
+                is true, it is given a batch of all episodes, including those that are over.
         """
         envs = [DictStep(env) for env in self._envs]
         begun = [
@@ -99,8 +99,8 @@ class TextEvaluator:
     """Plays fixed examples of a text task with a language model.
 
     Args:
-        env: the environment, of the split to evaluate on.
-        example_ids: the examples, the same at every call.
+        env: an environment of the split to evaluate on.
+        example_ids: ids of the examples, the same at every call.
     """
 
     def __init__(self, env: gym.Env, example_ids: Sequence[int]):
@@ -108,7 +108,7 @@ class TextEvaluator:
         self._ids = list(example_ids)
 
     def __call__(self, policy: Any) -> list[float]:
-        """The return of each episode."""
+        """Play the examples, and give the return of each."""
         runner = RolloutRunner(self._env, policy, max_steps=max_turns(self._env))
         return [t.total_reward for t in runner.play(self._ids, deterministic=True)]
 

@@ -1,4 +1,4 @@
-"""The loop of a comparison: every agent, every seed, measured in the same way."""
+"""Runs a comparison: trains every agent from every seed, and measures all in the same way."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from textenv.errors import ConfigError
 
 
 class Observer:
-    """Is told what happens; every method does nothing here."""
+    """Is told what happens in a comparison. The methods do nothing; a subclass overrides them."""
 
     def on_ready(self, comparison: Comparison) -> None:
-        """All agents can act, and are warm."""
+        """All agents are made and warmed up."""
 
     def on_start(self, agent: str, seed: int) -> None:
-        """A run begins."""
+        """A run starts."""
 
     def on_evaluation(self, agent: str, seed: int, evaluation: EvaluationPoint) -> None:
         """An agent was evaluated."""
 
     def on_run(self, comparison: Comparison, run: Run) -> None:
-        """A run is over, and in the comparison."""
+        """A run is over; the comparison has it."""
 
 
 def compare(
@@ -39,23 +39,23 @@ def compare(
     machine: dict[str, Any] | None = None,
     observer: Observer | None = None,
 ) -> Comparison:
-    """Train every agent from every seed, and evaluate all alike.
+    """Train every agent from every seed, and evaluate all of them in the same way.
 
-    Seeds come one after another, and within each the agents in turn, so that a machine that
-    slows down slows all of them. What an agent does only once, imports and compilation, is done
-    before the first run, in a rollout and an update that are thrown away, and counted apart.
+    The agents take turns for each seed, so that a machine that becomes slower affects all of them.
+    Imports and compilation, which an agent needs only once, happen before the first run, in a
+    rollout and an update that are thrown away. Their time is recorded separately.
 
     Args:
-        agents: names, as `create` takes them.
+        agents: names of the agents, as `create` takes them.
         arena: the environment and the budget.
-        seeds: of the runs.
-        reach: a return; when it was first reached is measured.
-        machine: what is known about the machine, for the record.
+        seeds: the seeds of the runs.
+        reach: a return; the comparison says when each agent first reached it.
+        machine: a description of the machine, for the record.
         observer: is told what happens.
 
     Raises:
-        ConfigError: for no seeds, an agent that is not known, or one that cannot act there;
-            before anything is trained.
+        ConfigError: if there are no seeds, or if an agent is not known or cannot act in the
+            environment. This happens before anything is trained.
     """
     if not seeds:
         raise ConfigError("seeds must be >= 1, got 0")
@@ -110,14 +110,14 @@ def _run(
 
 
 def _plain(value: Any) -> Any:
-    """A value for a file: functions by their name."""
+    """A value as a file can hold it; functions by their names."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return getattr(value, "__name__", str(value)) if callable(value) else value
 
 
 def _warm_up(contestant: Contestant) -> float:
-    """The seconds of a rollout and an update that are thrown away."""
+    """Make a rollout and an update that are thrown away; returns their seconds."""
     began = time.perf_counter()
     steps = contestant.warm_up_timesteps
     contestant.train(0, steps, Watch(lambda policy: [0.0], steps))

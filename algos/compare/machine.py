@@ -1,4 +1,4 @@
-"""The machine that a comparison runs on: threads, seconds of imports, and a description."""
+"""The machine of a comparison: sets threads, measures imports, describes the machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _VARIABLE = "OPENBLAS_NUM_THREADS"
 
 
 def use_threads(count: int) -> dict[str, str]:
-    """Let torch, and MLX's matrix products where they are not set up yet, use ``count`` threads.
+    """Let torch and MLX's matrix products use ``count`` threads.
+
+    MLX keeps the number that it was set up with, if it was set up before.
 
     Returns:
-        What each computes with, in words.
+        What each library computes with, in words.
     """
     before = os.environ.get(_VARIABLE)
     os.environ[_VARIABLE] = str(count)  # read once, when the BLAS is loaded
@@ -42,7 +44,7 @@ def use_threads(count: int) -> dict[str, str]:
 
 
 def import_seconds(modules: Iterable[str]) -> dict[str, float]:
-    """Import those of some modules that are installed, and measure each; 0 where it was done."""
+    """Import those modules that are installed; returns the seconds of each, 0 if it was loaded."""
     found = {}
     for name in modules:
         if importlib.util.find_spec(name) is not None:
@@ -53,11 +55,11 @@ def import_seconds(modules: Iterable[str]) -> dict[str, float]:
 
 
 def describe_machine(asked: int, threads: dict[str, str]) -> dict[str, Any]:
-    """For the record.
+    """Describe the machine, for the record of a comparison.
 
     Args:
-        asked: threads that were asked for.
-        threads: what `use_threads` gave.
+        asked: the number of threads that was asked for.
+        threads: what `use_threads` returned.
     """
     return {
         "python": platform.python_version(),

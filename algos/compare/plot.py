@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Draws learning curves with their confidence bands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textenv.errors import MissingDependencyError
 
 
 def draw_curves(comparison: Comparison, path: Path) -> None:
-    """Return against steps and against seconds: interquartile mean and its 95% band, as a PNG."""
+    """Draw the return over steps and over seconds: interquartile mean with a 95% band, as a PNG."""
     names = [name for name in comparison.agents if comparison.runs_of(name)]
     panels = [
         ("steps", {name: comparison.curve_by_steps(name) for name in names}),
@@ -33,14 +33,14 @@ def draw_panels(
     threshold: float | None,
     path: Path,
 ) -> None:
-    """Curves with their bands, the panels side by side, as a PNG.
+    """Draw panels of curves with their bands side by side, as a PNG.
 
     Args:
-        panels: what each is drawn against, and its curves by name.
-        label: what is drawn.
-        title: of the picture.
-        threshold: where a dotted line is drawn across.
-        path: of the file.
+        panels: for each the label of its horizontal axis, and its curves by name.
+        label: the label of the vertical axis.
+        title: the title of the picture.
+        threshold: height of a dotted line across each panel; None draws none.
+        path: the file to write.
     """
     try:
         import matplotlib

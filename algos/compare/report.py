@@ -1,4 +1,4 @@
-"""The files of a comparison: results.json, results.csv, results.md and curves.png."""
+"""Writes the files of a comparison: results.json, results.csv, results.md and curves.png."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write the four files; each appears whole, in the place of an earlier one."""
+    """Write the four files. Each appears complete, and replaces an earlier one."""
     summary = comparison.summary()
     write_whole(folder / "results.json", lambda path: path.write_text(to_json(comparison, summary)))
     write_whole(folder / "results.csv", lambda path: path.write_text(to_csv(comparison)))
@@ -40,7 +40,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
 
 
 def to_json(comparison: Comparison, summary: dict[str, Any]) -> str:
-    """All that was measured, and what it comes to."""
+    """All measurements and their summary, as JSON."""
     whole = {
         "format": FORMAT,
         "version": VERSION,
@@ -65,7 +65,7 @@ def to_json(comparison: Comparison, summary: dict[str, Any]) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line for each evaluation."""
+    """The evaluations as CSV, a line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -80,7 +80,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
-    """Tables for people."""
+    """The comparison as a page of Markdown tables."""
     settings, machine = comparison.settings, comparison.machine
     seeds = settings["seeds"]
     lines = [
@@ -114,9 +114,9 @@ def to_markdown(comparison: Comparison, summary: dict[str, Any]) -> str:
         "",
         "## Time",
         "",
-        "Median seconds of a run, those of all its threads together, and where they went. First "
-        "use (compilation, and a rollout and an update that were thrown away) is not in them, nor "
-        "are imports; what agents share is counted with the first that needs it.",
+        "Median seconds of a run, CPU seconds of all its threads, and the share of each part. They "
+        "include neither imports nor the first use (compilation, and a rollout and an update that "
+        "were thrown away). What agents share counts for the first agent that needs it.",
         "",
         *markdown_table(
             ("agent", "seconds", "CPU seconds", "steps/s", *PARTS, "first use, s"),
@@ -184,7 +184,7 @@ def _reach_lines(comparison: Comparison, summary: dict[str, Any]) -> list[str]:
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a table."""
+    """The lines of a Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
 
@@ -201,7 +201,7 @@ def _improvement(found: dict[str, Any] | None) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """With separators; a dash where there is none."""
+    """A number with thousands separators; a dash if it is None."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
@@ -210,14 +210,19 @@ def _ratio(mine: float | None, theirs: float | None) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """A value of the machine's description."""
+    """A value of the machine's description, in words."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then put in place."""
+    """Write a file under another name, then rename it, so that it appears complete.
+
+    Args:
+        path: the file.
+        write: writes the content to the path that it is given.
+    """
     temporary = path.with_name(f".saving-{path.name}")
     try:
         write(temporary)

@@ -1,4 +1,4 @@
-"""What a comparison found: runs, their evaluations, and what they come to."""
+"""The results of a comparison: runs, their evaluations, and summaries of them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from textenv.algos.compare.statistics import (
 )
 
 PARTS = ("environment", "policy", "update", "other")
-"""What an agent's seconds are spent on."""
-_POINTS = 60  # of a curve against seconds
+"""The parts of a run that its seconds are counted for."""
+_POINTS = 60  # points of a curve over seconds
 
 
 @dataclass(frozen=True)
 class EvaluationPoint:
-    """The returns of the evaluation episodes at one moment of a run."""
+    """An evaluation in the course of a run."""
 
     steps: int
-    """Transitions that the agent has collected."""
+    """Transitions that the agent had collected."""
     seconds: float
-    """Of the agent alone: evaluations are not in them."""
+    """Seconds of the run so far, without those of evaluations."""
     cpu_seconds: float
-    """Of all threads of the process, in the same time; little moved by what else is running."""
+    """CPU seconds of all threads in that time, which other processes hardly change."""
     returns: tuple[float, ...]
+    """The returns of the evaluation episodes."""
 
     @property
     def mean(self) -> float:
@@ -45,11 +46,11 @@ class Run:
     agent: str
     seed: int
     evaluations: tuple[EvaluationPoint, ...]
-    """In order; the first before any training, the last after all of it."""
+    """In order: the first before the training, the last after it."""
     seconds: float
     cpu_seconds: float
     parts: dict[str, float]
-    """Seconds by `PARTS`; they add up to ``seconds``."""
+    """Seconds by `PARTS`, which add up to ``seconds``."""
 
     @property
     def steps(self) -> int:
@@ -62,23 +63,23 @@ class Run:
         return self.evaluations[-1].mean
 
     def reached(self, threshold: float) -> EvaluationPoint | None:
-        """The first evaluation with a mean return of at least this."""
+        """The first evaluation with a mean return of at least the threshold; None if none has."""
         return next((e for e in self.evaluations if e.mean >= threshold), None)
 
 
 @dataclass
 class AgentInfo:
-    """What an agent was, for the record."""
+    """An agent, for the record."""
 
     description: str
     settings: dict[str, Any]
     first_use_seconds: float = 0.0
-    """Compilation, and a rollout and an update that were thrown away."""
+    """Seconds of compilation, and of a rollout and an update that were thrown away."""
 
 
 @dataclass
 class Comparison:
-    """All that was run so far."""
+    """A comparison, with the runs made so far."""
 
     settings: dict[str, Any]
     machine: dict[str, Any]
@@ -87,16 +88,16 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """The environment, and its task where it has one."""
+        """The environment, and its task if it has one."""
         task = self.settings["env_kwargs"].get("task")
         return self.settings["env"] + (f", {task}" if task else "")
 
     def runs_of(self, agent: str) -> list[Run]:
-        """The runs of an agent, by seed."""
+        """The runs of an agent, in the order of their seeds."""
         return [run for run in self.runs if run.agent == agent]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """What the runs of each agent come to, for agents that have any."""
+        """Figures of each agent's runs, for agents that have any."""
         found = {name: self._summary_of(name) for name in self.agents if self.runs_of(name)}
         first = next(iter(self.agents))
         if first not in found:
@@ -112,7 +113,7 @@ class Comparison:
         return found
 
     def curve_by_steps(self, agent: str) -> Curve:
-        """Return against transitions."""
+        """The return over transitions."""
         every, total = self.settings["eval_every"], self.settings["total_timesteps"]
         x = np.unique([*range(0, total, every), total])
         runs = [
@@ -122,7 +123,7 @@ class Comparison:
         return learning_curve(runs, x)
 
     def curve_by_seconds(self, agent: str) -> Curve:
-        """Return against seconds, as far as the shortest of the runs goes."""
+        """The return over seconds, up to the end of the shortest run."""
         runs = [
             (np.array([e.seconds for e in run.evaluations]), _means(run))
             for run in self.runs_of(agent)
@@ -154,7 +155,7 @@ class Comparison:
 
 
 def _reach(runs: list[Run], threshold: float) -> dict[str, Any]:
-    """When the runs of an agent first reached a threshold; the medians None where most did not."""
+    """When the runs of an agent first reached a threshold; medians are None if most did not."""
     first = [run.reached(threshold) for run in runs]
     medians = {
         name: np.median([np.inf if e is None else getattr(e, name) for e in first])

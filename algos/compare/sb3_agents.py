@@ -1,9 +1,10 @@
-"""Agents of Stable-Baselines3 and sb3-contrib in a comparison.
+"""Agents of Stable-Baselines3 and sb3-contrib, for a comparison.
 
-On-policy agents are trained by `SB3Trainer` from the rollout loop here, or, named ``sb3-learn:``,
-by their own ``learn()``, which gives the same agent and is what a user of Stable-Baselines3 would
-time; off-policy agents always by ``learn()``. On control, PPO and its kin get the environment's
-preset, translated; others the settings below, or Stable-Baselines3's defaults.
+`SB3Trainer` trains on-policy agents from this package's rollouts. Under the name ``sb3-learn:``
+they are trained by their own ``learn()`` instead, which gives the same agent and the time that a
+user of Stable-Baselines3 would measure. Off-policy agents are always trained by ``learn()``. On
+control, PPO and its relatives get the environment's preset, translated; other agents get the
+settings below, or Stable-Baselines3's defaults.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ANY = (Box, Discrete, MultiDiscrete, MultiBinary)
 
 
 class Algorithm(NamedTuple):
-    """An algorithm, and what it takes."""
+    """An algorithm: its package, the action spaces it takes, and whether it is on-policy."""
 
     package: str
     actions: tuple[type, ...]
@@ -67,8 +68,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("SAC", "Pendulum-v1"): {"learning_rate": 1e-3},
 }
 DEFAULTS = "Stable-Baselines3's defaults"
-_NOISE = 0.1  # of TD3's and DDPG's exploration, which they have none of by default
-_OFF_POLICY_STEPS = 256  # of a warm-up, after learning has started
+_NOISE = 0.1  # of the exploration of TD3 and DDPG, which have none by default
+_OFF_POLICY_STEPS = 256  # in a warm-up, after learning has started
 
 
 class SB3Contestant:
@@ -76,12 +77,12 @@ class SB3Contestant:
 
     Args:
         algorithm: one of `ALGORITHMS`.
-        arena: where it is trained.
-        by_learn: train an on-policy agent by its own ``learn()`` too.
+        arena: the arena that it is trained in.
+        by_learn: whether to train an on-policy agent by its own ``learn()``.
 
     Raises:
-        ConfigError: where the algorithm cannot act in the arena's environment.
-        MissingDependencyError: where the package that has it is not installed.
+        ConfigError: if the algorithm cannot act in the arena's environment.
+        MissingDependencyError: if the package of the algorithm is not installed.
     """
 
     language = False
@@ -111,7 +112,7 @@ class SB3Contestant:
         else:
             given = SETTINGS.get((algorithm, arena.env.rpartition(":")[2]), {})
             self.settings |= given
-            if algorithm == "TRPO":  # its default would be as much for each environment
+            if algorithm == "TRPO":  # its default would be this much for each environment
                 self.settings["n_steps"] = 2048 // self._num_envs
             source = "RL Baselines3 Zoo's settings" if given else DEFAULTS
         if self._normalizes:
@@ -130,7 +131,7 @@ class SB3Contestant:
 
     @property
     def warm_up_timesteps(self) -> int:
-        """One rollout; of an off-policy agent some steps after learning has started."""
+        """Those of one rollout; for an off-policy agent, up to some steps after learning starts."""
         if self._like_ppo:
             return self._config.n_steps
         if self._on_policy:
@@ -138,7 +139,7 @@ class SB3Contestant:
         return self.settings.get("learning_starts", 100) + _OFF_POLICY_STEPS
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
-        """Train from a seed."""
+        """Train the agent from a seed."""
         model = self.make_model(seed, total_timesteps)
         policy = self._playing(model)
         watch(0, policy)
@@ -149,7 +150,7 @@ class SB3Contestant:
         return run
 
     def make_model(self, seed: int, total_timesteps: int) -> Any:
-        """The agent as a Stable-Baselines3 user would make it, with its environments."""
+        """Make the agent as a user of Stable-Baselines3 would, with its environments."""
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.vec_env import VecNormalize
 
@@ -166,7 +167,7 @@ class SB3Contestant:
             for key, value in self.settings.items()
             if key not in ("policy", "num_envs", "normalize", "action_noise")
         }
-        if not self._on_policy:  # more would never be filled
+        if not self._on_policy:  # a larger buffer would never be filled
             kwargs["buffer_size"] = min(kwargs.get("buffer_size", 1_000_000), total_timesteps)
         if "action_noise" in self.settings:
             kwargs["action_noise"] = _noise(env.action_space)
@@ -233,7 +234,7 @@ class SB3Contestant:
 
 
 class _Linear:
-    """A setting that falls to 0 over the training, as Stable-Baselines3 takes it."""
+    """A setting that falls linearly to 0 over the training, as Stable-Baselines3 takes it."""
 
     def __init__(self, start: float):
         self.start = start
@@ -243,7 +244,7 @@ class _Linear:
 
 
 class _Timed:
-    """A function, and how long its calls have taken."""
+    """A function that adds up the seconds of its calls."""
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
@@ -258,7 +259,7 @@ class _Timed:
 
 
 class _Normalized:
-    """A policy behind the running statistics of a VecNormalize, as they are at each call."""
+    """A policy whose observations a VecNormalize standardises by its present statistics."""
 
     batched = True
 
@@ -278,10 +279,10 @@ class _Normalized:
 
 
 def translate(config: PPOConfig) -> dict[str, Any]:
-    """Settings of `PPOTrainer` on control as arguments of Stable-Baselines3's PPO.
+    """Translate settings of `PPOTrainer` on control to arguments of Stable-Baselines3's PPO.
 
-    ``n_steps`` is there of each environment. A schedule is written ``"linear 0.001"``; the
-    activation by its name.
+    The ``n_steps`` of the result are those of each environment. A schedule is written as
+    ``"linear 0.001"``, and the activation as its name.
     """
     return {
         "learning_rate": _schedule(config.learning_rate, config.anneal_learning_rate),
@@ -310,7 +311,7 @@ def _schedule(value: float, anneal: bool) -> float | str:
 
 
 def _resolve(value: Any) -> Any:
-    """A setting as it is written in the results, as what Stable-Baselines3 takes."""
+    """Turn a setting as the results have it into what Stable-Baselines3 takes."""
     if isinstance(value, str) and value.startswith("linear "):
         return _Linear(float(value.removeprefix("linear ")))
     if isinstance(value, Mapping) and "activation_fn" in value:

@@ -1,7 +1,7 @@
-"""What few runs tell: interquartile mean, bootstrap interval, probability of improvement.
+"""Statistics for few runs: interquartile mean, bootstrap interval, probability of improvement.
 
-Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv
-2108.13264), sections 4.1 to 4.3, whose own library is rliable.
+From Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(arXiv 2108.13264), sections 4.1 to 4.3; their own library is rliable.
 
 Shapes: R runs, M tasks (environments), P points of a learning curve.
 """
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-REPETITIONS = 50_000  # as in the paper's library
-_CURVE_REPETITIONS = 2_000  # of each point of a curve
-_AT_ONCE = 4_000_000  # numbers held by one part of a bootstrap
+REPETITIONS = 50_000  # as in the authors' library
+_CURVE_REPETITIONS = 2_000  # for each point of a curve
+_AT_ONCE = 4_000_000  # numbers that a bootstrap holds in memory at a time
 
 
 class Interval(NamedTuple):
@@ -26,10 +26,10 @@ class Interval(NamedTuple):
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """Mean of what is left when the lowest and the highest quarter of the scores are dropped.
+    """Mean of the scores without the lowest and the highest quarter of them.
 
-    Of n scores ``floor(n / 4)`` are dropped at each end, those of all tasks together, as
-    ``scipy.stats.trim_mean(scores, 0.25, axis=None)`` does: of 5 runs the middle 3 are left.
+    Of the n scores of all tasks together, ``floor(n / 4)`` are dropped at each end, as
+    ``scipy.stats.trim_mean(scores, 0.25, axis=None)`` does. Of 5 runs the middle 3 remain.
 
     Args:
         scores: (..., R, M).
@@ -53,13 +53,14 @@ def mean_score(scores: np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How likely a run of X scores above a run of Y on the same task; a tie counts as one half.
+    """Probability that a run of X scores above a run of Y on the same task; a tie counts one half.
 
-    The Mann-Whitney U statistic of each task over the number of its pairs, mean over the tasks.
+    This is the Mann-Whitney U statistic of each task, divided by the number of its pairs, and
+    averaged over the tasks.
 
     Args:
-        x: (..., R, M) scores of X.
-        y: (..., R', M) scores of Y.
+        x: scores of X (..., R, M).
+        y: scores of Y (..., R', M).
 
     Returns:
         (...), 0 to 1.
@@ -81,15 +82,15 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile interval of a statistic by the stratified bootstrap.
 
-    The runs of each task are drawn again with replacement, each task apart (a task is a stratum),
-    and those of each agent apart.
+    The runs are drawn again with replacement, separately for each task (a task is a stratum) and
+    for each agent.
 
     Args:
-        statistic: takes arrays (..., R, M), one of each agent, and gives (...).
-        scores: (R, M) of each agent.
-        confidence: how much of the distribution lies within.
+        statistic: takes arrays (..., R, M), one for each agent, and gives (...).
+        scores: scores (R, M) of each agent.
+        confidence: the share of the distribution that lies within the interval.
         repetitions: how often the runs are drawn again.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
     part = max(1, _AT_ONCE // sum(array.size for array in scores))
@@ -103,11 +104,11 @@ def bootstrap_interval(
 
 
 class Curve(NamedTuple):
-    """A learning curve of several runs: (P,) each."""
+    """A learning curve of several runs; each field has shape (P,)."""
 
     x: np.ndarray
     middle: np.ndarray
-    """Of the runs: interquartile mean, or another statistic."""
+    """Interquartile mean of the runs, or another statistic."""
     low: np.ndarray
     high: np.ndarray
 
@@ -118,25 +119,25 @@ def learning_curve(
     seed: int = 0,
     statistic: Callable[[np.ndarray], np.ndarray] = interquartile_mean,
 ) -> Curve:
-    """Runs that were measured at different places, as one curve with a 95% band.
+    """Combine runs that were measured at different places to one curve with a 95% band.
 
     Args:
-        runs: the places and the scores of each; between two places a run is a straight line.
-        x: (P,), where the curve is wanted.
-        seed: of the bootstrap.
-        statistic: (..., R, 1) to (...).
+        runs: places and scores of each run. Between two places a run is a straight line.
+        x: the places (P,) of the curve's points.
+        seed: seed of the bootstrap.
+        statistic: takes (..., R, 1) and gives (...).
     """
     scores = np.stack([np.interp(x, *run) for run in runs])  # (R, P)
     rng = np.random.default_rng(seed)
     drawn = scores[rng.integers(len(runs), size=(_CURVE_REPETITIONS, len(runs)))]
-    # Each point is a task of its own here: (..., P, R, 1).
+    # Each point counts as a task of its own: (..., P, R, 1).
     points = np.moveaxis(drawn, -1, -2)[..., None]
     low, high = np.percentile(statistic(points), [2.5, 97.5], axis=0)
     return Curve(x, statistic(scores.T[..., None]), low, high)
 
 
 def _draw_again(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, R, M): the runs of each task drawn with replacement."""
+    """Draw the runs of each task with replacement, ``count`` times: (count, R, M)."""
     runs, tasks = scores.shape
     picked = rng.integers(runs, size=(count, runs, tasks))
     return scores[picked, np.arange(tasks)]

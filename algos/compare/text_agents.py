@@ -1,4 +1,4 @@
-"""Language models in a comparison, trained by GRPO and by PPO."""
+"""Language models for a comparison, trained by GRPO and by PPO."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GRPOContestant:
     """GRPO on a language model, with the default settings.
 
     Args:
-        arena: where it is trained; of text.
+        arena: an arena of text.
     """
 
     name = "grpo"
@@ -37,11 +37,11 @@ class GRPOContestant:
 
     @property
     def warm_up_timesteps(self) -> int:
-        """One rollout."""
+        """The transitions of one rollout."""
         return self._config.num_prompts * self._config.num_generations
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
-        """Train from a seed, until there are as many transitions."""
+        """Train from a seed until there are so many transitions."""
         steps = 0
 
         def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
@@ -51,7 +51,7 @@ class GRPOContestant:
             if steps >= total_timesteps:
                 raise _SpentError
 
-        rollouts = -(-total_timesteps // self.warm_up_timesteps)  # more where a task has turns
+        rollouts = -(-total_timesteps // self.warm_up_timesteps)  # more if a task has several turns
         trainer = GRPOTrainer(
             self._arena.model,
             self._arena.make_text(),
@@ -70,10 +70,10 @@ class GRPOContestant:
 
 
 class TextPPO:
-    """PPO on a language model, one decision a token, with the preset of text.
+    """PPO on a language model, a decision for each token, with the preset for text.
 
     Args:
-        arena: where it is trained; of text.
+        arena: an arena of text.
     """
 
     name = "ppo"
@@ -88,11 +88,11 @@ class TextPPO:
 
     @property
     def warm_up_timesteps(self) -> int:
-        """One rollout."""
+        """The transitions of one rollout."""
         return self._config.n_steps
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
-        """Train from a seed."""
+        """Train PPO from a seed."""
         trainer = PPOTrainer(
             self._arena.model,
             self._arena.make_text(),
@@ -110,4 +110,4 @@ class TextPPO:
 
 
 class _SpentError(Exception):
-    """The transitions of a run are spent."""
+    """Raised when a run has had all of its transitions."""

@@ -1,1 +1,1 @@
-"""Small networks for control: policies, distributions, and what training them needs."""
+"""Policies for control tasks: small networks in NumPy, their training in MLX, ONNX export."""

@@ -1,7 +1,7 @@
-"""The distributions that a control policy draws actions from, by kind of action space.
+"""The distributions that a control policy draws actions from, one for each kind of action space.
 
-Each is written twice: in NumPy, for the rollout, and in MLX, for the loss. The tests hold the
-two against each other and against SB3's.
+Each is written twice: in NumPy for rollouts, and in MLX for the loss. The tests compare the two
+with each other and with Stable-Baselines3's.
 
 Shapes: B rows, P outputs of the actor, K components of an action.
 """
@@ -19,12 +19,12 @@ from textenv.algos.control.observations import refuse_action_space
 if TYPE_CHECKING:
     import mlx.core as mx
 
-_MASKED = -1e8  # the logit of an action that is masked out, as in sb3-contrib
+_MASKED = -1e8  # the logit of an action that is not allowed, as in sb3-contrib
 _LOG_2PI = math.log(2 * math.pi)
 
 
 class Categorical:
-    """Discrete and MultiDiscrete: K independent choices, each with logits of its own.
+    """The distribution for Discrete and MultiDiscrete: K independent choices, each with its logits.
 
     Args:
         space: the action space.
@@ -40,9 +40,9 @@ class Categorical:
         self._starts = np.asarray(space.start, np.int64).reshape(-1)
         self._ends = np.cumsum(self._counts)[:-1]
         self.outputs = sum(self._counts)
-        """P."""
+        """P, the number of the actor's outputs."""
         self.action_size = len(self._counts)
-        """K."""
+        """K, the number of components of an action."""
 
     def draw(
         self,
@@ -57,9 +57,9 @@ class Categorical:
         Args:
             outputs: (B, P) logits.
             log_std: unused.
-            rng: the noise.
-            deterministic: take the most probable action.
-            mask: (B, P), 0 for what must not be taken.
+            rng: the source of the noise.
+            deterministic: whether to take the most probable action.
+            mask: (B, P), 0 for choices that are not allowed.
 
         Returns:
             Actions (B, K) int64 counted from 0, and their log-probabilities (B,).
@@ -99,19 +99,20 @@ class Categorical:
         return logprob, entropy
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (B, K) as a batch of the space's."""
+        """Turn actions (B, K) into a batch of actions of the space."""
         shifted = actions + self._starts
         return shifted.reshape(-1, *(self.space.shape or ()))
 
     def from_env(self, actions: Any) -> np.ndarray:
-        """A batch of the space's actions, counted from 0, (B, K)."""
+        """Turn a batch of actions of the space into actions (B, K), counted from 0."""
         return np.asarray(actions, np.int64).reshape(-1, self.action_size) - self._starts
 
 
 class Gaussian:
-    """Box: K independent normal distributions whose standard deviations no state changes.
+    """The distribution for Box: K independent normal distributions.
 
-    What is drawn is not bounded; what the environment gets is clipped to the space.
+    Their standard deviations do not depend on the observation. What is drawn has no bounds; the
+    environment gets it clipped to the space.
 
     Args:
         space: the action space.
@@ -136,9 +137,9 @@ class Gaussian:
         Args:
             outputs: (B, K) means.
             log_std: (K,) logarithms of the standard deviations.
-            rng: the noise.
-            deterministic: take the means.
-            mask: unused; a Box has none.
+            rng: the source of the noise.
+            deterministic: whether to take the means.
+            mask: unused; a Box has no mask.
         """
         assert log_std is not None
         if deterministic:
@@ -163,12 +164,12 @@ class Gaussian:
         return logprob, mx.broadcast_to(entropy, logprob.shape)
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (B, K) as a batch of the space's: clipped to its bounds."""
+        """Turn actions (B, K) into a batch of actions of the space, clipped to its bounds."""
         shaped = actions.reshape(-1, *self.space.shape)
         return np.clip(shaped, self.space.low, self.space.high).astype(self.space.dtype)
 
     def from_env(self, actions: Any) -> np.ndarray:
-        """A batch of the space's actions as (B, K)."""
+        """Turn a batch of actions of the space into actions (B, K)."""
         return np.asarray(actions, np.float32).reshape(-1, self.action_size)
 
 
@@ -176,10 +177,10 @@ Distribution = Categorical | Gaussian
 
 
 def make_distribution(space: spaces.Space) -> Distribution:
-    """The distribution over an action space.
+    """Make the distribution for an action space.
 
     Raises:
-        ConfigError: for another space; names the wrapper that helps.
+        ConfigError: if there is none for this space; names a wrapper that helps.
     """
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return Categorical(space)

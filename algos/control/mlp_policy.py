@@ -1,10 +1,11 @@
-"""An actor and a critic for control, two small networks, as a policy in NumPy.
+"""The control policy: an actor and a critic, two small networks, computed in NumPy.
 
-For a few observations NumPy is several times faster than any framework, so this is what collects
-rollouts; `textenv.algos.ppo_control` trains the same weights in MLX. Needs NumPy alone to act.
+For a few observations NumPy is several times faster than any framework, so this policy collects
+the rollouts; `textenv.algos.ppo_control` trains the same weights in MLX. To act it needs no
+package but NumPy.
 
 Shapes: B observations, D features, H units of a layer, P outputs of the actor, K components of an
-action. Hidden layers hold both networks, the actor's first: weights (2, D, H) and biases (2, 1, H).
+action. Hidden layers hold both networks, the actor first: weights (2, D, H) and biases (2, 1, H).
 """
 
 from __future__ import annotations
@@ -31,34 +32,35 @@ ACTIVATIONS = ("tanh", "relu")
 _FORMAT = "textenv.mlp_policy"
 _VERSION = 1
 NORMALIZED_BOUND = 10.0
-"""Normalised observations stay within this, as in SB3's VecNormalize."""
+"""The absolute value that normalised observations are clipped to, as in SB3's VecNormalize."""
 _EPSILON = 1e-8
 
 
 class MLPPolicy:
-    """Draws actions of control from an actor, and values observations by a critic.
+    """Draws control actions from an actor, and values observations by a critic.
 
     Args:
-        observation_space: of a single environment: Box, or a flat Dict of Box.
-        action_space: of a single environment: Discrete, MultiDiscrete or Box.
-        hidden: units of each hidden layer, of the actor and of the critic alike.
+        observation_space: that of a single environment: Box, or a flat Dict of Box.
+        action_space: that of a single environment: Discrete, MultiDiscrete or Box.
+        hidden: units of each hidden layer, the same for actor and critic.
         activation: ``"tanh"`` or ``"relu"``.
-        normalize_observations: keep running statistics, and standardise by them.
-        seed: of the initial weights and of the noise.
+        normalize_observations: whether to keep running statistics of the observations, and to
+            standardise by them.
+        seed: seed of the initial weights and of the noise.
 
     Attributes:
-        weights: arrays by name; replace them by `set_weights`.
-        stats: running statistics of the observations, where they are normalised.
+        weights: arrays by name; `set_weights` replaces them.
+        stats: running statistics of the observations; None if they are not normalised.
         normalization: mean (D,) and inverse deviation (D,) that observations are standardised
-            by, where they are.
-        reward_scale: what the critic's output is multiplied by to be in units of the rewards.
+            by, if they are normalised.
+        reward_scale: factor that turns the critic's output into units of the rewards.
 
     Raises:
-        ConfigError: for a space that the networks cannot take, naming the wrapper that helps.
+        ConfigError: if the networks cannot take a space; names a wrapper that helps.
     """
 
     batched = True
-    """Takes a batch of observations as well as one."""
+    """The policy takes a batch of observations as well as a single one."""
 
     def __init__(
         self,
@@ -85,17 +87,17 @@ class MLPPolicy:
     def __call__(
         self, observation: Any, deterministic: bool = False, infos: Any = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Act on an observation, or on each of a batch.
+        """Choose an action for an observation, or for each of a batch.
 
         Args:
-            observation: of the space, or a batch as a vector environment gives it.
-            deterministic: the most probable action, or the mean.
-            infos: the info of the observation, or a list of them; where they hold an
-                ``action_mask``, what it rules out is never taken.
+            observation: one of the space, or a batch as a vector environment gives it.
+            deterministic: whether to take the most probable action, or the mean.
+            infos: the info of the observation, or a list of them. An action that an
+                ``action_mask`` in them rules out is never taken.
 
         Returns:
             The action, and extras: ``logprob``, ``value`` (in units of the rewards) and, for a
-            Box, ``unclipped_action``, what was drawn before it was clipped to the bounds.
+            Box, ``unclipped_action``, the action before it was clipped to the bounds.
         """
         single = self.encoder.is_single(observation)
         outputs, values = self.forward(self.encoder(observation))
@@ -112,7 +114,7 @@ class MLPPolicy:
         return action, extras
 
     def values(self, observations: Sequence[Any]) -> np.ndarray:
-        """The critic's value (B,) of each of a list of observations, in units of the rewards."""
+        """The critic's values (B,) of a list of observations, in units of the rewards."""
         return self.forward(self.encoder.rows(observations))[1] * self.reward_scale
 
     def forward(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,31 +128,31 @@ class MLPPolicy:
         return outputs, (x[1] @ w["critic.weight"] + w["critic.bias"])[:, 0]
 
     def normalize(self, rows: np.ndarray) -> np.ndarray:
-        """Observations (B, D) as the networks see them."""
+        """Standardise observations (B, D), if this policy does, as the networks take them."""
         if self.stats is None:
             return rows
         mean, inverse_std = self.normalization
         return np.clip((rows - mean) * inverse_std, -NORMALIZED_BOUND, NORMALIZED_BOUND)
 
     def update_stats(self, rows: np.ndarray) -> None:
-        """Count raw observations (B, D) into the running statistics, where there are any."""
+        """Add raw observations (B, D) to the running statistics, if there are any."""
         if self.stats is not None:
             self.stats.update(rows)
             self._freeze_stats()
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Act by other weights, of the same names and shapes."""
-        # Contiguous, so that a policy read from a file rounds as the one written did.
+        """Replace the weights by others of the same names and shapes."""
+        # Contiguous, so that a policy read from a file rounds exactly as the one that was saved.
         self.weights = {
             name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()
         }
 
     def reseed(self, seed: int) -> None:
-        """Draw other noise from now on."""
+        """Draw the noise from another seed from now on."""
         self._rng = np.random.default_rng(seed)
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides the actions: weights, statistics, architecture."""
+        """SHA-256 of everything that decides the actions: weights, statistics, architecture."""
         digest = hashlib.sha256(json.dumps([self.hidden, self.activation]).encode())
         for name, value in sorted(self.tensors().items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
@@ -159,8 +161,8 @@ class MLPPolicy:
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``config.json``; `load_policy` reads them.
 
-        The tensors are named as torch's layers are (``actor.hidden.0.weight``, (out, in)). The
-        folder appears whole or not at all; one that is there already is replaced.
+        Tensors are named and shaped as torch's layers are (``actor.hidden.0.weight``, (out, in)).
+        The folder appears complete or not at all; an earlier one is replaced.
         """
         from safetensors.numpy import save_file
 
@@ -192,7 +194,7 @@ class MLPPolicy:
             )
 
     def _initial_weights(self) -> dict[str, np.ndarray]:
-        """Orthogonal matrices: gain sqrt(2) for hidden layers, .01 for the actor, 1 the critic."""
+        """Orthogonal, with gain sqrt(2) in hidden layers, 0.01 in the actor, 1 in the critic."""
         weights: dict[str, np.ndarray] = {}
         size = self.encoder.size
         for layer, units in enumerate(self.hidden):
@@ -208,7 +210,7 @@ class MLPPolicy:
         return weights
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What a file holds: each network's layers apart, (out, in), and the statistics."""
+        """The tensors of a saved policy: each network's layers, (out, in), and the statistics."""
         tensors = {}
         for i, network in enumerate(("actor", "critic")):
             for layer in range(len(self.hidden)):
@@ -229,11 +231,11 @@ class MLPPolicy:
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
     def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Act by what another policy's `tensors` gave.
+        """Take over the tensors of another policy, as its `tensors` gives them.
 
         Raises:
-            KeyError: where one is missing.
-            ValueError: where one has another shape.
+            KeyError: if a tensor is missing.
+            ValueError: if a tensor has another shape.
         """
         weights = {}
         for layer in range(len(self.hidden)):
@@ -265,12 +267,12 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
     """Read a control policy that `MLPPolicy.save` or `PPOTrainer.save` wrote.
 
     Args:
-        folder: where it was written.
-        seed: of the noise that it draws with.
+        folder: the folder that it was saved to.
+        seed: seed of the noise that it draws with.
 
     Raises:
-        MissingFileError: where the folder, or a file in it, is not there.
-        DataError: where it does not hold a control policy; names the file and the fault.
+        MissingFileError: if the folder, or a file in it, does not exist.
+        DataError: if the folder holds no control policy; names the file and the fault.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -306,7 +308,7 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
 
 
 def stack_masks(infos: Any, rows: int, size: int) -> np.ndarray | None:
-    """The action masks (B, P) of a list of infos; None where no info has one."""
+    """Stack the action masks of a list of infos to (B, P); None if no info has one."""
     if infos is None or not any(info and "action_mask" in info for info in infos):
         return None
     masks = np.ones((rows, size), bool)
@@ -323,7 +325,7 @@ def stack_masks(infos: Any, rows: int, size: int) -> np.ndarray | None:
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> np.ndarray:
-    """A matrix with orthonormal rows or columns (Saxe et al. 2013), times a gain."""
+    """A random matrix with orthonormal rows or columns (Saxe et al. 2013), times a gain."""
     tall = rng.standard_normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(tall)
     q = q * np.sign(np.diag(r))

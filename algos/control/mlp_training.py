@@ -1,4 +1,4 @@
-"""What training an `MLPPolicy` needs, whatever the loss: its rows, its forward pass, and Adam.
+"""Trains an `MLPPolicy` on any loss: transitions as arrays, the forward pass in MLX, and Adam.
 
 Shapes: B rows of a minibatch, D features, P outputs of the actor, K components of an action, H
 units of a layer, W weights in all.
@@ -28,30 +28,31 @@ _BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-5
 
 MLPWeights = dict[str, mx.array]
+"""The weights of an `MLPPolicy` by name, in MLX."""
 
 Figures = dict[str, mx.array]
-"""Numbers by name, not yet computed."""
+"""Numbers by name that MLX has not computed yet."""
 
 MLPLossFn = Callable[..., "tuple[mx.array, Figures]"]
-"""``loss_fn(weights, settings, *data) -> (loss, figures)``, figures without gradient."""
+"""``loss_fn(weights, settings, *data) -> (loss, figures)``; the figures have no gradient."""
 
 
 class TransitionArrays(NamedTuple):
-    """What was seen and done in N transitions, in the order of their trajectories."""
+    """Observations, actions and masks of N transitions, in the order of their trajectories."""
 
     observations: np.ndarray
-    """(N, D) float32, raw."""
+    """(N, D) float32, not normalised."""
     actions: np.ndarray
-    """(N, K), as they were drawn: counted from 0, or not clipped."""
+    """(N, K), as the distribution draws them: counted from 0, or not clipped."""
     masks: np.ndarray | None
-    """(N, P) bool; None where nothing is masked."""
+    """(N, P) bool; None if every action is always allowed."""
 
 
 def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> TransitionArrays:
-    """The transitions of some trajectories, as a policy's networks take them.
+    """The transitions of some trajectories as arrays for a policy's networks.
 
     Raises:
-        DataError: where an action is not one that the policy can take.
+        DataError: if observations or actions do not fit the policy's spaces.
     """
     drawn = [a for t in trajectories for a in _drawn(t, policy)]
     infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
@@ -74,9 +75,10 @@ def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> 
 
 
 def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
-    """What was drawn, where the actions are that, clipped; elsewhere the actions.
+    """The actions before they were clipped, if they are recorded; otherwise the actions.
 
-    An agent that squashes (SAC) records what it drew before it was stretched to the bounds.
+    An agent that squashes its actions (SAC) records something else under that name: what it drew
+    before it was stretched to the bounds.
     """
     drawn, distribution = trajectory.unclipped_actions, policy.distribution
     if drawn is None:
@@ -89,7 +91,7 @@ def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
 def forward(weights: MLPWeights, x: mx.array, activation: str) -> tuple[mx.array, mx.array]:
     """Outputs of the actor (B, P) and of the critic (B,) for normalised observations (B, D).
 
-    As `MLPPolicy.forward`, in MLX.
+    This is `MLPPolicy.forward` in MLX.
     """
     x = x[None]
     layer = 0
@@ -105,17 +107,18 @@ class Adam:
     """Adam (Kingma and Ba 2015) on all weights of a policy as one vector.
 
     A step is one call of a compiled function: forward, backward, clipping of the gradient, and
-    the update, with the learning rate as an argument, so that it is compiled once for each size
-    of minibatch.
+    the update. The learning rate is an argument, so that the function is compiled only once for
+    each size of minibatch.
 
     Args:
-        weights: by name, as `MLPPolicy.weights` has them.
-        loss_fn: what is minimised, see `MLPLossFn`.
+        weights: the weights by name, as in `MLPPolicy.weights`.
+        loss_fn: the loss that is minimised, see `MLPLossFn`.
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
 
     Attributes:
-        state: the vector (W,) of all weights, its two moments, and the steps so far. Nothing in
-            it is changed in place: one kept from before takes the steps since back.
+        state: the vector (W,) of all weights, its two moments, and the number of steps so far.
+            Nothing in it is changed in place, so that restoring an earlier state undoes the steps
+            since.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray], loss_fn: MLPLossFn, max_grad_norm: float):
@@ -130,7 +133,7 @@ class Adam:
 
     @property
     def size(self) -> int:
-        """W."""
+        """W, the number of weights."""
         return int(self.state[0].size)
 
     @property
@@ -141,19 +144,19 @@ class Adam:
     def step(
         self, learning_rate: float, data: Sequence[np.ndarray], settings: Sequence[float] = ()
     ) -> Figures:
-        """One step on a minibatch.
+        """Take one step on a minibatch.
 
         Args:
-            learning_rate: of this step.
-            data: arrays of the minibatch, given to the loss.
-            settings: numbers that change from step to step, given to the loss as a list.
+            learning_rate: the learning rate of this step.
+            data: arrays of the minibatch, which the loss is given.
+            settings: numbers that change from step to step, which the loss is given as a list.
 
         Returns:
-            The loss's figures of the weights as they were, and ``grad_norm``; see `mean_figures`.
+            The figures of the loss before the step, and ``grad_norm``; `mean_figures` reads them.
         """
         flat, first, second, steps = self.state
         steps += 1
-        # Powers on the host: in the compiled step they would be taken once a weight.
+        # The powers are computed here: the compiled step would compute them once for each weight.
         corrections = learning_rate / (1 - _BETAS[0] ** steps), 1 / (1 - _BETAS[1] ** steps)
         numbers = [mx.array(number) for number in (*corrections, *settings)]
         minibatch = [mx.array(part) for part in data]
@@ -192,10 +195,10 @@ class Adam:
 
 
 def mean_figures(history: Sequence[Figures]) -> dict[str, float]:
-    """The mean of each figure over some steps.
+    """The mean of each figure over several steps.
 
     Raises:
-        FloatingPointError: where one is not finite.
+        FloatingPointError: if a mean is not finite.
     """
     names = history[0] if history else {}
     means = {name: float(np.mean([row[name].item() for row in history])) for name in names}

@@ -1,4 +1,4 @@
-"""Observations of control as flat rows, and which spaces a network takes.
+"""Turns control observations into flat rows, and refuses spaces that a network cannot take.
 
 Shapes: B observations, D features.
 """
@@ -30,13 +30,15 @@ _ACTION_HELP = {
 
 
 class ObservationEncoder:
-    """Observations of a Box, or of a flat Dict of Boxes (by key), as float32 rows.
+    """Turns observations of a Box, or of a flat Dict of Box, into float32 rows.
+
+    The entries of a Dict follow each other in the order of their sorted keys.
 
     Args:
-        space: of a single environment.
+        space: the observation space of a single environment.
 
     Raises:
-        ConfigError: for another space; names the wrapper that helps.
+        ConfigError: for another kind of space; names a wrapper that helps.
     """
 
     def __init__(self, space: spaces.Space):
@@ -53,7 +55,7 @@ class ObservationEncoder:
         self._shapes = [part.shape or () for part in parts]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.size = sum(self._sizes)
-        """D."""
+        """D, the number of features."""
 
     def is_single(self, observation: Any) -> bool:
         """Whether this is one observation, and not a batch of them."""
@@ -61,7 +63,7 @@ class ObservationEncoder:
         return np.ndim(part) == len(self._shapes[0])
 
     def __call__(self, observation: Any) -> np.ndarray:
-        """One observation, or a batch as a vector environment gives it, as rows (B, D)."""
+        """Turn an observation, or a batch as a vector environment gives it, into rows (B, D)."""
         if self._keys is None:
             return np.asarray(observation, np.float32).reshape(-1, self.size)
         parts = [
@@ -71,14 +73,14 @@ class ObservationEncoder:
         return np.concatenate(parts, axis=1)
 
     def rows(self, observations: Sequence[Any]) -> np.ndarray:
-        """A list of single observations as rows (B, D)."""
+        """Turn a list of single observations into rows (B, D)."""
         if self._keys is None:
             return np.asarray(observations, np.float32).reshape(-1, self.size)
         return np.concatenate([self(observation) for observation in observations])
 
 
 def refuse_action_space(space: spaces.Space) -> ConfigError:
-    """The error for an action space that no head of a network can draw from."""
+    """Make the error for an action space that no distribution here covers."""
     return ConfigError(_refusal("action", space, _ACTION_HELP))
 
 

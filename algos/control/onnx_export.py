@@ -1,19 +1,19 @@
-"""Control policies as ONNX files, for programs that have neither Python nor this package.
+"""Writes control policies as ONNX files, for programs that have neither Python nor this package.
 
-The graph takes raw observations: their normalisation is in it. Its input ``observation`` is
-(batch, D) float32; a Dict observation is laid out flat, its keys in alphabetical order, each
-entry in C order. Its outputs:
+The graph takes raw observations, and normalises them itself. Its input ``observation`` is
+(batch, D) float32. A Dict observation is laid out flat, its keys in alphabetical order, each
+entry in C order. The outputs are:
 
-- ``action``, what the environment is given, deterministic: (batch,) int64 the most probable for
-  Discrete, (batch, ...) int64 the most probable of each choice for MultiDiscrete, (batch, ...)
-  float32 the mean clipped to the bounds for Box.
-- ``logits`` (batch, P) for Discrete and MultiDiscrete, of all choices side by side; ``mean``
-  (batch, K) for Box, not clipped: to draw with noise of one's own.
-- ``value`` (batch,), the critic's, in units of the rewards.
+- ``action``, the deterministic action for the environment. Discrete: (batch,) int64, the most
+  probable one. MultiDiscrete: (batch, ...) int64, the most probable of each choice. Box:
+  (batch, ...) float32, the mean clipped to the bounds.
+- ``logits`` (batch, P) for Discrete and MultiDiscrete, those of all choices side by side; ``mean``
+  (batch, K) for Box, not clipped. With these the reader can draw actions with its own noise.
+- ``value`` (batch,), the critic's value in units of the rewards.
 - ``log_std`` (K,) for Box.
 
 The file's metadata hold, as JSON, ``observation_space``, ``action_space`` and
-``observation_layout``, a list of {"key", "start", "size", "shape"}, the key null for a Box.
+``observation_layout``, a list of {"key", "start", "size", "shape"}; the key is null for a Box.
 
 Shapes: D features, P outputs of the actor, K components of an action.
 """
@@ -34,24 +34,24 @@ from textenv.algos.control.mlp_policy import NORMALIZED_BOUND, MLPPolicy
 from textenv.algos.storage.space_json import describe_space
 from textenv.errors import ConfigTypeError, MissingDependencyError
 
-_OPSET, _IR_VERSION = 17, 8  # of 2022: what game engines' readers know
+_OPSET, _IR_VERSION = 17, 8  # of 2022, which the readers of game engines know
 
 
 def export_onnx(policy: MLPPolicy, path: str | Path) -> Path:
     """Write a control policy as an ONNX file.
 
-    The file appears whole or not at all; one that is there already is replaced.
+    The file appears complete or not at all; an earlier one is replaced.
 
     Args:
-        policy: from `PPOTrainer`, `OfflineTrainer` or `load_policy`.
-        path: the file.
+        policy: the policy, from `PPOTrainer`, `OfflineTrainer` or `load_policy`.
+        path: the file to write.
 
     Returns:
-        The file written.
+        The file that was written.
 
     Raises:
-        ConfigTypeError: for a policy of another kind.
-        MissingDependencyError: where ``onnx`` is not installed.
+        ConfigTypeError: if this is not an `MLPPolicy`.
+        MissingDependencyError: if ``onnx`` is not installed.
     """
     if not isinstance(policy, MLPPolicy):
         raise ConfigTypeError(
@@ -73,7 +73,7 @@ def export_onnx(policy: MLPPolicy, path: str | Path) -> Path:
 
 
 def observation_layout(space: spaces.Space) -> list[dict[str, Any]]:
-    """Where in the flat input each part of an observation lies."""
+    """The key, start, size and shape of each part of an observation in the flat input."""
     parts: list[tuple[str | None, Any]] = [(None, space)]
     if isinstance(space, spaces.Dict):
         parts = [(key, space[key]) for key in sorted(space)]
@@ -86,7 +86,7 @@ def observation_layout(space: spaces.Space) -> list[dict[str, Any]]:
 
 
 class _Graph:
-    """Nodes, constants and outputs of a policy's graph, as they are added."""
+    """Builds the graph of a policy out of nodes, constants and outputs."""
 
     def __init__(self, policy: MLPPolicy):
         from onnx import TensorProto, helper, numpy_helper
@@ -99,7 +99,7 @@ class _Graph:
         self._outputs: list[Any] = []
 
     def model(self) -> Any:
-        """The whole model."""
+        """Build the complete model."""
         policy, distribution = self._policy, self._policy.distribution
         x = self._normalized("observation")
         outputs = self._network(x, 0, "actor")
@@ -145,7 +145,7 @@ class _Graph:
         return self._node("Clip", x, self._constant(-bound), self._constant(bound))
 
     def _network(self, x: str, which: int, name: str) -> str:
-        """Hidden layers of the actor (0) or the critic (1), and its outputs."""
+        """Add the layers of the actor (0) or the critic (1); returns the name of the outputs."""
         policy = self._policy
         w = policy.weights
         for layer in range(len(policy.hidden)):

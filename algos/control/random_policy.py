@@ -1,4 +1,4 @@
-"""Actions at random: what every learner is compared with."""
+"""A policy that acts at random, the baseline for every learner."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from textenv.algos.storage.space_json import describe_space
 
 
 class RandomPolicy:
-    """Draws from an action space, whatever it observes.
+    """Draws actions from a space, whatever it observes.
 
     Args:
-        action_space: of a single environment.
-        seed: of its draws.
-        num_envs: for a vector environment, of how many; None for a single one.
+        action_space: the action space of a single environment.
+        seed: seed of the draws.
+        num_envs: how many environments a vector environment has; None for a single environment.
 
     Raises:
-        ConfigError: for fewer than one environment.
+        ConfigError: if ``num_envs`` is below 1.
     """
 
     def __init__(self, action_space: Space, seed: int = 0, num_envs: int | None = None):
@@ -41,10 +41,10 @@ class RandomPolicy:
         """Draw an action, or one for each environment.
 
         Args:
-            observation: not looked at.
-            deterministic: no different.
-            infos: the info of the observation, or a list of them; a Discrete action is drawn from
-                what their ``action_mask`` allows.
+            observation: unused.
+            deterministic: unused; the actions are random in any case.
+            infos: the info of the observation, or a list of them. A Discrete action is drawn from
+                those that ``action_mask`` allows.
         """
         if self.num_envs is None:
             return self._draw(infos), {}
@@ -54,11 +54,11 @@ class RandomPolicy:
         return self._stack(actions), {}
 
     def reseed(self, seed: int) -> None:
-        """Draw other actions from now on."""
+        """Draw the actions from another seed from now on."""
         self.action_space.seed(seed)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what decides its actions: the space that it draws from."""
+        """SHA-256 of the space that it draws from, which decides its actions."""
         text = json.dumps(["RandomPolicy", describe_space(self.action_space)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -68,7 +68,7 @@ class RandomPolicy:
         return self.action_space.sample()
 
     def _stack(self, actions: Sequence[Any]) -> Any:
-        """A batch, as the vector environment's action space has it."""
+        """Stack actions to a batch of the vector environment's action space."""
         space = self.action_space
         out: Any = create_empty_array(space, len(actions))
         return concatenate(space, actions, out)

@@ -1,4 +1,4 @@
-"""Mean and variance of a stream of rows (Chan, Golub and LeVeque 1983, equation 2.1)."""
+"""Running mean and variance of rows (Chan, Golub and LeVeque 1983, equation 2.1)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class RunningStats:
-    """Mean and variance of everything seen so far, column by column, in float64.
+    """Mean and variance of all rows added so far, for each column, in float64.
 
     Args:
-        size: columns.
+        size: the number of columns.
     """
 
     def __init__(self, size: int):
@@ -18,7 +18,7 @@ class RunningStats:
         self.var = np.ones(size)
 
     def update(self, rows: np.ndarray) -> None:
-        """Add rows, (N, size)."""
+        """Add rows (N, size)."""
         rows = np.asarray(rows, np.float64)
         count, added = self.count, len(rows)
         if not added:

@@ -1,1 +1,1 @@
-"""Training from rollouts that were collected before."""
+"""Offline training: learning from rollouts that were saved before, without collecting new ones."""

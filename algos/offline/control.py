@@ -1,20 +1,20 @@
-"""Control policies from rollouts of any policy: nothing is collected, nothing is asked.
+"""Trains control policies from saved rollouts of any policy, without playing the environment.
 
-- ``bc``, behaviour cloning: the actions that were taken become likely.
-- ``filtered_bc``: those of the best share of whole episodes alone (as in Chen et al. 2021,
-  "Decision Transformer", arXiv 2106.01345, section 5, there called %BC).
-- ``awr``, advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177, algorithm 1): every
-  action counts as exp(advantage / temperature), bounded from above; the critic, fitted to
-  TD(lambda) returns, is that of whoever collected.
+- ``bc``, behaviour cloning, makes the recorded actions likely.
+- ``filtered_bc`` does so with the best share of the complete episodes (Chen et al. 2021, "Decision
+  Transformer", arXiv 2106.01345, section 5, there called %BC).
+- ``awr`` is advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177, algorithm 1). Every
+  action is weighted by exp(advantage / temperature), with an upper bound. The critic is fitted to
+  TD(lambda) returns, so that it values the policy that collected the data.
 
 Deviations from AWR's paper:
 - Advantages are standardised over the data before they are divided by the temperature, as in the
-  authors' code, so that the temperature does not depend on the rewards' scale.
-- After some passes for the critic alone, actor and critic are trained side by side; values and
-  weights are computed anew before each pass. The paper alternates between whole fits of the two.
-- Adam in place of gradient descent with momentum.
+  authors' code, so that the temperature does not depend on the scale of the rewards.
+- After some passes for the critic alone, actor and critic are trained side by side, and values
+  and weights are computed again before each pass. The paper alternates between complete fits.
+- Adam replaces gradient descent with momentum.
 
-Every method fits a critic too, so that the policy has values like any other.
+Every method fits a critic too, so that the policy has values as any other control policy.
 
 Shapes: N transitions, B of a minibatch, D features, P outputs of the actor, K components of an
 action.
@@ -59,13 +59,13 @@ import mlx.core as mx  # noqa: E402
 
 METHODS = {
     "awr": "advantage-weighted regression: actions count by how much better they were than usual",
-    "filtered_bc": "behaviour cloning of the best share of whole episodes",
-    "bc": "behaviour cloning: do as was done",
+    "filtered_bc": "behaviour cloning of the best share of the complete episodes",
+    "bc": "behaviour cloning: repeat the recorded actions",
 }
 _MAX_GRAD_NORM = 1.0
 _EPSILON = 1e-5
-_LEAST_SPREAD = 1e-3  # of an action that never changes
-_NARROWING = 5.0  # how far a log standard deviation may fall below that of the data's actions
+_LEAST_SPREAD = 1e-3  # standard deviation assumed for an action that never changes
+_NARROWING = 5.0  # how far a log standard deviation may fall below that of the actions in the data
 
 
 @dataclass(frozen=True)
@@ -73,43 +73,43 @@ class OfflineConfig:
     """Settings of `OfflineTrainer`.
 
     Raises:
-        ConfigError: for a value out of range, naming the field.
-        ConfigTypeError: for a value of another type, naming the field.
+        ConfigError: if a value is out of range; names the field.
+        ConfigTypeError: if a value has the wrong type; names the field.
     """
 
     method: str = "awr"
-    """awr, filtered_bc where a few episodes are good, or bc for an expert's data."""
+    """The method: awr; filtered_bc if only a few episodes are good; bc for an expert's data."""
     epochs: int = 40
-    """Passes over the data. Fewer where holdout/logprob falls."""
+    """Passes over the data. Use fewer if holdout/logprob falls."""
     critic_epochs: int = 20
-    """awr: passes that fit the critic alone, before all others."""
+    """awr: passes that train the critic alone, before all others."""
     batch_size: int = 256
-    """Transitions of a minibatch."""
+    """Transitions in a minibatch."""
     learning_rate: float = 1e-3
-    """Adam's step."""
+    """Adam's learning rate."""
     gamma: float | None = None
-    """Discount of a step; unset: what the rollouts were collected for, or .99."""
+    """Discount of a step; unset: the one that the rollouts were collected for, or 0.99."""
     gae_lambda: float | None = None
-    """Of the returns that the critic is fitted to: 0 trusts the critic after one step, 1 the
-    rewards alone. Unset: what the rollouts were collected for, or .95."""
+    """Lambda of the returns that the critic is fitted to: 0 trusts the critic after one step, 1
+    only the rewards. Unset: the one that the rollouts were collected for, or 0.95."""
     temperature: float = 1.0
-    """awr: what standardised advantages are divided by. Lower trusts them more: only the best
-    actions count; higher comes near bc."""
+    """awr: divisor of the standardised advantages. A low one trusts them: only the best actions
+    count. A high one comes close to bc."""
     max_weight: float = 20.0
-    """awr: no action counts more than this."""
+    """awr: largest weight of an action."""
     share: float = 0.25
-    """filtered_bc: this share of the whole episodes, the best by their return. Not for tasks where
-    the return depends on the start more than on the actions."""
+    """filtered_bc: the share of the complete episodes to train on, those with the highest returns.
+    Not for tasks in which the return depends more on the start than on the actions."""
     holdout: float = 0.1
-    """Share of the episodes that is not trained on, for the holdout/ metrics; 0 holds none out."""
+    """Share of the episodes that is kept out of training for the holdout/ metrics; 0 keeps none."""
     normalize_observations: bool = True
-    """Standardise observations by the data's statistics."""
+    """Standardise observations by the statistics of the data."""
     hidden: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer, of the actor and of the critic alike."""
+    """Units of each hidden layer, the same for actor and critic."""
     activation: str = "tanh"
-    """tanh or relu."""
+    """Activation of the hidden layers: tanh or relu."""
     seed: int = 0
-    """Seeds initial weights, minibatches and what is held out."""
+    """Seed of the initial weights, the minibatches and the choice of held-out episodes."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -128,25 +128,25 @@ class OfflineConfig:
 
 
 class OfflineTrainer:
-    """Trains a control policy from rollouts alone.
+    """Trains a control policy from saved rollouts.
 
     Args:
-        rollouts: of one environment, in the order in which they were collected
+        rollouts: rollouts of one environment, in the order in which they were collected
             (`textenv.algos.load_rollouts`).
-        config: settings; the defaults where None.
-        env: the environment that they must be of, single or vector; needed only where the
-            rollouts do not say what their spaces are.
-        on_step: called after each pass with its metrics.
+        config: the settings; None takes the defaults.
+        env: the environment that the rollouts must be of, single or vector. It is needed only if
+            the rollouts do not name their spaces.
+        on_step: called with the metrics after each pass.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each pass so far.
-        data_return: mean return of the whole episodes in the data; None where none is whole.
+        data_return: mean return of the complete episodes in the data; None if none is complete.
 
     Raises:
-        ConfigError: for spaces that the networks cannot take.
-        DataError: for rollouts of text, of different environments or of another than ``env``, or
-            of which nothing is left to train on.
+        ConfigError: if the networks cannot take the spaces.
+        DataError: if the rollouts are of text, of different environments or of another one than
+            ``env``, or if nothing is left to train on.
 
     Example:
         >>> from textenv.algos import MLPPolicy, RolloutRunner
@@ -188,7 +188,7 @@ class OfflineTrainer:
         )
         self._rng = np.random.default_rng((config.seed, 1))
         self.episodes = join_episodes(rollouts)
-        """The data, put back together."""
+        """The episodes of the data."""
         self.data_return = mean_return(self.episodes)
         self._kept, held = self._choose()
         self._data = transition_arrays(self._kept, self.policy)
@@ -202,16 +202,16 @@ class OfflineTrainer:
         self.history: list[dict[str, float]] = []
 
     def train(self) -> list[dict[str, float]]:
-        """Train for ``epochs`` passes over the data, with awr's critic before.
+        """Train for ``epochs`` passes over the data, after those for awr's critic alone.
 
-        Stopped in the middle, the policy is what the last whole pass made it.
+        If training is interrupted, the policy is as the last complete pass left it.
 
         Returns:
-            The metrics of each pass, which are `history` too.
+            The metrics of each pass; the same list as `history`.
 
         Raises:
-            FloatingPointError: where the loss is not finite; the weights are as they were before
-                the pass.
+            FloatingPointError: if the loss is not finite; the weights are then as they were
+                before the pass.
         """
         while len(self.history) < self.passes:
             metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
@@ -221,7 +221,7 @@ class OfflineTrainer:
         return self.history
 
     def describe(self) -> str:
-        """What is trained, and on what, in a line."""
+        """Describe in one line what is trained, and on what data."""
         c = self.config
         layers = " x ".join(map(str, c.hidden))
         how = {
@@ -236,12 +236,12 @@ class OfflineTrainer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy, statistics included; `load_policy` reads it."""
+        """Write the policy with its statistics to a folder; `load_policy` reads it."""
         self.policy.save(folder)
 
     @property
     def passes(self) -> int:
-        """How many passes over the data the whole training has."""
+        """The number of passes over the data in the whole training."""
         return self._critic_passes + self.config.epochs
 
     @property
@@ -249,7 +249,7 @@ class OfflineTrainer:
         return self.config.critic_epochs if self.config.method == "awr" else 0
 
     def _choose(self) -> tuple[list[Trajectory], list[Trajectory]]:
-        """Trajectories to train on, and those held out."""
+        """The trajectories to train on, and those held out."""
         chosen: list[JoinedEpisode] = self.episodes
         if self.config.method == "filtered_bc":
             chosen = best_episodes(chosen, self.config.share)
@@ -261,7 +261,7 @@ class OfflineTrainer:
         return parts
 
     def _widen(self) -> None:
-        """Start a Box's standard deviations at those of the data's actions."""
+        """For a Box, set the initial standard deviations to those of the actions in the data."""
         self._least_log_std: np.ndarray | None = None
         if self.policy.distribution.learns_std:
             spread = np.maximum(self._data.actions.std(axis=0), _LEAST_SPREAD)
@@ -270,7 +270,7 @@ class OfflineTrainer:
             self._least_log_std = log_std - np.float32(_NARROWING)
 
     def _pass(self, critic_alone: bool) -> dict[str, float]:
-        """One pass over the data."""
+        """Make one pass over the data; returns its metrics."""
         data, config = self._data, self.config
         size = len(data.actions)
         advantages, returns, values = self._targets()
@@ -282,7 +282,7 @@ class OfflineTrainer:
             weights = advantage_weights(advantages, config.temperature, config.max_weight)
             metrics = {
                 "train/weight_max": float(weights.max()),
-                # Kish's: how many equal weights would be as good.
+                # Kish's effective sample size: as many equal weights would be as good.
                 "train/effective_share": float(weights.sum() ** 2 / (weights**2).sum() / size),
             }
         parts = [
@@ -294,7 +294,8 @@ class OfflineTrainer:
         if data.masks is not None:
             parts.append(data.masks)
         before = self._optimizer.state
-        # All of one size, for which the step is compiled: what is left over waits for the next.
+        # All minibatches have one size, for which the step is compiled; the rest of the rows is
+        # left out of this pass.
         batch = min(config.batch_size, size)
         rows = self._rng.permutation(size)[: size // batch * batch].reshape(-1, batch)
         steps = [
@@ -314,7 +315,7 @@ class OfflineTrainer:
         return metrics
 
     def _targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Advantages, TD(lambda) returns and values (N,) by the critic as it is now."""
+        """Advantages, TD(lambda) returns and values (N,) by the present critic."""
         scale = self.policy.reward_scale
         values = self.policy.forward(self._data.observations)[1].astype(np.float64) * scale
         last = self.policy.values([t.final_observation for t in self._kept])
@@ -338,7 +339,7 @@ class OfflineTrainer:
         returns: mx.array,
         mask: mx.array | None = None,
     ) -> tuple[mx.array, Figures]:
-        """Weighted negative log-likelihood, and the critic's error."""
+        """The weighted negative log-likelihood plus the critic's squared error."""
         outputs, values = forward(weights, observations, self.config.activation)
         logprobs, entropies = self.policy.distribution.score(
             outputs, self._bounded(weights).get("log_std"), actions, mask
@@ -349,7 +350,7 @@ class OfflineTrainer:
         return policy_loss + error, {k: mx.stop_gradient(v) for k, v in parts.items()}
 
     def _bounded(self, weights: dict[str, Any]) -> dict[str, Any]:
-        """The weights, no standard deviation so small that a likelihood has no bound."""
+        """The weights, with a lower bound on standard deviations to keep likelihoods finite."""
         if self._least_log_std is None:
             return weights
         log_std, least = weights["log_std"], self._least_log_std
@@ -361,7 +362,7 @@ class OfflineTrainer:
         return weights | {"log_std": bounded}
 
     def _held_out_logprob(self) -> float:
-        """Mean log-probability of the actions that are not trained on."""
+        """Mean log-probability of the actions that were held out."""
         held = self._held
         assert held is not None
         weights = {name: mx.array(value) for name, value in self.policy.weights.items()}
@@ -377,12 +378,12 @@ class OfflineTrainer:
 def advantage_weights(
     advantages: np.ndarray, temperature: float = 1.0, max_weight: float = 20.0
 ) -> np.ndarray:
-    """How much each action counts: exp(standardised advantage / temperature), bounded.
+    """The weight of each action: exp(standardised advantage / temperature), with an upper bound.
 
     Args:
         advantages: (N,), in any unit.
-        temperature: what the standardised advantages are divided by.
-        max_weight: the bound.
+        temperature: divisor of the standardised advantages.
+        max_weight: the upper bound.
 
     Returns:
         (N,) float64.
@@ -393,12 +394,12 @@ def advantage_weights(
     """
     advantages = np.asarray(advantages, np.float64)
     standard = (advantages - advantages.mean()) / (advantages.std() + _EPSILON)
-    # The bound on the exponent, which could overflow.
+    # The bound is applied to the exponent, because the exponential could overflow.
     return np.exp(np.minimum(standard / temperature, np.log(max_weight)))
 
 
 def _discounted(rewards: Sequence[float], gamma: float) -> np.ndarray:
-    """The discounted return from each step (T,)."""
+    """The discounted returns (T,) from each step on."""
     out, total = np.zeros(len(rewards)), 0.0
     for t in range(len(rewards) - 1, -1, -1):
         total = rewards[t] + gamma * total

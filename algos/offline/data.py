@@ -1,6 +1,6 @@
-"""What offline training reads: rollouts of one environment, put back together into episodes.
+"""Prepares saved rollouts for offline training: joins episodes, checks sources and policies.
 
-A rollout cuts the episodes that are under way when it ends; their rest is in the next one.
+A rollout cuts the episodes that are not over when it ends; the rest of them is in the next one.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _BY_STEP_OR_NONE = ("values", "logprobs", "unclipped_actions")
 
 @dataclass
 class JoinedEpisode:
-    """One episode, or as much of it as the rollouts hold."""
+    """An episode joined from the trajectories of several rollouts, as far as these have it."""
 
     trajectory: Trajectory
     whole: bool
-    """Whether all of it is here, from its reset to its end."""
+    """Whether the episode is complete, from its reset to its end."""
 
 
 def join_episodes(rollouts: Sequence[Buffer]) -> list[JoinedEpisode]:
-    """The episodes of some rollouts, in the order in which they begin there.
+    """Join the trajectories of several rollouts into episodes, in the order of their beginnings.
 
-    The last part of an environment in one rollout and its first part in the next are one episode
-    where the second goes on from the very observation that the first ended with.
+    An environment's last trajectory in one rollout and its first in the next belong to one episode
+    if the second begins with exactly the observation that the first ended with.
 
     Args:
-        rollouts: in the order in which they were collected.
+        rollouts: the rollouts, in the order in which they were collected.
     """
     parts: list[list[Trajectory]] = []
     begun: list[bool] = []  # whether each starts at a reset
-    going: dict[int | None, int] = {}  # which episode is under way in an environment
+    going: dict[int | None, int] = {}  # the episode that is not over in an environment
     ended: set[int | None] = {None}  # environments whose next step follows a reset
     for rollout in rollouts:
         for trajectory in rollout:
@@ -67,20 +67,20 @@ def join_episodes(rollouts: Sequence[Buffer]) -> list[JoinedEpisode]:
 
 
 def mean_return(episodes: Sequence[JoinedEpisode]) -> float | None:
-    """Mean return of the whole episodes; None where there are none."""
+    """Mean return of the complete episodes; None if there are none."""
     returns = [e.trajectory.total_reward for e in episodes if e.whole]
     return float(np.mean(returns)) if returns else None
 
 
 def best_episodes(episodes: Sequence[JoinedEpisode], share: float) -> list[JoinedEpisode]:
-    """The whole episodes of the highest returns, in the order in which they were.
+    """The complete episodes with the highest returns, in their original order.
 
     Args:
-        episodes: from `join_episodes`.
-        share: how many of the whole ones, rounded up; of equal ones the first.
+        episodes: the episodes, from `join_episodes`.
+        share: the share of the complete episodes to take, rounded up; among equals the first.
 
     Raises:
-        DataError: where none is whole.
+        DataError: if no episode is complete.
     """
     whole = [e for e in episodes if e.whole]
     if not whole:
@@ -94,10 +94,10 @@ def best_episodes(episodes: Sequence[JoinedEpisode], share: float) -> list[Joine
 
 
 def common_source(rollouts: Sequence[Buffer]) -> RolloutSource:
-    """Where all the rollouts come from.
+    """The source that all the rollouts share.
 
     Raises:
-        DataError: for no rollouts, or rollouts of different environments; names both.
+        DataError: if there are no rollouts, or if they are of different environments; names both.
     """
     if not rollouts or not any(map(len, rollouts)):
         raise DataError("there is nothing to train on: the rollouts hold no trajectories")
@@ -115,14 +115,14 @@ def common_source(rollouts: Sequence[Buffer]) -> RolloutSource:
 
 
 def spaces_of(source: RolloutSource, env: Any = None) -> tuple[Space, Space]:
-    """Observation and action space of the environment that rollouts are of.
+    """Observation and action space of the environment that rollouts were collected in.
 
     Args:
-        source: where they come from.
-        env: the environment, for what the source does not say.
+        source: the source of the rollouts.
+        env: the environment, used if the source does not name the spaces.
 
     Raises:
-        DataError: where neither says it.
+        DataError: if the source does not name the spaces and there is no environment.
     """
     said = source.observation_space, source.action_space
     if None not in said:
@@ -135,14 +135,14 @@ def spaces_of(source: RolloutSource, env: Any = None) -> tuple[Space, Space]:
 
 
 def refuse_stale(rollouts: Sequence[Buffer], policy: Any) -> None:
-    """Refuse rollouts that another policy collected, for an algorithm that is on-policy.
+    """Refuse rollouts that another policy collected; for on-policy algorithms.
 
     Args:
-        rollouts: to be trained on.
-        policy: that is to be trained; has ``fingerprint()``.
+        rollouts: the rollouts to train on.
+        policy: the policy to train, which has ``fingerprint()``.
 
     Raises:
-        ConfigError: where a rollout's policy is another or not known; names both hashes.
+        ConfigError: if the policy of a rollout is another one or not known; names both hashes.
     """
     own = policy.fingerprint()
     for number, rollout in enumerate(rollouts):
@@ -169,7 +169,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _joined(parts: list[Trajectory]) -> Trajectory:
-    """One trajectory of control out of its parts."""
+    """Join the parts of an episode into one trajectory of control."""
     if len(parts) == 1:
         return parts[0]
     columns: dict[str, Any] = {

@@ -1,17 +1,17 @@
-"""Language models from rollouts of text that are there already: nothing is generated.
+"""Trains language models from saved rollouts of text, without generating anything.
 
-- ``rft``, rejection-sampling fine-tuning (Yuan et al. 2023, arXiv 2308.01825, section 3.3; RAFT,
-  Dong et al. 2023, 2304.06767): supervised on the completions that were right, each once.
-- ``grpo``: group advantages as in `textenv.algos.grpo`, on completions that another policy mu
-  sampled. Each token counts with the truncated importance weight min(pi / mu, c) (Ionides 2008,
-  "Truncated Importance Sampling", equation 2; as a bound on a policy gradient's weights IMPALA's,
-  Espeholt et al. 2018, 1802.01561, section 4.1), mu from the log-probabilities that were recorded.
-  That is `textenv.algos.grpo.policy_loss` of the type cispo with 1 + epsilon_high = c.
+- ``rft`` is rejection-sampling fine-tuning (Yuan et al. 2023, arXiv 2308.01825, section 3.3; RAFT,
+  Dong et al. 2023, 2304.06767): supervised training on the right completions, each of them once.
+- ``grpo`` uses group advantages as in `textenv.algos.grpo`, on completions that another policy mu
+  sampled. Each token is weighted by the truncated importance weight min(pi / mu, c) (Ionides 2008,
+  "Truncated Importance Sampling", equation 2; Espeholt et al. 2018, IMPALA, 1802.01561, section
+  4.1, bound the weights of a policy gradient in this way). The recorded log-probabilities are those
+  of mu. This is `textenv.algos.grpo.policy_loss` of the type cispo with 1 + epsilon_high = c.
 
 Deviations:
-- Right is what the task's verifier says; where it does not, the best reward of each group whose
-  rewards differ. A completion without its end is not trained on by rft.
-- Completions of one example in several rollouts are one group.
+- A completion is right if the task's verifier says so. If there is no verifier, it is right if it
+  has the best reward of a group whose rewards differ. rft leaves out truncated completions.
+- Completions of one example in several rollouts form one group.
 
 Shapes: N trajectories, T tokens.
 """
@@ -52,7 +52,7 @@ METHODS = {
     "rft": "rejection-sampling fine-tuning: supervised on the completions that were right",
     "grpo": "group advantages, truncated importance weights on the recorded log-probabilities",
 }
-_TOLERANCE = 1e-8  # rewards that differ by no more are equal
+_TOLERANCE = 1e-8  # rewards that differ by no more than this count as equal
 
 _PLAIN: dict[str, Any] = dict.fromkeys(
     ("token_weights", "token_advantages", "shaping", "parent", "branch_at")
@@ -64,39 +64,41 @@ class OfflineTextConfig:
     """Settings of `OfflineTextTrainer`.
 
     Raises:
-        ConfigError: for a value out of range, naming the field.
-        ConfigTypeError: for a value of another type, naming the field.
+        ConfigError: if a value is out of range; names the field.
+        ConfigTypeError: if a value has the wrong type; names the field.
     """
 
     method: str = "rft"
-    """rft or grpo. grpo learns from wrong completions too, and needs groups with both kinds."""
+    """The method: rft, or grpo, which learns from wrong completions too, and needs groups with both
+    kinds."""
     epochs: int = 3
-    """Passes over the completions. With grpo fewer: the model leaves the one that sampled."""
+    """Passes over the completions. Use fewer with grpo: the model moves away from the one that
+    sampled."""
     batch_size: int = 64
-    """Completions of an optimizer step."""
+    """Completions in an optimizer step."""
     learning_rate: float | None = None
-    """AdamW's step, falling to 0; unset: by the model's size, see
-    `trainer.default_learning_rate`, and with grpo a tenth of that."""
+    """AdamW's learning rate, which falls to 0. Unset: by the model's size, see
+    `trainer.default_learning_rate`; with grpo a tenth of that."""
     weight_decay: float = 0.0
-    """AdamW's pull of all weights towards 0."""
+    """AdamW's weight decay."""
     max_grad_norm: float = 1.0
     """The gradient's global norm is clipped to this; 0 does not clip."""
     max_importance: float = 2.0
-    """grpo: the bound c of the importance weights. Higher: less bias, more variance."""
+    """grpo: upper bound c of the importance weights. A higher one: less bias, more variance."""
     scale_rewards: str = "group"
-    """grpo: divide advantages by the std of the group, the batch, or none."""
+    """grpo: divide advantages by the standard deviation of the group, the batch, or none."""
     max_completion_length: int = 64
     """Longest completion of the trained policy, in tokens."""
     chat_template: bool | None = None
-    """Whether prompts go through the chat template; unset: where the tokenizer has one."""
+    """Whether prompts go through the chat template; unset: if the tokenizer has one."""
     micro_batch_size: int | None = None
-    """Completions in one forward and backward; unset: all. Lower it where memory runs out."""
+    """Completions in one forward and backward; unset: all. Lower it if memory is short."""
     lora_rank: int = 0
-    """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
+    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights."""
     lora_scale: float = 10.0
-    """What the adapters' output is multiplied by."""
+    """Factor of the adapters' output."""
     seed: int = 0
-    """Seeds minibatches, adapters and the trained policy's sampling."""
+    """Seed of the minibatches, the adapters and the sampling of the trained policy."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -111,25 +113,25 @@ class OfflineTextConfig:
 
 
 class OfflineTextTrainer:
-    """Trains a language model from rollouts alone.
+    """Trains a language model from saved rollouts.
 
     Args:
-        rollouts: of one environment, with the token ids of a model of the same tokenizer.
+        rollouts: rollouts of one environment, whose token ids are of the model's tokenizer.
         model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
-        config: settings; the defaults where None.
-        tokenizer: of a model that is passed itself.
-        on_step: called after each pass with its metrics.
+        config: the settings; None takes the defaults.
+        tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        on_step: called with the metrics after each pass.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each pass so far.
-        trained_on: the trajectories that are trained on.
+        trained_on: the trajectories that it is trained on.
         data_reward: mean reward of the data.
-        data_accuracy: share of right completions in it; None where no verifier could tell.
+        data_accuracy: share of right completions in the data; None if there was no verifier.
 
     Raises:
-        DataError: for rollouts of control, of different environments, of another tokenizer, or
-            of which nothing is left to train on.
+        DataError: if the rollouts are of control, of different environments or of another
+            tokenizer, or if nothing is left to train on.
     """
 
     def __init__(
@@ -179,12 +181,12 @@ class OfflineTextTrainer:
 
     @property
     def passes(self) -> int:
-        """How many passes over the completions the whole training has."""
+        """The number of passes over the completions in the whole training."""
         return self.config.epochs
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate at its highest."""
+        """The learning rate at the start, before it falls."""
         rate = self.config.learning_rate
         if rate is not None:
             return rate
@@ -195,11 +197,11 @@ class OfflineTextTrainer:
         """Train for ``epochs`` passes over the completions.
 
         Returns:
-            The metrics of each pass, which are `history` too.
+            The metrics of each pass; the same list as `history`.
         """
         while len(self.history) < self.config.epochs:
             metrics = self._trainer.train()
-            # Between a model and the one that sampled it says nothing of the sampler.
+            # The model is not the one that sampled, so that this would not measure the sampler.
             metrics.pop("sampling/logprob_difference/max", None)
             self._updates += int(metrics.pop("updates"))
             metrics |= {"epoch": len(self.history) + 1.0, "step": float(self._updates)}
@@ -209,7 +211,7 @@ class OfflineTextTrainer:
         return self.history
 
     def describe(self) -> str:
-        """What is trained, and on what, in a line."""
+        """Describe in one line what is trained, and on what data."""
         c = self.config
         bound = f", weights up to {c.max_importance:g}" if c.method == "grpo" else ""
         adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
@@ -225,7 +227,7 @@ class OfflineTextTrainer:
 
     def _choose(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         if self.config.method == "rft":
-            # Likelihood under the whole vocabulary, however they were sampled.
+            # The likelihood is that under the whole vocabulary, however they were sampled.
             return [replace(t, support=None, temperature=1.0) for t in right_ones(trajectories)]
         rewards = [t.total_reward for t in trajectories]
         if not compute_advantages(rewards, [t.group_id for t in trajectories]).any():
@@ -236,7 +238,7 @@ class OfflineTextTrainer:
         return trajectories
 
     def _objective(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """``advantage_fn`` and ``loss_fn`` of the method."""
+        """The ``advantage_fn`` and the ``loss_fn`` of the method."""
         if self.config.method == "rft":
             return (lambda rewards, group_ids: np.ones(len(rewards))), supervised_loss
         return (
@@ -271,19 +273,19 @@ def truncated_loss(
     max_importance: float = 2.0,
     batch_size: BatchSize | None = None,
 ) -> tuple[mx.array, dict[str, mx.array]]:
-    """The policy gradient on tokens that another policy sampled; a ``loss_fn`` of `Trainer`.
+    """The policy-gradient loss for tokens that another policy sampled; a ``loss_fn`` of `Trainer`.
 
     Args:
         logprobs: (N, T) under the policy that is trained.
         old_logprobs: (N, T) under the policy that sampled.
-        advantages: (N,), or per token (N, T).
+        advantages: (N,), or (N, T) for each token.
         mask: (N, T), 1 for the tokens that count.
-        max_importance: no token's weight is above this.
-        batch_size: of the whole batch, where this is a part of it.
+        max_importance: the upper bound of a token's weight.
+        batch_size: the size of the whole batch, if this is a part of it.
 
     Returns:
-        The loss, and ``importance/mean`` and ``importance/truncated``, the share of tokens whose
-        weight is bounded.
+        The loss and two metrics: ``importance/mean``, and ``importance/truncated``, the share of
+        tokens whose weight is at the bound.
     """
     loss, _ = policy_loss(
         logprobs,
@@ -304,13 +306,13 @@ def truncated_loss(
 
 
 def grouped(rollouts: Sequence[Buffer]) -> list[Trajectory]:
-    """All trajectories, their groups numbered anew: one example in two rollouts is one group.
+    """The trajectories of all rollouts, with new group numbers: one group for each example.
 
-    What the strategy of their run made of them (weights and advantages of tokens, shaping, a tree)
-    does not go with them.
+    What the strategy of their run added to them (weights and advantages of tokens, shaping, a
+    tree) is dropped.
 
     Raises:
-        DataError: for a trajectory without token ids.
+        DataError: if a trajectory has no token ids.
     """
     numbers: dict[Hashable, int] = {}
     out = []
@@ -331,15 +333,16 @@ def grouped(rollouts: Sequence[Buffer]) -> list[Trajectory]:
 
 
 def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """The completions to imitate: right, ended, and each once.
+    """The completions to imitate: those that are right and not truncated, each of them once.
 
-    Right is what a verifier said; where it said nothing, the best reward of each group.
+    A completion is right if a verifier said so. Without a verifier it is right if it has the best
+    reward of a group whose rewards differ.
 
     Args:
-        trajectories: with groups, from `grouped`.
+        trajectories: trajectories with groups, from `grouped`.
 
     Raises:
-        DataError: where there are none.
+        DataError: if there are none to imitate.
     """
     groups: dict[int | None, list[Trajectory]] = {}
     for t in trajectories:
@@ -363,14 +366,14 @@ def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
 
 
 def check_tokens(trajectories: Sequence[Trajectory], policy: LanguageModelPolicy) -> None:
-    """Refuse token ids that a model of another tokenizer, or another chat template, recorded.
+    """Refuse token ids that were recorded with another tokenizer or chat template.
 
     Args:
-        trajectories: with token ids.
-        policy: of the model that is to be trained on them.
+        trajectories: trajectories with token ids.
+        policy: the policy of the model to train on them.
 
     Raises:
-        DataError: names what does not fit.
+        DataError: if the ids do not fit the model; names what does not fit.
     """
     size = _vocabulary(policy.model)
     encoded: dict[str, list[int]] = {}

@@ -1,1 +1,1 @@
-"""Rollouts as files: formats, and where a rollout comes from."""
+"""Saves rollouts to files and loads them, in several formats, with a record of their source."""

@@ -1,7 +1,7 @@
-"""A trajectory as plain JSON values, and back: what all formats of rollouts share.
+"""Turns trajectories into plain JSON values and back, for all formats of rollout files.
 
-The steps of a trajectory are *packed* by column where they are alike: T observations of shape (4,)
-become one array (T, 4), T dicts of these one dict of arrays.
+The steps of a trajectory are *packed* by column if they are alike: T observations of shape (4,)
+become one array (T, 4), and T dicts of such observations become one dict of arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
 from textenv.errors import DataError
 
-# How each field of a trajectory is written; the others (infos, support, ...) hold any value.
+# How each field of a trajectory is written. The others (infos, support, ...) may hold any value.
 COLUMNS = ("observations", "actions", "unclipped_actions")
 FLOAT_LISTS = (
     *("rewards", "values", "logprobs"),
@@ -34,7 +34,7 @@ _KINDS = "biufU"  # of NumPy's dtypes: bool, integers, floats, text
 
 
 def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
-    """A row of JSON values for each trajectory.
+    """Encode a rollout: a row of JSON values for each trajectory.
 
     Raises:
         DataError: for a value that JSON cannot hold (NaN, an object); names the trajectory.
@@ -49,10 +49,15 @@ def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
 
 
 def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:
-    """The rollout of some rows.
+    """Decode the rollout that rows of JSON values describe.
+
+    Args:
+        rows: one for each trajectory, from `encode_rollout`.
+        source: the rollout's source, from `encode_source`.
+        where: the file, for messages.
 
     Raises:
-        DataError: for rows of another kind; names the place.
+        DataError: if a row is not a trajectory; names the file and the row.
     """
     trajectories = []
     known = {field.name for field in fields(Trajectory)}
@@ -69,10 +74,10 @@ def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:
 
 
 def encode_source(source: RolloutSource | None) -> dict[str, Any] | None:
-    """Where a rollout comes from, as JSON.
+    """Encode the source of a rollout as JSON.
 
     Raises:
-        DataError: for what JSON cannot hold.
+        DataError: for a value that JSON cannot hold.
     """
     if source is None:
         return None
@@ -83,10 +88,10 @@ def encode_source(source: RolloutSource | None) -> dict[str, Any] | None:
 
 
 def decode_source(row: Any, where: Any) -> RolloutSource | None:
-    """What `encode_source` wrote.
+    """Decode what `encode_source` wrote.
 
     Raises:
-        DataError: for an object of another kind; names the place.
+        DataError: if it is not a source; names the file.
     """
     if row is None:
         return None
@@ -149,7 +154,7 @@ def _float(value: Any) -> float:
 
 
 def pack(items: Any) -> Any:
-    """Some items as one array, or as a dict or tuple of columns; as a list where they differ."""
+    """Pack items into one array, or a dict or tuple of columns; into a list if they differ."""
     items = list(items)
     first = items[0] if items else None
     if isinstance(first, (np.ndarray, np.generic)):
@@ -168,7 +173,7 @@ def pack(items: Any) -> Any:
 
 
 def unpack(column: Any) -> list[Any]:
-    """The items of a packed column."""
+    """Give back the items of a packed column."""
     if isinstance(column, dict):
         parts = [unpack(part) for part in column.values()]
         return [dict(zip(column, values)) for values in zip(*parts, strict=True)]
@@ -178,7 +183,7 @@ def unpack(column: Any) -> list[Any]:
 
 
 def encode_column(column: Any) -> Any:
-    """A packed column as JSON."""
+    """Encode a packed column as JSON."""
     if isinstance(column, dict):
         return {key: encode_column(part) for key, part in column.items()}
     if isinstance(column, tuple):
@@ -187,7 +192,7 @@ def encode_column(column: Any) -> Any:
 
 
 def decode_column(value: Any) -> Any:
-    """The column that `encode_column` wrote."""
+    """Decode the packed column that `encode_column` wrote."""
     if isinstance(value, dict) and value.keys() != _ARRAY:
         if value.keys() == {_TUPLE}:
             return tuple(decode_column(part) for part in value[_TUPLE])
@@ -196,7 +201,7 @@ def decode_column(value: Any) -> Any:
 
 
 def outline(column: Any) -> Any:
-    """What a packed column is, without its data, as JSON: ``"float32"``, say, or ``"list"``."""
+    """Describe a packed column without its data, as JSON: ``"float32"`` or ``"list"``, say."""
     if isinstance(column, dict):
         return {key: outline(part) for key, part in column.items()}
     if isinstance(column, tuple):
@@ -205,10 +210,12 @@ def outline(column: Any) -> Any:
 
 
 def fill(shape: Any, data: Any) -> Any:
-    """The packed column of an `outline`, from data that another format gives back.
+    """Rebuild a packed column from its `outline` and the data that another format gives back.
 
-    That is an array or a list where the outline has a word, and elsewhere a dict of these or, of
-    a tuple, anything that has them in its order.
+    Args:
+        shape: the outline.
+        data: an array or a list for each name of the outline. For a dict the data is a dict; for
+            a tuple it is a dict or a sequence with the parts in their order.
     """
     if isinstance(shape, dict) and shape.keys() == {_TUPLE}:
         pieces = data.values() if isinstance(data, dict) else data
@@ -228,11 +235,11 @@ def _like(first: Any, item: Any) -> bool:
 
 
 def encode(value: Any) -> Any:
-    """A value as JSON: arrays, NumPy's scalars and tuples as objects that say what they are.
+    """Encode a value as JSON; arrays, NumPy scalars and tuples become objects that say so.
 
     Raises:
-        TypeError: for an object of another kind.
-        ValueError: for NaN or an infinity.
+        TypeError: for an object of a kind that JSON cannot hold.
+        ValueError: for NaN or infinity.
     """
     if isinstance(value, np.ndarray):
         return {
@@ -260,7 +267,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` wrote."""
+    """Decode the value that `encode` wrote."""
     if isinstance(value, list):
         return [decode(item) for item in value]
     if not isinstance(value, dict):
@@ -278,7 +285,7 @@ def decode(value: Any) -> Any:
 
 
 def _is_marked(value: dict[str, Any]) -> bool:
-    """Whether a dict would be taken for something else."""
+    """Whether `decode` would take a dict for something else."""
     keys = value.keys()
     return keys in (_ARRAY, _SCALAR) or any(str(key).startswith("__") for key in keys)
 
@@ -297,7 +304,7 @@ def _dtype_name(dtype: np.dtype) -> str:
 
 
 def _exact(array: np.ndarray) -> np.ndarray:
-    """The array, short floats as the float64 of fewest digits that becomes them again."""
+    """The array; short floats as the float64 with the fewest digits that gives them back."""
     if array.dtype.kind != "f":
         return array
     if not np.isfinite(array).all():

@@ -1,7 +1,7 @@
-"""Rollouts as files: names, formats, and what is checked.
+"""Saves and loads rollouts as files: their names, and the choice of the format.
 
-A file is written whole or not at all, names never collide, and NaN is refused. A new format is
-one file with ``prepare`` and ``read``, and one line below.
+A file is written completely or not at all, names never collide, and NaN is refused. A new format
+is one module with ``prepare`` and ``read``, and one line in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import ModuleType
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
 
-# ending -> the module here that writes and reads it
+# ending -> the module of this folder that writes and reads it
 FORMATS = {
     "json": "format_json",
     "jsonl.gz": "format_json",
@@ -32,22 +32,22 @@ _RESERVED = re.compile(r"\.rollout_(\d+)\.saving")
 
 
 def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Path:
-    """Write a rollout.
+    """Write a rollout to a file.
 
     Args:
-        rollout: what to write.
-        path: a name that ends in one of `FORMATS`, or a folder, in which the file is called
-            ``rollout_{index}_{YYYYMMDD_HHMMSS}.{format}`` and the index goes on, whoever else
-            writes there.
-        format: which of `FORMATS`, where ``path`` is a folder.
+        rollout: the rollout to write.
+        path: a file name that ends in one of `FORMATS`, or a folder. In a folder the file is
+            called ``rollout_{index}_{YYYYMMDD_HHMMSS}.{format}``; the index follows the highest
+            one there, even if other processes write to the same folder.
+        format: one of `FORMATS`, if ``path`` is a folder.
 
     Returns:
-        The file written.
+        The file that was written.
 
     Raises:
-        ConfigError: for another ending or format.
+        ConfigError: if the ending or the format is not known.
         DataError: for a value that cannot be written (NaN, an object); names the trajectory.
-        MissingDependencyError: for a format whose library is not installed.
+        MissingDependencyError: if the library that the format needs is not installed.
     """
     path = Path(path)
     ending = _ending(path)
@@ -76,14 +76,14 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
 
 
 def load_rollout(path: str | Path) -> Buffer:
-    """Read what `save_rollout` or `textenv.wrappers.RecordTranscript` wrote.
+    """Read a rollout that `save_rollout` or `textenv.wrappers.RecordTranscript` wrote.
 
     Returns:
-        A buffer that compares equal to the one saved.
+        A buffer that compares equal to the one that was saved.
 
     Raises:
-        MissingFileError: where there is no such file.
-        DataError: for a file that is cut off, not a rollout, or of another schema version.
+        MissingFileError: if the file does not exist.
+        DataError: if the file is cut off, is not a rollout, or has another schema version.
     """
     path = Path(path)
     ending = _ending(path) or "json"
@@ -97,12 +97,12 @@ def load_rollouts(folder: str | Path, count: int | None = None) -> list[Buffer]:
     """Read the rollouts of a folder, in the order of their index.
 
     Args:
-        folder: where `save_rollout` or ``textenv rollout`` put them.
-        count: how many, from the first; all where None.
+        folder: the folder that `save_rollout` or ``textenv rollout`` wrote to.
+        count: how many to read, from the first; None reads all.
 
     Raises:
-        MissingFileError: where there is no such folder.
-        DataError: where it holds none, or fewer than ``count``; says both numbers.
+        MissingFileError: if the folder does not exist.
+        DataError: if it holds none, or fewer than ``count``; says both numbers.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -129,7 +129,7 @@ def _module(ending: str) -> ModuleType:
 
 @contextmanager
 def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The next index of a folder, and a hidden folder whose name keeps it from others."""
+    """Reserve the next index of a folder; yields it, with a hidden folder that reserves it."""
     index = max(_indices(folder), default=-1) + 1
     while True:
         staging = folder / f".rollout_{index}.saving"
@@ -138,7 +138,7 @@ def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
         except FileExistsError:
             index += 1
             continue
-        # Between the look and the reservation another may have written this index, and gone.
+        # Another process may have used this index and finished before the reservation.
         if index not in _indices(folder, besides=staging.name):
             break
         staging.rmdir()
@@ -150,7 +150,7 @@ def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _indices(folder: Path, besides: str = "") -> set[int]:
-    """Those that are taken."""
+    """The indices that are taken."""
     names = [path.name for path in folder.iterdir() if path.name != besides]
     matches = [_NAME.match(name) or _RESERVED.match(name) for name in names]
     return {int(match.group(1)) for match in matches if match}

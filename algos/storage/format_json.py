@@ -1,7 +1,7 @@
-"""Rollouts as JSON, or one trajectory a line as compressed JSON Lines.
+"""Rollouts as JSON, or as compressed JSON Lines with one trajectory a line.
 
-``rollout.schema.json`` beside this file is the JSON Schema of such a file, and says what each
-part of it is; whoever has ``json`` and NumPy can read one.
+The JSON Schema of such a file is ``rollout.schema.json`` beside this module; it describes every
+part. Reading a file takes no more than ``json`` and NumPy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEMA_PATH = Path(__file__).with_name("rollout.schema.json")
 
 
 def prepare(rollout: Buffer) -> Callable[[Path], None]:
-    """Encode a rollout; returns what writes it to a path."""
+    """Encode a rollout; returns a function that writes it to a path."""
     head, rows = make_header(rollout), encode_rollout(rollout)
 
     def write(path: Path) -> None:
@@ -43,7 +43,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
 
 
 def read(path: Path) -> Buffer:
-    """Read a file of JSON or JSON Lines."""
+    """Read a rollout from a file of JSON or JSON Lines."""
     rows: Any
     try:
         if path.name.endswith((".jsonl.gz", ".jsonl")):
@@ -63,7 +63,7 @@ def read(path: Path) -> Buffer:
 
 
 def make_header(rollout: Buffer) -> dict[str, Any]:
-    """What stands before the trajectories: the format, the layout, and where they come from."""
+    """The part of a file before the trajectories: the format, the layout and the source."""
     source = rollout.source
     num_envs = source.num_envs if source else None
     total = rollout.num_transitions
@@ -83,10 +83,10 @@ def make_header(rollout: Buffer) -> dict[str, Any]:
 
 
 def check_header(head: Any, path: Path) -> None:
-    """Refuse what is not the header of a rollout of this schema version.
+    """Check that this is the header of a rollout of this schema version.
 
     Raises:
-        DataError: names the file.
+        DataError: if it is not; names the file.
     """
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise DataError(f"{path} is not a rollout of textenv")
@@ -98,10 +98,10 @@ def check_header(head: Any, path: Path) -> None:
 
 
 def check_count(head: dict[str, Any], count: int, path: Path) -> None:
-    """Refuse a file that holds another number of trajectories than its header says.
+    """Check that a file holds as many trajectories as its header says.
 
     Raises:
-        DataError: names the file and both numbers.
+        DataError: if it does not; names the file and both numbers.
     """
     layout = head.get("layout")
     said = layout.get("num_trajectories") if isinstance(layout, dict) else None
@@ -119,7 +119,7 @@ def _refuse(name: str) -> Any:
 
 @cache
 def _notes() -> dict[str, Any]:
-    """What the schema says of the layout, for readers who have nothing but the file."""
+    """The schema's words about the layout, for readers who have nothing but the file."""
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
     trajectory = schema["$defs"]["trajectory"]
     return {

@@ -1,14 +1,14 @@
-"""Rollouts as Minari datasets: a folder ``NAME.minari`` with ``data`` in it, as Minari lays it out.
+"""Rollouts as Minari datasets: a folder ``NAME.minari`` that holds ``data`` in Minari's layout.
 
 ``minari.MinariDataset("NAME.minari/data")`` opens it, and so does
-``minari.load_dataset("NAME.minari")`` with ``MINARI_DATASETS_PATH`` at the folder it is in. An
-episode of Minari is a trajectory here: where the rollout ends in the middle of one, its last
-truncation is set, as Minari's own collector does, and the next trajectory of the same
-``env_index`` does not start at a reset. Spaces, observations, actions, rewards, flags and seeds
-are Minari's; all else (log-probabilities, values, infos, tokens, the true flags) is JSON under
-``textenv`` in the metadata of the dataset and of each episode.
+``minari.load_dataset("NAME.minari")`` if ``MINARI_DATASETS_PATH`` names the folder that it is in.
+An episode of Minari is a trajectory here. If the rollout ends in the middle of an episode, the
+last truncation is set, as Minari's own collector does, and the next trajectory of the same
+``env_index`` does not start at a reset. Minari holds the spaces, observations, actions, rewards,
+flags and seeds. Everything else (log-probabilities, values, infos, tokens, the true flags) is JSON
+under ``textenv`` in the metadata of the dataset and of each episode.
 
-Minari reads text, but its Text space lists its characters: those of the rollout.
+Minari's Text space lists its characters; here these are the characters of the rollout.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _FAULTS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSEr
 
 
 def prepare(rollout: Buffer) -> Callable[[Path], None]:
-    """Encode a rollout; returns what writes it to a path.
+    """Encode a rollout; returns a function that writes it to a path.
 
     Raises:
-        DataError: where the rollout does not say its spaces, or does not keep to them.
+        DataError: if the rollout does not name its spaces, or has values outside them.
     """
     minari = _minari()
     source = rollout.source or RolloutSource()
@@ -85,9 +85,9 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
                 action_space,
                 _env_spec(source),
                 data_format="arrow",
-                jpeg_encoding=False,  # or images come back as others
+                jpeg_encoding=False,  # with it images would come back changed
             )
-            # Minari adds up the size of all files after each episode: two minutes for 2048.
+            # Minari adds up all file sizes after each episode: two minutes for 2048 episodes.
             size, storage.get_size = storage.get_size, lambda: 0.0
             storage.update_episodes(episodes)
             storage.update_episode_metadata(rests)
@@ -109,7 +109,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
 
 
 def read(path: Path) -> Buffer:
-    """Read a Minari dataset of a rollout."""
+    """Read a rollout from its Minari dataset."""
     minari = _minari()
     try:
         dataset = minari.MinariDataset(path / "data")
@@ -153,7 +153,7 @@ def _to_minari(space: Space, column: Any) -> Any:
     """A packed column as Minari takes it: arrays of the space's type, dicts, tuples, lists of text.
 
     Raises:
-        ValueError: where the space's type does not hold the values.
+        ValueError: if the space's type cannot hold the values.
     """
     if isinstance(space, spaces.Dict):
         if not isinstance(column, dict) or column.keys() != space.spaces.keys():
@@ -175,7 +175,7 @@ def _to_minari(space: Space, column: Any) -> Any:
 
 
 def _minari_space(space: Space, characters: str) -> Space:
-    """The space as Minari can describe it: text over the characters that occur."""
+    """The space as Minari can describe it: text with the characters that occur."""
     if isinstance(space, spaces.Dict):
         pairs = [(key, _minari_space(part, characters)) for key, part in space.spaces.items()]
         return spaces.Dict(pairs)  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def _minari_space(space: Space, characters: str) -> Space:
 
 
 def _characters(value: Any) -> str:
-    """All characters of the texts in what a policy saw and did; one at least."""
+    """All characters in the texts of observations and actions; at least one."""
     found: set[str] = set(" ")
     stack = [[t.observations, t.final_observation, t.actions] for t in value]
     while stack:
@@ -203,7 +203,7 @@ def _characters(value: Any) -> str:
 
 
 def _env_spec(source: RolloutSource) -> Any:
-    """What Minari remakes the environment from, where it is known here."""
+    """What Minari makes the environment from; None if its id is not registered here."""
     if source.env_id not in gym.registry:
         return None
     spec = copy.deepcopy(gym.registry[source.env_id])

@@ -1,9 +1,9 @@
 """Rollouts as Parquet: one row a trajectory, its steps in lists.
 
-Observations and actions are lists of what they are (fixed-size lists of numbers, structs, text)
-where all of the rollout are alike, and JSON elsewhere; infos are JSON. The schema's metadata has
-the header of the JSON file under ``textenv.rollout``. ``pyarrow.parquet.read_table(path)`` and
-``pandas.read_parquet(path)`` read it.
+If all observations of the rollout are alike, they are lists of typed values (fixed-size lists of
+numbers, structs, text); otherwise they are JSON. The same holds for actions. Infos are JSON. The
+schema's metadata has the header of the JSON format under ``textenv.rollout``.
+``pyarrow.parquet.read_table(path)`` and ``pandas.read_parquet(path)`` read such a file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from textenv.algos.storage.format_json import check_count, check_header, make_he
 from textenv.errors import DataError, MissingDependencyError
 
 _KEY = b"textenv.rollout"
-_ITEM = "final_observation"  # packed over the trajectories: one item each
+_ITEM = "final_observation"  # packed over all trajectories: each has one item
 
 
 def prepare(rollout: Buffer) -> Callable[[Path], None]:
-    """Encode a rollout; returns what writes it to a path."""
+    """Encode a rollout; returns a function that writes it to a path."""
     pa, pq = _pyarrow()
-    rows = codec.encode_rollout(rollout)  # for its checks, and for what is not typed
+    rows = codec.encode_rollout(rollout)  # for its checks, and for fields without a type
     header = make_header(rollout)
     arrays, outlines = {}, {}
     try:
@@ -43,7 +43,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
 
 
 def read(path: Path) -> Buffer:
-    """Read a Parquet file of a rollout."""
+    """Read a rollout from its Parquet file."""
     pa, pq = _pyarrow()
     try:
         table = pq.read_table(path, partitioning=None)
@@ -68,7 +68,7 @@ def read(path: Path) -> Buffer:
 
 
 def _column(pa: ModuleType, name: str, rollout: Buffer, rows: list[Any]) -> tuple[Any, Any]:
-    """A field as an array of Arrow, and the outline of its items: ``"json"`` where it is text."""
+    """A field as an array of Arrow, and the outline of its items: ``"json"`` if they are text."""
     values = [getattr(trajectory, name) for trajectory in rollout]
     if plain := _plain_type(pa, name):
         return pa.array([row.get(name) for row in rows], plain), None
@@ -89,7 +89,7 @@ def _column(pa: ModuleType, name: str, rollout: Buffer, rows: list[Any]) -> tupl
 
 
 def _plain_type(pa: ModuleType, name: str) -> Any:
-    """Arrow's type of a field of plain values."""
+    """Arrow's type for a field of plain values; None for other fields."""
     if name in codec.FLOAT_LISTS:
         return pa.list_(pa.float64())
     if name in codec.INT_LISTS:
@@ -125,7 +125,7 @@ def _decode_column(value: Any) -> list[Any]:
 
 
 def _typed(pa: ModuleType, column: Any) -> Any:
-    """A packed column as an array of Arrow; None where it has no type of its own."""
+    """A packed column as an array of Arrow; None if Arrow has no type for it."""
     if isinstance(column, (dict, tuple)):
         parts = column.items() if isinstance(column, dict) else enumerate(column)
         arrays = {str(name): _typed(pa, part) for name, part in parts}
@@ -152,7 +152,7 @@ def _typed(pa: ModuleType, column: Any) -> Any:
 
 
 def _data(pa: ModuleType, array: Any) -> Any:
-    """What `_typed` was given, as arrays, dicts of these, or lists of text."""
+    """The data that `_typed` was given, as arrays, dicts of arrays, or lists of text."""
     if pa.types.is_struct(array.type):
         names = [field.name for field in array.type]
         return {name: _data(pa, part) for name, part in zip(names, array.flatten())}

@@ -1,4 +1,4 @@
-"""Where a rollout comes from, and whether it fits where it goes."""
+"""Records where a rollout comes from, and checks that it fits the environment it is used for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textenv.algos.storage.files import load_rollout
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import DataError
 
-# What make_vec writes among the kwargs of a vector environment.
+# Arguments that make_vec adds to those of a vector environment.
 _OF_VECTORS = ("num_envs", "vectorization_mode", "vector_kwargs")
 
 
@@ -29,17 +29,18 @@ def describe_source(
     gamma: float | None = None,
     gae_lambda: float | None = None,
 ) -> RolloutSource:
-    """What a rollout's file says of where it comes from.
+    """Describe where a rollout comes from, for its file.
 
     Args:
         runner_or_env: the `RolloutRunner` that collected it, or its environment: single, vector,
             or in a `textenv.wrappers.DictStep`.
-        policy: what played; one with ``fingerprint()`` is named by it. A runner's own where None.
-        gamma: discount of the algorithm that the rollout is for.
-        gae_lambda: the lambda of its advantages.
+        policy: the policy that played, recorded by its ``fingerprint()`` if it has one; None is the
+            runner's own policy.
+        gamma: the discount of the algorithm that the rollout is collected for.
+        gae_lambda: the lambda of that algorithm's advantages.
 
     Raises:
-        ConfigError: for a space that JSON cannot describe; names it.
+        ConfigError: for a space that cannot be described as JSON; names it.
     """
     runner = runner_or_env if hasattr(runner_or_env, "policy_version") else None
     env = runner_or_env if runner is None else runner.env
@@ -64,14 +65,14 @@ def describe_source(
 
 
 class Exporter:
-    """Writes the rollouts of a training into a folder, each with where it comes from.
+    """Writes rollouts of a training to a folder, each with a record of its source.
 
     Args:
-        folder: where to; None writes none.
-        every: write the first of each so many.
+        folder: the folder; None writes nothing.
+        every: write one of each so many rollouts, the first.
 
     Attributes:
-        last: the file of the last rollout that was written; None where that was not the last one.
+        last: the file of the latest rollout; None if that one was not written.
     """
 
     def __init__(self, folder: str | Path | None, every: int = 1):
@@ -81,7 +82,9 @@ class Exporter:
         self.last: Path | None = None
 
     def write(self, rollout: Buffer, runner: Any, **facts: float | None) -> None:
-        """Write a rollout, if its turn has come, before the policy that made it is changed.
+        """Write a rollout, if it is one of those to write.
+
+        Call this before the policy that collected the rollout is changed.
 
         Args:
             rollout: what was collected.
@@ -96,17 +99,17 @@ class Exporter:
 
 
 def check_source(rollout: Buffer | str | Path, env: Any) -> None:
-    """Refuse a rollout that was made for another environment.
+    """Refuse a rollout that was collected in another environment.
 
-    Where it does not say from where it comes (a transcript), its observations must be members of
-    the environment's space.
+    If the rollout does not name its spaces (a transcript does not), its observations and actions
+    must be members of the environment's.
 
     Args:
-        rollout: a rollout, or the file of one.
-        env: the environment that it is to be used for: single, vector, or in a ``DictStep``.
+        rollout: a rollout, or its file.
+        env: the environment to use it for: single, vector, or in a ``DictStep``.
 
     Raises:
-        DataError: where the environment's id or spaces differ; names both.
+        DataError: if the id or the spaces of the environment differ; names both.
     """
     name = "the rollout" if isinstance(rollout, Buffer) else str(rollout)
     rollout = rollout if isinstance(rollout, Buffer) else load_rollout(rollout)
@@ -134,7 +137,7 @@ def check_source(rollout: Buffer | str | Path, env: Any) -> None:
 
 
 def _vector(env: Any) -> VectorEnv | None:
-    """The vector environment that this is, or that a DictStep holds."""
+    """The vector environment that this is, or that a DictStep wraps; None if there is none."""
     inner = getattr(env, "env", None)
     if isinstance(inner, VectorEnv) and not isinstance(env, VectorEnv):
         return inner
@@ -142,7 +145,7 @@ def _vector(env: Any) -> VectorEnv | None:
 
 
 def single_spaces(env: Any) -> tuple[Space, Space]:
-    """Of a single environment."""
+    """Observation and action space of a single environment, also if this is a vector of them."""
     vector = _vector(env)
     if vector is not None:
         return vector.single_observation_space, vector.single_action_space
@@ -150,7 +153,7 @@ def single_spaces(env: Any) -> tuple[Space, Space]:
 
 
 def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
-    """Id of a single environment, and what ``gym.make`` was given beside it."""
+    """Id of a single environment, and the arguments that ``gym.make`` was given beside it."""
     vector = _vector(env)
     spec = getattr(env, "spec", None)
     if isinstance(getattr(vector, "unwrapped", None), (SyncVectorEnv, AsyncVectorEnv)):
@@ -166,7 +169,7 @@ def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON of what ``gym.make`` was given; what is not JSON, a function say, by its name."""
+    """An argument of ``gym.make`` as JSON; anything that JSON cannot hold by its name."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, np.generic):

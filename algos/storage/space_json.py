@@ -1,4 +1,4 @@
-"""Spaces as JSON: what a file needs to say what its observations and actions are."""
+"""Describes Gymnasium spaces as JSON, so that files can say what observations and actions are."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from textenv.spaces import UnicodeText
 
 
 def describe_space(space: Space) -> dict[str, Any]:
-    """A space as JSON.
+    """Describe a space as JSON.
 
-    The bounds of a Box are one number where all are equal, and lists of its shape elsewhere; an
-    infinite one is ``"inf"`` or ``"-inf"``, which ``float`` understands.
+    The bounds of a Box are one number if all are equal, and nested lists otherwise. An infinite
+    bound is ``"inf"`` or ``"-inf"``, which ``float`` understands.
 
     Raises:
-        ConfigError: for a space of another kind; names it.
+        ConfigError: for a space of a kind that is not known here; names it.
     """
     for kind, (known, describe, _) in _KINDS.items():
         if type(space) is known:
@@ -31,10 +31,10 @@ def describe_space(space: Space) -> dict[str, Any]:
 
 
 def make_space(description: Any) -> Space:
-    """The space that `describe_space` described.
+    """Make the space that `describe_space` described.
 
     Raises:
-        DataError: for a description of another kind.
+        DataError: if this is not the description of a space.
     """
     kind = description.get("type") if isinstance(description, dict) else None
     if kind not in _KINDS:
@@ -71,7 +71,7 @@ def _finite(bound: Any) -> Any:
 def _make_box(row: dict[str, Any]) -> Space:
     shape, dtype = tuple(row["shape"]), np.dtype(row["dtype"])
     low, high = (
-        # As objects: an integer of 64 bits does not pass through a float.
+        # As objects, because not every 64-bit integer survives a conversion to float.
         np.broadcast_to(np.array(row[key], object).astype(dtype).reshape(()), shape)
         if not isinstance(row[key], list)
         else np.array(row[key], object).astype(dtype).reshape(shape)
@@ -127,7 +127,7 @@ def _describe_dict(space: Any) -> dict[str, Any]:
 
 
 def _make_dict(row: dict[str, Any]) -> Space:
-    # As pairs: Gymnasium sorts the keys of a plain dict.
+    # As pairs, because Gymnasium sorts the keys of a plain dict.
     return spaces.Dict([(key, make_space(part)) for key, part in row["spaces"].items()])  # type: ignore[arg-type]
 
 
@@ -157,5 +157,5 @@ _KINDS: dict[str, _Kind] = {
 
 
 def _size(shape: list[int]) -> Any:
-    """MultiBinary compares its ``n``, a number for one dimension."""
+    """The ``n`` of a MultiBinary: a number for one dimension, else the shape."""
     return shape[0] if len(shape) == 1 else shape

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar with time left, figures, sampled completions."""
+"""Shows a training in the terminal: a bar with the time left, figures, sampled completions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def progress_bar(unit: str, console: Console, disable: bool = False) -> Progress
 
 
 class TextDisplay:
-    """Shows each step: live on a terminal, a line now and then elsewhere.
+    """Shows a training on text: live on a terminal, and otherwise as a line now and then.
 
     Args:
-        total: steps of the run.
-        console: where to; standard output where None.
+        total: how many steps the training has.
+        console: the console to print to; None takes standard output.
         unit: what a step is: an optimizer ``"step"``, or an ``"update"`` by a whole rollout.
     """
 
@@ -80,11 +80,11 @@ class TextDisplay:
 
 
 class ControlDisplay:
-    """A line for each update of control, over a bar where the output is a terminal.
+    """Shows a training on control: a line for each update, and on a terminal a bar below them.
 
     Args:
-        total: transitions of the run.
-        console: where to; standard output where None.
+        total: how many transitions the training has.
+        console: the console to print to; None takes standard output.
     """
 
     def __init__(self, total: int, console: Console | None = None):
@@ -107,7 +107,7 @@ class ControlDisplay:
         self._progress.stop()
 
     def on_step(self, metrics: Mapping[str, float], rollout: Buffer, exported: Path | None) -> None:
-        """Show one update, and where its rollout went."""
+        """Show one update, and the file of its rollout."""
         self._progress.update(self._bar, completed=metrics["time/total_timesteps"])
         self.console.print(ppo_line(metrics, rollout.num_transitions, exported))
 
@@ -116,18 +116,18 @@ class OfflineDisplay:
     """Prints a line for some of the passes of an offline training, ten or so in all.
 
     Args:
-        console: where to.
+        console: the console to print to.
     """
 
     def __init__(self, console: Console):
         self._console = console
 
     def on_step(self, metrics: Mapping[str, float], passes: int) -> None:
-        """Show a pass, if it is the first, the last, or one of those between.
+        """Show a pass, if it is the first, the last, or one of those chosen between them.
 
         Args:
-            metrics: of the pass.
-            passes: how many there will be.
+            metrics: the metrics of the pass.
+            passes: how many passes the training has.
         """
         epoch = int(metrics["epoch"])
         if epoch in (1, passes) or epoch % max(1, passes // _LINES) == 0:
@@ -140,7 +140,7 @@ class OfflineDisplay:
 
 
 def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | None) -> str:
-    """What a console shows of an update of control."""
+    """The line that describes an update on control."""
     figures = [
         f"{shown}={metrics[name]:.4g}"
         for name, shown in (
@@ -152,19 +152,19 @@ def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | No
         )
         if name in metrics
     ]
-    update = int(metrics["time/iterations"]) - 1  # from 0, as the files of an empty folder
+    update = int(metrics["time/iterations"]) - 1  # from 0, as in the names of the rollout files
     total = int(metrics["time/total_timesteps"])
     where = f"; exported {transitions} transitions to {exported.name}" if exported else ""
     return f"PPO update {update}: {' '.join(figures)} total_steps={total}{where}"
 
 
 def no_signal(metrics: Mapping[str, float]) -> str:
-    """Why a step made no update, or nothing where it made one."""
+    """The reason why a step made no update; empty if it made one."""
     if "loss" in metrics or metrics.get("train/n_updates", 0) > 0:
         return ""
     groups = int(metrics["groups"])
-    if groups == metrics["completions/count"]:  # no groups, but a critic's judgement
-        return "no token did better or worse than the critic foresaw: nothing to learn from"
+    if groups == metrics["completions/count"]:  # there are no groups, but the values of a critic
+        return "no token did better or worse than the critic expected: nothing to learn from"
     equal = round(metrics["frac_reward_zero_std"] * groups)
     if equal == groups:
         return f"{equal} of {groups} groups had equal rewards: nothing to learn from"
@@ -200,7 +200,7 @@ def _figures(metrics: Mapping[str, float]) -> Table:
 
 
 def _samples(rollout: Buffer) -> Table:
-    """A few completions, from prompts all over the rollout."""
+    """A table of a few completions, spread over the rollout."""
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("prompt", max_width=40, no_wrap=True)
     table.add_column("completion", max_width=60, no_wrap=True)

@@ -1,4 +1,4 @@
-"""Recorded text as a terminal can bear it."""
+"""Prepares recorded text for a terminal: control characters are written as escapes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""A text whose control characters, ``keep`` aside, are written as escapes.
+    r"""Write a text's control characters as escapes, except those in ``keep``.
 
-    What a model wrote may hold the codes that move a terminal's cursor or colour it.
+    A model's text may contain codes that move a terminal's cursor or change its colours.
 
     Example:
         >>> printable("red: \x1b[31m\n")
@@ -23,7 +23,7 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def shown(value: Any) -> str:
-    """An observation or an action: text as it is, numbers in short."""
+    """An observation or an action as text; arrays are shortened."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, np.ndarray):
@@ -34,10 +34,10 @@ def shown(value: Any) -> str:
 
 
 def one_line(value: Any) -> str:
-    """The same in one line, its line breaks as escapes."""
+    """An observation or an action as one line; line breaks in text become escapes."""
     return printable(value, keep="") if isinstance(value, str) else " ".join(shown(value).split())
 
 
 def count(number: int, thing: str) -> str:
-    """So many things, as "1 episode" and "2 episodes"."""
+    """A number with its noun, as in "1 episode" and "2 episodes"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

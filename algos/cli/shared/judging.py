@@ -1,4 +1,4 @@
-"""How well what is trained does, before and after: greedy, and as it samples."""
+"""Evaluates the policy of a training, greedy and sampled, before and after the training."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 from textenv.algos.config import check_integer
 from textenv.algos.evaluation import episode_returns, evaluate
 
-_CONTROL_SEED = 2**30  # of the evaluation's episodes: far from the seeds of training
+_CONTROL_SEED = 2**30  # of the evaluation's episodes, far from the seeds of training
 
 Judgement = dict[str, dict[str, Any]]
-"""``"greedy"`` and ``"sampled"``, each with its figures."""
+"""The figures of an evaluation under ``"greedy"`` and ``"sampled"``."""
 
 Judge = Callable[[], "Judgement | None"]
+"""Evaluates a policy as it is now; gives None if there is nothing to evaluate on."""
 
 
 def text_judge(trainer: Any, env: Any, examples: int) -> Judge:
-    """Evaluates on test examples, the sampled answers with a seed of their own.
+    """Make a judge that evaluates on test examples; sampled answers have a seed of their own.
 
     Args:
-        trainer: whose policy is judged.
-        env: of the split to evaluate on; None judges nothing.
-        examples: how many; 0 judges nothing.
+        trainer: the trainer whose policy is evaluated.
+        env: an environment of the split to evaluate on; None evaluates nothing.
+        examples: how many examples; 0 evaluates nothing.
     """
 
     def judge() -> Judgement | None:
@@ -38,15 +39,15 @@ def text_judge(trainer: Any, env: Any, examples: int) -> Judge:
 
 
 def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:
-    """Evaluates on whole episodes.
+    """Make a judge that evaluates on whole episodes.
 
     Args:
-        trainer: whose policy is judged.
-        env: a single environment; None judges nothing.
-        episodes: how many; 0 judges nothing.
+        trainer: the trainer whose policy is evaluated.
+        env: a single environment; None evaluates nothing.
+        episodes: how many episodes; 0 evaluates nothing.
 
     Raises:
-        ConfigError: for fewer than none.
+        ConfigError: if ``episodes`` is negative.
     """
     check_integer("eval_episodes", episodes, 0)
 
@@ -67,7 +68,13 @@ def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:
 
 
 def say_judgement(say: Callable[[str], None], when: str, result: Judgement | None) -> None:
-    """Say in a line how well it did."""
+    """Print an evaluation as one line.
+
+    Args:
+        say: prints a line.
+        when: the start of the line, ``"before"`` or ``"after"``.
+        result: the evaluation; None if there was none.
+    """
     if result is None:
         say(f"{when}: not evaluated")
         return

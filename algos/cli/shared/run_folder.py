@@ -1,4 +1,4 @@
-"""The folder that a training run leaves: settings, metrics, rollouts, model, summary, picture."""
+"""The folder of a training run: settings, metrics, rollouts, model, summary and picture."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Picture(NamedTuple):
 
 
 class RunFolder:
-    """Writes a run's files; each appears whole.
+    """Writes the files of a run.
 
     Args:
         path: the folder, which must be new or empty.
 
     Raises:
-        ConfigError: where it holds something already.
+        ConfigError: if the folder is not empty.
     """
 
     def __init__(self, path: Path):
@@ -53,11 +53,11 @@ class RunFolder:
 
     @staticmethod
     def default_path(name: str) -> Path:
-        """``runs/<name>-<time>``."""
+        """The default folder of a run, ``runs/<name>-<time>``."""
         return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, with ``config.toml`` in it: from here on there is a run."""
+        """Make the folder, and write ``config.toml`` in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / "config.toml", tomli_w.dumps(dict(config)))
 
@@ -68,12 +68,12 @@ class RunFolder:
 
     @property
     def rollouts(self) -> Path:
-        """Where rollouts go."""
+        """The folder for rollouts."""
         return self.path / "rollouts"
 
     @property
     def model(self) -> Path:
-        """Where the trained model goes."""
+        """The folder for the trained model."""
         return self.path / "model"
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The environments of text that a command line names."""
+"""Makes the environments of text that a command line names."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from textenv.errors import ConfigError, DataError, MissingFileError
 
 @dataclass
 class TextTask:
-    """What to train on, where the environment is one of text."""
+    """The options that name a task or a dataset of text, and its rewards."""
 
     task: str | None = None
     """Text: name of a task, see textenv envs; unset: arithmetic."""
     task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Text: difficulty parameters of the task, as --task-kwargs digits 3."""
+    """Text: difficulty parameters of the task, as in --task-kwargs digits 3."""
     dataset: Path | None = None
-    """Text: file of own examples, rows {"prompt", "answer", ...}, in place of a task."""
+    """Text: file of your own examples, rows {"prompt", "answer", ...}, instead of a task."""
     reward: tuple[str, ...] = ()
-    """Text: reward functions: names, or FILE.py:FUNCTION; unset: the task's own verifier."""
+    """Text: reward functions, as names or FILE.py:FUNCTION; unset: the task's own verifier."""
 
     @property
     def name(self) -> str:
-        """What the run is called after."""
+        """The name that a run is called after."""
         return self.task or (self.dataset.stem if self.dataset else "arithmetic")
 
     @property
     def given(self) -> bool:
-        """Whether any of it is set."""
+        """Whether any of the options is set."""
         return bool(self.task or self.task_kwargs or self.dataset or self.reward)
 
     def env_kwargs(self) -> dict[str, Any]:
-        """Arguments of ``gym.make``.
+        """The arguments of ``gym.make``.
 
         Raises:
-            ConfigError: for both a task and a dataset.
+            ConfigError: if both a task and a dataset are given.
         """
         if self.task is not None and self.dataset is not None:
             raise ConfigError("give --task or --dataset, not both")
@@ -59,10 +59,12 @@ class TextTask:
 
 
 def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env, gym.Env | None]:
-    """The environment to train in, and the one to evaluate in, where there is one.
+    """Make the environment to train in, and the one to evaluate in.
+
+    The second is None if the environment has no examples, or if ``evaluate`` is false.
 
     Raises:
-        ConfigError: for both a task and a dataset, or an id that is not registered.
+        ConfigError: if both a task and a dataset are given, or the id is not registered.
     """
     kwargs = task.env_kwargs()
     env = make_env(env_id, kwargs)
@@ -78,11 +80,11 @@ def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env
 
 
 def load_reward(name: str) -> str | Callable[..., Any]:
-    """A reward function's name, or the function of ``FILE.py:FUNCTION``.
+    """A reward function's name as it is, or the function that ``FILE.py:FUNCTION`` names.
 
     Raises:
-        MissingFileError: where there is no such file.
-        ConfigError: where the file has no such function.
+        MissingFileError: if the file does not exist.
+        ConfigError: if the file has no such function.
     """
     path, colon, function = name.rpartition(":")
     if not colon or not path.endswith(".py"):

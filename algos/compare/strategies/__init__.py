@@ -1,1 +1,1 @@
-"""Rollout strategies compared at equal generated tokens."""
+"""Compares rollout strategies of GRPO at equal numbers of generated tokens."""

@@ -1,4 +1,4 @@
-"""The files of a comparison of rollout strategies: results.json, results.md and curves.png."""
+"""Writes the files of a comparison of strategies: results.json, results.md and curves.png."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ JSON_FILE = "results.json"
 def write_runs(
     comparison: StrategyComparison, folder: Path, summary: dict[str, Any] | None = None
 ) -> None:
-    """Write ``results.json``, whole, in the place of an earlier one.
+    """Write ``results.json``; it appears complete, and replaces an earlier one.
 
-    The summary takes a while, and is for the end: without it the file is enough to go on from.
+    The summary takes a while to compute and belongs to the end. A file without it is enough to
+    continue from.
     """
     whole = {
         "format": FORMAT,
@@ -47,7 +48,7 @@ def write_runs(
 
 
 def write_report(comparison: StrategyComparison, folder: Path) -> None:
-    """Write ``results.json``, and where there is a run ``results.md`` and ``curves.png``."""
+    """Write ``results.json``, and if there are runs ``results.md`` and ``curves.png``."""
     summary = comparison.summary()
     write_runs(comparison, folder, summary)
     if not summary:
@@ -75,10 +76,10 @@ def write_report(comparison: StrategyComparison, folder: Path) -> None:
 
 
 def read_comparison(path: Path) -> StrategyComparison:
-    """What `write_runs` wrote.
+    """Read a comparison that `write_runs` wrote.
 
     Raises:
-        DataError: where the file is something else; names it.
+        DataError: if the file is something else; names it.
     """
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
@@ -99,10 +100,10 @@ def read_comparison(path: Path) -> StrategyComparison:
 
 
 def check_same(found: StrategyComparison, wanted: StrategyComparison, path: Path) -> None:
-    """Refuse to go on with a comparison that had other settings.
+    """Refuse to continue a comparison that had other settings.
 
     Raises:
-        ConfigError: naming each setting that differs.
+        ConfigError: if settings differ; names each of them.
     """
     pairs = [
         (name, found.settings.get(name), wanted.settings.get(name))
@@ -122,7 +123,7 @@ def check_same(found: StrategyComparison, wanted: StrategyComparison, path: Path
 
 
 def to_markdown(comparison: StrategyComparison, summary: dict[str, Any]) -> str:
-    """Tables for people."""
+    """The comparison as a page of Markdown tables."""
     s = comparison.settings
     seeds = sorted({run.seed for run in comparison.runs})
     threshold = comparison.threshold()
@@ -131,8 +132,8 @@ def to_markdown(comparison: StrategyComparison, summary: dict[str, Any]) -> str:
         "",
         f"GRPO on {s['model']}, {s['tokens']:,} generated tokens from each of {len(seeds)} seed(s) "
         f"({seeds[0]} to {seeds[-1]}): a run ends at the first step at which they are spent. "
-        f"{s['num_prompts']} prompts x {s['num_generations']} completions a rollout where a "
-        "strategy says nothing else, AdamW at a learning rate that is constant after its warm-up. "
+        f"{s['num_prompts']} prompts x {s['num_generations']} completions a rollout unless a "
+        "strategy has its own, AdamW at a learning rate that is constant after its warm-up. "
         f"Evaluated every {s['eval_every']:,} tokens on up to {s['eval_examples']} test examples, "
         "not in the seconds. Accuracy is that of sampled answers, mean over the runs, with its 95% "
         "stratified bootstrap interval.",
@@ -154,8 +155,9 @@ def to_markdown(comparison: StrategyComparison, summary: dict[str, Any]) -> str:
         lines += [
             f"## Until {GAIN:.0%} of {BASELINE}'s gain ({threshold:.3f})",
             "",
-            "Where the mean curve, and how many of the runs, first got there, on straight lines "
-            f"between evaluations; and that over {BASELINE}'s, with its 95% bootstrap interval.",
+            "Tokens and seconds at which the mean curve first got there, on straight lines between "
+            f"evaluations, and how many of the runs did; then the ratio to {BASELINE}'s, with its "
+            "95% bootstrap interval.",
             "",
             *markdown_table(
                 (
@@ -173,8 +175,9 @@ def to_markdown(comparison: StrategyComparison, summary: dict[str, Any]) -> str:
     lines += [
         "## What a run took",
         "",
-        "Means over the runs. Computed are all tokens that went through the model to generate, "
-        "prompts included, for each finished completion; uniform are groups without information.",
+        "Means over the runs. Computed tokens are all that went through the model to generate, "
+        "prompts included, for each finished completion. Uniform groups have equal outcomes, and "
+        "nothing to learn from.",
         "",
         *markdown_table(
             (
@@ -200,7 +203,7 @@ def to_markdown(comparison: StrategyComparison, summary: dict[str, Any]) -> str:
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
-    """A line for each strategy: whether it ends worse than the baseline, by more than chance."""
+    """A line for each strategy: whether it ends worse than the baseline by more than chance."""
     lines = []
     for name, found in summary.items():
         if (difference := found.get("difference")) is None:
@@ -278,16 +281,16 @@ def _tries_lines(comparison: StrategyComparison) -> list[str]:
             )
         )
     return [
-        f"Sampled accuracy after {comparison.settings['tune_tokens']:,} generated tokens, from one "
-        "seed that is not among the runs, on test examples that are not among those of the tables; "
-        "the best is used, the first of equals.",
+        f"Sampled accuracy after {comparison.settings['tune_tokens']:,} generated tokens, from a "
+        "seed that no run has, on test examples that are not among those of the tables. The best "
+        "rate is used, the first among equals.",
         "",
         *markdown_table(("strategy", *(f"{rate:g}" for rate in rates), "used"), rows),
     ]
 
 
 def _span(interval: Any, form: str = ".3f") -> str:
-    """The two ends; one that is None has no end."""
+    """An interval in words; an end that is None has no bound."""
     if interval is None:
         return "-"
     low, high = ("no end" if end is None else format(end, form) for end in interval)

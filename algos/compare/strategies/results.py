@@ -1,4 +1,4 @@
-"""What a comparison of rollout strategies found, over generated tokens and over seconds.
+"""The results of a comparison of rollout strategies, over generated tokens and over seconds.
 
 Shapes: R runs, P points of a curve, B draws of a bootstrap.
 """
@@ -13,11 +13,11 @@ import numpy as np
 from textenv.algos.compare.statistics import Curve, bootstrap_interval, learning_curve, mean_score
 
 BASELINE = "plain"
-"""GRPO without a part: what the others are compared with."""
+"""The strategy without parts, which the others are compared with."""
 GAIN = 0.95
-"""The share of the baseline's gain that is waited for."""
-_POINTS = 60  # of a curve in a picture
-_DRAWS = 10_000  # of the bootstrap of a ratio
+"""The share of the baseline's gain that a run is timed to."""
+_POINTS = 60  # points of a curve in the picture
+_DRAWS = 10_000  # draws of the bootstrap of a ratio
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Point:
     """An evaluation in the course of a run."""
 
     tokens: int
-    """Generated so far."""
+    """Tokens generated so far."""
     seconds: float
-    """Of training so far: evaluations are not in them."""
+    """Seconds of training so far, without those of evaluations."""
     steps: int
-    """Of the optimizer so far; a rollout that gave it nothing counts one."""
+    """Optimizer steps so far; a rollout without anything to learn from counts as one."""
     sampled: float
-    """Share of right answers at temperature 1; mean reward where the task knows no right."""
+    """Share of right answers at temperature 1; mean reward if the task has no verifier."""
     greedy: float
+    """The same for greedy answers."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class StrategyRun:
     seed: int
     learning_rate: float
     points: tuple[Point, ...]
-    """In order; the first before any training, the last at the first step that spent the budget."""
+    """In order: the first before the training, the last at the first step that spent the budget."""
     totals: dict[str, float]
-    """Sums over the steps: those of `counts.summarize`, and ``trajectories``."""
+    """Sums over the steps: the entries of `counts.summarize`, and ``trajectories``."""
 
     @property
     def last(self) -> Point:
@@ -55,24 +56,24 @@ class StrategyRun:
 
 @dataclass(frozen=True)
 class Try:
-    """A learning rate, tried for one strategy."""
+    """A learning rate that was tried for a strategy."""
 
     strategy: str
     learning_rate: float
     accuracy: float
-    """Sampled, at the end, on the validation examples."""
+    """Accuracy of sampled answers at the end, on the validation examples."""
     tokens: int
     seconds: float
 
 
 @dataclass
 class StrategyComparison:
-    """All that was run so far."""
+    """A comparison, with the tries and runs made so far."""
 
     settings: dict[str, Any]
     machine: dict[str, Any]
     strategies: dict[str, str]
-    """Name -> what it is, in words."""
+    """Name -> a description in words."""
     tries: list[Try] = field(default_factory=list)
     runs: list[StrategyRun] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ class StrategyComparison:
         return f"{name} ({levels})" if levels else str(name)
 
     def learning_rate(self, name: str) -> float | None:
-        """The one of the grid that a strategy did best with, the first of equals; None: unknown."""
+        """The best learning rate of a strategy, first among equals; None if tries are missing."""
         grid = self.settings["learning_rates"]
         if len(grid) == 1:
             return grid[0]
@@ -93,17 +94,17 @@ class StrategyComparison:
         return max(grid, key=found.__getitem__) if found.keys() >= set(grid) else None
 
     def runs_of(self, name: str) -> list[StrategyRun]:
-        """The runs of a strategy, by seed."""
+        """The runs of a strategy, in the order of their seeds."""
         return sorted((run for run in self.runs if run.strategy == name), key=lambda r: r.seed)
 
     def curve(self, name: str, unit: str) -> Curve:
-        """Sampled accuracy over ``"tokens"`` or ``"seconds"``, as far as the shortest run goes."""
+        """Sampled accuracy over ``"tokens"`` or ``"seconds"``, to the end of the shortest run."""
         runs = [_curve_of(run, unit) for run in self.runs_of(name)]
         x = np.linspace(0, min(places[-1] for places, _ in runs), _POINTS)
         return learning_curve(runs, x, statistic=mean_score)
 
     def threshold(self) -> float | None:
-        """The accuracy with `GAIN` of the baseline's gain; None where it has gained nothing."""
+        """The accuracy at `GAIN` of the baseline's gain; None if it gained nothing."""
         runs = self.runs_of(BASELINE)
         if not runs:
             return None
@@ -112,7 +113,7 @@ class StrategyComparison:
         return first + GAIN * (last - first) if last > first else None
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """What the runs of each strategy come to, for those that have any."""
+        """Figures of each strategy's runs, for strategies that have any."""
         names = [name for name in self.strategies if self.runs_of(name)]
         return {name: self._summary_of(name) for name in names}
 
@@ -144,15 +145,15 @@ class StrategyComparison:
 
 
 def crossing(x: np.ndarray, y: np.ndarray, threshold: Any) -> np.ndarray:
-    """Where curves first reach a threshold, on the straight lines between their points.
+    """The places at which curves first reach a threshold, on straight lines between their points.
 
     Args:
-        x: (P,), ascending.
-        y: (..., P).
-        threshold: (...), of each curve.
+        x: the places of the points (P,), ascending.
+        y: the curves (..., P).
+        threshold: the threshold of each curve (...).
 
     Returns:
-        (...); inf where a curve never does.
+        The places (...); inf for a curve that never reaches its threshold.
 
     Example:
         >>> crossing(np.array([0.0, 10.0, 20.0]), np.array([0.0, 0.5, 0.4]), 0.2).item()
@@ -169,7 +170,7 @@ def crossing(x: np.ndarray, y: np.ndarray, threshold: Any) -> np.ndarray:
 
 
 def _reach(runs: list[StrategyRun], base: list[StrategyRun], threshold: float) -> dict[str, Any]:
-    """When the mean of some runs, and each alone, first got to the threshold."""
+    """When the mean of some runs, and each of them alone, first reached the threshold."""
     found: dict[str, Any] = {"threshold": threshold, "by_seed": {}}
     for unit in ("tokens", "seconds"):
         x, y = _together(runs, unit)  # (P,), (R, P)
@@ -190,9 +191,9 @@ def _reach(runs: list[StrategyRun], base: list[StrategyRun], threshold: float) -
 def _ratio_interval(
     mine: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray]
 ) -> list[float | None]:
-    """95% interval of the ratio of two crossings; the runs of each side are drawn again.
+    """95% interval of the ratio of two crossings, by drawing the runs of each side again.
 
-    The threshold is drawn with the baseline's runs. None stands for no end.
+    The threshold follows from the baseline's drawn runs. An end without a bound is None.
     """
     rng = np.random.default_rng(0)
     means = []
@@ -208,9 +209,9 @@ def _ratio_interval(
 
 
 def _together(runs: list[StrategyRun], unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Runs at all places where one of them was evaluated: (P,) and (R, P).
+    """Runs at all places at which one of them was evaluated: places (P,), accuracies (R, P).
 
-    After its end a run stays where it was.
+    After its end a run keeps its last accuracy.
     """
     curves = [_curve_of(run, unit) for run in runs]
     x = np.unique(np.concatenate([places for places, _ in curves]))
@@ -235,7 +236,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _mean_totals(runs: list[StrategyRun]) -> dict[str, float]:
-    """Means over the runs, and what a finished trajectory took."""
+    """Means of the totals over the runs, and the tokens computed for each finished trajectory."""
     means = {name: float(np.mean([run.totals[name] for run in runs])) for name in runs[0].totals}
     means["computed_per_trajectory"] = means["tokens_computed"] / means["trajectories"]
     return means

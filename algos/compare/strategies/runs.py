@@ -1,9 +1,9 @@
-"""The loop of a comparison of rollout strategies: GRPO, equal generated tokens, several seeds.
+"""Runs a comparison of rollout strategies: GRPO from several seeds, at equal generated tokens.
 
-Strategies differ in how many completions they take for an optimizer step, so that a run is measured
-by the tokens that it generated: it ends at the first step at which its budget is spent, however
-many steps these were. The learning rate is constant after its warm-up, since a schedule would have
-to know their number.
+Strategies differ in how many completions they need for an optimizer step. A run is therefore
+measured by the tokens that it generated, and ends at the first step at which its budget is spent,
+however many steps it has made. The learning rate is constant after its warm-up, because a schedule
+would need to know the number of steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from textenv.algos.strategies.counts import summarize
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, unknown
 
-_FIELDS: dict[str, Callable[[str], Any]] = {  # of GRPOConfig, that a strategy may set
+_FIELDS: dict[str, Callable[[str], Any]] = {  # of GRPOConfig that a strategy may set
     "num_prompts": int,
     "num_generations": int,
     "num_iterations": int,
@@ -46,8 +46,8 @@ _FIELDS: dict[str, Callable[[str], Any]] = {  # of GRPOConfig, that a strategy m
     "loss_type": str,
     "scale_rewards": str,
 }
-_NO_END = 10**9  # steps: the tokens end a run
-_TUNE_SEED = 2**20  # of the tries of learning rates; those of runs count up from a small number
+_NO_END = 10**9  # steps; a run is ended by its tokens
+_TUNE_SEED = 2**20  # of tries of learning rates; seeds of runs count up from a small number
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class StrategyArena:
     """What all strategies of a comparison share.
 
     Raises:
-        ConfigError: for a value out of range, or no learning rates.
-        ConfigTypeError: for a value of another type.
+        ConfigError: if a value is out of range, or there are no learning rates.
+        ConfigTypeError: if a value has the wrong type.
     """
 
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of ``gym.make``: the task."""
+    """Arguments of ``gym.make``, which name the task."""
     model: str = "tiny-lm"
-    """A name or a folder."""
+    """Name or folder of the language model."""
     tokens: int = 200_000
     """Generated tokens of each run."""
     tune_tokens: int = 100_000
@@ -70,9 +70,9 @@ class StrategyArena:
     eval_every: int = 10_000
     """Generated tokens between two evaluations."""
     eval_examples: int = 300
-    """Examples of an evaluation; as many others to choose the learning rate by."""
+    """Examples of an evaluation; as many others serve to choose the learning rate."""
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
-    """Tried for each strategy."""
+    """Learning rates to try for each strategy."""
     num_prompts: int = 32
     num_generations: int = 16
     max_completion_length: int = 64
@@ -87,7 +87,7 @@ class StrategyArena:
             raise ConfigError(f"a learning rate is named twice: {self.learning_rates}")
 
     def settings(self) -> dict[str, Any]:
-        """For a file, in JSON's types; functions by their name."""
+        """The settings in JSON's types, for a file; functions by their names."""
         kwargs = {
             key: [getattr(f, "__name__", f) for f in value] if key == "reward_fn" else value
             for key, value in self.env_kwargs.items()
@@ -95,12 +95,12 @@ class StrategyArena:
         return asdict(self) | {"env_kwargs": kwargs, "learning_rates": list(self.learning_rates)}
 
     def examples(self) -> tuple[list[int], list[int]]:
-        """Ids of the test split: those of the report, and others to choose a learning rate by.
+        """Ids of the test split: those for the report, and others to choose a learning rate by.
 
         A hash of the problem divides the split, so that no problem is on both sides.
 
         Raises:
-            ConfigError: where one side is empty.
+            ConfigError: if one side is empty.
         """
         env = make_env("TextGen-v0", self.env_kwargs | {"split": "test"})
         task: Any = env.unwrapped.task
@@ -108,7 +108,7 @@ class StrategyArena:
         sides: tuple[list[int], list[int]] = ([], [])
         for example_id in evaluation_ids(env, 3 * self.eval_examples):
             digest = zlib.crc32(key(task.example(example_id)).encode())
-            sides[digest // 10 % 2].append(example_id)  # its rest by 10 has made the test split
+            sides[digest // 10 % 2].append(example_id)  # its last digit defines the test split
         env.close()
         report, validation = (side[: self.eval_examples] for side in sides)
         if not report or not validation:
@@ -121,18 +121,18 @@ class StrategyArena:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A strategy that takes part."""
+    """A strategy that takes part in the comparison."""
 
     name: str
     parts: tuple[str, ...]
     fields: dict[str, Any]
-    """Of `GRPOConfig`, where it has its own."""
+    """Fields of `GRPOConfig` that the strategy sets itself."""
 
     def config(self, arena: StrategyArena, learning_rate: float, seed: int) -> GRPOConfig:
         """The settings of a run.
 
         Raises:
-            ConfigError: for values that cannot be used.
+            ConfigError: if a value cannot be used; names the strategy.
         """
         shared = {
             name: getattr(arena, name)
@@ -151,7 +151,7 @@ class Entrant:
             raise ConfigError(f"strategy {self.name!r}: {error}") from error
 
     def describe(self, arena: StrategyArena) -> str:
-        """All parts with all of their settings, and what else is its own."""
+        """Describe all parts with all of their settings, and the fields that the strategy sets."""
         config = self.config(arena, arena.learning_rates[0], 0)
         strategy = create_strategy("grpo", num_generations=config.num_generations, parts=self.parts)
         own = "".join(f", {name}={value}" for name, value in self.fields.items())
@@ -159,13 +159,13 @@ class Entrant:
 
 
 def parse_entrant(text: str) -> Entrant:
-    """A strategy from its text: ``plain``, or parts and settings joined by ``+``.
+    """Parse a strategy: ``plain``, or parts and settings joined by ``+``.
 
-    A piece is a part as `create_strategy` takes it (``dapo:cap=4``), or a setting of GRPO
+    Each piece is a part as `create_strategy` takes it (``dapo:cap=4``), or a setting of GRPO
     (``num_iterations=2``).
 
     Raises:
-        ConfigError: for a part or a setting that is not known; lists those that are.
+        ConfigError: if a part or a setting is not known; lists the known ones.
 
     Example:
         >>> parse_entrant("greso+pods:keep=8+num_iterations=2").parts
@@ -196,14 +196,15 @@ def parse_entrant(text: str) -> Entrant:
 
 
 def parse_entrants(texts: Sequence[str], known: Sequence[str] = ()) -> list[Entrant]:
-    """The strategies of a comparison.
+    """Parse the strategies of a comparison.
 
     Args:
-        texts: as `parse_entrant` takes them.
-        known: names of strategies whose runs are there already.
+        texts: the strategies, as `parse_entrant` takes them.
+        known: names of strategies that already have runs.
 
     Raises:
-        ConfigError: for none, one that is named twice or not known, or where the baseline lacks.
+        ConfigError: if there are none, one is named twice or not known, or the baseline is
+            missing.
     """
     if not texts:
         raise ConfigError(f"no strategies are named; known: {', '.join([BASELINE, *names()])}")
@@ -217,17 +218,17 @@ def parse_entrants(texts: Sequence[str], known: Sequence[str] = ()) -> list[Entr
 
 
 class Contest:
-    """The runs of a comparison that are still to be made.
+    """Makes the runs that a comparison still lacks.
 
     Args:
-        arena: what all share.
-        entrants: who takes part.
-        seeds: of the runs.
-        comparison: what is known already; it is filled up.
+        arena: what all strategies share.
+        entrants: the strategies that take part.
+        seeds: the seeds of the runs.
+        comparison: what was run before; new tries and runs are added to it.
 
     Raises:
-        ConfigError: for no seeds, or a strategy that cannot be used on this task; before anything
-            is generated.
+        ConfigError: if there are no seeds, or a strategy cannot be used on this task. This
+            happens before anything is generated.
     """
 
     def __init__(
@@ -248,16 +249,16 @@ class Contest:
 
     @property
     def tokens_left(self) -> int:
-        """Generated tokens of what is still to be run, about."""
+        """About how many tokens the missing tries and runs will generate."""
         arena = self._arena
         return arena.tune_tokens * len(self._open_tries()) + arena.tokens * len(self._open_runs())
 
     def play(self) -> Iterator[Try | StrategyRun]:
-        """Run what is missing; yields each when it is over, and in the comparison.
+        """Run what is missing; yields each try and run once the comparison has it.
 
-        First all strategies try each learning rate, from a seed that is none of the others; then
-        seeds come one after another, and within each the strategies in turn, so that a machine
-        that slows down slows all of them.
+        First all strategies try each learning rate, from a seed that no run has. Then the
+        strategies take turns for each seed, so that a machine that becomes slower affects all of
+        them.
         """
         arena = self._arena
         tries = self._open_tries()
@@ -299,16 +300,16 @@ def train(
     example_ids: Sequence[int],
     eval_every: int | None,
 ) -> StrategyRun:
-    """Train until as many tokens are generated.
+    """Train until the budget of generated tokens is spent.
 
     Args:
         arena: the task and the model.
-        name: what the run is called.
-        config: settings.
-        budget: tokens; the run ends at the first step at which they are generated.
+        name: the name of the strategy.
+        config: the settings.
+        budget: the tokens; the run ends at the first step at which they are generated.
         example_ids: examples of the test split to evaluate on.
         eval_every: tokens between two evaluations, each at the first step at or after its place;
-            None: at the end alone.
+            None evaluates only at the end.
     """
     tokens, seconds, trajectories, due = 0, 0.0, 0, eval_every or budget
     points: list[Point] = []
@@ -358,7 +359,7 @@ def _trainer(
 
 
 def _warm_up(arena: StrategyArena, entrants: Sequence[Entrant]) -> None:
-    """One step of each, thrown away: what the process does once is in no run's seconds."""
+    """Make a step of each and throw it away, so that no run pays for what is done only once."""
     for entrant in entrants:
         config = entrant.config(arena, arena.learning_rates[0], 0)
         train(arena, entrant.name, config, 1, [], None)
@@ -371,4 +372,4 @@ def _accuracy(runner: RolloutRunner, example_ids: Sequence[int], greedy: bool) -
 
 
 class _SpentError(Exception):
-    """The tokens of a run are spent."""
+    """Raised when a run has generated all of its tokens."""

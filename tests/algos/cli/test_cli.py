@@ -227,7 +227,7 @@ def test_no_signal_says_why():
     assert "32 of 32 groups had equal rewards" in no_signal(metrics)
     assert no_signal(metrics | {"loss": 0.0}) == ""
     ppo = metrics | {"completions/count": 32.0, "train/n_updates": 0.0}
-    assert "than the critic foresaw" in no_signal(ppo)
+    assert "than the critic expected" in no_signal(ppo)
     assert no_signal(ppo | {"train/n_updates": 2.0}) == ""
 
 
