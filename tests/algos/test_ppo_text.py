@@ -29,10 +29,7 @@ from textenv.algos import (
 )
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
-from textenv.algos.ppo_text import (
-    VALUE_HEAD,
-    TextUpdater,
-)
+from textenv.algos.ppo_text import VALUE_HEAD, TextUpdater
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 ROWS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "b", "b"]
@@ -373,7 +370,7 @@ def test_lora_trains_adapters_and_the_critic_and_saves_them(tiny_folder, tmp_pat
     import mlx_lm
 
     trainer = make_trainer(tiny_folder, None, total_timesteps=128, lora_rank=4, learning_rate=1e-2)
-    network = trainer._learner.network
+    network = trainer._updater.network
     before = weights_of(network)
     trainer.train()
     after = weights_of(network)
@@ -394,7 +391,7 @@ def test_a_saved_folder_brings_its_critic_along(tiny_folder, tmp_path):
         trainer.save(tmp_path / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
     again = make_trainer(tmp_path / "model", None)
-    ours, theirs = weights_of(trainer._learner.network), weights_of(again._learner.network)
+    ours, theirs = weights_of(trainer._updater.network), weights_of(again._updater.network)
     np.testing.assert_equal(theirs, ours)
     assert np.abs(ours["value_head.weight"]).max() > 0
     assert len(weights_of(load_model(tmp_path / "model")[0])) == len(ours) - 2
@@ -407,7 +404,7 @@ def test_equal_seeds_give_equal_runs(tiny_folder):
     def run(seed):
         trainer = make_trainer(tiny_folder, None, total_timesteps=128, seed=seed)
         trainer.train()
-        return weights_of(trainer._learner.network), [m["reward"] for m in trainer.history]
+        return weights_of(trainer._updater.network), [m["reward"] for m in trainer.history]
 
     first = run(0)
     np.testing.assert_equal(run(0), first)

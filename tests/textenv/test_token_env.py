@@ -1,21 +1,20 @@
-import json
+"""The token environment, one token per step."""
+
+import functools
 import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 
 import textenv
 from textenv.errors import ConfigError, ConfigTypeError
 
 EOS, PAD = 1, 0
 TASKS = ["arithmetic", "calculator", "countdown", "guess_number", "reverse", "sort"]
-IDS = sorted(
-    name for name in gym.registry if name.startswith(("TextGen", "textgen/")) and ":" not in name
-)
 
 
 class Letters:
@@ -47,39 +46,6 @@ def write(env, text):
         if steps[-1][2] or steps[-1][3]:
             break
     return steps
-
-
-@pytest.mark.parametrize("name", IDS)
-@pytest.mark.filterwarnings("error")
-def test_check_env_has_nothing_to_say_of_any_id(name):
-    check_env(gym.make(name).unwrapped)
-    env = gym.make(f"textenv:{name}")
-    assert env.spec.name == gym.spec(name).name
-    assert gym.make(EnvSpec.from_json(env.spec.to_json())).reset(seed=1)[1].keys()
-    assert json.loads(gym.spec(name).to_json())["kwargs"] == gym.spec(name).kwargs
-
-
-def test_every_built_in_task_has_an_id():
-    names = {gym.spec(name).kwargs["task"] for name in IDS if name.startswith("textgen/")}
-    assert names == set(TASKS)
-    assert {"textgen/Arithmetic-v0", "textgen/Countdown-v0", "textgen/GuessNumber-v0"} <= {*IDS}
-
-
-@pytest.mark.parametrize("name", [name for name in IDS if name.startswith("textgen/")])
-def test_a_time_limit_never_adds_a_truncation(name):
-    env = gym.make(name)
-    turns = env.unwrapped.task.max_turns
-    assert env.spec.max_episode_steps > turns
-    env.reset(seed=0)
-    if turns == 1:
-        assert env.step(env.unwrapped.task.oracle(env.unwrapped.example))[1:4] == (1.0, True, False)
-        return
-    flags = [env.step("calc(1)")[2:4] for _ in range(turns)]
-    assert flags == [(False, False)] * (turns - 1) + [(False, True)]
-    env.reset(seed=0)
-    for _ in range(turns - 1):
-        env.step("calc(1)")
-    assert env.step(env.unwrapped.example["answer"])[1:4] == (1.0, True, False)
 
 
 def test_the_documented_call_needs_no_import():
@@ -271,3 +237,38 @@ def test_tokens_in_a_vector(form):
     assert observations["ids"][:, -1].tolist() == [20, EOS]
     assert rewards.tolist() == [0.0, 0.0]
     env.close()
+
+
+@functools.cache
+def played(name):
+    """An environment of tokens and one of text, of the same task."""
+    return make(task=name, max_tokens=6), gym.make("TextGen-v0", task=name).unwrapped
+
+
+@pytest.mark.parametrize("name", TASKS)
+@given(seed=st.integers(0, 2**31), data=st.data())
+def test_any_tokens_earn_what_their_text_earns(name, seed, data):
+    env, text = played(name)
+    observation, info = env.reset(seed=seed)
+    expected, _ = text.reset(seed=seed)
+    assert info["prompt"] == expected
+    total, over = 0.0, False
+    tokenizer = env.unwrapped.tokenizer
+    picked = []
+    for _ in range(80):
+        allowed = np.flatnonzero(info["action_mask"])
+        token = int(allowed[data.draw(st.integers(0, len(allowed) - 1))])
+        picked.append(token)
+        observation, reward, terminated, truncated, info = env.step(token)
+        assert observation in env.observation_space
+        total += reward
+        if "completion" in info:
+            said = [token for token in picked if token not in tokenizer.eos_token_ids]
+            assert info["completion"] == tokenizer.decode(said)
+            cut = picked[-1] not in tokenizer.eos_token_ids
+            _, reward, *ends, _ = text.step(info["completion"], cut=cut)
+            assert (reward, ends) == (total, [terminated, truncated])
+            total, picked = 0.0, []
+        if over := terminated or truncated:
+            break
+    assert over

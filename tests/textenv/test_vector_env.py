@@ -1,29 +1,14 @@
-"""The three vectorized forms against each other, and text through shared memory."""
-
-import json
-import multiprocessing
-import os
-import sys
-import warnings
-from copy import deepcopy
+"""The own vector form against Gymnasium's sync and async forms, and its errors."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import (
-    create_shared_memory,
-    read_from_shared_memory,
-    write_to_shared_memory,
-)
-from hypothesis import given
-from hypothesis import strategies as st
 
+from textenv import tasks
 from textenv.errors import ConfigError, ConfigTypeError
-from textenv.spaces import UnicodeText
 from textenv.tasks import Example, Task, Turn
 from textenv.tasks.base import Episode
 from textenv.vector_env import TextGenerationVectorEnv
@@ -172,16 +157,6 @@ def test_made_again_from_its_spec():
     same(env.reset(seed=1), again.reset(seed=1))
 
 
-def test_namespaced_ids_keep_gymnasiums_time_limit():
-    for form in ("sync", "vector_entry_point"):
-        env = gym.make_vec(
-            "textgen/GuessNumber-v0", num_envs=2, vectorization_mode=form, max_episode_steps=2
-        )
-        env.reset(seed=0)
-        assert env.step(("", ""))[3].tolist() == [False, False]
-        assert env.step(("", ""))[3].tolist() == [True, True]
-
-
 @pytest.mark.parametrize("form", ["sync", "own"])
 def test_example_ids_go_to_every_lane_and_the_users_options_stay_whole(form):
     env = make(form)
@@ -311,116 +286,71 @@ def test_bad_resets_name_what_came(kwargs, error, says):
         make("own").reset(**kwargs)
 
 
-def round_trip(space, values):
-    memory = create_shared_memory(space, n=len(values))
-    view = read_from_shared_memory(space, memory, n=len(values))  # once, before all else
-    for index, value in enumerate(values):
-        write_to_shared_memory(space, index, value, memory)
-    return view
+class Strict(tasks.Task):
+    """Whose verifier knows its level."""
+
+    name, levels = "strict", range(1, 4)
+
+    def __init__(self, level=1):
+        self.at = level
+
+    @property
+    def level(self):
+        return self.at
+
+    def at_level(self, level):
+        return Strict(level)
+
+    def example(self, example_id):
+        return {"prompt": f"{self.at}:{example_id}"}
+
+    def score(self, example, completion):
+        return float(completion == str(self.at))
 
 
-texts = st.text(max_size=20)  # any character but lone surrogates
+def flat(info):
+    return {k: flat(v) if isinstance(v, dict) else np.asarray(v).tolist() for k, v in info.items()}
 
 
-anything = st.text(st.characters(exclude_categories=()), max_size=4) | st.none() | st.binary()
-
-
-@given(st.lists(anything, max_size=4), st.integers(0, 2))
-def test_all_at_once_is_each_by_itself(values, shortest):
-    space = UnicodeText(3, min_length=shortest)
-    assert space.contains_all(values) == all(value in space for value in values)
-
-
-@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
-def test_any_text_goes_through_shared_memory(pairs):
-    space = UnicodeText(20)
-    for again in (0, 1):  # a text that is shorter than the last leaves nothing of it behind
-        view = round_trip(space, [pair[again] for pair in pairs])
-        assert deepcopy(view) == tuple(pair[again] for pair in pairs)
-        assert type(deepcopy(view)) is tuple
-    memory = create_shared_memory(space, n=1)
-    view = read_from_shared_memory(space, memory, n=1)
-    for one, two in pairs:
-        for text in (one, two):
-            write_to_shared_memory(space, 0, text, memory)
-            assert (list(view), view[0], view, repr(view)) == ([text], text, (text,), repr((text,)))
-
-
-@given(st.lists(st.tuples(texts, st.integers(0, 4)), min_size=1, max_size=3))
-def test_within_dict_and_tuple_spaces(values):
-    space = Dict(a=Tuple([UnicodeText(20), Discrete(5)]), b=Box(0, 5, (2,)))
-    items = [{"a": value, "b": np.full(2, value[1], np.float32)} for value in values]
-    read = deepcopy(round_trip(space, items))
-    assert read["a"][0] == tuple(text for text, _ in values)
-    assert read["a"][1].tolist() == [number for _, number in values]
-    assert read["b"].tolist() == [[number] * 2 for _, number in values]
-
-
-def test_the_longest_text_of_the_widest_characters_fits():
-    space = UnicodeText(1000)
-    values = ["🙂" * 1000, "a", "🙂" * 1000]
-    assert deepcopy(round_trip(space, values)) == tuple(values)
-    with pytest.raises(ValueError, match=r"1001 characters.*UnicodeText\(0, 1000\)"):
-        round_trip(space, ["🙂" * 1001])
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_room_for_long_texts_costs_nothing_until_it_is_used():
-    def resident():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    before = resident()
-    space = UnicodeText(2**20)
-    memory = create_shared_memory(space, n=64)  # 256 MiB of address space
-    for i in range(64):
-        write_to_shared_memory(space, i, "12+30=", memory)
-    assert deepcopy(read_from_shared_memory(space, memory, n=64)) == ("12+30=",) * 64
-    assert resident() - before < 4 * 2**20
-
-
-class Nested(gym.ObservationWrapper):
-    def __init__(self, env):
-        super().__init__(env)
-        self.observation_space = Dict(
-            text=env.observation_space, pair=Tuple([env.observation_space, Discrete(9)])
-        )
-
-    def observation(self, observation):
-        return {"text": observation, "pair": (observation[::-1], len(observation))}
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("copy", [True, False])
-def test_async_within_dict_and_tuple_in_new_processes_too(context, copy):
-    if context not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {context} here")
-    env = gym.make_vec(
-        "textenv:TextGen-v0",
-        num_envs=2,
-        vectorization_mode="async",
-        vector_kwargs={"context": context, "copy": copy},
-        wrappers=[Nested],
+@pytest.mark.parametrize("task", ["calculator", Strict(), "sort"])
+def test_the_own_vector_form_agrees_with_gymnasiums(task):
+    own = gym.make_vec("TextGen-v0", num_envs=3, task=task, autoreset_mode=AutoresetMode.DISABLED)
+    sync = gym.make_vec(
+        "TextGen-v0",
+        num_envs=3,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+        task=task,
     )
-    starts = [gym.make("TextGen-v0").reset(seed=5 + i)[0] for i in range(2)]
-    observations, _ = env.reset(seed=5)
-    assert tuple(observations["text"]) == tuple(starts)
-    assert tuple(observations["pair"][0]) == tuple(text[::-1] for text in starts)
-    assert observations["pair"][1].tolist() == [6, 6]
-    observations, *_ = env.step(("🙂", "é"))
-    assert tuple(observations["text"]) == (starts[0] + "🙂", starts[1] + "é")
-    env.close()
+    mask = np.array([False, True, False])
+    everyone = np.ones(3, bool)
+    for options in (
+        None,
+        {"level": 2},
+        {"level": 3, "reset_mask": mask},  # the others stay at level 2
+        {"reset_mask": everyone},
+        {"level": 1, "example_id": 4},
+    ):
+        seen = [env.reset(seed=[1, 2, 3], options=options and {**options}) for env in (own, sync)]
+        assert seen[0][0] == seen[1][0]
+        assert flat(seen[0][1]) == flat(seen[1][1])
+        if options and "reset_mask" in options:
+            continue
+        answers = tuple(str(2) for _ in range(3))
+        steps = [env.step(answers) for env in (own, sync)]
+        for one, two in zip(*steps):
+            assert flat(one) == flat(two) if isinstance(one, dict) else list(one) == list(two)
 
 
-def test_ids_of_the_namespace_are_made_in_every_form():
-    for name in [name for name in gym.registry if name.startswith("textgen/")]:
-        spec = gym.spec(name)
-        assert json.loads(spec.to_json())["kwargs"] == spec.kwargs
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            sync, own = (
-                gym.make_vec(name, num_envs=2, vectorization_mode=form)
-                for form in ("sync", "vector_entry_point")
-            )
-            same(sync.reset(seed=1), own.reset(seed=1))
-            same(sync.step(("1", "é")), own.step(("1", "é")))
+def test_lanes_at_different_levels_are_scored_by_their_own():
+    envs = gym.make_vec(
+        "TextGen-v0", num_envs=3, task=Strict(), autoreset_mode=AutoresetMode.NEXT_STEP
+    )
+    envs.reset(seed=1, options={"level": 2})
+    envs.reset(seed=1, options={"level": 3, "reset_mask": np.array([False, True, False])})
+    _, rewards, *_ = envs.step(["2", "3", "1"])
+    assert rewards.tolist() == [1, 1, 0]
+    prompts, *_ = envs.step(["", "", ""])  # begins anew, at the task's own level
+    assert [prompt[0] for prompt in prompts] == ["1", "1", "1"]
+    _, rewards, *_ = envs.step(["1", "3", "1"])
+    assert rewards.tolist() == [1, 0, 1]

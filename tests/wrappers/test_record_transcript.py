@@ -138,12 +138,13 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_it_is_a_rollout_as_json_lines(tmp_path):
-    rollout_files = pytest.importorskip("textenv.algos.storage.files")
+    from textenv.algos import load_rollout
+
     env = RecordTranscript(gym.make("TextGen-v0", task="guess_number"), tmp_path)
     prompt, start = env.reset(seed=3)
     after, *_, info = env.step("0")
     env.close()
-    [trajectory] = rollout_files.load_rollout(env.path)
+    [trajectory] = load_rollout(env.path)
     assert (trajectory.observations, trajectory.actions) == ([prompt], ["0"])
     assert (trajectory.final_observation, trajectory.infos) == (after, [info])
     assert (trajectory.reset_info, trajectory.seed, trajectory.prompt) == (start, 3, prompt)

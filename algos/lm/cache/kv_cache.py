@@ -287,7 +287,8 @@ class ForkedCache:
             causal = as_bias("causal", length, self.columns)
             assert causal is not None
             over_own = causal[None, None] if over_own is None else over_own + causal[None, None]
-        own = KeyBlock(*(array[..., : self.columns, :] for array in self.own), over_own)
+        keys, values = (array[..., : self.columns, :] for array in self.own)
+        own = KeyBlock(keys, values, over_own)
         return attend_by_prompt(queries, scale, own, self.shared, over_prompt)
 
     def take(

@@ -83,5 +83,6 @@ class StepCache:
         if mask is not None:
             width = self._shared[0].shape[2] if self._shared else 0
             over_prompt, over_own = split_mask(mask, place.per_prompt, width)
-        own = KeyBlock(*(array[..., :columns, :] for array in self.own), over_own)
+        keys, values = (array[..., :columns, :] for array in self.own)
+        own = KeyBlock(keys, values, over_own)
         return attend_by_prompt(queries, scale, own, self._shared, over_prompt)

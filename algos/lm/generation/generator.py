@@ -10,8 +10,7 @@ Shapes: P distinct prompts, B places of a batch, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +92,7 @@ class Generator:
         continues: bool = False,
         limits: Sequence[int] | None = None,
         branches: bool = False,
-        ended: OnCompletion = ignore,
+        on_completion: OnCompletion = ignore,
     ) -> list[Completion]:
         """Sample one completion for each row of ``prompts``.
 
@@ -110,7 +109,8 @@ class Generator:
             branches: whether later calls may go on from any beginning of these rows, any number of
                 times, and this one from those that are kept: of a prompt, nothing is computed that
                 it shares with one of them but the last token. Rows then stay until `forget`.
-            ended: called with each row and its completion once that has ended, before others have.
+            on_completion: called with each row and its completion once that has ended, before
+                others have.
 
         Returns:
             N completions, in order.
@@ -121,69 +121,59 @@ class Generator:
         if self._model.runs_plainly:
             plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
             self.tokens_prefilled += sum(map(len, {tuple(prompt) for prompt in prompts}))
-            done = plain.generate(prompts, max_tokens, params, uniforms, limits, ended)
+            done = plain.generate(prompts, max_tokens, params, uniforms, limits, on_completion)
             self.tokens_decoded += sum(len(c.token_ids) for c in done)
             return done
         if branches and len(prompts) > self._batch_size:
-            parts = []
-            for i in range(0, len(prompts), self._batch_size):
-                some = slice(i, i + self._batch_size)
-                parts += self.generate(
-                    prompts[some],
-                    max_tokens,
-                    params,
-                    uniforms[some],
-                    limits=None if limits is None else limits[some],
-                    branches=True,
-                    ended=partial(_shifted, ended, i),
-                )
-            return parts
+            return self._in_parts(prompts, max_tokens, params, uniforms, limits, on_completion)
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
         samples = Samples(most, params, uniforms, self._eos)
-        completions: dict[int, Completion] = {}
         keeps = (continues or branches) and self._model.shares_prompts
-        weights = WeightsStamp(self._model) if keeps else None
-
-        def keep(batch: DecodeBatch) -> None:
-            left = None if weights is None else batch.ended(samples.made)
-            if left is not None and weights is not None:
-                here = left.rows[left.rows >= 0].tolist()
-                tokens = {i: [*prompts[i], *samples.tokens[i, : samples.made[i]]] for i in here}
-                self._kept.add(left, tokens, weights)
-
-        def tell() -> None:
-            for row in samples.ended[len(completions) :]:
-                completions[row] = samples.completion(row)
-                ended(row, completions[row])
-
+        stamp = WeightsStamp(self._model) if keeps else None
         batch = self._go_on(prompts, branches)
         queue = self._line_up(prompts, [] if batch is None else batch.rows)
-        if batch is not None:
-            alone = batch.alone
-        else:
-            counts = np.array([len(waiting.rows) for waiting in queue])
-            alone = not self._model.shares_prompts or best_group(counts) == 1
-            if self._kept.alone is not None:  # what is kept can stand in one batch
-                alone = self._kept.alone
+        alone = self._is_alone(batch, queue)
+        completions: dict[int, Completion] = {}
         while queue or batch:
-            joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
-            if joining:
-                new: DecodeBatch | None = self._prefilled(
-                    joining, batch, alone, min(max_tokens, _ROOM)
-                )
-            else:
-                assert batch is not None
-                new = batch.compacted() if batch.going.any() else None
-            if batch is not None and new is not batch:
-                keep(batch)
-            batch = new
+            before, batch = batch, self._next_batch(batch, queue, alone, min(max_tokens, _ROOM))
+            if stamp is not None and before is not None and before is not batch:
+                self._keep(before, prompts, samples, stamp)
+            drawn = [] if batch is None else self._run(batch, samples, params)
+            for row in samples.ended[len(completions) :]:  # while the next are computed
+                completions[row] = samples.completion(row)
+                on_completion(row, completions[row])
             if batch is not None:
-                drawn = self._run(batch, samples, params)
-                tell()  # while these are under way
                 samples.add(batch, drawn)
-        tell()
         self.tokens_decoded += int(samples.made.sum())
         return [completions[row] for row in range(len(prompts))]
+
+    def _in_parts(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        params: SamplingParams,
+        uniforms: np.ndarray,
+        limits: Sequence[int] | None,
+        on_completion: OnCompletion,
+    ) -> list[Completion]:
+        """`generate` with branches, one batch after another."""
+        parts = []
+        for first in range(0, len(prompts), self._batch_size):
+            some = slice(first, first + self._batch_size)
+
+            def told(row: int, completion: Completion, first: int = first) -> None:
+                on_completion(first + row, completion)
+
+            parts += self.generate(
+                prompts[some],
+                max_tokens,
+                params,
+                uniforms[some],
+                limits=None if limits is None else limits[some],
+                branches=True,
+                on_completion=told,
+            )
+        return parts
 
     def forget(self) -> None:
         """Let go of the rows that were kept for another turn."""
@@ -221,6 +211,39 @@ class Generator:
                 joining.append(queue.popleft())
                 free -= len(joining[-1].rows)
         return joining
+
+    def _is_alone(self, batch: DecodeBatch | None, queue: Iterable[_Waiting]) -> bool:
+        """Whether each row of a call has its prompt for itself."""
+        if batch is not None:
+            return batch.alone
+        if self._kept.alone is not None:  # what is kept can stand in one batch
+            return self._kept.alone
+        counts = np.array([len(waiting.rows) for waiting in queue])
+        return not self._model.shares_prompts or best_group(counts) == 1
+
+    def _next_batch(
+        self, batch: DecodeBatch | None, queue: deque[_Waiting], alone: bool, room: int
+    ) -> DecodeBatch | None:
+        """The rows of a batch that go on, and those that join them; None if all have ended."""
+        joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
+        if joining:
+            return self._prefilled(joining, batch, alone, room)
+        assert batch is not None
+        return batch.compacted() if batch.going.any() else None
+
+    def _keep(
+        self,
+        batch: DecodeBatch,
+        prompts: Sequence[Sequence[int]],
+        samples: Samples,
+        stamp: WeightsStamp,
+    ) -> None:
+        """Keep the rows of a batch that have ended, for later calls."""
+        left = batch.ended(samples.made)
+        if left is not None:
+            here = left.rows[left.rows >= 0].tolist()
+            tokens = {i: [*prompts[i], *samples.tokens[i, : samples.made[i]]] for i in here}
+            self._kept.add(left, tokens, stamp)
 
     def _prefilled(
         self, joining: Sequence[_Waiting], batch: DecodeBatch | None, alone: bool, room: int
@@ -305,8 +328,3 @@ class Generator:
             batch.rows = np.where(batch.going, [rows[row][0] for row in batch.rows], -1)
             return batch
         return batch.copies(places, [rows[row] for row in batch.rows[places]])
-
-
-def _shifted(ended: OnCompletion, first: int, row: int, completion: Completion) -> None:
-    """Tell of a row of a part of a batch."""
-    ended(first + row, completion)

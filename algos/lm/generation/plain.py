@@ -61,7 +61,7 @@ class PlainGenerator:
         params: SamplingParams,
         uniforms: np.ndarray,
         limits: Sequence[int] | None = None,
-        ended: OnCompletion = ignore,
+        on_completion: OnCompletion = ignore,
     ) -> list[Completion]:
         """Sample one completion for each row, as `Generator.generate`."""
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
@@ -74,7 +74,7 @@ class PlainGenerator:
                 some = [prompts[i] for i in rows]
                 for place, completion in self._batch(some, most[rows], params, uniforms[rows]):
                     completions[int(rows[place])] = completion
-                    ended(int(rows[place]), completion)
+                    on_completion(int(rows[place]), completion)
         return [completions[i] for i in range(len(prompts))]
 
     def _batch(

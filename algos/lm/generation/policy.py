@@ -22,7 +22,7 @@ backend.prepare()
 
 import mlx.nn as nn  # noqa: E402
 
-from textenv.algos.lm.generation.completions import Completion, OnCompletion  # noqa: E402
+from textenv.algos.lm.generation.completions import Completion  # noqa: E402
 from textenv.algos.lm.generation.generator import Generator  # noqa: E402
 from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
 from textenv.algos.lm.models.properties import context_length  # noqa: E402
@@ -130,49 +130,33 @@ class LanguageModelPolicy:
         """
         single = isinstance(observation, str)
         prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
-        infos = [infos] if single else (infos or [None] * len(prompts))
-        contexts = [context] if single else (context or [None] * len(prompts))
-        begun = [begun] if single else (begun or [None] * len(prompts))
-        heads = [Completion() if head is None else head for head in begun]
-        limits = [limits] if single else limits
+        infos, contexts, begun, limits = (
+            [value] if single else (value or [None] * len(prompts))
+            for value in (infos, context, begun, limits)
+        )
         # A loop that passes contexts knows which episodes begin: an equal prompt may come again.
         prompt_ids, later = self._encode_all(prompts, infos, contexts, recall=context is None)
         params = self._greedy if deterministic else self.params
-        shape = (len(prompts), self.params.max_tokens)
-        noise = np.zeros(shape, np.float32)
-        if not params.greedy:
-            noise = self._noise(shape, [seeds] if single and seeds is not None else seeds)
-        if continues is None:
-            continues = later
+        heads = [Completion() if head is None else head for head in begun]
+        left = self._tokens_left(heads, limits)
+        seeds = [seeds] if single and seeds is not None else seeds
         answers: dict[int, tuple[str, dict[str, Any]]] = {}
 
-        def finish(row: int, completion: Completion) -> None:
-            text = self.decode(completion)
-            answers[row] = (
-                text,
-                {
-                    "prompt_ids": prompt_ids[row],
-                    "token_ids": completion.token_ids,
-                    "token_logprobs": completion.token_logprobs,
-                    "token_entropies": completion.token_entropies,
-                    "support": completion.support,
-                    "temperature": params.scale,
-                    "truncated": completion.truncated,
-                    "logprob": float(sum(completion.token_logprobs)),
-                },
-            )
+        def on_completion(row: int, rest: Completion) -> None:
+            completion = heads[row].followed_by(rest) if heads[row].token_ids else rest
+            answers[row] = self._answer(prompt_ids[row], completion, params)
             if ended is not None:
                 ended(row, *answers[row])
 
-        self._complete(
-            prompt_ids,
-            heads,
-            [shape[1] if limit is None else limit for limit in limits or [None] * len(prompts)],
+        self._generator.generate(
+            [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
+            max(left),
             params,
-            noise,
-            continues,
+            self._noise(heads, params, seeds)[:, : max(left)],
+            later if continues is None else continues,
+            left,
             branches,
-            finish,
+            on_completion,
         )
         texts = [answers[row][0] for row in range(len(prompts))]
         rows = [answers[row][1] for row in range(len(prompts))]
@@ -181,38 +165,46 @@ class LanguageModelPolicy:
             return texts[0], rows[0]
         return texts, {key: [row[key] for row in rows] for key in rows[0]}
 
-    def _complete(
-        self,
-        prompt_ids: list[list[int]],
-        heads: list[Completion],
-        limits: list[int],
-        params: PolicyParams,
-        noise: np.ndarray,
-        continues: bool,
-        branches: bool,
-        finish: OnCompletion,
-    ) -> None:
-        """Completions that begin with heads, each told as it ends."""
+    def _tokens_left(self, heads: list[Completion], limits: Sequence[int | None]) -> list[int]:
+        """How many tokens each answer may still have after what it begins with."""
+        most = [self.params.max_tokens if limit is None else limit for limit in limits]
         begun = [len(head.token_ids) for head in heads]
-        left = [limit - count for limit, count in zip(limits, begun)]
+        left = [limit - count for limit, count in zip(most, begun)]
         if min(left) < 1:
-            raise ConfigError(f"an answer of at most {limits} tokens has begun with {begun}")
+            raise ConfigError(f"an answer of at most {most} tokens has begun with {begun}")
+        return left
+
+    def _noise(
+        self, heads: list[Completion], params: PolicyParams, seeds: Sequence[int] | None
+    ) -> np.ndarray:
+        """The noise (N, max_tokens) of each answer's tokens, from the first new one on."""
+        shape = (len(heads), self.params.max_tokens)
+        if params.greedy:
+            return np.zeros(shape, np.float32)
+        if seeds is None:
+            noise = self._rng.random(shape, dtype=np.float32)
+        else:
+            rngs = [np.random.default_rng((self.params.seed, seed)) for seed in seeds]
+            noise = np.stack([rng.random(shape[1], dtype=np.float32) for rng in rngs])
+        begun = [len(head.token_ids) for head in heads]
         if any(begun):
             noise = np.stack([np.roll(row, -count) for row, count in zip(noise, begun)])
+        return noise
 
-        def ended(row: int, rest: Completion) -> None:
-            finish(row, heads[row].followed_by(rest) if begun[row] else rest)
-
-        self._generator.generate(
-            [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
-            max(left),
-            params,
-            noise[:, : max(left)],
-            continues,
-            left,
-            branches,
-            ended,
-        )
+    def _answer(
+        self, prompt_ids: list[int], completion: Completion, params: PolicyParams
+    ) -> tuple[str, dict[str, Any]]:
+        """A completion's text, and its extras."""
+        return self.decode(completion), {
+            "prompt_ids": prompt_ids,
+            "token_ids": completion.token_ids,
+            "token_logprobs": completion.token_logprobs,
+            "token_entropies": completion.token_entropies,
+            "support": completion.support,
+            "temperature": params.scale,
+            "truncated": completion.truncated,
+            "logprob": float(sum(completion.token_logprobs)),
+        }
 
     def forget(self) -> None:
         """Let go of what was kept in memory for episodes that were to go on."""
@@ -311,12 +303,6 @@ class LanguageModelPolicy:
     def with_params(self, **changes: Any) -> LanguageModelPolicy:
         """The same model under other settings."""
         return LanguageModelPolicy(self.model, self.tokenizer, replace(self.params, **changes))
-
-    def _noise(self, shape: tuple[int, int], seeds: Sequence[int] | None) -> np.ndarray:
-        if seeds is None:
-            return self._rng.random(shape, dtype=np.float32)
-        rngs = [np.random.default_rng((self.params.seed, seed)) for seed in seeds]
-        return np.stack([rng.random(shape[1], dtype=np.float32) for rng in rngs])
 
     def _check_length(self, prompt: str, tokens: int) -> None:
         context = context_length(self.model)

@@ -5,24 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from tests.algos.compare.shared import text_arena
 from textenv.algos import create_policy, load_model
 from textenv.algos.cli import main
 from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.loop import compare
-from textenv.errors import ConfigError
-
-EXAMPLES = [
-    {"prompt": f"{a} against {b}: which is more?", "answer": str(max(a, b))}
-    for a in range(5)
-    for b in range(5)
-]
-
-
-def arena(tmp_path, rows, **kwargs):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    env_kwargs = {"dataset": str(path), "reward_fn": "exact_match"}
-    return Arena("TextGen-v0", env_kwargs, **{"eval_episodes": 5} | kwargs)
 
 
 def test_language_models_start_alike_and_are_scored_as_by_hand():
@@ -47,32 +34,9 @@ def test_language_models_start_alike_and_are_scored_as_by_hand():
         assert run.final > np.mean(scores) + 0.15
 
 
-def test_answers_are_found_in_the_task(tmp_path):
-    assert arena(tmp_path, EXAMPLES).answers == ["0", "1", "2", "3", "4"]
-    assert Arena("TextGen-v0", {"task": "guess_number"}).answers == sorted(map(str, range(1, 21)))
-    assert arena(tmp_path, EXAMPLES, choices=("b", "a")).answers == ["b", "a"]
-    rows = [{"prompt": "more?", "answer": "1", "choices": ["0", "1"]}] * 2
-    assert arena(tmp_path, rows).answers == "choices"
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "says"),
-    [
-        ({"task": "sort"}, "sort has more than 256 different answers: give --choices"),
-        (
-            {"prompts": ["a", "b"], "reward_fn": "exact_match", "examples": [{"answer": "1"}] * 2},
-            "no known answers|answer",
-        ),
-    ],
-)
-def test_a_task_without_a_list_of_answers_says_what_is_needed(kwargs, says):
-    with pytest.raises(ConfigError, match=says):
-        compare(["random"], Arena("TextGen-v0", kwargs), [0])
-
-
 def test_random_choices_are_right_as_often_as_chance_has_it(tmp_path):
     rows = [{"prompt": f"coin {i}", "answer": "ht"[i % 2]} for i in range(400)]
-    task = arena(tmp_path, rows, total_timesteps=1, eval_every=1, eval_episodes=400)
+    task = text_arena(tmp_path, rows, total_timesteps=1, eval_every=1, eval_episodes=400)
     run = compare(["random"], task, [0]).runs[0]
     returns = [x for e in run.evaluations for x in e.returns]
     assert set(returns) == {0.0, 1.0}
@@ -91,7 +55,7 @@ def test_agents_of_stable_baselines_choose_among_answers(tmp_path, agent, one_th
         for i in range(40)
         for w in ("left", "right")
     ]
-    task = arena(tmp_path, rows, total_timesteps=768, eval_every=768, eval_episodes=8)
+    task = text_arena(tmp_path, rows, total_timesteps=768, eval_every=768, eval_episodes=8)
     contestant = SB3Contestant(agent, task)
     if agent == "DQN":
         contestant.settings |= {"learning_rate": 3e-3, "exploration_fraction": 0.5}

@@ -9,6 +9,7 @@ import signal
 import time
 import types
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -41,12 +42,19 @@ def raise_value_error(prompt, completion, example):
     raise ValueError(f"no reward for {prompt}")
 
 
-def kill_this_process(prompt, completion, example):
-    os.kill(os.getpid(), signal.SIGKILL)
+def arrive_and_sleep(folder, prompt, completion, example):
+    """Leave a file named for this process, and do not return."""
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(3600)
 
 
-def sleep(prompt, completion, example):
-    time.sleep(60)
+def kill_the_last_to_come(folder, prompt, completion, example):
+    """One of two workers is killed here, once the other sleeps here."""
+    try:
+        Path(folder, "first").touch(exist_ok=False)
+    except FileExistsError:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(3600)
 
 
 class Talk(gym.Env):
@@ -377,17 +385,17 @@ def test_an_exception_that_cannot_be_sent_arrives_as_text():
         RolloutCoordinator(make_sums, create, GROUPS_OF_4, 1, 8)
 
 
-def test_a_dead_worker_is_noticed_at_once(coordinate):
-    coordinator = coordinate(2, partial(make_env, kill_this_process, SUMS))
-    started = time.perf_counter()
+def test_a_dead_worker_is_noticed_while_others_are_at_work(coordinate, tmp_path):
+    reward = partial(kill_the_last_to_come, str(tmp_path))
+    coordinator = coordinate(2, partial(make_env, reward, SUMS))
+    processes = [worker.process for worker in coordinator._workers._pool._workers]
     with pytest.raises(
         WorkerError, match=r"worker process [01] \(pid \d+\) was killed by signal 9"
     ):
         coordinator.collect()
-    assert time.perf_counter() - started < 5
-    assert not {p.pid for p in children()} & {
-        w.process.pid for w in coordinator._workers._pool._workers
-    }
+    assert not set(processes) & set(children())
+    # The other has left its reward, which takes an hour, because it was told to end.
+    assert sorted(p.exitcode for p in processes) == [-signal.SIGKILL, 0]
 
 
 def test_a_worker_that_died_in_between(coordinate):

@@ -19,7 +19,8 @@ from functools import partial
 from tests.algos.rollouts import test_coordinator as t
 
 if __name__ == "__main__":
-    create_env = partial(t.make_env, getattr(t, sys.argv[1]), t.SUMS)
+    reward = t.length if sys.argv[1] == "exit" else partial(t.arrive_and_sleep, sys.argv[2])
+    create_env = partial(t.make_env, reward, t.SUMS)
     coordinator = t.RolloutCoordinator(create_env, t.make_answerer, t.GROUPS_OF_4, 2, 8)
     print(*[w.process.pid for w in coordinator._workers._pool._workers], flush=True)
     coordinator.collect()
@@ -30,9 +31,8 @@ if __name__ == "__main__":
 def test_the_end_of_the_main_process_ends_its_workers(tmp_path, end):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    reward = "length" if end == "exit" else "sleep"
     process = subprocess.Popen(
-        [sys.executable, str(script), reward],
+        [sys.executable, str(script), end, str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -42,7 +42,10 @@ def test_the_end_of_the_main_process_ends_its_workers(tmp_path, end):
     pids = list(map(int, process.stdout.readline().split()))
     assert len(pids) == 2
     if end != "exit":
-        time.sleep(0.5)  # the workers are in the reward by now
+        inside = [tmp_path / str(pid) for pid in pids]
+        while not all(path.exists() for path in inside):  # both are in the reward from then on
+            assert process.poll() is None
+            time.sleep(0.01)
         if end == "interrupt":  # as a terminal does: all of the group
             os.killpg(process.pid, signal.SIGINT)
         else:
@@ -55,7 +58,7 @@ def test_the_end_of_the_main_process_ends_its_workers(tmp_path, end):
     elif end == "interrupt":
         assert errors.rstrip().endswith("KeyboardInterrupt")
         assert errors.count("Traceback") == 1, errors  # the workers say nothing
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30  # far from the hour that a reward takes
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)

@@ -293,26 +293,19 @@ multiply(a, b, c)
 
 
 @needs_openblas
-@needs_torch
-def test_mlx_is_at_least_half_as_fast_as_torch(cache):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_product_of_mlx_starts_the_threads_of_the_shim(cache, threads):
+    """So it is OpenBLAS that computes MLX's products, on as many threads as were asked for."""
     check = """
-import os, time, torch
-torch.set_num_threads(len(os.sched_getaffinity(0)))
-a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-def torch_gflops():
-    start = time.perf_counter()
-    a @ b
-    return 2 * 1024**3 / (time.perf_counter() - start) / 1e9
-torch_gflops()
-ratios = []
-for _ in range(5):  # the best of five: other processes may be busy
-    torchs = sorted(torch_gflops() for _ in range(5))[2]
-    ratios.append(blas.measure_gflops(1024, repeats=5) / torchs)
-    if ratios[-1] >= 0.5:
-        break
-assert max(ratios) >= 0.5, f"MLX's rate as a part of torch's: {ratios}"
+import os
+def product(size):
+    a = mx.ones((size, size))
+    assert (a @ a)[0, 0].item() == size
+    return len(os.listdir("/proc/self/task"))
+before = product(16)  # too small to be cut; MLX has started its own threads from here on
+print(product(1024) - before)
 """
-    run(LOAD + check, cache, OPENBLAS_NUM_THREADS="")
+    assert int(run(LOAD + check, cache, OPENBLAS_NUM_THREADS=str(threads))) == threads - 1
 
 
 ZEN5 = "vendor_id\t: AuthenticAMD\nflags\t\t: avx2 avx512f avx512cd avx512bw avx512dq avx512vl"

@@ -59,7 +59,9 @@ def test_each_row_is_told_once_it_has_ended(tiny, events, way, batch_size):
         told[row] = completion
         events.append(row)
 
-    done = generator.generate(prompts, 30, SamplingParams(), noise, limits=LIMITS, ended=ended)
+    done = generator.generate(
+        prompts, 30, SamplingParams(), noise, limits=LIMITS, on_completion=ended
+    )
     assert [told[row] for row in range(len(prompts))] == done
     assert [len(completion.token_ids) for completion in done] == LIMITS
     steps = {row: events[: events.index(row)].count("sent") for row in range(len(prompts))}
@@ -76,7 +78,7 @@ def test_trees_tell_rows_by_their_own_numbers(tiny):
     noise = rng.random((7, 8), dtype=np.float32)
     told = {}
     done = Generator(tiny[0], NO_EOS, batch_size=3).generate(
-        prompts, 8, SamplingParams(), noise, branches=True, ended=told.__setitem__
+        prompts, 8, SamplingParams(), noise, branches=True, on_completion=told.__setitem__
     )
     assert [told[row] for row in range(7)] == done
 

@@ -1,0 +1,296 @@
+"""The reward functions that come with the package, by hand and by property."""
+
+import functools
+import json
+import math
+import re
+import sys
+
+import gymnasium as gym
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textenv import rewards
+from textenv.errors import ConfigError, MissingDependencyError, RewardError
+from textenv.rewards import Reward
+from textenv.rewards.verifiers import format_tags, json_schema, numeric_match, regex
+
+
+def score(name, completion, example):
+    """Total, components, and whether it is correct."""
+    return Reward(name)("2+2=", completion, example)
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "answer", "expected"),
+    [
+        ("exact_match", "4", "4", 1.0),
+        ("exact_match", " 4\n", "4", 1.0),
+        ("exact_match", "4", " 4 ", 1.0),
+        ("exact_match", "4", 4, 1.0),
+        ("exact_match", "4.0", "4", 0.0),
+        ("exact_match", "Paris", "paris", 0.0),
+        ("exact_match", "is 4", "4", 0.0),
+        ("contains", "the answer is 4.", 4, 1.0),
+        ("contains", "the answer is five", "4", 0.0),
+        ("contains", "Paris", "paris", 0.0),
+        ("contains", "", "4", 0.0),
+        ("numeric_match", "4.0", "4", 1.0),
+        ("numeric_match", " 4e0 ", 4, 1.0),
+        ("numeric_match", "-0.5", "-.5", 1.0),
+        ("numeric_match", "1000000.5", "1000000", 1.0),  # off by 5e-7 of it
+        ("numeric_match", "1000002", "1000000", 0.0),  # off by 2e-6 of it
+        ("numeric_match", "-4", "4", 0.0),
+        ("numeric_match", "four", "4", 0.0),
+        ("numeric_match", "4 apples", "4", 0.0),
+        ("numeric_match", "", "4", 0.0),
+        ("numeric_match", "nan", "nan", 0.0),
+        ("length", "", "4", 0.0),
+        ("length", "né🙂", "4", 3.0),
+    ],
+)
+def test_named_functions_by_hand(name, completion, answer, expected):
+    total, components, correct = score(name, completion, {"answer": answer})
+    assert (total, components) == (expected, {name: expected})
+    assert correct is (None if name == "length" else expected == 1.0)
+
+
+@pytest.mark.parametrize(("completion", "expected"), [("4.5", 1.0), ("3.5", 1.0), ("4.6", 0.0)])
+def test_numeric_match_within_an_absolute_tolerance(completion, expected):
+    assert score("numeric_match", completion, {"answer": 4, "tolerance": 0.5})[0] == expected
+
+
+@given(st.integers(-(10**15), 10**15), st.sampled_from(["{}", " {} ", "{}.0", "{:e}", "{:+}"]))
+def test_numeric_match_knows_a_number_in_any_notation(number, notation):
+    expected = math.isclose(float(notation.format(number)), number, rel_tol=1e-6)
+    assert score("numeric_match", notation.format(number), {"answer": number})[0] == expected
+
+
+@given(st.text(), st.text())
+def test_matches_agree_with_each_other(completion, answer):
+    exact = score("exact_match", completion, {"answer": answer})[0]
+    assert score("contains", completion, {"answer": answer})[0] >= exact
+    assert score("contains", f"so {answer}!", {"answer": answer})[0] == 1.0
+
+
+def run(spec, completion, **example):
+    return Reward(spec)("a prompt", completion, example)[0]
+
+
+def test_what_the_package_promises_is_registered():
+    promised = "contains exact_match format_tags json_schema length math_equal numeric_match regex"
+    assert set(promised.split()) <= set(rewards.names())
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion", "expected"),
+    [
+        ("42", "42", 1.0),
+        ("1/2", "0.5", 1.0),
+        (r"\frac{1}{2}", "1/2", 1.0),
+        ("1/2", "The answer is 1/2.", 1.0),
+        ("1/2", r"so it is \boxed{\frac12}", 1.0),
+        ("1/2", "I get $2/4$", 1.0),
+        ("x^2+1", "1 + x^2", 1.0),
+        ("2*x", "x*2", 1.0),
+        ("(1,2)", "(1, 2)", 1.0),
+        ("{1,2}", "{2,1}", 1.0),
+        (r"\sqrt{8}", r"2\sqrt{2}", 1.0),
+        ("1000", "1,000", 1.0),
+        (3, "x = 3", 1.0),
+        ("2", "2*x", 0.0),
+        ("2", "1", 0.0),
+        ("2", "", 0.0),
+        ("2", "two", 0.0),
+        ("2/3", "0.6667", 0.0),
+        (r"\pi", "3.14", 0.0),
+        ("5", "(" * 200, 0.0),
+        ("5", "🙂", 0.0),
+    ],
+)
+def test_math_equal_by_hand(answer, completion, expected):
+    pytest.importorskip("math_verify")
+    reward, _, correct = Reward("math_equal")("", completion, {"answer": answer})
+    assert (reward, correct) == (expected, expected == 1.0)
+
+
+@given(st.integers(-999, 999), st.integers(1, 99), st.integers(1, 9))
+def test_math_equal_knows_a_fraction_however_it_is_written(top, bottom, factor):
+    pytest.importorskip("math_verify")
+    for text in (
+        f"{top * factor}/{bottom * factor}",
+        rf"\frac{{{top * factor}}}{{{bottom * factor}}}",
+    ):
+        assert run("math_equal", text, answer=f"{top}/{bottom}") == 1.0
+        assert run("math_equal", rf"\boxed{{{text}}}", answer=f"{top + 1}/{bottom}") == 0.0
+
+
+def test_math_equal_says_where_the_answer_is_no_formula():
+    pytest.importorskip("math_verify")
+    with pytest.raises(RewardError, match="'hello world' is not a formula"):
+        run("math_equal", "4", answer="hello world")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "completion", "expected"),
+    [
+        (r"\d+", "it is 42.", 1.0),
+        (r"\d+", "it is", 0.0),
+        (r"\A\d+\Z", "42", 1.0),
+        (r"\A\d+\Z", "42\n", 0.0),
+        ("", "", 1.0),
+    ],
+)
+def test_regex_by_hand(pattern, completion, expected):
+    assert run("regex", completion, pattern=pattern) == expected
+    everywhere = functools.partial(regex, pattern=pattern)
+    assert Reward(everywhere)("", completion, {})[1] == {"regex": expected}
+
+
+@given(st.text(), st.text())
+def test_regex_finds_what_is_there(text, around):
+    assert run("regex", around + text + around, pattern=re.escape(text)) == 1.0
+
+
+def test_a_parameter_that_partial_sets_is_not_required_of_the_examples():
+    assert Reward("regex").requires == ["pattern"]
+    assert Reward(functools.partial(regex, pattern="a")).requires == []
+    assert Reward(functools.partial(numeric_match, tolerance=1)).requires == ["answer"]
+    env = gym.make(
+        "textenv:TextGen-v0", prompts=["x"], reward_fn=functools.partial(regex, pattern="a")
+    )
+    env.reset(seed=0)
+    assert env.step("banana")[1] == 1.0
+    close = functools.partial(numeric_match, tolerance=0.5)
+    assert Reward(close)("", "4.4", {"answer": 4})[::2] == (1.0, True)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"age": {"type": "integer", "minimum": 0}},
+    "required": ["age"],
+}
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ('{"age": 3}', 1.0),
+        (' {"age": 3, "name": "a"}\n', 1.0),
+        ('{"age": -3}', 0.0),
+        ('{"age": 3.5}', 0.0),
+        ('{"age": NaN}', 0.0),
+        ("{}", 0.0),
+        ("[]", 0.0),
+        ('{"age": 3', 0.0),
+        ('{"age": 3} and more', 0.0),
+        ("[" * 100_000, 0.0),
+        ("9" * 5000, 0.0),
+        ("", 0.0),
+    ],
+)
+def test_json_schema_by_hand(completion, expected):
+    pytest.importorskip("jsonschema")
+    assert run("json_schema", completion, schema=SCHEMA) == expected
+    assert Reward(functools.partial(json_schema, schema=SCHEMA))("", completion, {})[0] == expected
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5))
+def test_json_schema_takes_what_const_names(value):
+    pytest.importorskip("jsonschema")
+    text = json.dumps(value)
+    assert run("json_schema", text, schema={"const": value}) == 1.0
+    assert run("json_schema", text, schema={"not": {"const": value}}) == 0.0
+
+
+def test_json_schema_fetches_nothing(monkeypatch):
+    pytest.importorskip("jsonschema")
+    import socket
+
+    def refused(*_, **__):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    with pytest.raises(RewardError, match=r"'json_schema' raised .*http://example\.com/a"):
+        run("json_schema", "{}", schema={"$ref": "http://example.com/a"})
+
+
+def test_json_schema_refuses_a_broken_schema():
+    pytest.importorskip("jsonschema")
+    with pytest.raises(RewardError, match="raised SchemaError: 'number of' is not valid"):
+        run("json_schema", "{}", schema={"type": "number of"})
+
+
+GOOD = "<think>a</think><answer>b</answer>"
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (GOOD, 1.0),
+        ("\n<think>a\n\nb</think>\n <answer></answer> \n", 1.0),
+        ("<think>1 < 2 > 0</think><answer><b>b</b></answer>", 1.0),
+        ("", 0.0),
+        ("b", 0.0),
+        ("<answer>b</answer><think>a</think>", 0.0),
+        ("<think>a<answer>b</answer></think>", 0.0),
+        ("<think>a</think>", 0.0),
+        ("<think>a</think>so<answer>b</answer>", 0.0),
+        ("so " + GOOD, 0.0),
+        (GOOD + "!", 0.0),
+        (GOOD + GOOD, 0.0),
+        ("<think><think>a</think><answer>b</answer>", 0.0),
+        ("<think>a</think><answer>b", 0.0),
+    ],
+)
+def test_format_tags_by_hand(completion, expected):
+    assert run("format_tags", completion) == expected
+
+
+tags = st.lists(st.text("abcdef", min_size=1), unique=True, max_size=4)
+
+
+@given(tags, st.text("abc <>/\n", max_size=20))
+def test_format_tags_takes_tags_in_order(names, inner):
+    parts = [f"<{name}>{'' if '<' in inner else inner}</{name}>" for name in names]
+    own = functools.partial(format_tags, tags=names)
+    assert Reward(own)("", "\n".join(parts), {})[0] == 1.0
+    assert run("format_tags", "".join(parts), tags=names) == 1.0
+    if len(names) > 1:
+        assert run("format_tags", "".join(parts[::-1]), tags=names) == 0.0
+
+
+@given(st.text())
+def test_any_text_is_scored(text):
+    for name, example in {
+        "exact_match": {"answer": "a"},
+        "contains": {"answer": "a"},
+        "numeric_match": {"answer": "4"},
+        "regex": {"pattern": "a+b"},
+        "length": {},
+        "format_tags": {},
+    }.items():
+        assert 0 <= run(name, text, **example) <= max(1, len(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "example"),
+    [
+        ("math_equal", "math_verify", {"answer": "4"}),
+        ("json_schema", "jsonschema", {"schema": {}}),
+    ],
+)
+def test_a_library_that_is_not_there_names_the_extra(monkeypatch, name, package, example):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=r"textenv\[rewards\]"):
+        run(name, "4", **example)
+
+
+def test_a_key_that_a_function_needs_is_missed_before_the_first_episode():
+    for name, key in (("regex", "pattern"), ("json_schema", "schema"), ("math_equal", "answer")):
+        with pytest.raises(ValueError, match=f"key '{key}' is missing"):
+            gym.make("textenv:TextGen-v0", prompts=["a"], reward_fn=name)
+    with pytest.raises(ConfigError, match=r"regxe.*'regex'"):
+        gym.make("textenv:TextGen-v0", prompts=["a"], reward_fn="regxe")

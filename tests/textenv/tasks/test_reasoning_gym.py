@@ -1,0 +1,201 @@
+"""The datasets of reasoning-gym as tasks."""
+
+import copy
+import pickle
+import re
+import sys
+import warnings
+
+import gymnasium as gym
+import pytest
+
+from textenv import tasks
+from textenv.errors import ConfigError, MissingDependencyError
+from textenv.tasks import reasoning_gym as source
+from textenv.tasks.base import split_of
+
+reasoning_gym = pytest.importorskip("reasoning_gym")
+NAMES = source.names()
+# The library gives no answer to these, in the entry or its metadata.
+NO_ORACLE = {"boxnet", "rush_hour"}
+# It gives one, which its verifier does not always take.
+SOME_ORACLES = {"propositional_logic"}
+# The library's own check refuses what its curriculum gives.
+BROKEN_CURRICULA = {"knight_swap"}
+
+
+def test_all_of_the_librarys_datasets_are_listed():
+    registered = set(reasoning_gym.factory.DATASETS) - {"composite"}
+    assert {name.removeprefix("reasoning_gym:") for name in NAMES} == registered
+    assert len(registered) >= 100
+    assert set(NAMES) <= set(tasks.names())
+
+
+def test_an_episode_by_hand():
+    env = gym.make("textenv:TextGen-v0", task="reasoning_gym:chain_sum")
+    question, info = env.reset(seed=0)
+    assert info["task"] == "reasoning_gym:chain_sum"
+    # chain_sum draws + and - alone, so that the sum can be done term by term.
+    terms = re.search(r": (.*) =$", question).group(1).replace("- ", "+ -").split(" + ")
+    answer = str(sum(map(int, terms)))
+    _, reward, terminated, truncated, info = env.step(answer)
+    assert (reward, terminated, truncated, info["is_correct"]) == (1.0, True, False, True)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(f"{answer}0")
+    assert reward < 1.0 and info["is_correct"] is False
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_id_is_an_example(split):
+    one, two = (tasks.make("reasoning_gym:basic_arithmetic", split=split) for _ in range(2))
+    ids = [0, 1, 2**47, 2**70, 1]
+    assert [one.example(i) for i in ids] == [two.example(i) for i in reversed(ids)][::-1]
+    assert one.example(1) != one.example(2)
+    with pytest.raises(ConfigError, match="-1"):
+        one.example(-1)
+
+
+def test_neighbouring_ids_share_nothing():
+    # The library's own seeds 42 and 43 give the same items, shifted by one.
+    theirs = [
+        reasoning_gym.create_dataset("chain_sum", seed=seed, size=3)[i]["question"]
+        for seed, i in ((42, 1), (43, 0))
+    ]
+    assert theirs[0] == theirs[1]
+    task = tasks.make("reasoning_gym:chain_sum", min_digits=5, max_digits=6)
+    assert len({task.example(i)["prompt"] for i in range(200)}) == 200
+
+
+def test_no_question_is_in_both_splits():
+    kwargs = {"min_digits": 1, "max_digits": 1, "min_terms": 2, "max_terms": 2}
+    train, test = (
+        {
+            tasks.make("reasoning_gym:chain_sum", split=split, **kwargs).example(i)["prompt"]
+            for i in range(300)
+        }
+        for split in ("train", "test")
+    )
+    assert train and test and not train & test
+    assert {split_of(question) for question in test} == {"test"}
+
+
+def test_fields_and_levels_set_the_difficulty():
+    def longest(**kwargs):
+        task = tasks.make("reasoning_gym:chain_sum", **kwargs)
+        prompts = [task.example(i)["prompt"] for i in range(50)]
+        return max(len(number) for prompt in prompts for number in re.findall(r"\d+", prompt))
+
+    assert longest(min_digits=7, max_digits=7) == 7
+    curriculum = reasoning_gym.factory.create_curriculum("chain_sum")
+    for level in (0, 2):
+        curriculum.set_attr_level("num_digits", level)
+        assert longest(level=level) == curriculum.generate_configuration().max_digits
+    assert longest(level=0, min_digits=9, max_digits=9) == 9  # a field beside a level stands
+
+
+def test_every_curriculum_goes_from_its_first_level_to_its_last():
+    for dataset in reasoning_gym.factory.CURRICULA:
+        if dataset == "composite":
+            continue
+        attributes = reasoning_gym.factory.create_curriculum(dataset).attributes.values()
+        top = max(len(attribute.levels) for attribute in attributes) - 1
+        with pytest.raises(ConfigError, match=f"0 to {top}, got {top + 1}"):
+            tasks.make(f"reasoning_gym:{dataset}", level=top + 1)
+        if dataset in BROKEN_CURRICULA:
+            with pytest.raises(ConfigError, match=r"refuses task_kwargs \{'level': 0\}"):
+                tasks.make(f"reasoning_gym:{dataset}", level=0)
+        elif dataset not in source._COSTLY:
+            assert tasks.make(f"reasoning_gym:{dataset}", level=0).name.endswith(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "says"),
+    [
+        ("chain_sums", {}, "'chain_sums'; did you mean 'chain_sum'"),
+        ("", {}, "unknown reasoning-gym dataset ''"),
+        ("chain_sum", {"min_term": 2}, "'min_term'; did you mean 'min_terms'"),
+        ("chain_sum", {"seed": 2}, "unknown parameter of reasoning_gym:chain_sum 'seed'"),
+        ("chain_sum", {"min_terms": -1}, "refuses.*min_terms must be positive"),
+        ("chain_sum", {"min_terms": "two"}, "refuses task_kwargs {'min_terms': 'two'}"),
+        ("chain_sum", {"level": -1}, "level of reasoning_gym:chain_sum .* got -1"),
+        ("chain_sum", {"level": True}, "got True"),
+        ("chain_sum", {"split": "dev"}, "'dev'"),
+        ("composite", {}, "refuses.*at least one dataset"),
+        ("composite", {"level": 0}, "level"),
+    ],
+)
+def test_what_cannot_be_made_says_so(name, kwargs, says):
+    with pytest.raises(ConfigError, match=says):
+        tasks.make(f"reasoning_gym:{name}", **kwargs)
+
+
+def test_a_library_that_is_not_there_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(MissingDependencyError, match=r"reasoning-gym.*textenv\[tasks\]"):
+        tasks.make("reasoning_gym:chain_sum")
+
+
+def test_a_dataset_that_is_not_made_anew_for_an_example_gives_what_a_new_one_gives():
+    for dataset in source._COSTLY:
+        made = reasoning_gym.create_dataset(dataset, seed=1, size=1)
+        for seed in (3, 2**32 - 2):
+            again = copy.copy(made)
+            again.seed = seed
+            new = reasoning_gym.create_dataset(dataset, seed=seed, size=1)
+            assert again[0] == new[0], dataset
+
+
+NOT_ANSWERS = ["", "x", "[1,", "{}", '{"a": 1}', "[[1]]", "(", "1" * 50, " 42\n", "🙂", "1/0"]
+
+
+@pytest.mark.slow
+def test_every_dataset_plays_three_episodes_and_its_oracle_scores_full_marks(states, code):
+    before = states()
+    for name in NAMES:
+        task = tasks.make(name)
+        env = gym.make("TextGen-v0", task=task)
+        for seed in range(3):
+            question, _ = env.reset(seed=seed)
+            assert question == env.unwrapped.example["prompt"] and question
+            for text in [*NOT_ANSWERS, *code]:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # NumPy's, on what is no matrix
+                    score = task.score(env.unwrapped.example, text)
+                assert type(score) is float and 0 <= score <= 1, (name, text)
+            dataset = name.removeprefix("reasoning_gym:")
+            try:
+                answer = task.oracle(env.unwrapped.example)
+            except NotImplementedError as error:
+                assert dataset in {*NO_ORACLE, *SOME_ORACLES} and dataset in str(error)
+                env.step("")
+                continue
+            assert dataset not in NO_ORACLE
+            _, reward, terminated, _, info = env.step(answer)
+            assert (reward, terminated, info["is_correct"]) == (1.0, True, True), name
+        assert states() == before, name
+        assert "ran_a_completion" not in sys.modules, name
+
+
+def test_the_levels_of_reasoning_gym_are_its_curricula():
+    pytest.importorskip("reasoning_gym")
+    task = tasks.make("reasoning_gym:chain_sum", min_terms=2, max_terms=2)
+    assert task.level is None
+    at = task.at_level(2)
+    same = tasks.make("reasoning_gym:chain_sum", level=2, min_terms=2, max_terms=2)
+    assert (task.levels, at.level) == (same.levels, 2)
+    assert [at.example(i) for i in range(9)] == [same.example(i) for i in range(9)]
+    assert task.at_level(2) is at
+    assert at.at_level(0).example(1) != at.example(1)
+    with pytest.raises(ConfigError, match=r"level of reasoning_gym:chain_sum .* got 99"):
+        task.at_level(99)
+    copy = pickle.loads(pickle.dumps(at))
+    assert (copy.example(1), copy.level) == (at.example(1), 2)
+
+
+def test_a_dataset_without_a_curriculum_has_no_levels():
+    pytest.importorskip("reasoning_gym")
+    task = tasks.make("reasoning_gym:list_functions")
+    assert task.levels is None
+    with pytest.raises(ConfigError, match="list_functions' has no levels"):
+        task.at_level(0)

@@ -1,0 +1,151 @@
+"""How the text environment calls its reward functions, and begins to before a step."""
+
+import asyncio
+import queue
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import textenv
+from textenv import TextGenerationEnv
+
+
+def ones(prompt, completion, example):
+    return 1.0
+
+
+def chars(prompt, completion, example):
+    return {"letters": len(completion), "prompt": len(prompt)}
+
+
+def make(**kwargs):
+    return gym.make("TextGen-v0", **kwargs)
+
+
+def own(prompts=("a", "b", "c"), reward_fn=ones, **kwargs):
+    return make(prompts=list(prompts), reward_fn=reward_fn, **kwargs)
+
+
+def test_own_examples_reach_the_reward_function():
+    seen = []
+
+    def spy(prompt, completion, example):
+        seen.append((prompt, completion, example))
+        return 0.0
+
+    env = own(["p", "q"], spy, examples=[{"answer": "4"}, {"answer": "5", "prompt": "not this"}])
+    env.reset(options={"example_id": 1})
+    env.step("done")
+    assert seen == [("q", "done", {"answer": "5", "prompt": "q"})]
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"), [("4", 1.0), (" 4\n", 1.0), ("5", 0.0), ("", 0.0)]
+)
+def test_own_answers_are_matched_by_name(completion, reward):
+    env = own(["2+2="], "exact_match", examples=[{"answer": "4"}])
+    env.reset()
+    _, got, _, _, info = env.step(completion)
+    assert (got, info["is_correct"]) == (reward, reward == 1.0)
+
+
+def test_components_are_summed_by_weight_and_logged_raw():
+    env = own(["four"], [chars, ones], reward_weights={"letters": 0.5, "ones": -2})
+    env.reset()
+    _, reward, _, _, info = env.step("abc")
+    assert reward == 0.5 * 3 + 4 - 2
+    assert type(reward) is float
+    assert info["rewards"] == {"letters": 3.0, "prompt": 4.0, "ones": 1.0}
+    assert {type(value) for value in info["rewards"].values()} == {float}
+    assert "is_correct" not in info
+
+
+def test_a_task_tells_what_is_correct_whatever_the_reward():
+    env = make(reward_fn=ones)
+    env.reset(seed=0)
+    answer = env.unwrapped.task.oracle(env.unwrapped.example)
+    assert env.step(answer)[4]["is_correct"] is True
+
+
+@pytest.mark.parametrize(("score", "expected"), [(np.float64(1), True), (0.5, False)])
+def test_a_tasks_score_makes_a_plain_flag(score, expected):
+    class Own(textenv.tasks.Task):
+        name = "own"
+
+        def example(self, example_id):
+            return {"prompt": "a"}
+
+        def score(self, example, completion):
+            return score
+
+    for reward_fn in ("correct", ones):
+        env = TextGenerationEnv(task=Own(), reward_fn=reward_fn)
+        env.reset()
+        assert env.step("x")[4]["is_correct"] is expected
+
+
+def test_a_reward_function_cannot_change_the_examples():
+    env = own(["a"], lambda p, c, e: e["values"].pop(), examples=[{"values": [1, 2]}])
+    rewards = []
+    for _ in range(2):
+        env.reset()
+        rewards.append(env.step("x")[1])
+    assert rewards == [2.0, 2.0]
+
+
+def test_an_environment_takes_the_settings_and_its_spec_keeps_them():
+    async def hangs(prompt, completion, example):
+        await asyncio.sleep(3600)
+
+    settings = {"reward_timeout": 0.3, "reward_on_timeout": -2.0}
+    env = gym.make("textenv:TextGen-v0", prompts=["p"], reward_fn=hangs, **settings)
+    for copy in (env, gym.make(env.spec), gym.make(env.unwrapped.spec)):
+        copy.reset(seed=0)
+        assert copy.step("x")[1] == -2.0
+
+
+def test_an_environment_scores_the_action_that_it_is_given():
+    """What was begun for another action, or before a reset, is cancelled."""
+    events: queue.Queue = queue.Queue()
+    hanging = {"other", "reset", "closed"}
+
+    async def judge(prompt, completion, example):
+        events.put(("called", prompt, completion))
+        try:
+            await asyncio.sleep(3600 if completion in hanging else 0)
+        except asyncio.CancelledError:
+            events.put(("cancelled", prompt, completion))
+            raise
+        return float(len(completion))
+
+    def happened(count):
+        return {events.get(timeout=60) for _ in range(count)}
+
+    env = gym.make("textenv:TextGen-v0", prompts=["p"], reward_fn=judge).unwrapped
+    env.prescore("before the first reset")
+    env.reset(seed=0)
+    env.prescore("one")
+    env.prescore("one")
+    assert env.step("one")[1] == 3.0
+    env.prescore("after the end")
+    assert happened(1) == {("called", "p", "one")}
+    env.reset()
+    env.prescore("other")
+    assert happened(1) == {("called", "p", "other")}
+    assert env.step("three")[1] == 5.0
+    assert happened(2) == {("cancelled", "p", "other"), ("called", "p", "three")}
+    env.reset()
+    env.prescore("reset")
+    assert happened(1) == {("called", "p", "reset")}
+    env.reset()
+    assert happened(1) == {("cancelled", "p", "reset")}
+    hanging.remove("reset")
+    assert env.step("reset")[1] == 5.0
+    assert happened(1) == {("called", "p", "reset")}
+    env.reset()
+    env.prescore("closed")
+    assert happened(1) == {("called", "p", "closed")}
+    env.close()
+    assert happened(1) == {("cancelled", "p", "closed")}
+    assert events.empty()
