@@ -78,7 +78,7 @@ class OfflineTextConfig:
     """Completions in an optimizer step."""
     learning_rate: float | None = None
     """AdamW's learning rate, which falls to 0. Unset: by the model's size, see
-    `trainer.default_learning_rate`; with grpo a tenth of that."""
+    `training.optimizer.default_learning_rate`; with grpo a tenth of that."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     max_grad_norm: float = 1.0
