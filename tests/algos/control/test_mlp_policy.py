@@ -5,48 +5,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from textenv.algos.control.distributions import make_distribution
+from tests.algos.control.shared import ACTIONS, BOX, OBSERVATIONS, lively
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy, stack_masks
-from textenv.algos.control.running_stats import RunningStats
-from textenv.algos.ppo_control import forward
 from textenv.errors import ConfigError, DataError, MissingFileError
-
-import mlx.core as mx  # isort: skip
-
-BOX = spaces.Box(-1, 1, (3,))
-ACTIONS = {
-    "discrete": spaces.Discrete(4),
-    "shifted": spaces.Discrete(3, start=5),
-    "multi": spaces.MultiDiscrete([2, 3, 4]),
-    "box": spaces.Box(-0.5, np.array([0.5, 2.0], np.float32)),
-    "matrix": spaces.Box(-1, 1, (2, 2)),
-}
-OBSERVATIONS = {
-    "box": BOX,
-    "image": spaces.Box(0, 255, (2, 3), np.uint8),
-    "dict": spaces.Dict({"b": spaces.Box(-1, 1, (2,)), "a": spaces.Box(-1, 1, (1, 2))}),
-}
-
-
-def lively(policy, seed=0):
-    """The same policy with weights of a size that matters everywhere."""
-    rng = np.random.default_rng(seed)
-    policy.set_weights(
-        {k: rng.normal(size=v.shape).astype(np.float32) * 0.5 for k, v in policy.weights.items()}
-    )
-    return policy
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("hidden", [(8,), (16, 16), (5, 7, 3)])
-def test_numpy_and_mlx_compute_the_same(activation, hidden):
-    policy = lively(MLPPolicy(BOX, ACTIONS["multi"], hidden, activation))
-    rows = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
-    weights = {name: mx.array(value) for name, value in policy.weights.items()}
-    outputs, values = forward(weights, mx.array(rows), activation)
-    ours = policy.forward(rows)
-    np.testing.assert_allclose(ours[0], np.array(outputs), atol=2e-5)
-    np.testing.assert_allclose(ours[1], np.array(values), atol=2e-5)
 
 
 def test_the_forward_pass_by_hand():
@@ -64,73 +25,6 @@ def test_the_forward_pass_by_hand():
     outputs, values = policy.forward(np.array([[1.0], [-1.0]], np.float32))
     np.testing.assert_allclose(outputs, [[3, -2.5], [0, 0.5]])
     np.testing.assert_allclose(values, [0.25, 4 * 1.5 + 0.25])
-
-
-@pytest.mark.parametrize("kind", ACTIONS)
-def test_drawn_logprobs_are_those_of_the_loss(kind):
-    space = ACTIONS[kind]
-    distribution = make_distribution(space)
-    rng = np.random.default_rng(0)
-    outputs = rng.normal(size=(50, distribution.outputs)).astype(np.float32)
-    log_std = None
-    if distribution.learns_std:
-        log_std = rng.normal(size=distribution.outputs).astype(np.float32)
-    drawn, logprob = distribution.draw(outputs, log_std, rng, False)
-    scored, _ = distribution.score(
-        mx.array(outputs), None if log_std is None else mx.array(log_std), mx.array(drawn), None
-    )
-    np.testing.assert_allclose(logprob, np.array(scored), atol=1e-5)
-    actions = distribution.to_env(drawn)
-    assert all(space.contains(action) for action in actions)
-    if not distribution.learns_std:
-        np.testing.assert_array_equal(distribution.from_env(actions), drawn)
-
-
-@pytest.mark.parametrize("kind", ["discrete", "multi", "box"])
-def test_distributions_are_those_of_sb3(kind):
-    torch = pytest.importorskip("torch")
-    theirs = pytest.importorskip("stable_baselines3.common.distributions")
-    space = ACTIONS[kind]
-    ours = make_distribution(space)
-    rng = np.random.default_rng(3)
-    outputs = rng.normal(size=(30, ours.outputs)).astype(np.float32)
-    other = theirs.make_proba_distribution(space)
-    log_std = None
-    if kind == "box":
-        log_std = rng.normal(size=ours.outputs).astype(np.float32)
-        other = other.proba_distribution(torch.tensor(outputs), torch.tensor(log_std))
-    else:
-        other = other.proba_distribution(torch.tensor(outputs))
-    drawn, _ = ours.draw(outputs, log_std, rng, False)
-    logprob, entropy = ours.score(
-        mx.array(outputs), None if log_std is None else mx.array(log_std), mx.array(drawn), None
-    )
-    chosen = torch.tensor(drawn[:, 0] if kind == "discrete" else drawn)
-    np.testing.assert_allclose(np.array(logprob), other.log_prob(chosen).numpy(), atol=1e-5)
-    np.testing.assert_allclose(np.array(entropy), other.entropy().numpy(), atol=1e-5)
-    best, _ = ours.draw(outputs, log_std, rng, True)
-    np.testing.assert_allclose(best.reshape(chosen.shape), other.mode().numpy())
-
-
-def test_draws_have_the_probabilities_that_they_report():
-    distribution = make_distribution(spaces.Discrete(3))
-    logits = np.log(np.array([[0.2, 0.3, 0.5]], np.float32)).repeat(20_000, axis=0)
-    drawn, logprob = distribution.draw(logits, None, np.random.default_rng(0), False)
-    shares = np.bincount(drawn[:, 0]) / len(drawn)
-    np.testing.assert_allclose(shares, [0.2, 0.3, 0.5], atol=0.015)  # 4 standard errors
-    np.testing.assert_allclose(np.exp(logprob), np.array([0.2, 0.3, 0.5])[drawn[:, 0]], rtol=1e-5)
-
-
-def test_a_masked_action_is_never_drawn_and_the_rest_is_renormalised():
-    distribution = make_distribution(spaces.MultiDiscrete([2, 3]))
-    outputs = np.zeros((1000, 5), np.float32)
-    mask = np.array([[True, False, False, True, True]]).repeat(1000, axis=0)
-    drawn, logprob = distribution.draw(outputs, None, np.random.default_rng(0), False, mask)
-    assert set(drawn[:, 0]) == {0} and set(drawn[:, 1]) == {1, 2}
-    np.testing.assert_allclose(np.exp(logprob), 0.5, rtol=1e-5)
-    scored, entropy = distribution.score(mx.array(outputs), None, mx.array(drawn), mx.array(mask))
-    np.testing.assert_allclose(np.array(scored), logprob, atol=1e-5)
-    np.testing.assert_allclose(np.array(entropy), np.log(2), atol=1e-5)
 
 
 @pytest.mark.parametrize("observations", OBSERVATIONS)
@@ -184,18 +78,6 @@ def test_seeds_reproduce_and_differ():
         return MLPPolicy(BOX, spaces.Discrete(50), (4,), seed=seed)(rows)[0].tolist()
 
     assert drawn(1) == drawn(1) != drawn(2)
-
-
-@pytest.mark.parametrize("sizes", [[5], [1, 1, 1], [2, 0, 30, 7]])
-def test_running_statistics_are_those_of_all_rows(sizes):
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(3, 5, size=(n, 2)) for n in sizes]
-    stats = RunningStats(2)
-    for part in parts:
-        stats.update(part)
-    rows = np.concatenate(parts)
-    np.testing.assert_allclose(stats.mean, rows.mean(axis=0))
-    np.testing.assert_allclose(stats.var, rows.var(axis=0), atol=1e-12)
 
 
 def test_normalised_observations():

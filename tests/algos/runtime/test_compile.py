@@ -4,15 +4,17 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from textenv.algos.lm.kernels.attention import KeyBlock, attend
 from textenv.algos.lm.kernels.fast_math import swiglu
 from textenv.algos.runtime import compile as untraced
-from textenv.algos.runtime.compile import gradients, keeps, piece
+from textenv.algos.runtime.compile import compiled, gradients, keeps, piece
 
 
 @piece
@@ -156,3 +158,43 @@ def test_small_results_are_kept_for_the_backward_and_large_ones_are_not(
     assert sum(anew.values()) > sum(kept.values())
     for a, b in zip(found, expected):
         assert mx.allclose(a, b, rtol=1e-5, atol=1e-6).item()
+
+
+def twice(x, others):
+    return 2 * x + sum(others)
+
+
+def sizes(function, lengths):
+    """Calls with arrays of these lengths; the warnings that came."""
+    import mlx.core as mx
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for n in lengths:
+            out = function(mx.ones(n), [mx.ones(n), mx.ones(1)])
+            assert np.array_equal(np.array(out), np.full(n, 4.0))
+    return [str(w.message) for w in caught]
+
+
+def test_warns_once_of_too_many_shapes():
+    function = compiled(twice, "keep batch_size fixed", most=4)
+    assert sizes(function, [1, 2, 3, 4]) == []
+    (message,) = sizes(function, [5, 6, 7, 8, 1])
+    assert "twice" in message and "5 shapes" in message and "keep batch_size fixed" in message
+    assert sizes(function, [9, 10]) == []
+
+
+def test_equal_shapes_count_once():
+    assert sizes(compiled(twice, "", most=2), [3, 4] * 10) == []
+
+
+def test_types_and_structures_count_too():
+    import mlx.core as mx
+
+    function = compiled(twice, "", most=2)
+    function(mx.ones(2), [])
+    function(mx.ones(2), [mx.ones(2)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function(mx.ones(2, dtype=mx.int32), [])
+    assert len(caught) == 1

@@ -1,9 +1,5 @@
 """Attention over shared prompts against the plain formula, forward and backward."""
 
-import os
-import subprocess
-import sys
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -142,38 +138,3 @@ def test_half_precision_stays_half_and_sums_in_float32(dtype):
     (out,), gradients = mx.vjp(run, [queries, keys, values, own], [mx.ones_like(queries)])
     assert out.dtype == dtype and all(g.dtype == dtype for g in gradients)
     np.testing.assert_allclose(np.array(out.astype(mx.float32)), 1, rtol=1e-2)
-
-
-FAULTS = """
-import resource, mlx.core as mx
-from textenv.algos.runtime import heap
-kept = heap.keep_freed_memory()
-def touch():
-    mx.eval(mx.ones((4096, 4096)) + 1)  # 64 MB twice
-touch(), touch()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4): touch()
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="arrays of a CPU")
-def test_freed_memory_is_not_paid_for_again():
-    def faults(**env):
-        done = subprocess.run(
-            [sys.executable, "-c", FAULTS],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=os.environ | env,
-        )
-        assert done.returncode == 0, done.stderr
-        kept, count = done.stdout.split()
-        return kept == "True", int(count)
-
-    kept, few = faults()
-    left, many = faults(TEXTENV_HEAP="off")
-    assert kept and not left
-    # 512 MB in pages of 4 kB are 131,072 faults; huge pages make that fewer.
-    assert few < 0.1 * many, (few, many)

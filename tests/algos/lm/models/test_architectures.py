@@ -20,10 +20,8 @@ from textenv.algos.runtime import backend
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
-from mlx_lm.models import base, cache  # noqa: E402
+from mlx_lm.models import base  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
-
-from textenv.algos.lm.cache.take_rows import take_rows  # noqa: E402
 
 PROMPTS = [p for p in ("12+30=", "a", "the longest of these = ", "=1-2+3") for _ in range(3)]
 
@@ -386,18 +384,3 @@ def test_an_architecture_that_looks_ahead_is_refused(read):
     model.__class__ = Looking
     with pytest.raises(ValueError, match="'mamba' compute another answer for sequences that are p"):
         create_policy(model, tokenizer)
-
-
-def test_rows_of_caches_are_copied():
-    arrays = cache.ArraysCache(2)
-    arrays[0] = mx.arange(6).reshape(3, 2)  # the second is not filled yet
-    keys = cache.KVCache()
-    keys.update_and_fetch(mx.arange(12.0).reshape(3, 1, 2, 2), mx.zeros((3, 1, 2, 2)))
-    both = [cache.CacheList(arrays, keys)]
-    (copied,) = take_rows(both, mx.array([2, 0, 2, 1]), 3)
-    assert copied[0][0].tolist() == [[4, 5], [0, 1], [4, 5], [2, 3]] and copied[0][1] is None
-    assert copied[1].offset == 2 and copied[1].keys.shape[0] == 4
-    assert copied[1].keys[:, 0, 0, 0].tolist() == [8, 0, 8, 4]
-    copied[1].update_and_fetch(mx.ones((4, 1, 1, 2)), mx.ones((4, 1, 1, 2)))
-    copied[0][1] = mx.zeros((4, 1))
-    assert keys.offset == 2 and keys.keys[:, 0, 2, 0].tolist() == [0, 0, 0] and arrays[1] is None

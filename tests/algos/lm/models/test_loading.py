@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from textenv.algos import load_model
-from textenv.algos.lm.models.lora import add_lora, has_lora, without_lora
 from textenv.algos.lm.models.properties import context_length, count_parameters
 from textenv.algos.lm.models.saving import save_model
 
@@ -75,48 +74,6 @@ def test_half_precision_becomes_float32_on_a_cpu(tiny_folder, folder, dtype):
     save_model(model, tokenizer, folder)
     types = {w.dtype for _, w in tree_flatten(load_model(folder)[0].parameters())}
     assert types == {mx.float32 if mx.default_device() == mx.cpu else getattr(mx, dtype)}
-
-
-def test_a_model_made_in_memory_is_saved_too(random_model, tiny, tiny_config, tmp_path):
-    import mlx.core as mx
-
-    model = random_model(**tiny_config)
-    assert not hasattr(model, "source")
-    save_model(model, tiny[1], tmp_path / "a" / "model")
-    read, tokenizer = load_model(tmp_path / "a" / "model")
-    ids = mx.array([[3, 4, 12]])
-    np.testing.assert_array_equal(read(ids), model(ids))
-    assert tokenizer.decode([3, 4, 12]) == "12+"
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["model"]
-
-
-def test_adapters(random_model, tiny_config):
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    def adapters(seed):
-        model = random_model(**tiny_config)
-        add_lora(model, rank=2, scale=3.0, seed=seed)
-        return model, dict(tree_flatten(model.trainable_parameters()))
-
-    model, first = adapters(0)
-    assert has_lora(model) and len(first) == 2 * 2 * 7  # a and b, two layers, seven products each
-    downs = [name for name in first if name.endswith("lora_a")]
-    assert len({np.array(first[name]).tobytes() for name in downs}) == 14
-    assert all(mx.array_equal(first[name], adapters(0)[1][name]) for name in downs)
-    assert not any(mx.array_equal(first[name], adapters(1)[1][name]) for name in downs)
-
-    ids, plain = mx.array([[3, 4, 12]]), random_model(**tiny_config)
-    np.testing.assert_array_equal(model(ids), plain(ids))  # the second factor starts at 0
-    for name in first:
-        if name.endswith("lora_b"):
-            first[name] = first[name] + 0.1
-    model.load_weights(list(first.items()), strict=False)
-    changed = np.array(model(ids))
-    assert np.abs(changed - np.array(plain(ids))).max() > 0.1
-    with without_lora(model):
-        np.testing.assert_array_equal(model(ids), plain(ids))
-    np.testing.assert_array_equal(model(ids), changed)
 
 
 BROKEN = {

@@ -1,0 +1,110 @@
+"""Environments side by side, in every way in which Gymnasium resets them."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from textenv.algos.episodes.stages import SingleStage, VectorStage, sub_info
+from textenv.wrappers import DictStep
+
+
+class Count(gym.Env):
+    """Counts its steps; lane i ends its first episode after i + 2 steps, later ones after 3."""
+
+    observation_space = gym.spaces.Box(-1, 100, (2,))
+    action_space = gym.spaces.Discrete(5)
+
+    def __init__(self, lane):
+        self.lane, self.episode = lane, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.episode = 0, self.episode + 1
+        return self._seen(), {"episode": self.episode, "seed": seed}
+
+    def _seen(self):
+        return np.float32([self.episode, self.steps])
+
+    def step(self, action):
+        self.steps += 1
+        ended = self.steps == (self.lane + 2 if self.episode == 1 else 3)
+        info = {"action": int(action), "nested": {"steps": self.steps}}
+        return self._seen(), float(self.steps), ended, False, info
+
+
+def log_of(stage, steps, lanes):
+    """What each lane saw, one line for each transition and each start."""
+    log = [[("start", *map(float, start["observation"]))] for start in stage.reset(seed=7)]
+    for t in range(steps):
+        batch = np.full(lanes, t % 5)
+        for i, (step, start) in enumerate(stage.step(batch if lanes > 1 else t % 5)):
+            if step is not None:
+                assert step["info"]["action"] == t % 5
+                assert step["info"]["nested"] == {"steps": step["observation"][1]}
+                row = (*map(float, step["observation"]), step["reward"], step["terminated"])
+                log[i].append(row)
+            if start is not None:
+                assert start["info"]["episode"] == start["observation"][0]
+                log[i].append(("start", *map(float, start["observation"])))
+    return log
+
+
+def expected(lane, rows):
+    """The same by hand."""
+    log, episode = [], 0
+    while len(log) < rows:
+        episode += 1
+        log.append(("start", episode, 0))
+        last = lane + 2 if episode == 1 else 3
+        log += [(episode, t, t, t == last) for t in range(1, last + 1)]
+    return log[:rows]
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_lanes_of_a_vector_see_whole_episodes(mode):
+    env = SyncVectorEnv([lambda i=i: Count(i) for i in range(3)], autoreset_mode=mode)
+    stage = VectorStage(DictStep(env))
+    assert stage.num_envs == 3 and stage.mode == mode
+    for lane, log in enumerate(log_of(stage, 12, 3)):
+        # Resets of the next step take the place of a transition.
+        assert len(log) >= 12
+        assert log == expected(lane, len(log))
+
+
+def test_a_single_environment_sees_the_same():
+    (log,) = log_of(SingleStage(DictStep(Count(0))), 12, 1)
+    assert log == expected(0, len(log)) and len(log) > 12
+
+
+def test_every_lane_can_have_a_seed_of_its_own():
+    env = SyncVectorEnv([lambda i=i: Count(i) for i in range(3)])
+    starts = VectorStage(DictStep(env)).reset([4, 5, 6])
+    assert [start["info"]["seed"] for start in starts] == [4, 5, 6]
+
+
+def test_observations_are_copies():
+    env = SyncVectorEnv([lambda i=i: Count(i) for i in range(2)], copy=False)
+    stage = VectorStage(DictStep(env))
+    first = stage.reset(0)[0]["observation"]
+    stage.step(np.zeros(2, int))
+    assert first[1] == 0
+
+
+def test_infos_are_those_of_the_lanes_that_have_them():
+    infos = {
+        "number": np.array([3, 0, 5]),
+        "_number": np.array([True, False, True]),
+        "nested": {
+            "word": np.array(["a", "b", "c"], object),
+            "_word": np.array([True, True, False]),
+        },
+        "_nested": np.array([True, True, True]),
+        "_private": np.array([1, 2, 3]),  # no mask: there is no "private"
+    }
+    assert [sub_info(infos, i) for i in range(3)] == [
+        {"number": 3, "nested": {"word": "a"}, "_private": 1},
+        {"nested": {"word": "b"}, "_private": 2},
+        {"number": 5, "nested": {}, "_private": 3},
+    ]
+    assert type(sub_info(infos, 0)["number"]) is int
