@@ -73,7 +73,7 @@ class GRPOConfig:
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward: less memory, up to a third more work."""
     learning_rate: float | None = None
-    """AdamW's step; unset: by the model's size, see `trainer.default_learning_rate`."""
+    """AdamW's step; unset: by the model's size, see `optimizer.default_learning_rate`."""
     lr_scheduler_type: str = "linear"
     """constant, linear (to 0) or cosine (to 0)."""
     warmup_steps: int = 5

@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from textenv.algos.config import check_integer
+from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
@@ -68,7 +69,7 @@ class SB3Trainer:
         *,
         log_interval: int | None = 1,
         reset_num_timesteps: bool = True,
-        on_step: Callable[[dict[str, float], Buffer], None] | None = None,
+        on_step: Callable[[dict[str, float], Rollout], None] | None = None,
     ):
         try:
             from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -128,7 +129,6 @@ class SB3Trainer:
         runner = RolloutRunner(env, policy, max_steps=model.n_steps * model.n_envs, seed=None)
         iteration = 0
         while model.num_timesteps < total_timesteps:
-            before = dict(runner.seconds)
             try:
                 rollout = env.collect(runner)
             except _Stopped:
@@ -139,8 +139,8 @@ class SB3Trainer:
                 model.dump_logs(iteration)
             began = time.perf_counter()
             model.train()
-            spent = {name: runner.seconds[name] - before[name] for name in before}
-            self._finish_update(rollout, spent | {"update": time.perf_counter() - began})
+            seconds = rollout.seconds | {"update": time.perf_counter() - began}
+            self._finish_update(rollout, seconds)
             runner.policy_version += 1
         callback.on_training_end()
         return self.history
@@ -152,7 +152,7 @@ class SB3Trainer:
         self.model.save(path)
         return path
 
-    def _finish_update(self, rollout: Buffer, seconds: dict[str, float]) -> None:
+    def _finish_update(self, rollout: Rollout, seconds: dict[str, float]) -> None:
         model = self.model
         metrics = {
             name: float(value)
@@ -248,7 +248,7 @@ class _ModelVecEnv(SB3VectorEnv):
         model._last_obs, model._last_episode_starts = observations, dones
         return observations, rewards, *self.split(dones, infos)
 
-    def collect(self, runner: RolloutRunner) -> Buffer:
+    def collect(self, runner: RolloutRunner) -> Rollout:
         """Collect a rollout, and fill the model's buffer with it.
 
         Raises:

@@ -62,12 +62,10 @@ def train(
     )
     prompts = random_prompts(work, work.prompts * config.max_steps, seed)
     ends: list[float] = []
-    environment: list[float] = []
 
     def on_step(metrics: dict[str, float], rollout: Any) -> None:
         mx.synchronize()  # work that is still running belongs to this step
         ends.append(time.perf_counter())
-        environment.append(trainer._runner.seconds["environment"])
 
     kwargs = _env_kwargs(work, prompts)
     trainer = GRPOTrainer(model, _ENV, config, env_kwargs=kwargs, on_step=on_step)
@@ -96,7 +94,7 @@ def train(
             for name in history[0]
             if name.startswith("time/")
         },
-        "environment_s": statistics.median(np.diff(environment)),
+        "environment_s": median("time/score"),
     }
     if prompt_cost:
         found |= _prompt_cost(trainer.policy, work, seed + 1)

@@ -55,8 +55,7 @@ class Args:
     """Threads of torch and of MLX's matrix products."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     model: str = "tiny-lm"
-    """Text: the model that grpo and ppo train: tiny-lm, a folder, or a name on the Hugging Face
-    hub."""
+    """Text: what grpo and ppo train: tiny-lm, a folder, or a name on the Hugging Face hub."""
     choices: tuple[str, ...] = ()
     """Text: answers that sb3 agents and random choose from; unset: taken from the task."""
     out: Path | None = None

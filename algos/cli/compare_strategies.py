@@ -53,8 +53,7 @@ class Args:
     eval_examples: int = 300
     """Test examples of an evaluation; as many others serve to choose the learning rate."""
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
-    """Learning rates to try for each strategy, from one more seed; the best is used. A single one
-    is used without a try."""
+    """Rates to try for each strategy, from one more seed; a single one is used without a try."""
     tune_tokens: int | None = None
     """Generated tokens of each try; unset: half of a run."""
     num_prompts: int = 32

@@ -20,8 +20,7 @@ class Args:
     """Evaluate a model on a task's test examples, or a control policy in episodes."""
 
     model: str = "tiny-lm"
-    """tiny-lm, a folder (a run's model, say), or a name on the Hugging Face hub; for an environment
-    of control, the folder of a control policy."""
+    """Text: tiny-lm, a folder, or a name on the Hugging Face hub; control: a policy's folder."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     task: str = "arithmetic"

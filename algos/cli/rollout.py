@@ -32,8 +32,7 @@ class Args:
     """random; for control the folder of a trained policy, for text a model (tiny-lm, a folder,
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
     n_steps: int = 2048
-    """Transitions in a rollout, of all environments together; for text at most so many, in whole
-    groups."""
+    """Transitions of all environments in a rollout; for text at most so many, in whole groups."""
     num_envs: int = 8
     """Parallel environments of control; for text copies are made as they are needed."""
     num_generations: int = 8

@@ -67,8 +67,7 @@ class PPOArgs:
     algo: Literal["ppo"] = "ppo"
     """The algorithm: grpo or ppo."""
     model: str | None = None
-    """On control mlp; on text tiny-lm, a folder, or a name on the Hugging Face hub. Unset: mlp or
-    tiny-lm."""
+    """On control mlp; on text tiny-lm, a folder, or a hub name. Unset: mlp or tiny-lm."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     size: Literal["fast", "standard", "stable"] | None = None

@@ -43,8 +43,7 @@ class _OfflineArgs:
     rollouts: int | None = None
     """How many of the rollouts to use, from the first; unset: all."""
     env: str | None = None
-    """The environment that the rollouts must be of, also for the evaluation; unset: the one that
-    they name."""
+    """The environment of the rollouts and of the evaluation; unset: what the rollouts say."""
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
 
@@ -63,8 +62,7 @@ class OfflineTextArgs(_OfflineArgs):
     """Train a language model from exported rollouts of text; nothing is generated."""
 
     model: str = "tiny-lm"
-    """tiny-lm, a folder, or a name on the Hugging Face hub; its tokenizer must be the one that the
-    rollouts were recorded with."""
+    """tiny-lm, a folder, or a hub name, with the tokenizer of the recorded rollouts."""
     eval_examples: int = 500
     """Test examples of the evaluations before and after the training; 0 skips them."""
     offline: Annotated[OfflineTextConfig, tyro.conf.arg(name="")] = field(

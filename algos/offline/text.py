@@ -69,16 +69,14 @@ class OfflineTextConfig:
     """
 
     method: str = "rft"
-    """The method: rft, or grpo, which learns from wrong completions too, and needs groups with both
-    kinds."""
+    """rft or grpo; grpo also learns from wrong completions, and needs groups with both kinds."""
     epochs: int = 3
-    """Passes over the completions. Use fewer with grpo: the model moves away from the one that
-    sampled."""
+    """Passes over the completions. Fewer with grpo: the model moves away from the sampler."""
     batch_size: int = 64
     """Completions in an optimizer step."""
     learning_rate: float | None = None
     """AdamW's learning rate, which falls to 0. Unset: by the model's size, see
-    `trainer.default_learning_rate`; with grpo a tenth of that."""
+    `training.optimizer.default_learning_rate`; with grpo a tenth of that."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     max_grad_norm: float = 1.0

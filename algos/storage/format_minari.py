@@ -32,7 +32,7 @@ from textenv.algos.storage.space_json import make_space
 from textenv.errors import DataError, MissingDependencyError
 
 _KEY = "textenv"
-_HELD = ("observations", "final_observation", "actions", "rewards")  # by Minari itself
+_HELD = ("observations", "final_observation", "actions", "rewards")  # Minari has these itself
 _FAULTS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
 
 

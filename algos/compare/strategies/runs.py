@@ -26,7 +26,7 @@ from textenv.algos.compare.strategies.results import (
 )
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.environments import make_env, max_turns
-from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.evaluation import evaluation_ids
 from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
@@ -319,9 +319,8 @@ def train(
         steps = int(trainer.history[-1]["step"]) if trainer.history else 0
         points.append(Point(tokens, seconds, steps, *scores))
 
-    def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
+    def on_step(metrics: dict[str, float], rollout: Rollout) -> None:
         nonlocal tokens, seconds, trajectories, due
-        assert rollout.counts is not None
         tokens += int(metrics["strategy/tokens_generated"])
         seconds += metrics["step_time"]
         trajectories += len(rollout.played)
@@ -352,7 +351,7 @@ def train(
 def _trainer(
     arena: StrategyArena,
     config: GRPOConfig,
-    on_step: Callable[[dict[str, float], Buffer], None] | None = None,
+    on_step: Callable[[dict[str, float], Rollout], None] | None = None,
 ) -> GRPOTrainer:
     env = make_env("TextGen-v0", arena.env_kwargs | {"split": "train"})
     return GRPOTrainer(arena.model, env, config, on_step=on_step)
