@@ -192,7 +192,7 @@ class Generator:
     def _line_up(
         self, prompts: Sequence[Sequence[int]], under_way: Sequence[int] | np.ndarray
     ) -> deque[_Waiting]:
-        """The distinct prompts of rows that are not under way, each with at most a batch of them."""
+        """The distinct prompts of rows that are not under way, in parts of one batch at most."""
         distinct: dict[tuple[int, ...], list[int]] = {}
         for i in sorted(set(range(len(prompts))) - set(map(int, under_way))):
             distinct.setdefault(tuple(prompts[i]), []).append(i)
