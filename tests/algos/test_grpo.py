@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from textenv.algos import GRPOConfig, grpo, gspo
+from textenv.algos import grpo
 from textenv.algos.lm.scoring.batch import BatchSize
 
 # --- advantages -------------------------------------------------------------------------------
@@ -270,16 +270,6 @@ def test_kl_of_a_log_ratio():
         assert loss.item() == pytest.approx(2 * k3, abs=2e-7)
 
 
-def test_gspo_uses_the_geometric_mean_of_the_ratios():
-    logprobs = np.log(np.array([[2.0, 0.5, 1.1, 99.0]]))  # the mean over three tokens: 1.1^(1/3)
-    mask = np.array([[1, 1, 1, 0]])
-    loss, _ = gspo.policy_loss(logprobs, np.zeros((1, 4)), np.ones(1), mask)
-    assert -loss.item() == pytest.approx(1.1 ** (1 / 3), rel=1e-6)
-    tight, metrics = gspo.policy_loss(logprobs, np.zeros((1, 4)), np.ones(1), mask, epsilon=0.01)
-    assert -tight.item() == pytest.approx(1.01, rel=1e-6)
-    assert metrics["clip_ratio/high_mean"].item() == 1.0  # a sequence is clipped as a whole
-
-
 @pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
 def test_parts_sum_to_the_whole(loss_type):
     logprobs, old, advantages, mask, ref = random_case(11)
@@ -314,34 +304,3 @@ def test_bad_loss_arguments(settings, words):
 
 
 # --- config -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *((name, 0) for name in ("max_steps", "num_prompts", "max_completion_length")),
-        *((name, 0) for name in ("num_iterations", "num_minibatches", "micro_batch_size")),
-        *((name, -0.1) for name in ("epsilon", "epsilon_high", "beta", "learning_rate")),
-        *((name, -1) for name in ("warmup_steps", "weight_decay", "lora_rank", "seed")),
-        *((name, math.nan) for name in ("epsilon", "beta", "temperature", "max_grad_norm")),
-        *(("loss_type", "ppo"), ("scale_rewards", "std"), ("lr_scheduler_type", "step")),
-        *(("num_generations", 1), ("temperature", -1.0), ("temperature", math.inf)),
-        *(("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), ("min_p", 2.0)),
-        *(("max_steps", 1.5), ("max_steps", True), ("max_steps", "9"), ("epsilon", None)),
-        *(("beta", "0.1"), ("mask_truncated_completions", 1), ("chat_template", "yes")),
-    ],
-)
-def test_bad_config_values_are_named(field, value):
-    with pytest.raises((ValueError, TypeError), match=rf"\b{field}\b"):
-        GRPOConfig(**{field: value})
-
-
-def test_more_minibatches_than_completions():
-    with pytest.raises(ValueError, match="num_minibatches=7 is more than the 6 completions"):
-        GRPOConfig(num_minibatches=7, num_prompts=2, num_generations=3)
-    assert GRPOConfig(num_minibatches=6, num_prompts=2, num_generations=3).num_minibatches == 6
-
-
-def test_config_accepts_its_edges():
-    config = GRPOConfig(epsilon=0, num_generations=2, micro_batch_size=1, beta=1, temperature=2)
-    assert config.sampling["temperature"] == 2

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.ppo import (
     PPOTrainer,
     bootstrap_value,
@@ -15,9 +15,8 @@ from textenv.algos.ppo import (
     policy_loss,
     value_loss,
 )
-from textenv.algos.ppo_config import PRESETS, SIZES, PPOConfig, preset
-from textenv.algos.rollouts.metrics import EpisodeStats
-from textenv.errors import ConfigError, ConfigTypeError
+from textenv.algos.ppo_config import PPOConfig
+from textenv.errors import ConfigError
 
 import mlx.core as mx  # isort: skip
 
@@ -153,66 +152,6 @@ def test_every_row_is_in_one_minibatch_of_an_epoch():
     epochs = [np.concatenate(batches[i : i + 3]).tolist() for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-
-
-def test_episodes_are_put_together_over_rollouts():
-    def part(env, rewards, ended):
-        return Trajectory(
-            actions=[0] * len(rewards), rewards=rewards, terminated=ended, env_index=env
-        )
-
-    stats = EpisodeStats()
-    stats.add(Buffer([part(0, [1.0, 1.0], False), part(1, [5.0], True), part(1, [7.0], False)]))
-    assert stats.metrics() == {"rollout/ep_rew_mean": 5, "rollout/ep_len_mean": 1}
-    stats.add(Buffer([part(0, [1.0], True), part(1, [1.0], False)]))
-    assert stats.metrics() == {"rollout/ep_rew_mean": 4, "rollout/ep_len_mean": 2}
-    stats.add(Buffer([part(1, [1.0], True)]))
-    assert stats.metrics()["rollout/ep_rew_mean"] == pytest.approx((5 + 3 + 9) / 3)
-
-
-def test_defaults_are_those_of_sb3():
-    sb3 = pytest.importorskip("stable_baselines3")
-    import inspect
-
-    theirs = inspect.signature(sb3.PPO.__init__).parameters
-    ours = PPOConfig()
-    names = (
-        *("n_steps", "batch_size", "n_epochs", "learning_rate", "gamma", "gae_lambda"),
-        *("clip_range", "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef"),
-        *("max_grad_norm", "target_kl"),
-    )
-    assert {n: getattr(ours, n) for n in names} == {n: theirs[n].default for n in names}
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "said"),
-    [
-        ({"n_steps": 2048, "num_envs": 6}, ConfigError, "n_steps=2048 .*num_envs=6"),
-        ({"gamma": 1.5}, ConfigError, "gamma must be at least 0 and at most 1, got 1.5"),
-        ({"n_epochs": 0}, ConfigError, "n_epochs must be at least 1, got 0"),
-        ({"batch_size": 2.5}, ConfigTypeError, "batch_size must be int, got 2.5"),
-        ({"activation": "gelu"}, ConfigError, "unknown activation 'gelu'.*tanh, relu"),
-        ({"learning_rate": -1.0}, ConfigError, "learning_rate must be at least 0"),
-        ({"hidden": ()}, ConfigError, "hidden must name the units"),
-    ],
-)
-def test_settings_that_cannot_be(settings, error, said):
-    with pytest.raises(error, match=said):
-        PPOTrainer("mlp", env="CartPole-v1", config=PPOConfig(**settings))
-
-
-def test_presets_and_sizes():
-    assert preset("CartPole-v1") == PRESETS["CartPole-v1"] == preset("textenv:CartPole-v1")
-    assert preset("Unknown-v0") == preset() == PPOConfig()
-    assert {name: size.n_steps for name, size in SIZES.items()} == {
-        "fast": 1024,
-        "standard": 2048,
-        "stable": 4096,
-    }
-    assert preset("Pendulum-v1", "fast").n_steps == 1024
-    assert preset("Pendulum-v1", "fast").gamma == preset("Pendulum-v1").gamma
-    with pytest.raises(ConfigError, match=r"unknown size 'huge'.*fast, standard, stable"):
-        preset(None, "huge")
 
 
 @pytest.mark.parametrize(

@@ -5,65 +5,14 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 
-from textenv.algos import load_policy, load_rollout
+from tests.algos.control_envs import Bandit, choices, quick
+from textenv.algos import load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
-from textenv.algos.evaluation import episode_returns
 from textenv.algos.ppo import PPOTrainer, minibatches
-from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.ppo_control import ControlUpdater, control_batch
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError, DataError
-
-
-class Bandit(gym.Env):
-    """One step an episode; the reward is a function of the action and the generator."""
-
-    observation_space = spaces.Box(-1, 1, (2,))
-
-    def __init__(self, action_space=None, reward=None, observe=None, mask=None):
-        self.action_space = spaces.Discrete(2) if action_space is None else action_space
-        self.reward = reward or (lambda action, observation, rng: float(action == 1))
-        self.observe = observe or (lambda rng: rng.uniform(-1, 1, 2))
-        self.mask = mask
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.state = np.asarray(self.observe(self.np_random), np.float32)
-        return self.state, {} if self.mask is None else {"action_mask": self.mask}
-
-    def step(self, action):
-        reward = float(self.reward(action, self.state, self.np_random))
-        return self.state, reward, True, False, {}
-
-
-def choices():
-    """Two at once, the second of which is learnt first."""
-    space = spaces.MultiDiscrete([3, 2])
-    return Bandit(space, lambda action, observation, rng: (action[0] == 2) + (action[1] == 0))
-
-
-class Endless(gym.Env):
-    """A reward of 1 at every step, cut after five."""
-
-    observation_space = spaces.Box(-1, 1, (1,))
-    action_space = spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        return np.zeros(1, np.float32), 1.0, False, self.steps == 5, {}
-
-
-def quick(**settings):
-    settings = {"n_steps": 256, "batch_size": 64, "n_epochs": 4, "hidden": (16,)} | settings
-    return PPOConfig(**settings)
-
 
 # --- the update ----------------------------------------------------------------------------
 
@@ -329,121 +278,6 @@ def test_seeds_reproduce():
 
 
 # --- what it learns ------------------------------------------------------------------------
-
-
-def test_cartpole_is_solved(tmp_path):
-    config = preset("CartPole-v1")
-    trainer = PPOTrainer("mlp", env="CartPole-v1", config=config)
-    env = gym.make("CartPole-v1")
-    assert episode_returns(trainer.policy, env, 10, seed=2**30).mean() < 100
-    trainer.train()
-    assert episode_returns(trainer.policy, env, 10, seed=2**30).mean() >= 475
-    assert trainer.history[-1]["rollout/ep_rew_mean"] >= 450
-    assert trainer.num_timesteps >= 100_000
-    trainer.save(tmp_path / "model")
-    loaded = load_policy(tmp_path / "model")
-    assert episode_returns(loaded, env, 3, seed=2**30).mean() >= 475
-
-
-def taught(env, updates=30, **settings):
-    settings = {"learning_rate": 3e-3, "total_timesteps": 256 * updates} | settings
-    trainer = PPOTrainer("mlp", env=env, config=quick(**settings))
-    trainer.train()
-    return trainer.policy
-
-
-def share_of(policy, wanted, **call):
-    """How often the policy, sampled, does what is wanted."""
-    rows = np.random.default_rng(5).uniform(-1, 1, (2000, 2)).astype(np.float32)
-    actions, _ = policy(rows, **call)
-    return np.mean([wanted(action, row) for action, row in zip(actions, rows)])
-
-
-def test_random_rewards_teach_nothing():
-    """The same budget: with a signal one action is nearly sure, without it neither is."""
-    signal = taught(Bandit())
-    assert share_of(signal, lambda action, row: action == 1) > 0.95
-    shares = [
-        share_of(
-            taught(Bandit(reward=lambda action, observation, rng: rng.integers(2)), seed=seed),
-            lambda action, row: action == 1,
-        )
-        for seed in range(4)
-    ]
-    assert abs(np.mean(shares) - 0.5) < 0.2, shares
-
-
-def test_a_choice_that_depends_on_the_observation():
-    env = Bandit(reward=lambda action, observation, rng: action == (observation[0] > 0))
-    policy = taught(env, 40)
-    assert share_of(policy, lambda action, row: action == (row[0] > 0)) > 0.9
-
-
-def test_several_choices_at_once():
-    policy = taught(choices(), 100)
-    assert share_of(policy, lambda action, row: action[0] == 2 and action[1] == 0) > 0.9
-
-
-def test_a_box_of_actions():
-    space = spaces.Box(-1, 1, (1,))
-    env = Bandit(space, lambda action, observation, rng: -((action[0] - 0.6) ** 2))
-    policy = taught(env, 60, learning_rate=0.01)
-    assert (
-        share_of(policy, lambda action, row: abs(action[0] - 0.6) < 0.15, deterministic=True) == 1
-    )
-
-
-def test_flat_dicts_of_observations():
-    inner = Bandit(reward=lambda action, observation, rng: action == (observation[1] > 0))
-    space = spaces.Dict({"x": spaces.Box(-1, 1, (1,)), "y": spaces.Box(-1, 1, (1,))})
-    env = gym.wrappers.TransformObservation(inner, lambda o: {"x": o[:1], "y": o[1:]}, space)
-    policy = taught(env, 40)
-    rows = np.random.default_rng(5).uniform(-1, 1, (1000, 2)).astype(np.float32)
-    actions, _ = policy({"x": rows[:, :1], "y": rows[:, 1:]})
-    assert np.mean(actions == (rows[:, 1] > 0)) > 0.9
-
-
-def test_masked_actions_are_never_taken_and_the_best_allowed_one_is_learnt():
-    """The best action of all is masked; the mask reaches collection and update alike."""
-    mask = np.array([1, 1, 0], np.int8)
-    seen = []
-
-    def reward(action, observation, rng):
-        seen.append(int(action))
-        return float(action)
-
-    policy = taught(Bandit(spaces.Discrete(3), reward, mask=mask))
-    assert set(seen) == {0, 1}
-    infos = [{"action_mask": mask}] * 2000
-    assert share_of(policy, lambda action, row: action == 1, infos=infos) > 0.95
-
-
-@pytest.mark.parametrize(("bootstrap", "value"), [(True, 10.0), (False, 3.0)])
-def test_a_truncated_episode_is_worth_what_would_have_come(bootstrap, value):
-    """At discount .9 endless ones are worth 10; five of them, seen from the middle, about 3."""
-    policy = taught(
-        Endless(), 60, gamma=0.9, gae_lambda=0.9, bootstrap_truncated=bootstrap, learning_rate=0.02
-    )
-    worth = sum(sum(0.9**k for k in range(left)) for left in range(1, 6)) / 5
-    expected = value if bootstrap else worth
-    assert expected == pytest.approx(value, abs=0.4)
-    assert policy.values([np.zeros(1, np.float32)])[0] == pytest.approx(expected, rel=0.15)
-
-
-def test_normalisation_makes_scales_no_matter():
-    """Rewards of thousands and observations far from 0: the same lesson, value in their units."""
-
-    def reward(action, observation, rng):
-        return 3000.0 * (action == (observation[0] > 500))
-
-    env = Bandit(reward=reward, observe=lambda rng: 500 + 200 * rng.uniform(-1, 1, 2))
-    env.observation_space = spaces.Box(-1e4, 1e4, (2,))
-    policy = taught(env, 40, normalize_observations=True, normalize_rewards=True)
-    rows = np.random.default_rng(5).uniform(300, 700, (1000, 2)).astype(np.float32)
-    actions, extras = policy(rows)
-    assert np.mean(actions == (rows[:, 0] > 500)) > 0.9
-    assert np.mean(extras["value"]) == pytest.approx(3000, rel=0.2)
-    assert policy.reward_scale == pytest.approx(1500, rel=0.5)
 
 
 def test_normalised_rewards_are_clipped_as_they_are_scaled():

@@ -6,9 +6,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
+from tests.algos.offline.shared import SPACES, part, three_rollouts
 from textenv.algos import (
     Buffer,
-    MLPPolicy,
     OfflineConfig,
     OfflineTrainer,
     RolloutRunner,
@@ -18,109 +18,9 @@ from textenv.algos import (
 from textenv.algos.episodes.trajectory import RolloutSource
 from textenv.algos.evaluation import episode_returns
 from textenv.algos.offline.control import advantage_weights
-from textenv.algos.offline.data import (
-    best_episodes,
-    common_source,
-    join_episodes,
-    mean_return,
-    refuse_stale,
-)
+from textenv.algos.offline.data import common_source
 from textenv.algos.storage.source import describe_source
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-
-
-def part(lane, start, rewards, end="", seed=None, **more):
-    """Steps of an environment whose observation counts up from ``start``."""
-    steps = [np.array([start + i], np.float32) for i in range(len(rewards) + 1)]
-    return Trajectory(
-        observations=steps[:-1],
-        actions=[np.int64(i % 2) for i in range(len(rewards))],
-        rewards=[float(r) for r in rewards],
-        infos=[{"step": start + i} for i in range(len(rewards))],
-        final_observation=steps[-1],
-        terminated=end == "terminated",
-        truncated=end == "truncated",
-        env_index=lane,
-        seed=seed,
-        **more,
-    )
-
-
-SPACES = RolloutSource(
-    observation_space={
-        "type": "Box",
-        "dtype": "float32",
-        "shape": [1],
-        "low": "-inf",
-        "high": "inf",
-    },
-    action_space={"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"},
-    gamma=0.5,
-    gae_lambda=1.0,
-)
-
-
-def three_rollouts():
-    """Two environments; the whole episodes have returns 6, 1, 10, 10 and 3, in this order."""
-    return [
-        Buffer(
-            [
-                part(1, 100, [1], "terminated", seed=8),  # 1
-                part(0, 0, [1, 2], seed=7),  # 6, begins
-                part(1, 200, [4, 0]),  # 10, begins
-            ],
-            SPACES,
-        ),
-        Buffer(
-            [
-                part(0, 2, [3], "truncated"),  # 6, ends
-                part(0, 50, [10], "terminated"),  # 10
-                part(1, 202, [5]),  # 10, goes on
-                part(0, 70, [7, 7]),  # cut at the end, and what follows is another episode
-            ],
-            SPACES,
-        ),
-        Buffer(
-            [
-                part(1, 203, [1], "terminated"),  # 10, ends
-                part(0, 900, [50], "terminated"),  # nobody knows how it began
-                part(0, 950, [1, 1, 1], "terminated"),  # 3
-            ],
-            SPACES,
-        ),
-    ]
-
-
-def starts(episodes):
-    return [int(e.trajectory.observations[0][0]) for e in episodes]
-
-
-def test_episodes_are_put_back_together():
-    episodes = join_episodes(three_rollouts())
-    assert starts(episodes) == [100, 0, 200, 50, 70, 900, 950]
-    assert [e.whole for e in episodes] == [True, True, True, True, False, False, True]
-    assert [e.trajectory.total_reward for e in episodes] == [1, 6, 10, 10, 14, 50, 3]
-    long = episodes[2].trajectory
-    assert [int(o[0]) for o in long.observations] == [200, 201, 202, 203]
-    assert long.rewards == [4, 0, 5, 1] and int(long.final_observation[0]) == 204
-    assert [i["step"] for i in long.infos] == [200, 201, 202, 203]
-    assert long.terminated and not long.truncated and long.values is None
-    assert episodes[1].trajectory.truncated
-    assert mean_return(episodes) == 6.0  # (1 + 6 + 10 + 10 + 3) / 5
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [
-        (0.2, [200]),
-        (0.21, [200, 50]),
-        (0.4, [200, 50]),
-        (0.6, [0, 200, 50]),
-        (1.0, [100, 0, 200, 50, 950]),
-    ],
-)
-def test_the_best_share_of_whole_episodes(share, expected):
-    assert starts(best_episodes(join_episodes(three_rollouts()), share)) == expected
 
 
 def test_filtered_bc_trains_on_exactly_these():
@@ -136,43 +36,6 @@ def test_no_whole_episode_no_filter():
     with pytest.raises(DataError, match=r"none of the 1 episodes.*whole"):
         OfflineTrainer([rollout], OfflineConfig("filtered_bc"))
     assert OfflineTrainer([rollout], OfflineConfig("bc")).data_return is None
-
-
-def test_dict_observations_join_too():
-    def seen(i):
-        return {"a": np.array([i]), "b": np.array([[2 * i]])}
-
-    def cut(first, last, **more):
-        return Trajectory(
-            [seen(first)], [0], [1.0], [{}], final_observation=seen(last), env_index=0, **more
-        )
-
-    joined = join_episodes([Buffer([cut(0, 1, seed=3)]), Buffer([cut(1, 2, terminated=True)])])
-    assert [len(e.trajectory) for e in joined] == [2] and joined[0].whole
-    apart = join_episodes([Buffer([cut(0, 5, seed=3)]), Buffer([cut(1, 2, terminated=True)])])
-    assert [(len(e.trajectory), e.whole) for e in apart] == [(1, False), (1, False)]
-
-
-def test_a_vector_environment_gives_the_same_episodes_however_it_is_cut():
-    """One long rollout against four short ones of the same steps."""
-
-    def collect(count, size):
-        env = gym.make_vec(
-            *("CartPole-v1", 4, "sync"),
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-        )
-        policy = MLPPolicy(env.single_observation_space, env.single_action_space)
-        runner = RolloutRunner(env, policy, max_steps=size, seed=2)
-        return [runner.collect() for _ in range(count)]
-
-    whole = [e.trajectory for e in join_episodes(collect(1, 800)) if e.whole]
-    cut = [e.trajectory for e in join_episodes(collect(4, 200)) if e.whole]
-    assert len(whole) > 15
-
-    def as_rows(trajectories):
-        return sorted((np.array(t.observations).tolist(), t.rewards) for t in trajectories)
-
-    assert as_rows(whole) == as_rows(cut)
 
 
 def test_advantage_weights_by_hand():
@@ -440,24 +303,6 @@ def test_actions_of_another_space():
     t.actions = [np.array([0.1, 0.2, 0.3])] * 2
     with pytest.raises(DataError, match="2 transitions gave 2 observations and 6 actions"):
         OfflineTrainer([Buffer([t], SPACES)])
-
-
-def test_stale_rollouts_are_refused_for_ppo():
-    box, two = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
-    policy, other = (MLPPolicy(box, two, seed=seed) for seed in (0, 1))
-    rollout = Buffer(source=RolloutSource(policy_hash=policy.fingerprint()))
-    refuse_stale([rollout], policy)
-    with pytest.raises(ConfigError) as caught:
-        refuse_stale([rollout], other)
-    for needed in (policy.fingerprint()[:12], other.fingerprint()[:12], "on-policy", "awr", "rft"):
-        assert needed in str(caught.value)
-    other.set_weights(policy.weights)
-    refuse_stale([rollout], other)
-    policy.set_weights(policy.weights | {"actor.bias": np.ones(2)})  # after one update
-    with pytest.raises(ConfigError, match="rollout 0 was collected by policy"):
-        refuse_stale([rollout], policy)
-    with pytest.raises(ConfigError, match="does not name"):
-        refuse_stale([Buffer()], policy)
 
 
 @pytest.mark.parametrize(

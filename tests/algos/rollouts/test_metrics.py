@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textenv.algos import Trajectory, create_strategy
+from textenv.algos import Buffer, Trajectory, create_strategy
 from textenv.algos.episodes.rollout import Counts, Rollout
 from textenv.algos.rollouts.metrics import (
     EpisodeStats,
@@ -171,3 +171,18 @@ def test_the_mean_return_is_that_of_the_last_hundred_episodes():
     assert stats.metrics() == {}
     stats.add(Trajectory(rewards=[float(i)], terminated=True) for i in range(150))
     assert stats.metrics()["rollout/ep_rew_mean"] == np.mean(range(50, 150))
+
+
+def test_episodes_are_put_together_over_rollouts():
+    def part(env, rewards, ended):
+        return Trajectory(
+            actions=[0] * len(rewards), rewards=rewards, terminated=ended, env_index=env
+        )
+
+    stats = EpisodeStats()
+    stats.add(Buffer([part(0, [1.0, 1.0], False), part(1, [5.0], True), part(1, [7.0], False)]))
+    assert stats.metrics() == {"rollout/ep_rew_mean": 5, "rollout/ep_len_mean": 1}
+    stats.add(Buffer([part(0, [1.0], True), part(1, [1.0], False)]))
+    assert stats.metrics() == {"rollout/ep_rew_mean": 4, "rollout/ep_len_mean": 2}
+    stats.add(Buffer([part(1, [1.0], True)]))
+    assert stats.metrics()["rollout/ep_rew_mean"] == pytest.approx((5 + 3 + 9) / 3)

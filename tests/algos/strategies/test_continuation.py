@@ -8,7 +8,6 @@ import gymnasium as gym
 import pytest
 
 from textenv.algos import RolloutRunner, create_strategy
-from textenv.algos.strategies import make_part
 
 PARTS = [
     "uniform",
@@ -66,14 +65,3 @@ def test_a_saved_state_does_not_move_with_the_part(answers, part):
     for _ in range(3):
         runner.collect()
     assert json.dumps(state) == before
-
-
-def test_uniform_is_what_comes_without_a_part(answers):
-    one, two = (
-        make_runner(answers, "uniform", True),
-        make_runner(answers, make_part("uniform"), True),
-    )
-    two.strategy = create_strategy("grpo", num_generations=4)
-    for _ in range(3):
-        assert plain(one.collect()) == plain(two.collect())
-    assert one.strategy.prompts.skipped == 0

@@ -14,37 +14,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tests.algos.shared import SUMS, make_env, make_policy
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
-from textenv.algos.strategies import (
-    Generation,
-    Prompts,
-    Selection,
-    make_part,
-    names,
-    register,
-    registry,
-)
-from textenv.algos.strategies.protocols import SLOTS
+from textenv.algos.strategies import Prompts, Selection, make_part
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 make_sums = partial(make_env, prompts=SUMS)
 
 
-@pytest.fixture
-def own_names(monkeypatch):
-    """Parts that are registered here are forgotten afterwards."""
-    monkeypatch.setattr(registry, "_registered", {})
-
-
 # --- parts --------------------------------------------------------------------------------------
-
-
-def test_every_built_in_part_is_called_what_it_is_registered_as():
-    for name in names():
-        part = make_part(name)
-        assert part.name == name
-        assert part.slot in SLOTS
-        assert isinstance(part, SLOTS[part.slot])
-        assert make_part(part) is part
 
 
 def test_parts_fill_their_slots_in_order():
@@ -56,52 +32,6 @@ def test_parts_fill_their_slots_in_order():
     ]
     assert create_strategy("grpo").parts == create_strategy("ppo").parts == []
     assert create_strategy("grpo") == create_strategy("grpo")
-
-
-def test_a_part_of_ones_own_in_five_lines(own_names):
-    @register("shortest")
-    @dataclass
-    class Shortest(Selection):
-        keep: int = 4
-
-        def select(self, groups):
-            return [sorted(g, key=lambda t: len(t.actions[0]))[: self.keep] for g in groups]
-
-    def policy(observation):
-        policy.count += 1
-        return "a" * (policy.count * 7 % 5), {}
-
-    policy.count = 0
-    strategy = create_strategy("grpo", num_generations=4, parts=["shortest:keep=2"])
-    rollout = RolloutRunner(make_sums(), policy, strategy, max_steps=8).collect()
-    # lengths 2 4 1 3 | 0 2 4 1
-    assert [len(t.actions[0]) for t in rollout] == [1, 2, 0, 1]
-    assert "shortest" in names()
-    with pytest.raises(ConfigError, match="'shortest' is registered already"):
-        register("shortest")
-    with pytest.raises(ConfigError, match="'dapo' is registered already"):
-        register("dapo")
-    with pytest.raises(ConfigTypeError, match="derives from Prompts, Generation, Selection, Reuse"):
-        register("other")(dict)
-    with pytest.raises(ConfigError, match="letters, digits"):
-        register("a:b")
-
-
-@pytest.mark.parametrize(
-    ("parts", "words"),
-    [
-        (["dapp"], "unknown strategy part 'dapp'; did you mean 'dapo'.*Known: .*pods.*overlong"),
-        (["pods:keeps=3"], "'pods:keeps=3': unknown setting 'keeps'; did you mean 'keep'"),
-        (["pods:keep=many"], "'pods:keep=many': keep must be int, got 'many'"),
-        (["pods:keep"], "expected name:key=value,key=value, got 'keep'"),
-        (["pods:keep=2,keep=3"], "got 'keep=3'"),
-        (["uniform", "greso"], "one part for its prompts, got 'uniform' and 'greso"),
-        ([Generation(), Generation()], "one part for its generation"),
-    ],
-)
-def test_bad_parts_are_named(parts, words):
-    with pytest.raises(ConfigError, match=words):
-        create_strategy("grpo", parts=parts)
 
 
 def test_objects_of_another_kind_are_refused():

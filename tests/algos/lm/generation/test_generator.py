@@ -1,242 +1,132 @@
-"""The sampler against plain forwards through mlx-lm: no batch, no cache, no padding."""
+"""Completions that go on from beginnings of earlier ones, against prefilling these anew."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from textenv import TextGenerationEnv
-from textenv.algos import RolloutRunner, create_policy, create_strategy, load_model
-from textenv.algos.lm.scoring.batch import make_batch
+from tests.algos.lm.architectures import config_of
+from textenv.algos import create_policy
+from textenv.algos.lm.generation.completions import Completion
+from textenv.algos.lm.generation.generator import Generator
+from textenv.algos.lm.generation.sampling import SamplingParams
+from textenv.errors import ConfigError
 
-PROMPTS = ["12+30=", "a", "the longest of these prompts = ", "12+30=", "ab", "a"] * 2
-
-
-def recorded(extras):
-    """Rows of (prompt ids, token ids, log-probabilities, entropies, support, temperature)."""
-    tokens = (extras[f"token_{name}"] for name in ("ids", "logprobs", "entropies"))
-    return list(zip(extras["prompt_ids"], *tokens, extras["support"], extras["temperature"]))
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_logprobs_are_those_of_the_distribution_drawn_from(
-    tiny, plain_logprobs, slow_restrict, sampling, deterministic
-):
-    import mlx.core as mx
-
-    model, tokenizer = tiny
-    policy = create_policy(model, tokenizer, {"max_tokens": 12, "seed": 5, **sampling})
-    _, extras = policy(PROMPTS, deterministic=deterministic)
-    settings = {"temperature": 0.0} if deterministic else sampling
-    compared = 0
-    for prompt_ids, tokens, logprobs, entropies, support, temperature in recorded(extras):
-        expected = plain_logprobs(model, prompt_ids, tokens, temperature, support)
-        np.testing.assert_allclose(logprobs, expected, atol=1e-4)
-        logits = np.array(model(mx.array([prompt_ids + tokens]))[0], np.float64)
-        for t, token in enumerate(tokens):
-            row = logits[len(prompt_ids) - 1 + t]
-            ids, probs, margin = slow_restrict(row, **settings)
-            if margin < 1e-4:
-                continue
-            compared += 1
-            kept = np.arange(len(row)) if support is None else support[t]
-            assert sorted(kept) == sorted(ids)
-            assert token in ids
-            # The normalizer that was recorded makes the support's probabilities sum to 1.
-            scaled = row[kept] / temperature
-            normalizer = row[token] / temperature - logprobs[t]
-            assert np.exp(scaled - normalizer).sum() == pytest.approx(1, abs=1e-4)
-            assert entropies[t] == pytest.approx(-(probs * np.log(probs)).sum(), abs=1e-4)
-    assert compared > 80
+EOS = (1, 7, 20, 31)  # so that rows end at very different times
+PARAMS = SamplingParams(temperature=1.5)
+LONGEST = 12
 
 
-def test_a_ragged_batch_is_like_one_at_a_time(tiny, sampling):
-    settings = {"max_tokens": 16, "seed": 2, **sampling}
-    texts, extras = create_policy(*tiny, settings)(PROMPTS)
-    alone = create_policy(*tiny, settings)  # the noise goes on from call to call
-    for i, prompt in enumerate(PROMPTS):
-        text, own = alone(prompt)
-        assert (text, own["token_ids"]) == (texts[i], extras["token_ids"][i])
-        assert own["prompt_ids"] == extras["prompt_ids"][i]
-        np.testing.assert_allclose(own["token_logprobs"], extras["token_logprobs"][i], atol=1e-4)
-    pieces = create_policy(*tiny, {**settings, "batch_size": 5})(PROMPTS)
-    assert pieces[1]["token_ids"] == extras["token_ids"]
+def grow(generator, anew, prompts, rounds, rng, width=2, limits=False):
+    """Branch `width` times a prompt and round from anywhere in what was said so far.
+
+    Returns the tokens of the branches' prompts, those fed for them, and the places they branch at.
+    """
+    said = []  # (prompt, tokens)
+    todo = [(prompt, []) for prompt in prompts]
+    total = fed = places = 0
+    for turn in range(rounds + 1):
+        inputs = [prompt + head for prompt, head in todo]
+        noise = rng.random((len(todo), LONGEST), dtype=np.float32)
+        most = [LONGEST - len(head) for _, head in todo]
+        if limits:
+            most = [int(rng.integers(1, m + 1)) for m in most]
+        before = generator.tokens_prefilled
+        ours = generator.generate(inputs, LONGEST, PARAMS, noise, limits=most, branches=True)
+        if turn:
+            total += sum(map(len, inputs))
+            places += len(set(map(tuple, inputs)))
+            fed += generator.tokens_prefilled - before
+        for row, (prompt, head) in enumerate(todo):
+            (plain,) = anew.generate([prompt + head], most[row], PARAMS, noise[row : row + 1])
+            assert ours[row].token_ids == plain.token_ids
+            np.testing.assert_allclose(ours[row].token_logprobs, plain.token_logprobs, atol=1e-4)
+            said.append((prompt, head + ours[row].token_ids))
+        parents = rng.integers(0, len(said), width * len(prompts))
+        todo = []
+        for prompt, tokens in (said[i] for i in parents):
+            end = min(len(tokens), LONGEST - 1)
+            todo.append((prompt, tokens[: rng.integers(1, end + 1)]))
+    return total, fed, places
 
 
-def test_eos_and_truncation(tiny):
-    _, tokenizer = tiny
-    policy = create_policy(*tiny, {"max_tokens": 20, "seed": 1})
-    texts, extras = policy(["12+30="] * 96)
-    eos = tokenizer.eos_token_id
-    for text, ids, logprobs, truncated in zip(
-        texts, extras["token_ids"], extras["token_logprobs"], extras["truncated"]
-    ):
-        assert eos not in ids[:-1]
-        assert truncated == (ids[-1] != eos)
-        assert len(ids) == len(logprobs) <= 20
-        assert len(ids) == 20 or not truncated
-        assert text == tokenizer.decode(ids if truncated else ids[:-1])
-    assert 10 < sum(extras["truncated"]) < 86
-    np.testing.assert_allclose(
-        extras["logprob"], [sum(row) for row in extras["token_logprobs"]], rtol=1e-6
-    )
+@pytest.mark.parametrize("sync_every", [1, 3])
+@pytest.mark.parametrize("counts", [[1] * 6, [4, 4], [1, 5, 2]], ids=["alone", "even", "uneven"])
+def test_branches_are_as_prefilled_anew(tiny, counts, sync_every):
+    """Nested ones, many from one place, of rows that ended at all times: a token each is fed."""
+    rng = np.random.default_rng(0)
+    prompts = [p for n in counts for p in [rng.integers(2, 42, rng.integers(1, 20)).tolist()] * n]
+    generator = Generator(tiny[0], EOS, sync_every=sync_every)
+    total, fed, places = grow(generator, Generator(tiny[0], EOS), prompts, 3, rng)
+    # The last token of each; and, of a row that was not cut, the last that it had drawn.
+    assert places <= fed <= 2 * places < total / 3
+    generator.forget()
+    assert len(generator._kept) == 0
 
 
-def test_any_eos_of_the_model_ends_a_completion(tiny):
-    from mlx_lm.tokenizer_utils import TokenizerWrapper
-
-    model, tokenizer = tiny
-    stops = {1, 20, 21, 22}
-    policy = create_policy(
-        model, TokenizerWrapper(tokenizer._tokenizer, eos_token_ids=stops), {"max_tokens": 20}
-    )
-    ids = policy(["12+30="] * 256)[1]["token_ids"]
-    assert {row[-1] for row in ids if len(row) < 20} == stops
-    assert not any(stops & set(row[:-1]) for row in ids)
+def test_branches_beyond_the_batch(tiny):
+    """More branches than are decoded at once are taken in turn; rows beyond are prefilled."""
+    rng = np.random.default_rng(1)
+    prompts = [p for _ in range(3) for p in [rng.integers(2, 42, 9).tolist()] * 4]
+    generator = Generator(tiny[0], EOS, batch_size=10)
+    total, fed, places = grow(generator, Generator(tiny[0], EOS), prompts, 2, rng)
+    assert places <= fed < total
 
 
-def test_equal_prompts_are_prefilled_once(tiny):
-    policy = create_policy(*tiny, {"max_tokens": 3, "seed": 0})
-    shapes, body = [], policy._generator._body
-
-    def spy(ids, cache=None):
-        shapes.append(ids.shape)
-        return body(ids, cache)
-
-    policy._generator._body = policy._generator._step._body = spy
-    policy(["12+30="] * 8 + ["a"] * 8)
-    assert shapes[0] == (2, 8)  # the two prompts, padded to a width that comes again
-    assert shapes[1] == (16, 1)
+def test_segments(tiny):
+    """Each row with a limit of its own."""
+    rng = np.random.default_rng(2)
+    prompts = [rng.integers(2, 42, 9).tolist()] * 5
+    generator = Generator(tiny[0], EOS)
+    grow(generator, Generator(tiny[0], EOS), prompts, 3, rng, limits=True)
 
 
-def test_greedy_is_what_mlx_lm_generates(tiny):
-    import mlx.core as mx
-    from mlx_lm.generate import generate_step
-
-    model, tokenizer = tiny
-    policy = create_policy(model, tokenizer, {"max_tokens": 20, "top_p": 0.5})
-    prompts = ["12+30=", "a", "some longer prompt", "z"]
-    _, extras = policy(prompts, deterministic=True)
-    for prompt, ids in zip(prompts, extras["token_ids"]):
-        expected = []
-        for token, _ in generate_step(mx.array(tokenizer.encode(prompt)), model, max_tokens=20):
-            expected.append(int(token))
-            if expected[-1] in tokenizer.eos_token_ids:
-                break
-        assert ids == expected
+@pytest.mark.filterwarnings("ignore:models of type")
+@pytest.mark.parametrize("name", ["gemma3_text", "gemma2"])  # the latter copies prompts
+def test_other_architectures(random_model, name):
+    rng = np.random.default_rng(3)
+    model = random_model(**config_of(name))
+    prompts = [p for n in (1, 3) for p in [rng.integers(2, 42, 7).tolist()] * n]
+    _, fed, places = grow(Generator(model, EOS), Generator(model, EOS), prompts, 2, rng)
+    assert (fed <= 2 * places) == (name == "gemma3_text")
 
 
-def test_seeds_reproduce(tiny):
-    def sample(seed):
-        policy = create_policy(*tiny, {"max_tokens": 8, "seed": seed})
-        return policy(["a"] * 4)[0] + policy(["a"] * 4)[0]
-
-    first = sample(3)
-    assert first == sample(3)
-    assert first != sample(4)
-    assert first[:4] != first[4:]  # the second call draws anew
-    policy = create_policy(*tiny, {"max_tokens": 8, "seed": 3})
-    policy(["b"] * 3, deterministic=True)  # uses no noise
-    assert policy(["a"] * 4)[0] == first[:4]
-
-
-BASE = {
-    **{"hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64, "vocab_size": 42},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-6},
-    **{"rope_theta": 1e4, "max_position_embeddings": 128, "tie_word_embeddings": True},
-}
-LAYERS = ["sliding_attention", "full_attention"] * 2
-ARCHITECTURES = {
-    "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
-    "llama": {"sliding_window": 5, "layer_types": LAYERS},
-    "gpt_oss": {"sliding_window": 5, "layer_types": LAYERS, "num_local_experts": 4},
-    "cohere2": {"sliding_window": 5, "sliding_window_pattern": 2, "logit_scale": 0.3},
-    "gemma2": {"num_key_value_heads": 4, "final_logit_softcapping": 2.0},
-    "cohere": {"num_key_value_heads": 4, "logit_scale": 0.3},
-    "gpt2": {  # its positions are absolute
-        **{"n_ctx": 128, "n_positions": 128, "n_embd": 32, "n_head": 4, "n_layer": 2},
-        "layer_norm_epsilon": 1e-5,
-    },
-    "phi": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
-}
+def test_other_weights(fresh):
+    """No key outlives the weights: all is prefilled again."""
+    model, rng = fresh[0], np.random.default_rng(4)
+    prompt = rng.integers(2, 42, 9).tolist()
+    generator = Generator(model, EOS)
+    noise = rng.random((2, LONGEST), dtype=np.float32)
+    first = generator.generate([prompt] * 2, LONGEST, PARAMS, noise, branches=True)
+    model.model.norm.weight = model.model.norm.weight * 1.5
+    head = prompt + first[0].token_ids[:1]
+    before = generator.tokens_prefilled
+    ours = generator.generate([head], LONGEST, PARAMS, noise[:1], branches=True)
+    assert generator.tokens_prefilled - before == len(head)
+    plain = Generator(model, EOS).generate([head], LONGEST, PARAMS, noise[:1])
+    assert ours[0].token_ids == plain[0].token_ids
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_other_architectures(random_model, tiny, plain_logprobs, name):
-    """Sliding windows shorter than the prompts; scaled and capped logits."""
-    model = random_model(**BASE | ARCHITECTURES[name], model_type=name)
-    policy = create_policy(model, tiny[1], {"max_tokens": 14, "top_p": 0.95, "seed": 1})
-    _, extras = policy(PROMPTS)
-    for prompt_ids, tokens, logprobs, _, support, temperature in recorded(extras):
-        expected = plain_logprobs(model, prompt_ids, tokens, temperature, support)
-        np.testing.assert_allclose(logprobs, expected, atol=1e-4)
-    assert max(map(len, extras["token_ids"])) == 14
-
-
-@pytest.mark.parametrize(
-    ("name", "splits"),
-    [("llama", True), ("gemma3_text", True), ("cohere2", False), ("gemma2", False)],
-)
-def test_split_head(random_model, name, splits):
-    """The halves make the whole; only where nothing comes between are they halves."""
-    import mlx.core as mx
-
-    from textenv.algos.lm.models.head import split_head
-
-    model = random_model(**BASE | ARCHITECTURES[name], model_type=name)
-    body, head = split_head(model)
-    ids = mx.array([[5, 3, 8], [2, 2, 9]])
-    np.testing.assert_allclose(head(body(ids)), model(ids), rtol=1e-6)
-    assert (body(ids).shape[-1] == BASE["hidden_size"]) == splits
-
-
-def test_logits_that_are_no_numbers_are_refused(fresh):
-    model, tokenizer = fresh
-    model.model.norm.weight = model.model.norm.weight * float("nan")
-    with pytest.raises(ValueError, match="not finite"):
-        create_policy(model, tokenizer, {"max_tokens": 4})("12+30=")
-
-
-TEMPLATE = (
-    "{% for message in messages %}={{ message['content'] }}={% endfor %}"
-    "{% if add_generation_prompt %}a-{% endif %}"
-)
-
-
-def test_the_chat_template_is_applied_once(tiny_folder, tmp_path):
-    import shutil
-
-    folder = shutil.copytree(tiny_folder, tmp_path / "instruct")
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    model, tokenizer = load_model(folder)
-    expected = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "12+30"}], add_generation_prompt=True
-    )
-    assert tokenizer.decode(expected) == "=12+30=a-"
-    policy = create_policy(model, tokenizer, {"max_tokens": 4})
-    assert policy("12+30")[1]["prompt_ids"] == expected
-    plain = create_policy(model, tokenizer, {"max_tokens": 4, "chat_template": False})
-    assert plain("12+30")[1]["prompt_ids"] == tokenizer.encode("12+30")
-
-    env = TextGenerationEnv(["12+30"], lambda prompt, completion, example: 0.0)
-    buffer = RolloutRunner(env, policy, create_strategy("grpo"), max_steps=8).collect()
-    assert make_batch(buffer.trajectories).prompts == [expected]
-    assert buffer.trajectories[0].prompt == "12+30"
-
-
-def test_a_missing_chat_template_is_refused(tiny):
-    with pytest.raises(ValueError, match="no chat template"):
-        create_policy(*tiny, {"chat_template": True})
-
-
-def test_bad_prompts(tiny):
-    policy = create_policy(*tiny, {"max_tokens": 100})
-    assert len(policy("1" * 28)[1]["prompt_ids"]) == 28  # 28 + 100 = 128 just fits
-    with pytest.raises(ValueError, match=r"29 tokens.*max_tokens=100.*context of 128"):
-        policy(["1", "1" * 29])
-    with pytest.raises(ValueError, match="empty"):
-        policy("")
-    with pytest.raises(TypeError, match="int"):
-        policy([3])
-    with pytest.warns(UserWarning, match="does not know some of prompt 'caf"):
-        policy("café", deterministic=True)
+def test_policy_goes_on_from_a_beginning(tiny):
+    """By the noise of each token's position: from its own beginning, an answer is the same."""
+    policy = create_policy(*tiny, {"max_tokens": LONGEST, "temperature": 1.5, "top_p": 0.9})
+    texts, extras = policy(["12+3"] * 4, seeds=[1, 2, 3, 4], branches=True)
+    heads = [
+        Completion(
+            *(extras[k][i] for k in ("token_ids", "token_logprobs", "token_entropies")),
+            extras["support"][i],
+        ).head(3 * (i > 0))
+        for i in range(4)
+    ]
+    again, more = policy(["12+3"] * 4, seeds=[1, 2, 3, 4], begun=heads, branches=True)
+    assert again == texts
+    assert more["token_ids"] == extras["token_ids"] and more["prompt_ids"] == extras["prompt_ids"]
+    for name in ("token_logprobs", "token_entropies", "logprob"):
+        for ours, plain in zip(more[name], extras[name]):
+            np.testing.assert_allclose(ours, plain, atol=1e-5)
+    for ours, plain in zip(more["support"], extras["support"]):
+        assert all(map(np.array_equal, ours, plain)) and len(ours) == len(plain)
+    short, cut = policy("12+3", seeds=1, limits=3)
+    assert cut["token_ids"] == extras["token_ids"][0][:3] and texts[0].startswith(short)
+    with pytest.raises(ConfigError, match="at most"):
+        policy("12+3", seeds=1, begun=heads[1], limits=3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.algos.shared import groups_of, make_policy
+from tests.algos.strategies.trees.shared import SETTINGS, collect, digits, make_env
 from textenv.algos import (
     GRPOConfig,
     GRPOTrainer,
@@ -22,29 +23,6 @@ from textenv.algos import (
     load_model,
     load_rollout,
 )
-from textenv.errors import ConfigError
-
-PROMPTS = ["12+30=", "a", "the longest prompt = "]
-SETTINGS = {"max_tokens": 12, "temperature": 1.3, "seed": 3}
-
-
-def digits(prompt, completion, example):
-    """A reward that varies with the text."""
-    return float(sum(c.isdigit() for c in completion)) / 4
-
-
-def make_env():
-    return gym.make("textenv:TextGen-v0", prompts=PROMPTS, reward_fn=digits)
-
-
-def collect(model, parts, size=8, groups=3, rollouts=1, **settings):
-    policy = create_policy(*model, SETTINGS | settings)
-    strategy = create_strategy("grpo", num_generations=size, parts=parts)
-    runner = RolloutRunner(make_env(), policy, strategy, size * groups, seed=5)
-    for _ in range(rollouts):
-        rollout = runner.collect()
-    return rollout, policy, runner
-
 
 PARTS = ["tree", "tree:chains=2,rounds=3,branches=1", "tree:chains=1,rounds=1,branches=7",
          "tree:branches=1,rounds=1,copies=3", "segment_tree:segment=3", "segment_tree:width=3",
@@ -198,30 +176,12 @@ def test_a_tree_without_branches_is_chains(tiny, parts):
         np.testing.assert_array_equal(moved[0][1][name], weights)
 
 
-def test_segments_that_are_not_branched_are_chains(tiny):
-    """A leaf's noise is that of its positions: cut into segments, an answer is the same."""
-    rollout, _, _ = collect(tiny, ["segment_tree:segment=2,width=8,repetition=none"])
-    plain, _, _ = collect(tiny, [])
-    assert [t.token_ids for t in rollout] == [t.token_ids for t in plain]
-
-
 def test_chains_of_a_tree_are_those_without(tiny):
     """Leaf i has the i-th noise of its group."""
     plain, _, _ = collect(tiny, [])
     rollout, _, _ = collect(tiny, ["tree"])
     for group, chains in zip(groups_of(rollout, 8), groups_of(plain, 8)):
         assert [t.token_ids for t in group[:2]] == [t.token_ids for t in chains[:2]]
-
-
-def test_repetitive_paths_stop(tiny):
-    rollout, _, _ = collect(tiny, ["segment_tree:segment=2,ngram=1,repetition=0.3"])
-    from textenv.algos.strategies.selection.drop import repeated
-
-    stopped = [t for t in rollout if t.completion_truncated and len(t.token_ids) < 12]
-    assert stopped and all(repeated(t.token_ids, 1) > 0.3 for t in stopped)
-    for t in rollout:  # none goes on after that
-        for end in range(2, len(t.token_ids), 2):
-            assert repeated(t.token_ids[:end], 1) <= 0.3
 
 
 @pytest.mark.parametrize("part", ["tree", "segment_tree:segment=3"])
@@ -263,56 +223,6 @@ def test_files_keep_the_tree(tiny, tmp_path, suffix):
     rollout, _, _ = collect(tiny, ["tree"])
     path = rollout.save(tmp_path / f"tree{suffix}")
     assert load_rollout(path) == rollout
-
-
-@pytest.mark.parametrize(
-    "part, size, message",
-    [
-        ("tree", 6, r"chains \* \(1 \+ rounds .* num_generations=6: chains=3,branches=1 or"),
-        ("tree:chains=3", 8, "chains=4,branches=1 or chains=2,branches=3 or chains=1,branches=7"),
-        ("tree:branches=20", 8, "num_generations=8"),
-        ("tree:chains=5,rounds=0", 8, "num_generations=8 would do|chains=8"),
-        ("turn_tree:chains=2,branches=2", 8, "= 2 .* = 6 leaves"),
-    ],
-)
-def test_leaves_must_come_to_num_generations(part, size, message):
-    with pytest.raises(ConfigError, match=message):
-        create_strategy("grpo", num_generations=size, parts=[part])
-
-
-@pytest.mark.parametrize(
-    "part", ["tree:score=luck", "tree:branches=0", "tree:earliest=1.5", "segment_tree:segment=0"]
-)
-def test_settings_out_of_range(part):
-    with pytest.raises(ConfigError, match=part.split(":")[1].split("=")[0]):
-        create_strategy("grpo", num_generations=8, parts=[part])
-
-
-class Plain:
-    """A policy that knows of no beginnings."""
-
-    batched = True
-
-    def __call__(self, observations, deterministic=False):
-        raise AssertionError("nothing may be generated")
-
-
-def test_what_cannot_branch_says_so(tiny):
-    policy = create_policy(*tiny, SETTINGS)
-    tree = partial(create_strategy, "grpo", num_generations=8)
-    many = gym.make("textenv:TextGen-v0", task="guess_number")
-    for part in ("tree", "segment_tree"):
-        with pytest.raises(ConfigError, match="turn_tree"):
-            RolloutRunner(many, policy, tree(parts=[part]), 800)
-        with pytest.raises(ConfigError, match="not text"):
-            RolloutRunner(gym.make("CartPole-v1"), policy, tree(parts=[part]), 8)
-        with pytest.raises(ConfigError, match="Plain takes no"):
-            RolloutRunner(make_env(), Plain(), tree(parts=[part]), 8)
-        vector = gym.make_vec("textenv:TextGen-v0", num_envs=8, prompts=PROMPTS, reward_fn=digits)
-        with pytest.raises(ConfigError, match="single environment"):
-            RolloutRunner(vector, policy, tree(parts=[part]), 8)
-    with pytest.raises(ConfigError, match="'tree' branches inside"):
-        RolloutRunner(make_env(), policy, tree(parts=["turn_tree"]), 8)
 
 
 COMBINED = [

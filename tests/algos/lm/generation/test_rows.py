@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.algos.lm.architectures import config_of
 from textenv.algos.lm.generation.sampling import SamplingParams
 
 EOS = (1, 7, 20, 31)  # so that rows end at very different times
@@ -138,28 +139,10 @@ def test_every_distribution(tiny, slow_restrict, name):
             assert all(t in s for t, s in zip(completion.token_ids, completion.support))
 
 
-BASE = {
-    **{"hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64, "vocab_size": 42},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-6},
-    **{"rope_theta": 1e4, "max_position_embeddings": 128, "tie_word_embeddings": True},
-}
-ARCHITECTURES = {
-    "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
-    "gpt_oss": {  # its prompts are copied
-        **{"sliding_window": 5, "num_local_experts": 4},
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-    },
-    "gpt2": {  # its positions are absolute
-        **{"n_ctx": 128, "n_positions": 128, "n_embd": 32, "n_head": 4, "n_layer": 2},
-        "layer_norm_epsilon": 1e-5,
-    },
-}
-
-
 @pytest.mark.parametrize("counts", [[1] * 12, [3] * 4], ids=["alone", "groups"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["gemma3_text", "gpt_oss", "gpt2"])
 def test_windows_copied_prompts_and_absolute_positions(random_model, slow_restrict, name, counts):
-    model = random_model(**BASE | ARCHITECTURES[name], model_type=name)
+    model = random_model(**config_of(name))
     prompts, params = random_prompts(counts), SETTINGS["hot"]
     uniforms = rng.random((len(prompts), 12), dtype=np.float32)
     completions = make(model, 6).generate(prompts, 12, params, uniforms)

@@ -1,0 +1,62 @@
+"""What a strategy remembers, as a file."""
+
+import math
+
+import pytest
+
+from textenv.algos.strategies import state_files
+from textenv.algos.strategies.state_files import read_state, write_state
+from textenv.errors import DataError, MissingFileError
+
+STATE = {"parts": [{"seen": [1, 2.5, None, "é"]}], "next_group": 3}
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    path = tmp_path / "strategy.json"
+    write_state(path, {"other": 1})
+    write_state(path, STATE)  # in the place of the first
+    assert read_state(path) == STATE
+    assert [p.name for p in tmp_path.iterdir()] == ["strategy.json"]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, math.nan, object()])
+def test_what_json_cannot_hold_leaves_the_old_file(tmp_path, value):
+    path = tmp_path / "strategy.json"
+    write_state(path, STATE)
+    with pytest.raises(DataError, match="state cannot be written"):
+        write_state(path, {"part": value})
+    assert read_state(path) == STATE
+
+
+def test_a_file_appears_whole(tmp_path, monkeypatch):
+    """Whoever stops it between writing and naming finds the old one."""
+    path = tmp_path / "strategy.json"
+    write_state(path, STATE)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(state_files.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_state(path, {"other": 1})
+    assert read_state(path) == STATE
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a"', "cut off or not JSON"),
+        ("[]", "not the state"),
+        ('{"format": "x"}', "not the state"),
+    ],
+)
+def test_other_files_are_named(tmp_path, text, said):
+    path = tmp_path / "strategy.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"strategy\.json.*{said}"):
+        read_state(path)
+
+
+def test_a_training_without_parts_leaves_none(tmp_path):
+    with pytest.raises(MissingFileError, match="without a strategy's parts"):
+        read_state(tmp_path / "strategy.json")

@@ -1,0 +1,112 @@
+"""How well a policy does: means over examples, and returns of whole episodes."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from textenv import TextGenerationEnv
+from textenv.algos.evaluation import Evaluation, episode_returns, evaluate, evaluation_ids
+from textenv.errors import ConfigError
+
+
+def numbers(count=8):
+    """Own prompts "0=" to "7=", whose answers are the numbers."""
+    return TextGenerationEnv(
+        [f"{i}=" for i in range(count)],
+        "exact_match",
+        examples=[{"answer": str(i)} for i in range(count)],
+    )
+
+
+def test_means_over_the_examples_by_hand():
+    """Right for even numbers; of n a policy writes n tokens."""
+
+    def policy(observation, deterministic=False):
+        number = int(observation.rstrip("="))
+        asked.append((number, deterministic))
+        tokens = {
+            "prompt_ids": [1],
+            "token_ids": [2] * number,
+            "token_logprobs": [0.0] * number,
+            "truncated": False,
+        }
+        return str(number) if number % 2 == 0 else "x", tokens
+
+    asked = []
+    assert evaluate(policy, numbers(), examples=5) == Evaluation(
+        accuracy=3 / 5, reward=3 / 5, length=(0 + 1 + 2 + 3 + 4) / 5, examples=5
+    )
+    assert asked == [(i, True) for i in range(5)]
+    asked.clear()
+    found = evaluate(policy, numbers(), examples=100, deterministic=False)
+    assert found.examples == 8 and {greedy for _, greedy in asked} == {False}
+    assert found.as_dict() == {"accuracy": 0.5, "reward": 0.5, "length": 3.5, "examples": 8}
+
+
+def test_without_a_verifier_there_is_no_accuracy():
+    env = TextGenerationEnv(["a", "b"], "length")
+    assert evaluate(lambda observation, deterministic: ("xy", {}), env).accuracy is None
+
+
+def test_ids_are_of_different_examples_and_always_the_same():
+    env = gym.make("textenv:TextGen-v0", task="arithmetic")
+    ids = evaluation_ids(env, 50)
+    task = env.unwrapped.task
+    assert ids == evaluation_ids(env, 50) and len(ids) == 50
+    assert len({task.example(i)["prompt"] for i in ids}) == 50
+    assert evaluation_ids(numbers(), 3) == numbers().task.ids[:3]
+    # A task that has few prompts gives each of them once.
+    few = gym.make("textenv:TextGen-v0", task="guess_number")
+    prompts = [few.unwrapped.task.example(i)["prompt"] for i in evaluation_ids(few, 10)]
+    assert len(set(prompts)) == len(prompts)
+    with pytest.raises(ConfigError, match="CartPoleEnv has no task"):
+        evaluation_ids(gym.make("CartPole-v1"), 3)
+
+
+class Walk(gym.Env):
+    """Ends after as many steps as the seed's last digit, at least one; pays 1, 2, 3 ..."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps, self.last = 0, max(1, seed % 10)
+        return np.zeros(1, np.float32), {"seed": seed}
+
+    def step(self, action):
+        self.steps += 1
+        ended = self.steps == self.last
+        return (
+            np.zeros(1, np.float32),
+            float(self.steps),
+            ended and action,
+            ended,
+            {"n": self.steps},
+        )
+
+
+def test_returns_of_episodes_by_hand():
+    returns = episode_returns(lambda observation, deterministic: (1, {}), Walk(), 4, seed=2)
+    assert returns.tolist() == [1 + 2, 1 + 2 + 3, 10, 15] and returns.dtype == np.float64
+
+
+def test_a_policy_is_told_of_starts_and_infos_if_it_wants():
+    seen = []
+
+    def policy(observation, deterministic, episode_start, infos):
+        seen.append((deterministic, episode_start, infos))
+        return 0, {}
+
+    episode_returns(policy, Walk(), 2, seed=2, deterministic=False)
+    assert seen == [
+        (False, True, {"seed": 2}),
+        (False, False, {"n": 1}),
+        (False, True, {"seed": 3}),
+        (False, False, {"n": 1}),
+        (False, False, {"n": 2}),
+    ]
+
+
+def test_no_episodes_have_no_return():
+    with pytest.raises(ConfigError, match="episodes"):
+        episode_returns(lambda observation, deterministic: (0, {}), Walk(), 0)

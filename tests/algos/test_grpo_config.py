@@ -1,0 +1,40 @@
+"""Settings of GRPO: what is refused, and edges that are taken."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from textenv.algos import GRPOConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, 0) for name in ("max_steps", "num_prompts", "max_completion_length")),
+        *((name, 0) for name in ("num_iterations", "num_minibatches", "micro_batch_size")),
+        *((name, -0.1) for name in ("epsilon", "epsilon_high", "beta", "learning_rate")),
+        *((name, -1) for name in ("warmup_steps", "weight_decay", "lora_rank", "seed")),
+        *((name, math.nan) for name in ("epsilon", "beta", "temperature", "max_grad_norm")),
+        *(("loss_type", "ppo"), ("scale_rewards", "std"), ("lr_scheduler_type", "step")),
+        *(("num_generations", 1), ("temperature", -1.0), ("temperature", math.inf)),
+        *(("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), ("min_p", 2.0)),
+        *(("max_steps", 1.5), ("max_steps", True), ("max_steps", "9"), ("epsilon", None)),
+        *(("beta", "0.1"), ("mask_truncated_completions", 1), ("chat_template", "yes")),
+    ],
+)
+def test_bad_config_values_are_named(field, value):
+    with pytest.raises((ValueError, TypeError), match=rf"\b{field}\b"):
+        GRPOConfig(**{field: value})
+
+
+def test_more_minibatches_than_completions():
+    with pytest.raises(ValueError, match="num_minibatches=7 is more than the 6 completions"):
+        GRPOConfig(num_minibatches=7, num_prompts=2, num_generations=3)
+    assert GRPOConfig(num_minibatches=6, num_prompts=2, num_generations=3).num_minibatches == 6
+
+
+def test_config_accepts_its_edges():
+    config = GRPOConfig(epsilon=0, num_generations=2, micro_batch_size=1, beta=1, temperature=2)
+    assert config.sampling["temperature"] == 2
