@@ -10,7 +10,8 @@ import textenv
 from textenv.algos.config import read_toml
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = read_toml(ROOT / "pyproject.toml")["project"]
+TABLE = read_toml(ROOT / "pyproject.toml")
+PROJECT = TABLE["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NOT_IN_ALL = {
     "mlx": "a backend; all has the one of the platform",
@@ -73,3 +74,32 @@ def test_versions_of_python_and_of_the_package():
     assert PROJECT["version"] == textenv.__version__
     citation = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"version = {{{textenv.__version__}}}" in citation
+
+
+def test_every_folder_of_modules_is_a_package_of_the_wheel():
+    listed = TABLE["tool"]["setuptools"]["packages"]
+    homes = {"textenv": "textenv", "wrappers": "textenv.wrappers", "algos": "textenv.algos"}
+    found = []
+    for folder, package in homes.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            below = path.parent.relative_to(ROOT / folder).parts
+            found.append(".".join([package, *below]))
+    assert sorted(listed) == sorted(set(found))
+
+
+def test_files_that_are_no_modules_ship_too():
+    data = TABLE["tool"]["setuptools"]["package-data"]
+    homes = {"textenv.algos": "algos", "textenv.wrappers": "wrappers", "textenv": "textenv"}
+    shipped = set()
+    for package, patterns in data.items():
+        home = next(name for name in homes if f"{package}.".startswith(f"{name}."))
+        below = package.removeprefix(home).strip(".").replace(".", "/")
+        for pattern in patterns:
+            shipped |= set((ROOT / homes[home] / below).glob(pattern))
+    others = {
+        path
+        for folder in homes.values()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".md")
+    }
+    assert others == shipped

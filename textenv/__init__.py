@@ -7,7 +7,7 @@ Importing this package registers the environments with Gymnasium, so that
 from textenv import shared_memory, tasks  # noqa: F401  (AsyncVectorEnv needs shared_memory)
 from textenv.env import TextGenerationEnv
 from textenv.registration import register_envs
-from textenv.rewards import reward
+from textenv.rewards.registry import reward
 from textenv.tasks import register_task
 from textenv.token_env import TokenGenerationEnv
 from textenv.vector_env import TextGenerationVectorEnv

@@ -1,1 +1,1 @@
-"""Language models in MLX: kernels, memory, caches, models, generation and scoring."""
+"""Language models in MLX: from loading one to sampling from it and scoring what it wrote."""

@@ -14,6 +14,8 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
+from textenv.algos.lm.models.weights import from_numpy  # noqa: E402
+
 
 class SharedGradient:
     """Lets workers compute a gradient, each for some of the microbatches.
@@ -34,7 +36,7 @@ class SharedGradient:
         for answer in self._workers.compute_gradient(microbatches):  # in their order
             results += answer.results
             for name, array in answer.gradient.items():
-                value = mx.array(array).view(weights[name].dtype)
+                value = from_numpy(array, weights[name].dtype)
                 total[name] = total[name] + value if name in total else value
             mx.eval(total)
         return results, tree_unflatten(list(total.items()))

@@ -1,1 +1,1 @@
-"""How MLX runs here: the BLAS, the heap, compiled functions, versions of libraries."""
+"""How MLX runs here: its BLAS, its memory, compiled functions, versions of libraries."""

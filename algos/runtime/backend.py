@@ -1,4 +1,4 @@
-"""What must happen before MLX is imported: modules that need MLX call `prepare` first."""
+"""Preparing the process for MLX: modules that need it call `prepare` before they import it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from textenv.algos.runtime import blas, heap
 from textenv.errors import MissingDependencyError
 
 EXTRA = "mlx" if sys.platform == "darwin" else "cpu"
-"""The extra that brings MLX, and the command line, to a machine like this one."""
+"""The extra that installs MLX and the command line on a machine like this one."""
 
 
 def prepare() -> None:
-    """Put the fast BLAS in place and keep freed memory; say which extra brings MLX, if it is not.
+    """Put the fast BLAS in place, and keep freed memory in the process.
 
     Raises:
-        MissingDependencyError: where mlx or mlx-lm is not installed.
+        MissingDependencyError: if mlx or mlx-lm is not installed; names the extra to install.
     """
     for package in ("mlx", "mlx_lm"):
         if importlib.util.find_spec(package) is None:

@@ -3,8 +3,8 @@
 The ``mlx-cpu`` wheel carries the Netlib reference BLAS, which multiplies matrices some 30 times
 slower than OpenBLAS. ``load`` puts OpenBLAS (from the package ``scipy-openblas32``) in its place:
 ``blas_shim.c``, compiled once into the user's cache, defines the three functions that MLX calls,
-cuts large float32 products up for threads of its own, and leaves the computing to OpenBLAS. Where
-this is not possible MLX works as before, slowly, and a warning says why.
+cuts large float32 products up for threads of its own, and leaves the computing to OpenBLAS. If
+this is not possible, MLX works as before, slowly, and a warning says why.
 """
 
 import ctypes
@@ -34,8 +34,8 @@ MAX_THREADS = 64  # what scipy-openblas32 is built for: more threads may exhaust
 AVX512 = frozenset(("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"))  # SkylakeX's
 
 _SOURCE = Path(__file__).with_name("blas_shim.c")
-_status: "BlasStatus | None" = None  # what load() came to; None before its first call
-_shim: "ctypes.CDLL | None" = None  # in place
+_status: "BlasStatus | None" = None  # what `load` returned; None before its first call
+_shim: "ctypes.CDLL | None" = None  # the library that is in place; None without one
 _limit = MAX_THREADS  # set by limit_threads
 
 
@@ -56,15 +56,16 @@ class BlasStatus:
 def load() -> BlasStatus:
     """Put OpenBLAS in the place of MLX's bundled BLAS; call it before MLX is imported.
 
-    Only the first call does anything. It never raises because something is missing: it warns once,
+    Only the first call does anything. If something is missing it does not raise: it warns once,
     and MLX keeps its own BLAS. ``TEXTENV_BLAS=off`` in the environment turns it off.
 
-    Large float32 products use as many threads as ``OPENBLAS_NUM_THREADS`` says; where it is not
-    set, as many as there are CPUs for this process, up to 16. That number may change the last bits
-    of a product, but nothing else that the machine does will.
+    Large float32 products use as many threads as ``OPENBLAS_NUM_THREADS`` says. If it is not set,
+    there are as many as this process has CPUs, up to 16. That number may change the last bits of a
+    product, but nothing else that the machine does will.
 
-    OpenBLAS chooses its kernels by the processor, and ``OPENBLAS_CORETYPE`` chooses others. It
-    takes AMD's Zen 5 for one without AVX-512 and is half as fast: that is set right here.
+    OpenBLAS chooses its kernels by the processor, unless ``OPENBLAS_CORETYPE`` names others. It
+    takes AMD's Zen 5 for a processor without AVX-512, and is half as fast: this function corrects
+    that.
 
     Returns:
         What is in force from now on.
@@ -85,24 +86,27 @@ def load() -> BlasStatus:
 
 
 def status() -> BlasStatus:
-    """Say what is in force, without changing it."""
+    """The BLAS that is in force; nothing is changed."""
     return _status or BlasStatus("own", "load() has not been called")
 
 
 def count_threads() -> int:
-    """Threads that large products are cut for: see `load`."""
+    """The number of threads that large products are cut for; see `load`."""
     asked = os.environ.get("OPENBLAS_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:  # OpenBLAS too ignores what is not a number
+    if asked.isdecimal() and int(asked) > 0:  # OpenBLAS, too, ignores what is not a number
         return min(int(asked), MAX_THREADS)
-    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(cpus, DEFAULT_THREADS)
 
 
 def limit_threads(count: int) -> None:
-    """Multiply with so many threads from now on, and with the same results to the last bit.
+    """Let fewer threads multiply from now on; the results stay the same to the last bit.
 
-    For a process that shares its CPUs with others of its kind.
+    For a process that shares its CPUs with others like it.
+
+    Args:
+        count: The most threads that may work at once.
     """
     global _limit
     _limit = count
@@ -134,7 +138,7 @@ def measure_gflops(size: int = 1024, repeats: int = 5) -> float:
 
 
 class _NotLoadedError(Exception):
-    """Why OpenBLAS could not be put in place, ending in what the user can do about it."""
+    """OpenBLAS could not be put in place; the message ends with what the user can do."""
 
 
 def _load() -> BlasStatus:
@@ -177,7 +181,7 @@ def _build_shim() -> Path:
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "textenv")
     shim = cache / f"blas_shim-{platform.machine()}-{digest}.so"
-    if os.path.exists(shim):  # Path.exists raises where a folder may not be read
+    if os.path.exists(shim):  # Path.exists raises if a folder may not be read
         return shim
 
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
@@ -188,7 +192,7 @@ def _build_shim() -> Path:
         )
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # In the same folder, so that os.replace is atomic and two processes can't meet half a file.
+        # In the same folder, so that os.replace is atomic and no process finds half a file.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             built = Path(folder, shim.name)
             result = subprocess.run(
@@ -211,7 +215,7 @@ def _build_shim() -> Path:
 
 
 def _cpu_info() -> str:
-    """What Linux says of the first processor; nothing where it says nothing."""
+    """What ``/proc/cpuinfo`` says of the first processor; empty if it cannot be read."""
     try:
         return Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
@@ -220,9 +224,9 @@ def _cpu_info() -> str:
 
 @contextmanager
 def _kernels_for(cpu_info: str) -> Iterator[None]:
-    """Let an OpenBLAS that is loaded meanwhile use AVX-512 on AMD's processors that have it.
+    """Let an OpenBLAS that is loaded in this block use AVX-512 on AMD processors that have it.
 
-    Releases before 2026-09 do not know Zen 5: https://github.com/OpenMathLib/OpenBLAS/issues/6029
+    Releases without the fix of this issue do not know Zen 5: https://github.com/OpenMathLib/OpenBLAS/issues/6029
     """
     flags = next((x.split() for x in cpu_info.splitlines() if x.startswith("flags")), [])
     is_amd = "AuthenticAMD" in cpu_info
@@ -237,7 +241,7 @@ def _kernels_for(cpu_info: str) -> Iterator[None]:
 
 
 def _bind(shim: Path, library: Path, threads: int) -> None:
-    """Point the shim's functions at those of OpenBLAS, then let MLX find them."""
+    """Connect the shim's functions to those of OpenBLAS, then let MLX find them."""
     global _shim
     try:
         with _kernels_for(_cpu_info()):

@@ -1,14 +1,14 @@
-"""Compiled functions: what is compiled too often warns, and what is inside a gradient is compiled.
+"""`mx.compile` with a warning about too many shapes, and in a form that works inside a gradient.
 
-MLX compiles a function anew for each shape of its arguments and keeps all of them: where shapes
-never repeat, every call waits for the compiler and memory only grows. `compiled` warns then.
+MLX compiles a function anew for each shape of its arguments, and keeps all of them. If shapes never
+repeat, every call waits for the compiler and memory only grows: `compiled` warns about this.
 
 While MLX traces a gradient, a function from `mx.compile` whose arguments are traced runs as the
-operations that it was written in, so that an elementwise function of a custom gradient costs three
-times what it does elsewhere. What is traced is known to each thread alone. So within `gradients()`
-a function made by `piece` is called in a thread of its own, which traces nothing, and gives back
-the compiled operations. Nothing is computed there: arrays are lazy. `piece` is only for bodies of
-`mx.custom_function` and their vjp, whose insides no gradient looks at.
+separate operations that it was written in. An elementwise function of a custom gradient then costs
+three times as much. Each thread knows only what it traces itself. So, within `gradients`, a
+function made by `piece` is called in another thread, which traces nothing and returns the compiled
+operations. Nothing is computed there, because arrays are lazy. `piece` is only for the bodies of an
+`mx.custom_function` and of its vjp, which no gradient is taken of.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-_KEPT = 2**21  # numbers: 8 MB of float32, of each array of each layer
-_here = threading.local()  # .tracing: whether this thread is within traced(); .gradients: likewise
+_KEPT = 2**21  # numbers that one layer may keep: 8 MB of float32
+_here = threading.local()  # .tracing, .gradients: whether this thread is in such a block
 
 
 def compiled(function: Callable[..., Any], setting: str, most: int = 64) -> Callable[..., Any]:
-    """``mx.compile``, which warns once where the shapes of arguments are more than expected.
+    """``mx.compile``, with one warning if its arguments have more shapes than expected.
 
     Args:
-        function: of arrays, and of structures of arrays.
-        setting: what keeps the number of shapes small, for the warning.
-        most: shapes that are expected at most.
+        function: a function of arrays, or of structures of arrays.
+        setting: what keeps the number of shapes small; the warning ends with it.
+        most: the most shapes that are expected.
     """
     quick = mx.compile(function)
     seen: set[tuple[Any, ...]] = set()
@@ -60,7 +60,7 @@ def compiled(function: Callable[..., Any], setting: str, most: int = 64) -> Call
 
 @contextmanager
 def traced(name: str = "tracing") -> Iterator[None]:
-    """Around whatever is traced, so that what was made by `piece` is compiled there too."""
+    """A block that traces something, and in which functions from `piece` still run compiled."""
     before = getattr(_here, name, False)
     setattr(_here, name, True)
     try:
@@ -71,22 +71,22 @@ def traced(name: str = "tracing") -> Iterator[None]:
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """`traced`, around whatever traces a gradient: see `keeps`."""
+    """A `traced` block in which a gradient is traced: a forward may keep results, see `keeps`."""
     with traced(), traced("gradients"):
         yield
 
 
 def keeps(*arrays: mx.array) -> bool:
-    """Whether a forward should keep results as large as these for its backward.
+    """Whether a forward should keep results of these sizes for its backward.
 
-    Where there is a backward to come, and they are small: to keep a large one costs more memory
-    than computing it again costs time.
+    It should if there will be a backward and they are small. A large one is computed again: the
+    memory to keep it would cost more than the time.
     """
     return getattr(_here, "gradients", False) and sum(array.size for array in arrays) <= _KEPT
 
 
 def piece(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``mx.compile(function, shapeless=True)``, also within `gradients`."""
+    """``mx.compile(function, shapeless=True)``, compiled within `gradients` too."""
     inner = mx.compile(function, shapeless=True)
 
     @wraps(function)
@@ -99,14 +99,14 @@ def piece(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Thread:
-    """A thread that makes calls for others, and ends with the process."""
+    """A thread that calls functions for other threads; it ends with the process."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="untraced", daemon=True).start()
 
     def call(self, function: Callable[..., Any], arrays: tuple[mx.array, ...]) -> Any:
-        """What a function gives there; its operations belong to the caller's stream."""
+        """The result of a function called in this thread, on the caller's stream."""
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         stream = mx.default_stream(mx.default_device())
         self._calls.put((function, arrays, stream, answers))
@@ -123,7 +123,7 @@ class _Thread:
                     answers.put((function(*arrays), None))
             except Exception as error:  # raised again by the caller
                 answers.put((None, error))
-            # Nothing is held while it waits: an array may be large.
+            # Hold nothing while waiting: an array may be large.
             del function, arrays, answers
 
 

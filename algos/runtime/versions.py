@@ -1,4 +1,4 @@
-"""Versions of the libraries that matter here."""
+"""Versions of this package and of the libraries that results depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of what matters here, for those that are installed."""
+    """The version of each of `PACKAGES` that is installed, by name."""
     return dict(_found())
 
 

@@ -6,7 +6,7 @@ is a dataclass: the fields that its constructor takes are its settings, as the c
 
 Parts run in the main process, on whole groups; only `Generation` runs where the policy does, which
 may be in worker processes. What they draw comes from a generator of their own (`Setup.rng`), and
-what they remember goes into a checkpoint (`Part.state`).
+what they remember goes into a checkpoint (`StrategyPart.state`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Setup(NamedTuple):
         return np.random.default_rng(key)
 
 
-class Part:
+class StrategyPart:
     """What the parts of all slots have in common."""
 
     name: ClassVar[str] = ""
@@ -157,7 +157,7 @@ class Part:
         """Go on from what `state` gave; called after `prepare`."""
 
 
-class Prompts(Part):
+class Prompts(StrategyPart):
     """Chooses the starting points."""
 
     slot = "prompts"
@@ -178,7 +178,7 @@ class Prompts(Part):
         """Learn what came of what was chosen; called before anything is selected."""
 
 
-class Generation(Part):
+class Generation(StrategyPart):
     """Plays episodes from the starting points."""
 
     slot = "generation"
@@ -217,7 +217,7 @@ class Generation(Part):
         return tree_advantages(batch, advantages)
 
 
-class Selection(Part):
+class Selection(StrategyPart):
     """Decides what is kept of what was played."""
 
     slot = "selection"
@@ -241,7 +241,7 @@ class Selection(Part):
         """
 
 
-class Reuse(Part):
+class Reuse(StrategyPart):
     """Decides what else is trained on, and with which weights."""
 
     slot = "reuse"
@@ -261,7 +261,9 @@ class Reuse(Part):
         return list(groups)
 
 
-SLOTS: dict[str, type[Part]] = {kind.slot: kind for kind in (Prompts, Generation, Selection, Reuse)}
+SLOTS: dict[str, type[StrategyPart]] = {
+    kind.slot: kind for kind in (Prompts, Generation, Selection, Reuse)
+}
 
 
 def settings_of(kind: type) -> list[str]:

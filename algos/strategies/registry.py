@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from textenv.algos.config import check_types
-from textenv.algos.strategies.protocols import SLOTS, Part, settings_of
+from textenv.algos.strategies.protocols import SLOTS, StrategyPart, settings_of
 from textenv.errors import ConfigError, ConfigTypeError, unknown
 
 _BUILT_IN = {  # name -> module in this folder, class
@@ -31,7 +31,7 @@ _BUILT_IN = {  # name -> module in this folder, class
     "replay": ("selection.replay", "Replay"),
     "top_entropy": ("selection.top_entropy", "TopEntropy"),
 }
-_registered: dict[str, type[Part]] = {}
+_registered: dict[str, type[StrategyPart]] = {}
 
 T = TypeVar("T", bound=type)
 
@@ -57,7 +57,7 @@ def register(name: str) -> Callable[[T], T]:
         raise ConfigError(f"strategy part {name!r} is registered already")
 
     def add(kind: T) -> T:
-        if not (issubclass(kind, Part) and kind.slot):
+        if not (issubclass(kind, StrategyPart) and kind.slot):
             raise ConfigTypeError(_no_slot(kind.__name__))
         kind.name = name
         _registered[name] = kind
@@ -66,14 +66,14 @@ def register(name: str) -> Callable[[T], T]:
     return add
 
 
-def make_part(text: Any) -> Part:
+def make_part(text: Any) -> StrategyPart:
     """A part from its string; a part that is made already is returned as it is.
 
     Raises:
         ConfigError: for an unknown part or setting, or a value that the part refuses; names them.
         ConfigTypeError: for an object of another kind.
     """
-    if isinstance(text, Part) and text.slot:
+    if isinstance(text, StrategyPart) and text.slot:
         return text
     if not isinstance(text, str):
         raise ConfigTypeError(_no_slot(repr(text)))
@@ -109,13 +109,13 @@ def make_part(text: Any) -> Part:
     return part
 
 
-def _find(name: str) -> type[Part]:
+def _find(name: str) -> type[StrategyPart]:
     if name in _registered:
         return _registered[name]
     if name not in _BUILT_IN:
         raise ConfigError(unknown("strategy part", name, names()))
     module, attribute = _BUILT_IN[name]
-    found: type[Part] = getattr(
+    found: type[StrategyPart] = getattr(
         importlib.import_module(f"textenv.algos.strategies.{module}"), attribute
     )
     return found

@@ -10,11 +10,11 @@ from textenv.algos.config import check_integer
 from textenv.algos.strategies.protocols import (
     SLOTS,
     Generation,
-    Part,
     Prompts,
     Reuse,
     Selection,
     Setup,
+    StrategyPart,
     make_title,
 )
 from textenv.algos.strategies.registry import make_part
@@ -60,7 +60,7 @@ class Strategy:
                 raise ConfigError(f"strategy part {part.title!r}: {error}") from error
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[StrategyPart]:
         """The parts that do something, in the order in which they act."""
         every = (self.prompts, self.generation, *self.selection, *self.reuse)
         return [part for part in every if type(part) not in SLOTS.values()]
@@ -131,7 +131,7 @@ class Strategy:
             part.load_state(saved)
 
 
-def _identity(part: Part) -> dict[str, Any]:
+def _identity(part: StrategyPart) -> dict[str, Any]:
     return {"part": part.name or type(part).__qualname__, "settings": part.plain_settings}
 
 
@@ -141,7 +141,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def create_strategy(name: str, *, parts: Iterable[str | Part] = (), **settings: Any) -> Strategy:
+def create_strategy(
+    name: str, *, parts: Iterable[str | StrategyPart] = (), **settings: Any
+) -> Strategy:
     """The strategy of an algorithm, with its defaults.
 
     Args:
@@ -158,7 +160,7 @@ def create_strategy(name: str, *, parts: Iterable[str | Part] = (), **settings: 
         raise ConfigError(unknown("strategy", name, _DEFAULTS))
     if isinstance(parts, str):
         raise ConfigTypeError(f"parts must be a list of parts, got the text {parts!r}")
-    slots: dict[str, list[Part]] = {}
+    slots: dict[str, list[StrategyPart]] = {}
     for part in map(make_part, parts):
         slots.setdefault(part.slot, []).append(part)
     for slot in ("prompts", "generation"):

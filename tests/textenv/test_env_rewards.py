@@ -120,7 +120,7 @@ def test_an_environment_scores_the_action_that_it_is_given():
         return float(len(completion))
 
     def happened(count):
-        return {events.get(timeout=60) for _ in range(count)}
+        return {events.get(timeout=30) for _ in range(count)}
 
     env = gym.make("textenv:TextGen-v0", prompts=["p"], reward_fn=judge).unwrapped
     env.prescore("before the first reset")

@@ -1,4 +1,4 @@
-"""Registers reward functions by name, and combines several into one reward.
+"""Combines reward functions into one reward; those that are registered go by their names.
 
 A reward function is ``fn(prompt, completion, example, **kwargs) -> float | dict[str, float]``.
 A dict holds reward components. The reward is the weighted sum of all components, and each
@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from textenv.errors import (
     RewardError,
     RewardTimeoutError,
     TextEnvError,
-    unknown,
 )
+from textenv.rewards import verifiers  # noqa: F401  (registers the built-in functions)
 from textenv.rewards.calls import (
     TIMED_OUT,
     Failed,
@@ -36,9 +36,7 @@ from textenv.rewards.calls import (
     takes_batch,
 )
 from textenv.rewards.process import Worker
-
-RewardFunction = Callable[..., Any]
-"""``fn(prompt: str, completion: str, example: dict, **kwargs) -> float | dict[str, float]``."""
+from textenv.rewards.registry import RewardFunction, get, names
 
 RewardSpec = str | RewardFunction | Sequence["str | RewardFunction"]
 """A reward function or its name, or a list of these."""
@@ -47,77 +45,6 @@ Begun = Mapping[str, "Future[Any]"]
 """By the name of a reward function that was already called, the future with its outcome."""
 
 NOTHING_BEGUN: Begun = {}
-
-_registry: dict[str, RewardFunction] = {}
-
-
-@overload
-def reward(function: RewardFunction, /) -> RewardFunction: ...
-@overload
-def reward(
-    name: str | None = None,
-    /,
-    *,
-    requires: Sequence[str] = (),
-    verifies: bool = False,
-    batch: bool = False,
-) -> Callable[[RewardFunction], RewardFunction]: ...
-def reward(
-    name: str | RewardFunction | None = None,
-    /,
-    *,
-    requires: Sequence[str] = (),
-    verifies: bool = False,
-    batch: bool = False,
-) -> Any:
-    """Decorator that registers a reward function, so that ``reward_fn="its_name"`` finds it.
-
-    It is used without arguments (``@textenv.reward``) or with them (``@textenv.reward("short")``).
-
-    Args:
-        name: the name; by default the name of the function.
-        requires: keys that every example must have; checked before the first episode.
-        verifies: whether 1.0 means that the completion is correct; this sets
-            ``info["is_correct"]``.
-        batch: whether the function takes lists of prompts, completions and examples, and returns
-            a list of rewards. A vector environment passes the completions of all its
-            environments, a rollout those of one turn of all its episodes, and a single
-            environment passes lists of one.
-
-    Raises:
-        ConfigError: if another function is registered under the name.
-    """
-
-    def register(function: RewardFunction) -> RewardFunction:
-        key = name if isinstance(name, str) else function.__name__
-        if key == "correct":
-            raise ConfigError("reward function 'correct' is the task's own verifier: rename yours")
-        if _registry.get(key, function) is not function:
-            raise ConfigError(f"reward function {key!r} is registered already")
-        function.requires = tuple(requires)  # type: ignore[attr-defined]
-        function.verifies = verifies  # type: ignore[attr-defined]
-        function.batch = batch  # type: ignore[attr-defined]
-        function.reward_name = key  # type: ignore[attr-defined]
-        _registry[key] = function
-        return function
-
-    return register(name) if callable(name) else register
-
-
-def names() -> list[str]:
-    """Names of all registered reward functions."""
-    return sorted(_registry)
-
-
-def get(name: str) -> RewardFunction:
-    """The registered reward function with this name.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    if name not in _registry:
-        raise ConfigError(unknown("reward function", name, names()))
-    return _registry[name]
 
 
 class Reward:
@@ -461,6 +388,3 @@ def _number(name: str, value: Any) -> float:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-from textenv.rewards import verifiers  # noqa: E402, F401  (registers the built-in functions)

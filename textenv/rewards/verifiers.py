@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from textenv.errors import MissingDependencyError
-from textenv.rewards import reward
+from textenv.rewards.registry import reward
 
 
 @reward(requires=("answer",), verifies=True)

@@ -1,1 +1,1 @@
-"""Keys and values of prompts and of their continuations."""
+"""Keys and values of prompts and of the completions that continue them."""

@@ -1,4 +1,4 @@
-"""Rows of a batch by the prompts that they continue: their shapes, and their attention.
+"""Attention of rows that are grouped by the prompt that they continue.
 
 Shapes: as in `textenv.algos.lm.cache.kv_cache`; R query heads for each key-value head.
 """
@@ -17,7 +17,7 @@ from textenv.algos.lm.kernels.attention import KeyBlock, as_bias, attend  # noqa
 
 
 def by_prompt(columns: mx.array, per_prompt: int) -> mx.array:
-    """(B, H, N, D) as (P, H, G, N, D)."""
+    """Keys or values (B, H, N, D) of rows, grouped by prompt: (P, H, G, N, D)."""
     rows = columns.reshape(-1, per_prompt, *columns.shape[1:])
     return rows.transpose(0, 2, 1, 3, 4)
 
@@ -26,7 +26,7 @@ def split_mask(mask: mx.array, per_prompt: int, width: int) -> tuple[mx.array, m
     """What a mask adds to the scores of the prompts' columns, and to those of the rows' own.
 
     Args:
-        mask: (B, 1, N, S + T), True where a query sees a column.
+        mask: (B, 1, N, S + T), True if a query sees a column.
         per_prompt: G.
         width: S.
 
@@ -50,7 +50,7 @@ def attend_by_prompt(
 
     Args:
         queries: (B, heads, N, D).
-        scale: what they are multiplied by.
+        scale: what the queries are multiplied by.
         own: the rows' own columns, (P, H, G, T, D).
         shared: keys and values (P, H, S, D) of the prompts; empty if the rows share none.
         over_prompt: what is added to the scores of the prompts' columns.

@@ -1,4 +1,4 @@
-"""Caches of all layers together: made for a layout, taken apart and joined.
+"""Makes the caches of all layers for a layout, takes some of their rows, and joins them.
 
 Shapes: as in `textenv.algos.lm.cache.layout`.
 """
@@ -36,14 +36,14 @@ def fork_caches(
     room: int = 0,
     alone: bool = False,
 ) -> list[Cache]:
-    """Caches in which each place of a layout goes on from its prompt.
+    """Caches in which each place of a layout continues its prompt.
 
     Args:
-        model: which `textenv.algos.lm.models.architecture.check_architecture` has found out about.
-        prompts: of each layer, after the prompts went through.
+        model: a model that `textenv.algos.lm.models.architecture.check_architecture` has seen.
+        prompts: the cache of each layer, after the prompts went through.
         layout: from `lay_out`.
-        room: columns to allocate at a time; 0: gradients flow through them.
-        alone: whether each prompt has one place, which takes its columns for its own.
+        room: how many columns to allocate at a time; 0: gradients flow through the columns.
+        alone: whether each prompt has one place, which takes the prompt's columns over.
     """
     if layout.prompts is not None and not np.array_equal(
         layout.prompts, np.arange(len(prompts[0].padding))
@@ -66,14 +66,14 @@ def take_places(
     per_prompt: int,
     lengths: np.ndarray | None = None,
 ) -> tuple[list[Cache], int]:
-    """Caches of some places, with a copy of them, and the first of the old columns that is kept.
+    """Caches with copies of some places, and the first of the old columns that is kept.
 
     Args:
-        caches: of each layer.
+        caches: the cache of each layer.
         prompts: (P',) which prompts, each as often as its rows need.
-        places: (P' x G',) which of the old places each new one was; one may be taken repeatedly.
+        places: (P' x G',) the old place of each new one; a place may be taken many times.
         per_prompt: G'.
-        lengths: (P' x G',) how many tokens of each are taken, prompt included; None: all.
+        lengths: (P' x G',) how many tokens of each to take, its prompt's included; None: all.
     """
     index, forks = mx.array(places), _forked(caches)
     if not forks:
@@ -93,7 +93,7 @@ def take_places(
 
 
 def join_caches(first: Sequence[Cache], second: Sequence[Cache]) -> list[Cache]:
-    """Caches of the rows of two batches, of as many places for each prompt."""
+    """Caches of the rows of two batches with equally many places for each prompt."""
     if _growing(first):
         return [a.join(b) for a, b in zip(_growing(first), _growing(second))]
     forks = _forked(first), _forked(second)
@@ -107,7 +107,7 @@ def join_caches(first: Sequence[Cache], second: Sequence[Cache]) -> list[Cache]:
 
 
 def with_positions(caches: Sequence[Cache], positions: RowPositions) -> list[Cache]:
-    """The same caches of forks in another positions."""
+    """The same forked caches with other positions."""
     copies = [copy.copy(cache) for cache in _forked(caches)]
     for cache in copies:
         cache.positions = positions
@@ -115,7 +115,7 @@ def with_positions(caches: Sequence[Cache], positions: RowPositions) -> list[Cac
 
 
 def held_arrays(caches: Sequence[Cache]) -> list[mx.array]:
-    """The arrays in caches of a batch."""
+    """All arrays that caches hold."""
     return [array for cache in caches for array in cache.arrays]
 
 

@@ -1,13 +1,15 @@
-"""Keys and values of one layer, for prompts padded on the left and what follows them.
+"""The keys and values of one layer: of prompts padded on the left, and of their continuations.
 
-Both classes speak the protocol of mlx-lm's caches (``offset``, ``update_and_fetch``,
-``make_mask``), so that its models run on them unchanged.
+A `GrowingCache` holds the prompts. A `ForkedCache` goes on from them: its rows *fork* from the
+prompts, so that several rows continue one prompt, which is held once. Both have the methods of
+mlx-lm's caches (``offset``, ``update_and_fetch``, ``make_mask``), so that its models run on them
+unchanged.
 
-Columns are shared by all rows of a batch. `textenv.algos.lm.cache.positions` says which columns
-a row has.
+All rows of a batch share their columns. `textenv.algos.lm.cache.positions` says which of them a row
+uses.
 
 Shapes: P prompts, G continuations of each, B = P x G rows, H key-value heads, S columns of the
-prompts, T columns since, N new columns, D head dimension.
+prompts, T columns after them, N new columns, D head dimension.
 """
 
 from __future__ import annotations
@@ -33,13 +35,11 @@ from textenv.algos.lm.kernels.attention import KeyBlock, as_bias  # noqa: E402
 
 
 class GrowingCache:
-    """Concatenates, so that gradients flow through what was written before.
-
-    Row b's first ``padding[b]`` columns hold nothing.
+    """A cache that grows by concatenation, so that gradients flow through all columns.
 
     Args:
-        padding: (B,).
-        padded: whether any of it is above 0.
+        padding: (B,) how many columns at the start of each row hold nothing.
+        padded: whether any of these numbers is above 0.
     """
 
     def __init__(self, padding: mx.array, padded: bool = True):
@@ -50,20 +50,20 @@ class GrowingCache:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """All arrays that are held, none before the first columns."""
+        """All arrays that the cache holds; none before its first columns."""
         return [array for array in (self.keys, self.values) if array is not None]
 
     @property
     def offset(self) -> mx.array:
-        """Position of the next token in each row, (B,): what rotary embeddings need."""
+        """The position of the next token in each row, (B,), for rotary embeddings."""
         return self.columns - self.padding
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
-        """Which columns the next ``n`` queries see: (B, 1, N, S + N), True where they do.
+        """Which columns the next ``n`` queries see: (B, 1, N, S + N), True for those.
 
-        Without padding and window, in the words of mlx-lm: ``"causal"``, or None for one query.
+        Without padding and window it is what mlx-lm gives: ``"causal"``, or None for one query.
         """
         if self.padded or window_size is not None or return_array:
             filled = mx.arange(self.columns + n) >= self.padding[:, None]
@@ -71,7 +71,7 @@ class GrowingCache:
         return "causal" if n > 1 else None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Append (B, H, N, D) and return all columns."""
+        """Append keys and values (B, H, N, D), and return those of all columns."""
         if self.keys is not None and self.values is not None:
             keys = mx.concatenate([self.keys, keys], axis=2)
             values = mx.concatenate([self.values, values], axis=2)
@@ -80,7 +80,7 @@ class GrowingCache:
         return keys, values
 
     def gather(self, rows: mx.array) -> GrowingCache:
-        """A cache whose row i continues this one's row ``rows[i]``, with a copy of it."""
+        """A cache whose row i is a copy of this one's row ``rows[i]``."""
         assert self.keys is not None and self.values is not None
         new = copy.copy(self)
         new.padding = self.padding[rows]
@@ -88,7 +88,7 @@ class GrowingCache:
         return new
 
     def join(self, other: GrowingCache) -> GrowingCache:
-        """Both caches' rows, whichever has fewer columns padded on the left."""
+        """A cache of both caches' rows; those with fewer columns are padded on the left."""
         assert self.keys is not None and self.values is not None
         assert other.keys is not None and other.values is not None
         columns = self.columns, other.columns
@@ -104,18 +104,18 @@ class GrowingCache:
 
 
 class ForkedCache:
-    """Continuations of prompts, whose keys and values stay where they are: once for each prompt.
+    """A cache of rows that continue prompts, in which each prompt is held once.
 
-    Row ``p * G + g`` is continuation g of prompt p. What it adds is held apart from the prompt's,
-    and `attend` looks at both, see `textenv.algos.lm.kernels.attention`. Where every prompt has one
-    continuation, they can be held together: `alone`.
+    Row ``p * G + g`` is continuation g of prompt p. Its own columns are held apart from the
+    prompt's, and `attend` looks at both, see `textenv.algos.lm.kernels.attention`. If every prompt
+    has one continuation, both can be held together: see `alone`.
 
     Args:
         prompts: the cache that the prompts went through.
         per_prompt: G.
-        room: columns to allocate at a time, written in place, for generation; 0 concatenates, so
-            that gradients flow.
-        positions: of all layers together; None makes one for this layer.
+        room: for generation, how many columns to allocate at a time, which are then written in
+            place; 0: columns are concatenated, so that gradients flow.
+        positions: the positions of all layers; None: they are made for this layer.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class ForkedCache:
 
     @classmethod
     def alone(cls, prompts: GrowingCache, room: int, positions: RowPositions) -> ForkedCache:
-        """One continuation of each prompt, whose columns are taken for its own.
+        """A cache with one continuation of each prompt, which takes the prompt's columns over.
 
         Args:
-            prompts: the cache that they went through.
-            room: columns to allocate at a time.
+            prompts: the cache that the prompts went through.
+            room: how many columns to allocate at a time.
             positions: from `positions_alone`.
         """
         assert prompts.keys is not None and prompts.values is not None
@@ -149,12 +149,12 @@ class ForkedCache:
         return new
 
     def begun(self, keys: mx.array, values: mx.array, positions: RowPositions) -> ForkedCache:
-        """A cache of the same prompts that begins with these columns.
+        """A cache of the same prompts whose rows begin with given columns.
 
         Args:
-            keys: (B * T, H, D), by rows.
-            values: as the keys.
-            positions: of the prompts and these columns.
+            keys: (B * T, H, D), row after row.
+            values: in the shape of the keys.
+            positions: the positions of the rows with these columns.
         """
         new = copy.copy(self)
         rows = positions.start.shape[0]
@@ -168,7 +168,7 @@ class ForkedCache:
         return new
 
     def columns_from(self, first: int) -> tuple[mx.array, mx.array]:
-        """Keys and values of the columns from one on, (B * N, H, D) each, by rows."""
+        """Keys and values of the rows' columns from ``first`` on, (B * N, H, D), row after row."""
         assert self._keys is not None and self._values is not None
         keys, values = (
             array[..., first : self.columns, :]
@@ -180,13 +180,13 @@ class ForkedCache:
 
     @property
     def own(self) -> tuple[mx.array, mx.array]:
-        """Keys and values (P, H, G, T or more, D) of the rows' own columns, and room for others."""
+        """Keys and values (P, H, G, T or more, D) of the rows' own columns, with free ones."""
         assert self._keys is not None and self._values is not None
         return self._keys, self._values
 
     @property
     def shared(self) -> tuple[mx.array, ...]:
-        """Keys and values (P, H, S, D) of the prompts; nothing where they are the rows' own."""
+        """Keys and values (P, H, S, D) of the prompts; empty if the rows took them over."""
         if self.prompts is None:
             return ()
         assert self.prompts.keys is not None and self.prompts.values is not None
@@ -194,17 +194,17 @@ class ForkedCache:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """All arrays that are held, those of the prompts included."""
+        """All arrays that the cache holds, with those of the prompts."""
         of_prompts = [] if self.prompts is None else self.prompts.arrays
         return of_prompts + [array for array in (self._keys, self._values) if array is not None]
 
     @property
     def room(self) -> int:
-        """Columns that are allocated."""
+        """How many columns are allocated."""
         return 0 if self._keys is None else self._keys.shape[3]
 
     def make_room(self, count: int) -> None:
-        """Allocate columns where fewer than so many are free."""
+        """Allocate columns, unless ``count`` of them are free."""
         if self._keys is None or self._values is None:
             assert self.prompts is not None
             keys, values = self.prompts.keys, self.prompts.values
@@ -216,47 +216,47 @@ class ForkedCache:
         held, end = self._keys.shape[3], self.columns + count
         if held >= end:
             return
-        missing = -(-end // self._room) * self._room - held  # a multiple: shapes that come again
+        missing = -(-end // self._room) * self._room - held  # a multiple, so that shapes recur
         self._keys, self._values = (
             mx.concatenate([a, mx.zeros((*a.shape[:3], missing, a.shape[4]), a.dtype)], axis=3)
             for a in (self._keys, self._values)
         )
 
     def take_column(self, keys: mx.array, values: mx.array) -> None:
-        """Arrays like `own`, in which the next column is written."""
+        """Replace `own` by arrays in which the next column is written."""
         self._keys, self._values = keys, values
         self.columns += 1
 
     @property
     def width(self) -> int:
-        """S, 0 where the prompts' columns are the rows' own."""
+        """S, the number of the prompts' columns; 0 if the rows took them over."""
         return 0 if self.prompts is None else self.prompts.columns
 
     @property
     def offset(self) -> mx.array:
-        """Position of the next token in each row, (B,)."""
+        """The position of the next token in each row, (B,)."""
         return self.positions.offset(self.columns)
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | None:
-        """None where the next ``n`` queries see all that came before; with a window, what they see.
+        """With a window, which columns the next ``n`` queries see, (B, 1, N, S + T + N); else None.
 
-        That is (B, 1, N, S + T + N), True where they do. `attend` knows of order and padding.
+        None means that they see all that came before: `attend` itself heeds order and padding.
         """
         if window_size is None:
             return None
         return self.positions.visible(self.width, self.columns, n, window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take in (B, H, N, D), and give it back: `attend` does not need it."""
+        """Append keys and values (B, H, N, D), and return them; `attend` does not need them."""
         new_keys, new_values = by_prompt(keys, self.per_prompt), by_prompt(values, self.per_prompt)
         end = self.columns + keys.shape[2]
         if not self._room:
             if self._keys is not None and self._values is not None:
                 new_keys = mx.concatenate([self._keys, new_keys], axis=3)
                 new_values = mx.concatenate([self._values, new_values], axis=3)
-            # Once, and not for each product of the forward and the backward.
+            # Laid out in memory once, and not for each product of the forward and the backward.
             self._keys, self._values = mx.contiguous(new_keys), mx.contiguous(new_values)
         else:
             self.make_room(keys.shape[2])
@@ -267,11 +267,11 @@ class ForkedCache:
         return keys, values
 
     def attend(self, queries: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
-        """Attention of the last N columns' queries over the prompt and all columns since.
+        """Attention of the last N columns over the prompt and all columns after it.
 
         Args:
             queries: (B, heads, N, D).
-            scale: what they are multiplied by.
+            scale: what the queries are multiplied by.
             mask: from `make_mask`.
 
         Returns:
@@ -299,14 +299,14 @@ class ForkedCache:
         stretch: tuple[int, int],
         positions: RowPositions,
     ) -> ForkedCache:
-        """A cache of some rows, with a copy of them.
+        """A cache with copies of some rows.
 
         Args:
             prompts: (P',) which prompts, each as often as its rows need; None: all as they are.
-            slots: (P' x G',) which of the old rows each new one was.
+            slots: (P' x G',) the old row of each new one.
             per_prompt: G'.
-            stretch: the first column to keep, and the first that is not.
-            positions: of these rows.
+            stretch: the first column to keep, and the first after them.
+            positions: the positions of the new rows.
         """
         new = copy.copy(self)
         new.per_prompt, new.positions = per_prompt, positions
@@ -320,18 +320,18 @@ class ForkedCache:
         return new
 
     def join(self, other: ForkedCache, positions: RowPositions) -> ForkedCache:
-        """Both caches' rows, whichever has fewer columns moved to the right.
+        """A cache of both caches' rows; those with fewer columns are moved to the right.
 
         Args:
-            other: of as many rows for each prompt; those come last.
-            positions: of all rows.
+            other: a cache of as many rows for each prompt; its rows come last.
+            positions: the positions of all rows.
         """
         columns = self.columns, other.columns
         new = copy.copy(self)
         new.positions, new.columns = positions, max(columns)
         if self.prompts is not None and other.prompts is not None:
             new.prompts = self.prompts.join(other.prompts)
-        # Of prompts that were just forked there are no columns yet.
+        # A cache that was just made of prompts has no columns of its own yet.
         like = self._keys if self._keys is not None else other._keys
         if like is not None:
             both = self, other
@@ -341,7 +341,7 @@ class ForkedCache:
         return new
 
     def _own(self, array: mx.array | None, like: mx.array | None) -> mx.array:
-        """Keys or values of the columns since the prompts, none where there are none yet."""
+        """Keys or values of the rows' own columns, of width 0 if there are none yet."""
         assert like is not None
         if array is not None:
             return array[..., : self.columns, :]
@@ -353,13 +353,13 @@ class ForkedCache:
 
 
 def positions_of(prompts: GrowingCache, per_prompt: int) -> RowPositions:
-    """The positions of so many continuations of each prompt."""
+    """The positions of rows that continue prompts, ``per_prompt`` for each."""
     start = mx.repeat(prompts.columns - prompts.padding, per_prompt)
     return RowPositions(start, prompts.padding if prompts.padded else None)
 
 
 def positions_alone(prompts: GrowingCache) -> RowPositions:
-    """The positions of `ForkedCache.alone`: what is padding of the prompts are holes."""
+    """The positions for `ForkedCache.alone`: the prompts' padding becomes holes."""
     if not prompts.padded:
         return RowPositions(-prompts.padding)
     padding = np.array(prompts.padding)
@@ -367,13 +367,13 @@ def positions_alone(prompts: GrowingCache) -> RowPositions:
 
 
 def _rows(array: mx.array, index: mx.array, first: int, end: int) -> mx.array:
-    """Rows of (P, H, G, T, D) and a stretch of their columns, (P', H, G', end - first, D).
+    """Some rows and a stretch of their columns, (P', H, G', end - first, D).
 
     Args:
-        array: keys or values.
+        array: keys or values (P, H, G, T, D).
         index: (P', 1, G') which rows, p * G + g.
-        first: of the columns.
-        end: after the last.
+        first: the first column.
+        end: the first column after them.
     """
     heads, group, columns, size = array.shape[1:]
     head = mx.arange(heads)[:, None]
@@ -383,7 +383,7 @@ def _rows(array: mx.array, index: mx.array, first: int, end: int) -> mx.array:
 
 
 def _stack(arrays: Sequence[mx.array], columns: Sequence[int], most: int) -> mx.array:
-    """Arrays (..., columns, D) one below the other, aligned at the last column."""
+    """Arrays (..., columns, D) one after the other, aligned at the last column."""
     parts = []
     for array, count in zip(arrays, columns):
         if count < most:

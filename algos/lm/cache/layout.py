@@ -1,4 +1,4 @@
-"""How rows that continue the same prompts are laid out, so that each prompt is held once.
+"""Lays out rows that continue the same prompts, so that each prompt is held once.
 
 Shapes: N rows to continue, P prompts, G places for continuations of each.
 """
@@ -9,22 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-_MOST_IDLE = 1.5  # places for each row, beyond which a prompt is held more than once
+_MOST_IDLE = 1.5  # with more places for each row than this, prompts are held more than once
 
 
 class Layout(NamedTuple):
-    """Where each row is."""
+    """Which place each row has: G places for each prompt, some of them idle."""
 
     prompts: np.ndarray | None
-    """(P,) which prompts, in order, some of them repeatedly; None: all of them, as they are."""
+    """(P,) which prompts, in order, some of them more than once; None: all of them, as they are."""
     per_prompt: int
     """G."""
     slots: np.ndarray
-    """(P x G,) the row in each place; -1 where there is none."""
+    """(P x G,) the row in each place; -1 for an idle place."""
 
     @property
     def places(self) -> np.ndarray:
-        """(N,) the place of each row; of rows that are in one."""
+        """(N,) the place of each row that has one, in the order of rows."""
         taken = np.flatnonzero(self.slots >= 0)
         return taken[np.argsort(self.slots[taken], kind="stable")]
 
@@ -40,13 +40,13 @@ def lay_out(
     shared: bool = True,
     per_prompt: int | None = None,
 ) -> Layout:
-    """Places for rows.
+    """A layout for rows.
 
     Args:
         prompt_index: (N,) the prompt that each row continues.
         num_prompts: how many prompts there are.
-        shared: whether continuations can share a prompt; else each row has its own.
-        per_prompt: G, from `best_group`; None: what is best for these.
+        shared: whether rows can share a prompt; if not, each row has its own.
+        per_prompt: G, from `best_group`; None: the best for these rows.
     """
     used, counts = np.unique(prompt_index, return_counts=True)
     group = per_prompt or best_group(counts)
@@ -63,11 +63,11 @@ def lay_out(
 
 
 def best_group(counts: np.ndarray, prompt_cost: float = 1.0) -> int:
-    """G: so many places a prompt that few are idle and few prompts are held repeatedly.
+    """The number G of places for each prompt that leaves few idle and repeats few prompts.
 
     Args:
-        counts: rows of each prompt.
-        prompt_cost: of holding a prompt once more, in places.
+        counts: how many rows each prompt has.
+        prompt_cost: what it costs to hold a prompt once more, in places.
     """
     sizes = np.arange(1, counts.max() + 1)
     held = -(-counts // sizes[:, None]).sum(axis=1)  # prompts, for each G

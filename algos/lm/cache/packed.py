@@ -1,8 +1,8 @@
-"""Prompts and what continues them side by side: one forward for both, each token a row of its own.
+"""One forward for prompts and their continuations together, in which each token is a row.
 
-Everything in a layer but attention takes tokens one by one, so prompts and continuations go through
-it together: half as many operations as one after the other, on larger matrices, and as many fewer
-in the backward. In attention they part, see `textenv.algos.lm.cache.kv_cache`.
+Everything in a layer except attention takes tokens one by one, so prompts and continuations go
+through it together. That takes half as many operations as one after the other, forward and
+backward, on larger matrices. Attention takes them apart, see `textenv.algos.lm.cache.kv_cache`.
 
 Shapes: P prompts of S columns, B rows that continue them with T columns each, M = P x S + B x T
 tokens, H key-value heads, D head dimension.
@@ -32,14 +32,14 @@ def forward(
     layout: Layout,
     tokens: mx.array,
 ) -> list[mx.array]:
-    """Hidden states of prompts (P, S, D), and of what continues them (B, T, D).
+    """Hidden states of prompts (P, S, D), and of their continuations (B, T, D).
 
     Args:
-        body: tokens and caches -> hidden states.
-        layers: how many caches it takes.
+        body: a function of tokens and caches that gives hidden states.
+        layers: how many caches the body takes.
         prompts: from `textenv.algos.lm.cache.positions.pad_left`.
-        layout: of the continuations.
-        tokens: (B, T) of the continuations.
+        layout: the layout of the continuations.
+        tokens: (B, T) the tokens of the continuations.
     """
     ids, padding, padded = prompts
     packing = Packing(padding, padded, ids.shape[1], layout, tokens.shape[1])
@@ -48,13 +48,13 @@ def forward(
 
 
 class Packing:
-    """What the caches of all layers have in common.
+    """How the tokens of prompts and continuations are packed; the same for all layers.
 
     Args:
-        padding: (P,) of the prompts.
-        padded: whether any of it is above 0.
+        padding: (P,) the padding of the prompts.
+        padded: whether any prompt is padded.
         width: S.
-        layout: of the continuations.
+        layout: the layout of the continuations.
         columns: T.
     """
 
@@ -70,23 +70,23 @@ class Packing:
         of_prompts = mx.arange(width) - padding[:, None]
         of_rows = self._positions.start[:, None] + mx.arange(columns)
         self.offset = mx.concatenate([of_prompts.reshape(-1), of_rows.reshape(-1)])
-        """(M,) positions."""
+        """(M,) the position of each token."""
         self._prompt_mask: mx.array | str | None = None
 
     def split(self, tokens: mx.array) -> list[mx.array]:
-        """Tokens (M, ...) as those of the prompts (P, S, ...) and of the rows (B, T, ...)."""
+        """Packed tokens (M, ...) as those of prompts (P, S, ...) and of rows (B, T, ...)."""
         prompts, rows = mx.split(tokens, [len(self._padding) * self._width])
         rest = tokens.shape[1:]
         return [prompts.reshape(-1, self._width, *rest), rows.reshape(-1, self._columns, *rest)]
 
     def join(self, prompts: mx.array, rows: mx.array) -> mx.array:
-        """What `split` gave, (M, ...)."""
+        """Tokens of prompts and of rows packed together, (M, ...): the inverse of `split`."""
         return mx.concatenate(
             [prompts.reshape(-1, *prompts.shape[2:]), rows.reshape(-1, *rows.shape[2:])]
         )
 
     def caches(self, keys: mx.array, values: mx.array) -> tuple[GrowingCache, ForkedCache]:
-        """Caches of the prompts and of the rows, with these (M, H, 1, D) in them."""
+        """Caches of prompts and of rows, filled with packed keys and values (M, H, 1, D)."""
         (prompt_keys, own_keys), (prompt_values, own_values) = map(self._by_heads, (keys, values))
         prompts = GrowingCache(self._padding, self._padded)
         prompts.update_and_fetch(prompt_keys, prompt_values)
@@ -96,30 +96,31 @@ class Packing:
         return prompts, forks
 
     def _by_heads(self, array: mx.array) -> list[mx.array]:
-        """(M, H, 1, D) as (P, H, S, D) and (B, H, T, D)."""
+        """Packed (M, H, 1, D) as (P, H, S, D) and (B, H, T, D)."""
         return [part.transpose(0, 2, 1, 3) for part in self.split(array[:, :, 0])]
 
     def mask(self) -> mx.array | str | None:
-        """What the prompts' queries see of the prompts, as `GrowingCache.make_mask`."""
+        """The mask of the prompts' queries, as from `GrowingCache.make_mask`."""
         if self._prompt_mask is None:
             empty = GrowingCache(self._padding, self._padded)
             self._prompt_mask = empty.make_mask(self._width)
         return self._prompt_mask
 
     def window(self, window_size: int) -> mx.array:
-        """What each token sees in a sliding window, (M, 1, 1, S + T)."""
+        """Which columns each token sees in a sliding window, (M, 1, 1, S + T)."""
         empty = GrowingCache(self._padding, self._padded)
-        prompts: Any = empty.make_mask(self._width, window_size=window_size)  # an array: a window
+        # With a window, the mask is an array.
+        prompts: Any = empty.make_mask(self._width, window_size=window_size)
         rows = self._positions.visible(self._width, 0, self._columns, window_size)
         wide = mx.pad(prompts, [(0, 0)] * 3 + [(0, self._columns)])
         return self.join(wide[:, 0], rows[:, 0])[:, None, None]
 
 
 class PackedCache:
-    """The keys and values of one layer, while it attends.
+    """The cache of one layer in a packed forward.
 
     Args:
-        packing: of all layers.
+        packing: how the tokens are packed.
     """
 
     def __init__(self, packing: Packing):
@@ -128,22 +129,22 @@ class PackedCache:
 
     @property
     def offset(self) -> mx.array:
-        """(M,) positions."""
+        """(M,) the position of each token."""
         return self._packing.offset
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | None:
-        """None where all that came before is seen; with a window, (M, 1, 1, S + T)."""
+        """With a window, which columns each token sees, (M, 1, 1, S + T); else None."""
         return None if window_size is None else self._packing.window(window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take in (M, H, 1, D), and give it back: `attend` does not need it."""
+        """Take packed keys and values (M, H, 1, D), and return them unchanged."""
         self._caches = self._packing.caches(keys, values)
         return keys, values
 
     def attend(self, queries: mx.array, scale: float, mask: mx.array | None) -> mx.array:
-        """Attention of queries (M, heads, 1, D), as `ForkedCache.attend`."""
+        """Attention of packed queries (M, heads, 1, D); see `ForkedCache.attend`."""
         assert self._caches is not None
         packing, (prompts, forks) = self._packing, self._caches
         of_prompts, of_rows = packing._by_heads(queries)

@@ -1,7 +1,8 @@
-"""Where the rows of a batch stand: positions, padding and holes.
+"""The positions of tokens in the rows of a batch, with padding and holes.
 
-Columns are shared by all rows of a batch. Where a row has nothing in a column, as it began later
-than others or was given fewer tokens, that is a *hole*: hidden, and not counted in positions.
+All rows of a batch share their columns. If a row has nothing in a column, because it began later
+than others or was given fewer tokens, the column is a *hole* of the row: attention does not see it,
+and positions do not count it.
 
 Shapes: as in `textenv.algos.lm.cache.kv_cache`.
 """
@@ -20,12 +21,12 @@ import mlx.core as mx  # noqa: E402
 
 
 class RowPositions:
-    """What the caches of all layers of a batch have in common.
+    """The positions in a batch's rows; the caches of all layers share them.
 
     Args:
-        start: (B,) position of column 0: less than the length of the prompt by the holes so far.
-        padding: (P,) of the prompts; None where none of them is padded.
-        holes: (B, T or fewer) True where a row has nothing; None where there are none.
+        start: (B,) the position of column 0: the prompt's length less the number of holes so far.
+        padding: (P,) the padding of the prompts; None if no prompt is padded.
+        holes: (B, T or fewer) True for a hole; None if there are no holes.
     """
 
     def __init__(
@@ -39,20 +40,20 @@ class RowPositions:
         self._over_own: mx.array | None = None
 
     def offset(self, columns: int) -> mx.array:
-        """Position of the token in column ``columns`` of each row, (B,)."""
+        """The position of the token in column ``columns`` of each row, (B,)."""
         if self._offset[0] != columns:
             self._offset = columns, self.start + columns
         return self._offset[1]
 
     def over_prompt(self, width: int) -> mx.array | None:
-        """What is added to scores of the prompts' columns, (P, 1, 1, 1, 1, S)."""
+        """What is added to the scores of the prompts' columns, (P, 1, 1, 1, 1, S)."""
         if self.padding is not None and self._over_prompt is None:
             bias = mx.where(mx.arange(width) >= self.padding[:, None], 0.0, -mx.inf)
             self._over_prompt = bias[:, None, None, None, None]
         return self._over_prompt
 
     def over_own(self, columns: int, per_prompt: int) -> mx.array | None:
-        """What is added to scores of the columns since, (P, 1, G, 1, 1, T)."""
+        """What is added to the scores of the rows' own columns, (P, 1, G, 1, 1, T)."""
         if self.holes is None:
             return None
         if self._over_own is None or self._over_own.shape[-1] < columns:
@@ -63,13 +64,13 @@ class RowPositions:
         return self._over_own[..., :columns]
 
     def visible(self, width: int, columns: int, n: int, window_size: int) -> mx.array:
-        """What the next ``n`` queries see in a sliding window, (B, 1, N, S + T + N).
+        """Which columns the next ``n`` queries see in a sliding window, (B, 1, N, S + T + N).
 
         Args:
             width: S.
             columns: T.
             n: N.
-            window_size: positions, not columns.
+            window_size: the window's length in positions, not in columns.
         """
         count, new = self.start.shape[0], columns + n
         own = np.ones((count, new), bool)
@@ -82,12 +83,12 @@ class RowPositions:
         return window(mx.concatenate([prompt, mx.array(own)], axis=1), n, window_size)
 
     def leave_out(self, begins: np.ndarray, ends: np.ndarray, columns: int) -> RowPositions:
-        """The positions in which a stretch of each row's columns is holes.
+        """The positions if a stretch of each row's columns becomes holes.
 
         Args:
-            begins: (B,) the first of them.
-            ends: (B,) the first after them.
-            columns: how many there are, with these.
+            begins: (B,) the first column of the stretch.
+            ends: (B,) the first column after it.
+            columns: how many columns there are, with these.
         """
         holes = self._holes(columns)
         index = np.arange(columns)
@@ -97,15 +98,15 @@ class RowPositions:
         return RowPositions(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
 
     def prompt_tokens(self, columns: int) -> np.ndarray:
-        """How many tokens there are in each row's prompt, (B,)."""
+        """The number of tokens in each row's prompt, (B,)."""
         return np.array(self.start) + self._holes(columns).sum(axis=1)
 
     def cut(self, lengths: np.ndarray, columns: int) -> RowPositions:
-        """The positions in which rows have no more than their first tokens: the others are holes.
+        """The positions if each row keeps only its first tokens, and the others become holes.
 
         Args:
-            lengths: (B,) how many tokens, of which the prompt's stay in any case.
-            columns: how many there are.
+            lengths: (B,) how many tokens to keep; those of the prompt stay in any case.
+            columns: how many columns there are.
         """
         holes = self._holes(columns)
         own = lengths - self.prompt_tokens(columns)
@@ -115,7 +116,7 @@ class RowPositions:
         return RowPositions(self.start - mx.array(new.sum(axis=1)), self.padding, holes | new)
 
     def stretch(self, columns: int) -> tuple[int, int]:
-        """The first column that holds something in any row, and the end of the last."""
+        """The first column that is not a hole in every row, and the first after the last such."""
         if self.holes is None:
             return 0, columns
         used = np.flatnonzero(~self._holes(columns).all(axis=0))
@@ -127,10 +128,10 @@ class RowPositions:
         """The positions of some rows.
 
         Args:
-            slots: (B',) which.
-            stretch: the first column to keep and the first that is not, from `stretch`.
-            columns: how many there were.
-            padding: of these rows' prompts.
+            slots: (B',) which rows.
+            stretch: the first column to keep, and the first after them, from `stretch`.
+            columns: how many columns there were.
+            padding: the padding of these rows' prompts.
         """
         first, end = stretch
         holes = None if self.holes is None else self.holes[slots, first:end]
@@ -139,12 +140,12 @@ class RowPositions:
     def join(
         self, other: RowPositions, columns: tuple[int, int], padding: mx.array | None
     ) -> RowPositions:
-        """Both rows, whichever has fewer columns moved to the right.
+        """The positions of both batches' rows; those with fewer columns are moved to the right.
 
         Args:
-            other: the positions whose rows come last.
-            columns: T of each.
-            padding: of all prompts.
+            other: the positions of the rows that come last.
+            columns: T of each batch.
+            padding: the padding of all prompts.
         """
         most = max(columns)
         holes = [np.ones((positions.start.shape[0], most), bool) for positions in (self, other)]
@@ -154,7 +155,7 @@ class RowPositions:
         return RowPositions(mx.concatenate(starts), padding, np.concatenate(holes))
 
     def _holes(self, columns: int) -> np.ndarray:
-        """(B, T), all False where there are none."""
+        """The holes, (B, T)."""
         holes = np.zeros((self.start.shape[0], columns), bool)
         if self.holes is not None:
             known = self.holes[:, :columns]
@@ -163,11 +164,11 @@ class RowPositions:
 
 
 def pad_left(sequences: Sequence[Sequence[int]], width: int = 0) -> tuple[mx.array, mx.array, bool]:
-    """Token ids (P, L) padded on the left with 0, pads in each row (P,), and whether any are.
+    """Token ids (P, L) padded on the left with 0, the padding (P,), and whether there is any.
 
     Args:
         sequences: token ids.
-        width: L, where it is more than the longest of them.
+        width: the least L; it is more if a sequence is longer.
     """
     longest = max(width, *map(len, sequences))
     ids = np.zeros((len(sequences), longest), np.int32)
@@ -178,7 +179,10 @@ def pad_left(sequences: Sequence[Sequence[int]], width: int = 0) -> tuple[mx.arr
 
 
 def bucket(columns: int, least: int = 16) -> int:
-    """So many columns or a few more, fewer than ``least`` or an eighth: widths that come again."""
+    """A number of columns rounded up, so that few different widths occur.
+
+    The result is higher by less than ``least``, or by less than an eighth.
+    """
     step = max(least, 2 ** (columns.bit_length() - 4))
     return -(-columns // step) * step
 
@@ -187,9 +191,9 @@ def window(filled: mx.array, n: int, window_size: int | None) -> mx.array:
     """Which columns the last ``n`` queries see, (B, 1, N, columns).
 
     Args:
-        filled: (B, columns) which hold something: they alone are counted in positions.
+        filled: (B, columns) whether a column holds a token; positions count only these.
         n: N.
-        window_size: how many positions a query sees, its own too; None: all.
+        window_size: how many positions a query sees, with its own; None: all.
     """
     columns = filled.shape[1]
     keys = mx.arange(columns)
@@ -198,5 +202,5 @@ def window(filled: mx.array, n: int, window_size: int | None) -> mx.array:
     if window_size is not None:
         positions = mx.cumsum(filled.astype(mx.int32), axis=1)
         seen = seen & (positions[:, columns - n :, None] < positions[:, None] + window_size)
-    # A query in the padding sees itself: an empty row of a softmax would be NaN.
+    # A query in the padding sees itself, because a softmax over nothing would be NaN.
     return (seen | (queries == keys))[:, None]

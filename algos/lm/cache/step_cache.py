@@ -1,4 +1,4 @@
-"""The cache of one step of decoding: a function of arrays alone, so that the step can be compiled.
+"""The cache of one decoding step, made of arrays alone, so that the step can be compiled.
 
 Shapes: as in `textenv.algos.lm.cache.kv_cache`.
 """
@@ -23,21 +23,28 @@ from textenv.algos.lm.kernels.attention import KeyBlock  # noqa: E402
 
 
 class StepPlace(NamedTuple):
-    """Where a step is, for all layers."""
+    """Where in the columns a step is; the same for all layers."""
 
     position: mx.array
-    """Its column."""
+    """The column of the new token, as an array."""
     offset: mx.array
-    """(B,) its position in each row."""
+    """(B,) the position of the new token in each row."""
     over_own: mx.array
-    """Added to the scores of the rows' own columns, the new one seen."""
+    """What is added to the scores of the rows' own columns, of which the new one is seen."""
     over_prompt: mx.array | None
-    """Added to those of the prompts' columns."""
+    """What is added to the scores of the prompts' columns."""
     per_prompt: int
+    """G, the number of continuations of each prompt."""
 
 
 class StepCache:
-    """A `ForkedCache` for one column more, whose place is an array."""
+    """A `ForkedCache` that takes one more column, whose number is an array.
+
+    Args:
+        place: where the step is.
+        shared: keys and values of the prompts, from `ForkedCache.shared`.
+        own: keys and values of the rows, from `ForkedCache.own`; they have room for the column.
+    """
 
     def __init__(self, place: StepPlace, shared: Sequence[mx.array], own: Sequence[mx.array]):
         self._place, self._shared = place, shared
@@ -68,7 +75,7 @@ class StepCache:
         return (filled & (counted > counted[:, -1:] - window_size))[:, None, None]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take in (B, H, 1, D), and give it back."""
+        """Write keys and values (B, H, 1, D) into the column, and return them."""
         at = self._place.position.reshape(1)
         self.own = [
             mx.slice_update(held, by_prompt(new, self._place.per_prompt), at, axes=[3])

@@ -1,4 +1,4 @@
-"""Rows of any cache that mlx-lm has, whatever it is made of."""
+"""Copies rows of any of mlx-lm's caches, whatever it is made of."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def take_rows(value: Any, rows: mx.array, count: int) -> Any:
     """A copy of a cache, or of a structure of caches, whose row i is row ``rows[i]``.
 
     Args:
-        value: any of mlx-lm's: each array whose first axis has as many entries as there are rows
-            has one entry a row. What is no array, such as a number of tokens, holds for all rows.
+        value: a cache of mlx-lm. An array whose first axis has ``count`` entries has one entry for
+            each row. What is no array, such as a number of tokens, holds for all rows.
         rows: (B,) which rows, in order; a row may be taken many times.
         count: how many rows there are.
     """

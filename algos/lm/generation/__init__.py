@@ -1,1 +1,1 @@
-"""Sampling completions from a language model."""
+"""Sampling completions from a language model: the policy, and the engine under it."""

@@ -1,4 +1,4 @@
-"""What a sampler gives back."""
+"""The completion that a sampler gives, and the function that is told of one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 @dataclass
 class Completion:
-    """One sampled completion; EOS, where it came, is its last token."""
+    """One sampled completion. If it ended by itself, EOS is its last token."""
 
     token_ids: list[int] = field(default_factory=list)
     token_logprobs: list[float] = field(default_factory=list)
-    """Log-probability of each token under the distribution that it was drawn from."""
+    """The log-probability of each token under the distribution that it was drawn from."""
     token_entropies: list[float] = field(default_factory=list)
-    """Entropy of that distribution, in nats."""
+    """The entropy of that distribution for each token, in nats."""
     support: list[np.ndarray] | None = None
-    """Ids of the tokens that could be drawn, for each token; None where all could."""
+    """For each token, the ids of the tokens that could be drawn; None if all could."""
     truncated: bool = True
-    """Whether it ran out of tokens before an EOS."""
+    """Whether it reached its limit of tokens before an EOS."""
 
     def head(self, count: int) -> Completion:
-        """Its first tokens, as a completion that ran out of tokens there."""
+        """The first ``count`` tokens, as a completion that reached its limit there."""
         return Completion(
             self.token_ids[:count],
             self.token_logprobs[:count],
@@ -32,7 +32,7 @@ class Completion:
         )
 
     def followed_by(self, rest: Completion) -> Completion:
-        """This one and what came after it."""
+        """This completion with what was sampled after it."""
         support = None
         if self.support is not None and rest.support is not None:
             support = [*self.support, *rest.support]
@@ -46,8 +46,8 @@ class Completion:
 
 
 OnCompletion = Callable[[int, Completion], None]
-"""What is told of a row and its completion once that has ended."""
+"""``on_completion(row, completion)`` is called once the row's completion has ended."""
 
 
 def ignore(row: int, completion: Completion) -> None:
-    """Nothing is to be done then."""
+    """An `OnCompletion` that does nothing."""

@@ -1,9 +1,9 @@
-"""One step of decoding: a token is drawn for each row, goes through the model, and gives logits.
+"""One decoding step: a token is drawn for each row and goes through the model, which gives logits.
 
-The step is a function of arrays alone. Keys and values have room for columns to come, which are
-hidden until they are written, so that many steps have the same shapes; where shapes have come often
-enough, the step is compiled (`mx.compile`). Small models gain most: without it each of their many
-small operations costs more to be sent than to be computed.
+The step is a function of arrays alone. Keys and values have free columns, which are hidden until
+they are written, so that many steps have the same shapes. Once some shapes have occurred often
+enough, the step is compiled for them (`mx.compile`). Small models gain most: without it, each of
+their many small operations costs more to be sent than to be computed.
 
 Shapes: as in `textenv.algos.lm.cache.kv_cache`; V vocabulary.
 """
@@ -29,18 +29,21 @@ from textenv.algos.lm.cache.step_cache import StepCache, StepPlace  # noqa: E402
 from textenv.algos.runtime.compile import traced  # noqa: E402
 
 _OFTEN = 16  # steps of the same shapes before they are compiled, which costs about as many
-_MOST_SEEN = 10_000  # shapes that are counted
-_MOST = 64  # shapes that are compiled, each of which stays in memory
+_MOST_SEEN = 10_000  # different shapes that are counted
+_MOST = 64  # different shapes that are compiled; each stays in memory
 
 
 class Drawn(NamedTuple):
-    """What was drawn for a batch: see `textenv.algos.lm.generation.rows.Samples.add`."""
+    """One token for each row of a batch, and what is recorded of it."""
 
     tokens: mx.array
+    """(B,) token ids."""
     logprobs: mx.array
+    """(B,) the tokens' log-probabilities."""
     entropies: mx.array
+    """(B,) the entropies of the distributions that they were drawn from."""
     inside: mx.array | None
-    """(B, V) which tokens could be drawn; None: all of them."""
+    """(B, V) which tokens could be drawn; None if all could."""
 
 
 def draw_tokens(logits: mx.array, noise: mx.array, params: SamplingParams) -> Drawn:
@@ -57,12 +60,12 @@ def draw_tokens(logits: mx.array, noise: mx.array, params: SamplingParams) -> Dr
 
 
 class Decoder:
-    """Takes steps of decoding with one model.
+    """Takes decoding steps with one model.
 
     Args:
-        model: an mlx-lm model that shares prompts.
-        body: its layers.
-        head: what makes logits of hidden states.
+        model: an mlx-lm model that can share prompts.
+        body: the model's layers, from `textenv.algos.lm.models.head.split_head`.
+        head: the function that makes logits of hidden states.
         often: steps of the same shapes before they are compiled.
     """
 
@@ -85,23 +88,23 @@ class Decoder:
         noise: mx.array,
         params: SamplingParams,
     ) -> tuple[Drawn, mx.array]:
-        """Draw, and feed what was drawn.
+        """Draw a token for each row, and run the model on them.
 
         Args:
-            caches: of each layer; a column is added to them.
-            logits: (B, V) of the tokens to draw.
-            noise: (B,).
+            caches: the cache of each layer; a column is added to them.
+            logits: (B, V) for the tokens to draw.
+            noise: (B,), in [0, 1).
             params: the sampling distribution.
 
         Returns:
-            What was drawn, and the logits (B, V) of the tokens after that.
+            What was drawn, and the logits (B, V) for the next tokens.
         """
         first = caches[0]
         for cache in caches:
             cache.make_room(1)
         owns = [array for cache in caches for array in cache.own]
         shared = [array for cache in caches for array in cache.shared]
-        columns = min(bucket(first.columns + 1), first.room)  # of the rows' own, looked at
+        columns = min(bucket(first.columns + 1), first.room)  # of the rows' own, attended to
         hidden = first.positions.over_own(columns, first.per_prompt)
         padding = first.positions.over_prompt(first.width)
         biases = {"own": hidden, "prompt": padding}
@@ -109,7 +112,7 @@ class Decoder:
         start = first.positions.start.astype(mx.int32)
         args = logits, noise, mx.array(first.columns), start, given, shared, owns
         form = params, first.per_prompt, columns
-        # What the shapes of all arguments follow from.
+        # The shapes of all arguments follow from these.
         key = *form, tuple(given), logits.shape, first.width, first.room
         drawn, logits, owns = self._function(key, form)(*args)
         for i, cache in enumerate(caches):
@@ -118,7 +121,7 @@ class Decoder:
         return Drawn(tokens, logprobs, entropies, inside[0] if inside else None), logits
 
     def _function(self, key: Hashable, form: tuple[SamplingParams, int, int]) -> Callable[..., Any]:
-        """The step for arguments of some shapes."""
+        """The step as a function of arrays, compiled if its shapes have occurred often."""
         if key in self._compiled:
             return self._compiled[key]
         step = partial(self._step, *form)
@@ -129,7 +132,7 @@ class Decoder:
             return step
 
         def whole(*args: Any) -> Any:
-            with traced():  # what is compiled by itself stays so within what is compiled here
+            with traced():  # pieces that are compiled by themselves stay so inside this one
                 return step(*args)
 
         quick = self._compiled[key] = mx.compile(whole, inputs=self._model.state)
@@ -137,7 +140,7 @@ class Decoder:
         def first(*args: Any) -> Any:
             weights = self._model.parameters()
             result = quick(*args)
-            self._model.update(weights)  # tracing leaves other objects for the same arrays
+            self._model.update(weights)  # tracing left other objects in place of the same arrays
             return result
 
         return first
@@ -171,5 +174,5 @@ class Decoder:
 
 
 def _hidden_from(column: mx.array, columns: int) -> mx.array:
-    """What hides columns from one on, (columns,)."""
+    """What is added to scores to hide all columns from one on, (columns,)."""
     return mx.where(mx.arange(columns) < column, 0.0, -mx.inf)

@@ -1,8 +1,8 @@
-"""Many completions at once: each distinct prompt is prefilled one time, then rows are decoded.
+"""Samples many completions at once: each distinct prompt is prefilled once, then rows are decoded.
 
-Batching is continuous: where enough rows have ended, the next prompts take their places at once.
-Rows of many turns can be kept, so that the next turn computes nothing but what is new, and so can
-rows that branches of a tree go on from.
+Batching is continuous: once enough rows have ended, the next prompts take their places. Rows can be
+kept, so that the next turn of an episode computes only what is new, or so that branches of a tree
+go on from them.
 
 Shapes: P distinct prompts, B places of a batch, V vocabulary.
 """
@@ -36,13 +36,13 @@ from textenv.algos.lm.models.architecture import check_architecture  # noqa: E40
 from textenv.algos.lm.models.head import split_head  # noqa: E402
 from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 
-_REFILL = 0.25  # of the rows that a batch may have, so many must be free for others to join
-_MOST_STEPS, _AGE = 4, 8  # between two looks at what was drawn, on a CPU: see Generator
+_REFILL = 0.25  # the share of a batch's rows that must be free before others join
+_MOST_STEPS, _AGE = 4, 8  # steps between two reads on a CPU, see `sync_every`
 _ROOM = 64  # columns that a cache grows by
 
 
 class _Waiting(NamedTuple):
-    """A prompt that is still to be prefilled."""
+    """A prompt that waits to be prefilled, and the rows that continue it."""
 
     prompt: Sequence[int]
     rows: list[int]
@@ -54,13 +54,13 @@ class Generator:
     Args:
         model: an mlx-lm model.
         eos_token_ids: tokens that end a completion.
-        batch_size: rows decoded at once; bounds the memory of the cache.
-        sync_every: steps between two looks at what was drawn, each of which waits for the device;
-            None: 8, but on a CPU one for each 8 tokens that the rows have, from 1 to 4, so that
-            few steps are in vain after the last row has ended.
+        batch_size: the most rows that are decoded at once; bounds the memory of the caches.
+        sync_every: steps between two reads of what was drawn, each of which waits for the device.
+            None: 8; on a CPU it grows from 1 to 4 with the rows' length, a step for every 8 tokens,
+            so that few steps are wasted after the last row has ended.
 
     Attributes:
-        tokens_prefilled: tokens of prompts, and of what came between turns, that went through the
+        tokens_prefilled: tokens of prompts, and of the environment's turns, that went through the
             model so far.
         tokens_decoded: tokens sampled so far.
     """
@@ -97,26 +97,27 @@ class Generator:
         """Sample one completion for each row of ``prompts``.
 
         Args:
-            prompts: token ids; equal prompts are prefilled once. One that begins with a prompt of
-                the last call and its completion goes on from there, where that call said that it
-                might.
-            max_tokens: longest completion, EOS included.
+            prompts: token ids; equal prompts are prefilled once. A prompt that begins with a prompt
+                of the last call and its completion goes on from these, if that call had
+                ``continues``.
+            max_tokens: the longest completion, EOS included.
             params: the sampling distribution.
             uniforms: (N, max_tokens) float32 in [0, 1): the noise of each row and token.
             continues: whether the next call may go on from these rows. Up to ``batch_size`` of
                 them then stay in memory, until the next call or `forget`.
-            limits: longest completion of each row, where that is less than ``max_tokens``.
-            branches: whether later calls may go on from any beginning of these rows, any number of
-                times, and this one from those that are kept: of a prompt, nothing is computed that
-                it shares with one of them but the last token. Rows then stay until `forget`.
-            on_completion: called with each row and its completion once that has ended, before
-                others have.
+            limits: the longest completion of each row, if it is less than ``max_tokens``.
+            branches: whether this call may go on from any beginning of the rows that are kept, and
+                later calls from any beginning of these rows, any number of times. Of a prompt's
+                beginning that a kept row shares, only the last token is computed. The rows stay in
+                memory until `forget`.
+            on_completion: called with each row and its completion once that has ended, while others
+                go on.
 
         Returns:
             N completions, in order.
 
         Raises:
-            DataError: where the model's logits are not finite.
+            DataError: if the model's logits are not finite.
         """
         if self._model.runs_plainly:
             plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
@@ -139,7 +140,7 @@ class Generator:
             if stamp is not None and before is not None and before is not batch:
                 self._keep(before, prompts, samples, stamp)
             drawn = [] if batch is None else self._run(batch, samples, params)
-            for row in samples.ended[len(completions) :]:  # while the next are computed
+            for row in samples.ended[len(completions) :]:  # while the device computes
                 completions[row] = samples.completion(row)
                 on_completion(row, completions[row])
             if batch is not None:
@@ -156,7 +157,7 @@ class Generator:
         limits: Sequence[int] | None,
         on_completion: OnCompletion,
     ) -> list[Completion]:
-        """`generate` with branches, one batch after another."""
+        """Do what `generate` with branches does, one batch after another."""
         parts = []
         for first in range(0, len(prompts), self._batch_size):
             some = slice(first, first + self._batch_size)
@@ -176,11 +177,11 @@ class Generator:
         return parts
 
     def forget(self) -> None:
-        """Let go of the rows that were kept for another turn."""
+        """Free the memory of the rows that were kept for later calls."""
         self._kept.clear()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[GrowingCache], mx.array]:
-        """Caches of prompts padded on the left, and the hidden state (P, D) of each last token."""
+        """Caches of prompts, and the hidden state (P, D) of each prompt's last token."""
         lengths = set(map(len, prompts))
         ragged = len(lengths) > 1 and self._model.shares_prompts
         ids, padding, padded = pad_left(prompts, bucket(max(lengths), 8) if ragged else 0)
@@ -203,7 +204,7 @@ class Generator:
         )
 
     def _next(self, queue: deque[_Waiting], going: int) -> list[_Waiting]:
-        """The prompts that join now: none before enough places are free for that to be worth it."""
+        """Take the prompts that join now off the queue: none unless enough places are free."""
         free = self._batch_size - going
         joining: list[_Waiting] = []
         if going == 0 or free >= _REFILL * self._batch_size:
@@ -213,10 +214,10 @@ class Generator:
         return joining
 
     def _is_alone(self, batch: DecodeBatch | None, queue: Iterable[_Waiting]) -> bool:
-        """Whether each row of a call has its prompt for itself."""
+        """Whether each row of a call holds its prompt alone, without sharing it."""
         if batch is not None:
             return batch.alone
-        if self._kept.alone is not None:  # what is kept can stand in one batch
+        if self._kept.alone is not None:  # so that all kept rows fit in one batch
             return self._kept.alone
         counts = np.array([len(waiting.rows) for waiting in queue])
         return not self._model.shares_prompts or best_group(counts) == 1
@@ -224,7 +225,7 @@ class Generator:
     def _next_batch(
         self, batch: DecodeBatch | None, queue: deque[_Waiting], alone: bool, room: int
     ) -> DecodeBatch | None:
-        """The rows of a batch that go on, and those that join them; None if all have ended."""
+        """A batch of the rows that go on and of those that join; None if all have ended."""
         joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
         if joining:
             return self._prefilled(joining, batch, alone, room)
@@ -248,13 +249,13 @@ class Generator:
     def _prefilled(
         self, joining: Sequence[_Waiting], batch: DecodeBatch | None, alone: bool, room: int
     ) -> DecodeBatch:
-        """A batch of new rows and of those of another that go on.
+        """A batch of new rows, and of another batch's rows that go on.
 
         Args:
-            joining: the new ones.
-            batch: the other, if there is one.
-            alone: whether each row has its prompt for itself.
-            room: columns that caches grow by.
+            joining: the prompts of the new rows.
+            batch: the other batch, if there is one.
+            alone: whether each row holds its prompt alone, without sharing it.
+            room: how many columns caches grow by.
         """
         counts = np.array([len(waiting.rows) for waiting in joining])
         numbers = self._prompts_seen + np.arange(len(joining))
@@ -278,7 +279,7 @@ class Generator:
         return batch.take(batch.going, group).join(new) if batch is not None and going else new
 
     def _run(self, batch: DecodeBatch, samples: Samples, params: SamplingParams) -> list[Drawn]:
-        """Draw the next tokens of a batch, and feed them; see `Samples.add`."""
+        """Take some steps with a batch, and return what they drew, for `Samples.add`."""
         left = samples.left(batch)
         sync_every = self._sync_every or min(_MOST_STEPS, 1 + samples.age(batch) // _AGE)
         steps = min(sync_every, left)
@@ -295,15 +296,15 @@ class Generator:
                 hidden = self._body(step.tokens[:, None], batch.caches)
                 batch.logits = self._head(hidden[:, -1])
             drawn.append(step)
-            mx.async_eval(step, batch.logits)  # the last one is under way while these are read
+            mx.async_eval(step, batch.logits)  # computed while the steps before are read
         return drawn
 
     def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> DecodeBatch | None:
-        """The rows that were kept, of those prompts that go on from one, after what is new."""
+        """A batch of the prompts that go on from kept rows, with their new tokens computed."""
         if not len(self._kept):
             return None
         alike: dict[tuple[int, ...], list[int]] = {}
-        if branches:  # those that go on from one place do so from one computation of it
+        if branches:  # equal prompts are computed once
             for row, prompt in enumerate(prompts):
                 alike.setdefault(tuple(prompt), []).append(row)
             rows, prompts = list(alike.values()), list(alike)

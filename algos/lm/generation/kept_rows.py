@@ -1,4 +1,4 @@
-"""Rows whose keys and values are kept, for later turns of an episode or for branches of a tree."""
+"""Keeps the keys and values of rows, for later turns of an episode or for branches of a tree."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 
 
 class KeptRows:
-    """Batches of rows that have ended, found again by their tokens.
+    """Batches of rows that have ended, which later prompts find by their tokens.
 
     Args:
-        model: whose keys they are; where its weights have changed, there is nothing to be found.
-        most: rows to keep; what comes beyond is let go.
+        model: the model that computed them; once its weights change, no row is found.
+        most: how many rows to keep; further ones are dropped.
     """
 
     def __init__(self, model: nn.Module, most: int):
@@ -36,26 +36,26 @@ class KeptRows:
         return sum(len(places) for places in self._places.values())
 
     def clear(self) -> None:
-        """Let all of them go."""
+        """Drop all rows."""
         self._batches: dict[int, DecodeBatch] = {}
         self._added = 0
-        self._places: dict[bytes, list[tuple[int, int]]] = {}  # by the tokens: batch, place
+        self._places: dict[bytes, list[tuple[int, int]]] = {}  # tokens -> (batch, place)
         self._weights: WeightsStamp | None = None
 
     @property
     def alone(self) -> bool | None:
-        """Whether each row has its prompt for itself; None where there are no rows."""
+        """Whether each row holds its prompt alone, without sharing it; None without rows."""
         return next((batch.alone for batch in self._batches.values()), None)
 
     def add(
         self, batch: DecodeBatch, sequences: Mapping[int, Sequence[int]], weights: WeightsStamp
     ) -> None:
-        """Keep the rows of a batch, in place of those that they go on from.
+        """Keep the rows of a batch, in place of those that they went on from.
 
         Args:
-            batch: of a call whose rows have ended, from `DecodeBatch.ended`.
-            sequences: the tokens of each of its rows, prompt and completion.
-            weights: of the model as it was then.
+            batch: rows that have ended, from `DecodeBatch.ended`.
+            sequences: the tokens of each of these rows, prompt and completion.
+            weights: the stamp of the weights that computed them.
         """
         self._weights = weights
         self._drop_beginnings([_key(tokens) for tokens in sequences.values()])
@@ -73,16 +73,17 @@ class KeptRows:
             self._places.setdefault(key, []).append((self._added, int(place)))
         self._batches[self._added] = batch
         self._added += 1
-        mx.async_eval(*held_arrays(batch.caches))  # what they were taken from is let go
+        mx.async_eval(*held_arrays(batch.caches))  # then what they were taken from can be freed
 
     def take(self, prompts: Sequence[Sequence[int]]) -> DecodeBatch | None:
-        """The rows that some of the prompts go on from, in one batch; nothing is kept after that.
+        """The rows that some of the prompts go on from, in one batch; the others are dropped.
 
         Args:
-            prompts: each goes on from a row where it begins with all of its tokens and has more.
+            prompts: token ids; a prompt goes on from a row if it begins with all of the row's
+                tokens and has more.
 
         Returns:
-            A batch whose rows are indices of prompts, without logits; None where there are none.
+            A batch whose rows are indices of prompts, without logits; None if there are none.
         """
         known, places, fresh = self._batches, self._places, self._are_fresh()
         self.clear()
@@ -102,7 +103,7 @@ class KeptRows:
         batches = [batch for batch in known.values() if (batch.rows >= 0).any()]
         if not batches:
             return None
-        # A prompt's rows may have ended at different times: they stand together again.
+        # A prompt's rows may have ended at different times: now they stand together again.
         group = max(batch.per_prompt for batch in batches)
         return _stand_together([batch.take(batch.rows >= 0, group) for batch in batches])
 
@@ -110,18 +111,18 @@ class KeptRows:
         """Copies of what prompts have in common with kept rows, in one batch; the rows stay.
 
         Args:
-            prompts: each goes on from the row that it shares most with, where it shares all of
-                that row's own prompt. Their last tokens are left to be computed.
+            prompts: token ids; a prompt goes on from the row that it shares most tokens with, if
+                it shares all of that row's own prompt. Its last token is left to be computed.
 
         Returns:
-            As `take`.
+            A batch as from `take`.
         """
         if not self._are_fresh():
             self.clear()
             return None
         keys = sorted(self._places)
         prompt_tokens = {i: batch.prompt_tokens for i, batch in self._batches.items()}
-        found: dict[int, list[tuple[int, int, int]]] = {}  # by batch: place, prompt, tokens
+        found: dict[int, list[tuple[int, int, int]]] = {}  # batch -> (place, prompt, tokens)
         for i, prompt in enumerate(prompts):
             data = _key(prompt)
             at = bisect.bisect(keys, data)
@@ -154,7 +155,7 @@ class KeptRows:
         return self._weights is not None and self._weights.is_of(self._model)
 
     def _drop_beginnings(self, keys: Sequence[bytes]) -> None:
-        """Let go of rows that others begin with: what goes on from them can go on from these."""
+        """Drop rows that new ones begin with: a prompt can go on from the new ones instead."""
         lengths = sorted({len(key) for key in self._places})
         for key in keys:
             for length in lengths[: bisect.bisect_left(lengths, len(key))]:
@@ -164,13 +165,13 @@ class KeptRows:
 
 
 def _stand_together(batches: list[DecodeBatch]) -> DecodeBatch:
-    """One batch of the rows of several, those of one prompt side by side."""
+    """One batch of the rows of several, with the rows of each prompt side by side."""
     joined = reduce(DecodeBatch.join, batches)
     return joined if len(batches) == 1 else joined.take(joined.rows >= 0)
 
 
 def _shared(one: bytes, other: bytes) -> int:
-    """How many tokens two keys begin with alike."""
+    """How many tokens two keys have in common at their beginnings."""
     length = min(len(one), len(other))
     differ = np.frombuffer(one[:length], np.int32) != np.frombuffer(other[:length], np.int32)
     return int(differ.argmax()) if differ.any() else length // 4

@@ -1,12 +1,11 @@
-"""Generation and scoring by nothing but a model's own forward and its own caches.
+"""Samples from models of any architecture, by their own forward and mlx-lm's own caches.
 
-For architectures that do not bear padding on the left, or whose caches are not keys and values
-alone: recurrent states, convolutions, compressed or chunked attention. Slower than
-the `Generator` and the `Scorer`: only rows with prompts of one length are
-decoded together, every completion has a copy of its prompt's cache, and scoring computes a
-prompt again for each of its completions.
+This is for architectures that compute wrong results if prompts are padded on the left, or whose
+caches are not keys and values alone: recurrent states, convolutions, compressed or chunked
+attention. It is slower than the `Generator`: only rows with prompts of one length are decoded
+together, and every completion has a copy of its prompt's cache.
 
-Shapes: as in `textenv.algos.lm.generation.generator` and `textenv.algos.lm.scoring.batch`.
+Shapes: as in `textenv.algos.lm.generation.generator`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
 from textenv.algos.lm.cache.take_rows import take_rows  # noqa: E402
 
-_COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
+_COMPACT_BELOW = 0.75  # ended rows are dropped once at most this share goes on
 
 
 class PlainGenerator:
@@ -36,10 +35,10 @@ class PlainGenerator:
 
     Args:
         model: an mlx-lm model.
-        body: and its head, from `textenv.algos.lm.models.head.split_head`.
-        head: hidden states -> logits.
+        body: the model's layers, from `textenv.algos.lm.models.head.split_head`.
+        head: the function that makes logits of hidden states.
         eos: tokens that end a completion.
-        batch_size: rows decoded at once.
+        batch_size: the most rows that are decoded at once.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class PlainGenerator:
         limits: Sequence[int] | None = None,
         on_completion: OnCompletion = ignore,
     ) -> list[Completion]:
-        """Sample one completion for each row, as `Generator.generate`."""
+        """Sample one completion for each row; see `Generator.generate`."""
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
         completions: dict[int, Completion] = {}
         lengths = np.array([len(prompt) for prompt in prompts])
@@ -84,7 +83,7 @@ class PlainGenerator:
         params: SamplingParams,
         uniforms: np.ndarray,
     ) -> Iterator[tuple[int, Completion]]:
-        """Completions of prompts that are all of one length, each as it ends: its place, and it."""
+        """Yield the place and the completion of each prompt as it ends; prompts have one length."""
         max_tokens = int(limits.max())
         distinct: dict[tuple[int, ...], int] = {}
         index = mx.array([distinct.setdefault(tuple(p), len(distinct)) for p in prompts])
@@ -98,7 +97,7 @@ class PlainGenerator:
         for step in range(max_tokens):
             restricted = restrict(logits, params)
             drawn = draw(restricted, mx.array(uniforms[rows, step]))
-            if step + 1 < max_tokens:  # the next step is under way while this one is read
+            if step + 1 < max_tokens:  # computed while this step is read
                 logits = self._head(self._body(drawn[0][:, None], caches)[:, -1])
                 mx.async_eval(*drawn, logits)
             yield from ended

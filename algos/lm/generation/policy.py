@@ -1,7 +1,8 @@
-"""A language model as a policy: text in, text out, with the tokens behind it.
+"""A language model as a policy, which answers text with text and records the tokens.
 
-Any policy here is a callable ``policy(observation, deterministic=False) -> (action, extras)``.
-A batch of observations gives a list of actions, and each entry of ``extras`` has one item a row.
+Every policy here is a callable ``policy(observation, deterministic=False) -> (action, extras)``.
+For a batch of observations it returns a list of actions, and each entry of ``extras`` has one item
+for each.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class PolicyParams(SamplingParams):
     """Settings of `create_policy`."""
 
     max_tokens: int = 64
-    """Longest completion in tokens, EOS included."""
+    """The longest completion in tokens, EOS included."""
     seed: int = 0
     """Seed of the sampling noise."""
     chat_template: bool | None = None
-    """Whether prompts go through the tokenizer's chat template; None: where it has one."""
+    """Whether prompts go through the tokenizer's chat template; None: if it has one."""
     batch_size: int = 512
-    """Completions decoded at once; lower it where memory runs out."""
+    """How many completions are decoded at once; lower it if memory runs out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,10 +50,10 @@ class PolicyParams(SamplingParams):
 
 
 class LanguageModelPolicy:
-    """Samples completions of prompts.
+    """Samples completions of prompts from a language model.
 
     Args:
-        model: an mlx-lm model; trained in place, the policy follows it.
+        model: an mlx-lm model. If it is trained in place, the policy uses the new weights.
         tokenizer: mlx-lm's tokenizer wrapper.
         params: settings.
 
@@ -62,7 +63,7 @@ class LanguageModelPolicy:
     """
 
     batched = True
-    """Takes a list of observations as well as one."""
+    """A policy that takes a list of observations as well as one."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, params: PolicyParams):
         self.model = model
@@ -97,36 +98,36 @@ class LanguageModelPolicy:
         Args:
             observation: a prompt, or a list of prompts; equal ones are prefilled once.
             deterministic: take the most probable token each time.
-            infos: the info of each observation: in an episode's later turns ``info["turn"]`` is
+            infos: the info of each observation; in an episode's later turns, ``info["turn"]`` is
                 what the environment said.
             context: the token ids of each episode so far, or None at its start. An episode goes
-                on from these: what the policy wrote is never encoded again. Where they are not
-                given, the policy finds the transcript among those that it wrote last.
-            seeds: a seed for each observation: its noise then follows from this and the policy's
-                own seed, whatever it is batched with and whatever was drawn before. Where they
-                are not given, one stream of noise runs on from call to call.
+                on from these, so that what the policy wrote is never encoded again. If no context
+                is given, the policy looks for the transcript among those of its last call.
+            seeds: a seed for each observation. Its noise then follows from this and the policy's
+                own seed, whatever it is batched with and whatever was drawn before. If no seeds
+                are given, one stream of noise runs on from call to call.
             continues: whether the next call may go on from these episodes. What was computed for
-                them is then kept in memory, so that the next call computes nothing but what is
-                new; it is let go there, or by `forget`. None: where this is a later turn already.
-            branches: whether later calls may go on from any beginning of these episodes, and this
-                one from those of earlier ones. What was computed for all of them is kept until
+                them then stays in memory, so that the next call computes only what is new, until
+                that call or `forget`. None: only if this is a later turn already.
+            branches: whether this call may go on from any beginning of earlier episodes, and later
+                calls from any of these. What was computed for all of them stays in memory until
                 `forget`.
-            begun: what each answer begins with, a `Completion`, or None where it begins anew. Its
-                tokens count towards ``max_tokens``, and each token has the noise of its position.
-            limits: the most tokens that each answer may have, the begun ones included, where that
-                is less than ``max_tokens``.
+            begun: a `Completion` that each answer begins with, or None. Its tokens count towards
+                ``max_tokens``, and each token has the noise of its position.
+            limits: the most tokens that each answer may have, the begun ones included, if that is
+                less than ``max_tokens``.
             ended: called with the index, the action and the extras of each answer once it has
-                ended, before the others have.
+                ended, while others go on.
 
         Returns:
-            The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (EOS
-            and what was begun included), ``token_entropies``, ``support``, ``temperature``,
-            ``prompt_ids`` (all that came before), ``truncated``, ``logprob`` (the sum over the
-            tokens). For a batch, lists of these.
+            The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (with
+            EOS and what was begun), ``token_entropies``, ``support``, ``temperature``,
+            ``prompt_ids`` (all tokens before the completion), ``truncated``, ``logprob`` (the sum
+            over the tokens). For a batch, lists of these.
 
         Raises:
             ConfigTypeError: for an observation that is not text.
-            DataError: where a prompt and ``max_tokens`` do not fit the model's context.
+            DataError: if a prompt and ``max_tokens`` do not fit the model's context.
         """
         single = isinstance(observation, str)
         prompts: list[str] = [observation] if isinstance(observation, str) else list(observation)
@@ -166,7 +167,7 @@ class LanguageModelPolicy:
         return texts, {key: [row[key] for row in rows] for key in rows[0]}
 
     def _tokens_left(self, heads: list[Completion], limits: Sequence[int | None]) -> list[int]:
-        """How many tokens each answer may still have after what it begins with."""
+        """How many tokens each answer may still have after those that it begins with."""
         most = [self.params.max_tokens if limit is None else limit for limit in limits]
         begun = [len(head.token_ids) for head in heads]
         left = [limit - count for limit, count in zip(most, begun)]
@@ -194,7 +195,7 @@ class LanguageModelPolicy:
     def _answer(
         self, prompt_ids: list[int], completion: Completion, params: PolicyParams
     ) -> tuple[str, dict[str, Any]]:
-        """A completion's text, and its extras."""
+        """A completion as text, and its extras."""
         return self.decode(completion), {
             "prompt_ids": prompt_ids,
             "token_ids": completion.token_ids,
@@ -207,11 +208,11 @@ class LanguageModelPolicy:
         }
 
     def forget(self) -> None:
-        """Let go of what was kept in memory for episodes that were to go on."""
+        """Free the memory that was kept for episodes to go on from."""
         self._generator.forget()
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, through the chat template where the model has one."""
+        """Token ids of a prompt, through the chat template if that is on."""
         if self._templated:
             message = [{"role": "user", "content": prompt}]
             ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True)
@@ -227,7 +228,7 @@ class LanguageModelPolicy:
     def encode_turn(self, text: str) -> list[int]:
         """Token ids of what the environment says between two turns of the policy."""
         if self._templated:
-            # What a template puts around a later message is what that message adds to it.
+            # A later message is encoded as what it adds to the rendered conversation.
             before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
             after = [*before, {"role": "user", "content": text.strip()}]
             render = partial(self.tokenizer.apply_chat_template, tokenize=False)
@@ -266,14 +267,14 @@ class LanguageModelPolicy:
         prompt_ids: list[list[int]],
         token_ids: list[list[int]],
     ) -> None:
-        """Keep the last call's transcripts, for a loop that passes nothing but observations."""
+        """Keep the last call's transcripts, for a loop that passes only observations."""
         self._written = {
             prompt + text: [*before, *after]
             for prompt, text, before, after in zip(prompts, texts, prompt_ids, token_ids)
         }
 
     def _recall(self, transcript: str) -> tuple[list[int] | None, str | None]:
-        """The tokens of the transcript that this one goes on from, and what is new in it."""
+        """The tokens of the last call's transcript that this one begins with, and its new text."""
         for written, ids in self._written.items():
             if transcript.startswith(written) and transcript != written:
                 return ids, transcript[len(written) :]
@@ -293,7 +294,7 @@ class LanguageModelPolicy:
         return as_numpy(self.model.parameters())
 
     def set_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Go on with other weights, of the same names and shapes.
+        """Replace the weights by others of the same names and shapes.
 
         Raises:
             ConfigError: if they are those of another model.
@@ -301,7 +302,7 @@ class LanguageModelPolicy:
         set_weights(self.model, tensors)
 
     def with_params(self, **changes: Any) -> LanguageModelPolicy:
-        """The same model under other settings."""
+        """A policy of the same model with other settings."""
         return LanguageModelPolicy(self.model, self.tokenizer, replace(self.params, **changes))
 
     def _check_length(self, prompt: str, tokens: int) -> None:
@@ -335,7 +336,7 @@ def create_policy(
             ``top_k``, ``min_p``, ``seed``, ``chat_template``, ``batch_size``.
 
     Raises:
-        ConfigError: for an unknown setting, or one out of range.
+        ConfigError: for an unknown setting, or a value out of range.
     """
     params = dict(params or {})
     known = [field.name for field in fields(PolicyParams)]

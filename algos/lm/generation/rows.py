@@ -1,4 +1,4 @@
-"""Rows that are decoded together, and the tokens that were drawn for them.
+"""A batch of rows that are decoded together, and the tokens drawn for all rows of a call.
 
 Shapes: N completions of a call, B places of a batch = P prompts x G, V vocabulary, K steps.
 """
@@ -28,18 +28,18 @@ from textenv.algos.lm.cache.kv_cache import ForkedCache  # noqa: E402
 from textenv.algos.lm.cache.layout import best_group, lay_out  # noqa: E402
 from textenv.algos.lm.generation.decode_step import Drawn  # noqa: E402
 
-_COMPACT_BELOW = 0.75  # finished rows are dropped when less than this share goes on
-_PLACE = 128  # what a place costs beside attention, in columns that it attends to
+_COMPACT_BELOW = 0.75  # ended rows are dropped once at most this share goes on
+_PLACE = 128  # what a place costs besides attention, in columns attended to
 
 
 class DecodeBatch:
-    """Places of a layout, most of them with a row.
+    """Rows that are decoded together, each in a place of a layout; some places may be idle.
 
     Args:
-        caches: of each layer.
-        rows: (B,) the row in each place; -1 where there is none.
-        logits: (B, V) of each row's next token.
-        prompts: (P,) a number for each prompt; one that is held more than once has it again.
+        caches: the cache of each layer.
+        rows: (B,) the row in each place; -1 for an idle place.
+        logits: (B, V) for each row's next token.
+        prompts: (P,) a number for each prompt; a prompt that is held twice has the same number.
 
     Attributes:
         going: (B,) bool, whether the row in that place has more tokens to come.
@@ -55,33 +55,33 @@ class DecodeBatch:
 
     @property
     def forks(self) -> list[ForkedCache]:
-        """The caches, where prompts are shared."""
+        """The caches that share prompts; none if the model cannot share them."""
         return [cache for cache in self.caches if isinstance(cache, ForkedCache)]
 
     @property
     def columns(self) -> int:
-        """How many there are, without those of prompts that are shared."""
+        """How many columns there are, without those of shared prompts."""
         return self.caches[0].columns
 
     @property
     def per_prompt(self) -> int:
-        """G."""
+        """G, the number of places for each prompt."""
         cache = self.caches[0]
         return cache.per_prompt if isinstance(cache, ForkedCache) else 1
 
     @property
     def alone(self) -> bool:
-        """Whether each row has its prompt for itself."""
+        """Whether each row holds its prompt alone, without sharing it."""
         cache = self.caches[0]
         return not isinstance(cache, ForkedCache) or cache.prompts is None
 
     def counts(self, which: np.ndarray) -> np.ndarray:
-        """How many of some places (B,) each prompt has, of prompts that have any."""
+        """How many of the places ``which`` (B,) each prompt has, for prompts that have any."""
         counts = np.bincount(self._prompt_of_place()[which])
         return counts[counts > 0]
 
     def best_group(self, counts: np.ndarray) -> int:
-        """G for so many rows of each prompt."""
+        """The best G if each prompt has ``counts`` rows."""
         if self.alone:
             return 1
         cache = self.caches[0]
@@ -90,7 +90,7 @@ class DecodeBatch:
 
     @property
     def prompt_tokens(self) -> np.ndarray:
-        """(B,) how many tokens there are in the prompt that each place shares; 0 where alone."""
+        """(B,) the number of tokens in the prompt that each place shares; 0 if it shares none."""
         cache = self.caches[0]
         assert isinstance(cache, ForkedCache)
         return cache.positions.prompt_tokens(cache.columns)
@@ -99,15 +99,15 @@ class DecodeBatch:
         """A batch of some of the places, laid out anew.
 
         Args:
-            which: (B,) bool, which; at least one.
-            per_prompt: the new G; None: the best for these.
+            which: (B,) bool, the places to take; at least one.
+            per_prompt: the new G; None: the best for these places.
         """
         old = np.flatnonzero(which)
         per_prompt = per_prompt or self.best_group(self.counts(which))
         return self._laid_out(old, self.rows[old], per_prompt)
 
     def copies(self, places: np.ndarray, rows: Sequence[Sequence[int]]) -> DecodeBatch:
-        """Each of some places as often as there are rows for it."""
+        """A batch with a copy of each place for each of the rows that go on from it."""
         counts = np.array([len(some) for some in rows])
         repeated = np.repeat(places, counts)
         prompts = np.bincount(self._prompt_of_place()[repeated])
@@ -117,10 +117,10 @@ class DecodeBatch:
     def branches(
         self, places: np.ndarray, rows: np.ndarray, lengths: np.ndarray, per_prompt: int
     ) -> DecodeBatch:
-        """Rows that go on from beginnings of those here, which stay as they are.
+        """A batch of rows that go on from beginnings of the rows here, which stay as they are.
 
         Args:
-            places: (N,) which each goes on from; one may be taken many times.
+            places: (N,) the place that each new row goes on from; one may be taken many times.
             rows: (N,) the new rows.
             lengths: (N,) how many tokens each takes over, its prompt's included.
             per_prompt: the new G.
@@ -135,11 +135,11 @@ class DecodeBatch:
         lengths: np.ndarray | None = None,
     ) -> DecodeBatch:
         """A batch of rows (N,) that go on from the old places (N,)."""
-        # Of a prompt that is held more than once, the first will do for all its rows.
+        # If a prompt is held more than once, the first copy serves all of its rows.
         first_of, of_place = np.unique(self.prompts, return_index=True)[1], self._prompt_of_place()
         layout = lay_out(of_place[old], len(first_of), per_prompt=per_prompt)
         held = first_of if layout.prompts is None else first_of[layout.prompts]
-        places = np.repeat(held * self.per_prompt, per_prompt)  # for those that will be idle
+        places = np.repeat(held * self.per_prompt, per_prompt)  # for places that will be idle
         taken = layout.slots >= 0
         places[taken] = old[layout.slots[taken]]
         if lengths is not None:
@@ -156,7 +156,7 @@ class DecodeBatch:
         return new
 
     def compacted(self) -> DecodeBatch:
-        """Without the rows that have ended, where so many have that this is worth a copy."""
+        """The batch without the rows that have ended, if enough have to be worth a copy."""
         most = _COMPACT_BELOW * len(self.rows)
         if self.going.sum() > most:
             return self
@@ -167,7 +167,7 @@ class DecodeBatch:
         return self.take(self.going, group)
 
     def join(self, other: DecodeBatch) -> DecodeBatch:
-        """The rows of this batch and of another, of as many places for each prompt."""
+        """A batch of the rows of this one and of another with equally many places a prompt."""
         caches = join_caches(self.caches, other.caches)
         rows = np.concatenate([self.rows, other.rows])
         prompts = np.concatenate([self.prompts, other.prompts])
@@ -179,7 +179,7 @@ class DecodeBatch:
         return new
 
     def ended(self, made: np.ndarray) -> DecodeBatch | None:
-        """The rows that have ended, without what was computed for them since; None: there are none.
+        """A batch of the rows that have ended, without columns after their end; None without any.
 
         Args:
             made: (N,) how many tokens each row has.
@@ -195,29 +195,29 @@ class DecodeBatch:
         return DecodeBatch(caches, self.rows, self.logits[:, :0], self.prompts).take(ended)
 
     def _prompt_of_place(self) -> np.ndarray:
-        """(B,) numbers from 0 on, in the order of `prompts`."""
+        """(B,) the prompt of each place, numbered from 0 in the order of ``prompts``."""
         numbers = np.unique(self.prompts, return_inverse=True)[1]
         return np.repeat(numbers, self.per_prompt)
 
 
 def prompt_cost(width: int, columns: int) -> float:
-    """What a prompt of so many columns costs, in places that have so many columns since."""
+    """The cost of a prompt of ``width`` columns, in places of ``columns`` own columns."""
     return width / (columns + _PLACE)
 
 
 class Samples:
-    """What was drawn so far for each row.
+    """The tokens that were drawn so far for each row of a call.
 
     Args:
-        limits: (N,) longest completion of each.
-        params: what is drawn from.
+        limits: (N,) the longest completion of each row.
+        params: the sampling distribution.
         uniforms: (N, longest of all) the noise of each row and token.
         eos: tokens that end a completion.
 
     Attributes:
-        tokens: (N, max_tokens).
-        made: (N,) how many tokens there are in each row.
-        ended: rows that have ended, in the order in which they did.
+        tokens: (N, longest of all).
+        made: (N,) how many tokens each row has.
+        ended: the rows that have ended, in the order in which they ended.
     """
 
     def __init__(
@@ -244,23 +244,23 @@ class Samples:
         return int((self._limits[rows] - self.made[rows]).max())
 
     def age(self, batch: DecodeBatch) -> int:
-        """How many tokens the rows of a batch that go on have, in the mean."""
+        """The mean number of tokens of the rows of a batch that go on."""
         return int(self.made[batch.rows[batch.going]].mean())
 
     def noise(self, batch: DecodeBatch, steps: int) -> mx.array:
-        """The noise of the next tokens, (K, B)."""
+        """The noise for the next ``steps`` tokens, (K, B)."""
         at = self.made[batch.rows] + np.arange(steps)[:, None]
         return mx.array(self._uniforms[batch.rows, np.minimum(at, self.tokens.shape[1] - 1)])
 
     def add(self, batch: DecodeBatch, drawn: Sequence[Drawn]) -> None:
-        """Take in what was drawn for a batch, and mark the rows that have ended.
+        """Record what was drawn for a batch, and mark the rows that have ended.
 
         Args:
             batch: the batch.
-            drawn: K times.
+            drawn: what each of the K steps drew.
 
         Raises:
-            DataError: where the model's logits are not finite.
+            DataError: if the model's logits are not finite.
         """
         for step in drawn:
             here = np.flatnonzero(batch.going)
@@ -285,7 +285,7 @@ class Samples:
                 break
 
     def completion(self, row: int) -> Completion:
-        """What was drawn for a row."""
+        """The completion of a row that has ended."""
         made = self.made[row]
         return Completion(
             self.tokens[row, :made].tolist(),

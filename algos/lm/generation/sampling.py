@@ -1,9 +1,9 @@
 """The distribution that a token is drawn from, and the draw.
 
-One definition serves the sampler, the trainer and the tests. Temperature comes first, then
+The sampler, the trainer and the tests use this one definition. Temperature comes first, then
 top-k, top-p and min-p, each on the distribution that the one before left (the order of
-Hugging Face and vLLM). What is left is the *support*; a log-probability is always that of the
-distribution renormalised over the support.
+Hugging Face and vLLM). The tokens that are left are the *support*. A log-probability is always that
+of the distribution renormalised over the support.
 
 Shapes: B rows, V vocabulary.
 """
@@ -25,12 +25,12 @@ import mlx.core as mx  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
-_BELOW_ONE = 1 - 2**-20  # keeps a draw below the cumulative sum's last entry after rounding
+_BELOW_ONE = 1 - 2**-20  # keeps a draw below the last cumulative sum, despite rounding
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample.
+    """Settings of the distribution that tokens are drawn from.
 
     Raises:
         ConfigError: for a value out of range, naming the field.
@@ -60,12 +60,12 @@ class SamplingParams:
 
     @property
     def full_support(self) -> bool:
-        """Whether every token can be drawn, so that no support need be recorded."""
+        """Whether every token can be drawn, so that no support is recorded."""
         return not self.greedy and self.top_p == 1 and self.top_k == 0 and self.min_p == 0
 
     @property
     def scale(self) -> float:
-        """What logits are divided by when log-probabilities are computed (1 when greedy)."""
+        """What logits are divided by to compute log-probabilities; 1 if greedy."""
         return self.temperature or 1.0
 
 
@@ -94,10 +94,10 @@ def restrict(logits: mx.array, params: SamplingParams) -> mx.array:
 
 
 def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Draw a token a row by inverting the cumulative distribution.
+    """Draw a token for each row by inverting the cumulative distribution.
 
-    The noise is an argument, one number a row, so a row's tokens depend on its own numbers and
-    not on what it is batched with.
+    The noise is an argument, one number for each row, so that a row's tokens depend on its own
+    numbers and not on the other rows of its batch.
 
     Args:
         logits: (B, V), -inf outside the support.
@@ -114,7 +114,7 @@ def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.a
     tokens = mx.sum(cumulative <= threshold, axis=-1)
     chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
     normalizer = (top + mx.log(total))[:, 0]
-    # Of what cannot be drawn the power is 0, and the product must not be 0 * inf.
+    # A token that cannot be drawn has the power 0, and the product must not be 0 * inf.
     surprise = powers * mx.maximum(logits, _FINITE)
     entropy = normalizer - mx.sum(surprise, axis=-1) / total[:, 0]
     return tokens, chosen - normalizer, entropy

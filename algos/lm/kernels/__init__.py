@@ -1,1 +1,1 @@
-"""Operations of a transformer, written for CPUs where MLX is slow there."""
+"""Operations of a transformer that MLX computes slowly on CPUs, and attention to shared prompts."""

@@ -1,17 +1,17 @@
-"""Attention over keys in parts, some of them shared by many rows.
+"""Attention over several blocks of keys, some of which many rows share.
 
-mlx-lm's models call one function for attention, by name. It is replaced in their modules by
-`scaled_dot_product_attention` here, which hands on to mlx-lm's but for two cases: continuations of
-shared prompts (a `ForkedCache`), on any device, and float32 on a CPU, where
-MLX's own spends most of its time in exponentials.
+mlx-lm's models call one function for attention, by name. `use_shared_attention` replaces it in
+their modules by `scaled_dot_product_attention`, which calls mlx-lm's own except in two cases: rows
+that continue shared prompts (a `ForkedCache`), on any device, and float32 on a CPU, where MLX
+spends most of its time on exponentials.
 
-Exponentials and sums are float32 also where the rest is half precision.
-Where there are many scores they are not kept for the backward but computed again, as in
-FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithm 4): what is kept are the queries, keys,
-values, the output and one number a query.
+Exponentials and sums are float32, even if everything else is half precision. Many scores are not
+kept for the backward but computed again, as in FlashAttention (Dao et al. 2022, arXiv 2205.14135,
+algorithm 4): then only the queries, keys, values, the output and one number for each query are
+kept.
 
-Shapes: B rows = P prompts x G continuations each, H key-value heads, R query heads for each of
-these, L queries of a row, S keys of a part, D head dimension.
+Shapes: B rows = P prompts x G continuations of each, H key-value heads, R query heads for each of
+these, L queries of a row, S keys of a block, D head dimension.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _NAME = "scaled_dot_product_attention"
 
 
 class KeyBlock(NamedTuple):
-    """Keys that queries attend to."""
+    """A block of keys and values that queries attend to."""
 
     keys: mx.array
     """(P, H, G, S, D), or (P, H, 1, S, D): the same for all continuations of a prompt."""
     values: mx.array
-    """As the keys."""
+    """In the shape of the keys."""
     bias: mx.array | None
-    """Added to the scores (P, H, G, R, L, S), which it broadcasts to: -inf hides a key."""
+    """Is added to the scores (P, H, G, R, L, S), to which it broadcasts; -inf hides a key."""
 
 
 def use_shared_attention(model: nn.Module) -> None:
-    """Let an mlx-lm model attend by `scaled_dot_product_attention`.
+    """Let an mlx-lm model compute attention by `scaled_dot_product_attention`.
 
-    The function is replaced in the modules that the model's layers come from, so for all models of
-    its kind in this process; any other cache than those here is handed on to mlx-lm's own.
+    The function is replaced in the modules that define the model's layers, and so for all models of
+    this architecture in the process. With other caches than ours, mlx-lm's own function runs.
     """
     for name in {type(module).__module__ for module in model.modules()}:
         module = sys.modules[name]
@@ -66,12 +66,12 @@ def scaled_dot_product_attention(
     mask: mx.array | str | None,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    """Attention as mlx-lm's models ask for it, (B, H * R, L, D).
+    """Attention with the arguments that mlx-lm's models pass, (B, H * R, L, D).
 
     Raises:
-        ValueError: for attention sinks, or scores that are added, over a prompt that is shared.
+        ValueError: for attention sinks, or a mask of added scores, over a shared prompt.
     """
-    # Multi-head latent attention hands in a part of its scores as the mask: it has a gradient.
+    # Multi-head latent attention passes a part of its scores as the mask: it has a gradient.
     adds = isinstance(mask, mx.array) and mask.dtype != mx.bool_
     attend_shared = getattr(cache, "attend", None)
     if attend_shared is not None:
@@ -80,7 +80,7 @@ def scaled_dot_product_attention(
         return attend_shared(queries, scale, mask)
     plain = sinks is None and not adds and not hasattr(cache, "bits")
     if not plain or not on_cpu(queries, keys, values):
-        handed: Any = mask  # "causal" too, whatever its annotation says
+        handed: Any = mask  # may be "causal", although the annotation does not say so
         return base.scaled_dot_product_attention(
             queries, keys, values, cache=cache, scale=scale, mask=handed, sinks=sinks
         )
@@ -92,14 +92,14 @@ def scaled_dot_product_attention(
         if bias.shape[1] > 1:
             bias = bias.reshape(bias.shape[0], groups, 1, heads // groups, *bias.shape[-2:])
     keys, values = mx.contiguous(keys), mx.contiguous(values)
-    part = KeyBlock(keys[:, :, None], values[:, :, None], bias)
+    block = KeyBlock(keys[:, :, None], values[:, :, None], bias)
     # (B, H, 1, R, L, D)
     split = mx.contiguous(queries * scale).reshape(count, groups, 1, heads // groups, length, -1)
-    return attend(split, [part]).reshape(count, heads, length, -1)
+    return attend(split, [block]).reshape(count, heads, length, -1)
 
 
 def as_bias(mask: mx.array | str | None, length: int, columns: int) -> mx.array | None:
-    """A mask as mlx-lm has it, as what is added to scores: (B or 1, heads or 1, L, S)."""
+    """What mlx-lm's mask adds to the scores: (B or 1, heads or 1, L, S); None for no mask."""
     if mask is None:
         return None
     if isinstance(mask, str):  # "causal"
@@ -110,23 +110,23 @@ def as_bias(mask: mx.array | str | None, length: int, columns: int) -> mx.array 
     return mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
 
 
-def attend(queries: mx.array, parts: Sequence[KeyBlock]) -> mx.array:
-    """Attention of scaled queries over all parts together.
+def attend(queries: mx.array, blocks: Sequence[KeyBlock]) -> mx.array:
+    """Attention of scaled queries over all blocks of keys together.
 
     Args:
-        queries: (P, H, G, R, L, D), multiplied by the scale.
-        parts: the keys.
+        queries: (P, H, G, R, L, D), already multiplied by the scale.
+        blocks: the keys and values.
 
     Returns:
-        (P, H, G, R, L, D of the values). Gradients flow to queries, keys and values.
+        (P, H, G, R, L, D of the values). Gradients flow to queries, keys and values, not to biases.
     """
-    biases = [part.bias for part in parts]
-    flat = [array for part in parts for array in (part.keys, part.values)]
+    biases = [block.bias for block in blocks]
+    flat = [array for block in blocks for array in (block.keys, block.values)]
     return _attention(biases)(queries, *flat)[0]
 
 
 def _attention(biases: list[mx.array | None]) -> Callable[..., list[mx.array]]:
-    """Attention as a function with a gradient of its own, under given biases."""
+    """Attention as a function of queries, keys and values, with a gradient of its own."""
 
     @mx.custom_function
     def run(queries: mx.array, *flat: mx.array) -> list[mx.array]:
@@ -151,7 +151,7 @@ def _attention(biases: list[mx.array | None]) -> Callable[..., list[mx.array]]:
     ) -> tuple[mx.array, ...]:
         queries, *flat = primals
         cotangent, (out, normalizer, *powers) = mx.contiguous(cotangents[0]), outputs
-        if powers:  # not divided by their sum: this is
+        if powers:  # these are not divided by their sum, so the cotangent is
             cotangent = (cotangent / normalizer).astype(out.dtype)
         else:
             scores = (_scores(queries, k, b) for k, b in zip(flat[::2], biases))
@@ -169,7 +169,7 @@ def _attention(biases: list[mx.array | None]) -> Callable[..., list[mx.array]]:
 
 
 def _scores(queries: mx.array, keys: mx.array, bias: mx.array | None) -> mx.array:
-    """(P, H, G, R, L, S), in float32 or better: what is exponentiated must not be rounded."""
+    """Scores (P, H, G, R, L, S), in float32 or better, as rounding would show in exponentials."""
     scores = _times(queries, keys, transposed=True)
     if scores.dtype != mx.float64:
         scores = scores.astype(mx.float32)
@@ -179,7 +179,7 @@ def _scores(queries: mx.array, keys: mx.array, bias: mx.array | None) -> mx.arra
 def _times(rows: mx.array, matrix: mx.array, transposed: bool = False) -> mx.array:
     """Rows (P, H, G, R, L, X) times matrices (P, H, G or 1, X, Y), or (..., Y, X) transposed.
 
-    A matrix that continuations share multiplies all their rows at once.
+    A matrix that continuations share multiplies all of their rows at once.
     """
     if transposed:
         matrix = matrix.swapaxes(-1, -2)
@@ -192,5 +192,5 @@ def _outer(left: mx.array, right: mx.array, like: mx.array) -> mx.array:
 
 
 def _fold(rows: mx.array, matrix: mx.array) -> mx.array:
-    """(P, H, G, R, L, X) as (P, H, G or 1, rows, X), whichever the matrix has."""
+    """(P, H, G, R, L, X) as (P, H, G or 1, rows, X), with the third axis of the matrix."""
     return rows.reshape(*rows.shape[:2], matrix.shape[2], -1, rows.shape[-1])

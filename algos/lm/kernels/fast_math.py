@@ -1,19 +1,20 @@
-"""SwiGLU, tanh and softmax for CPUs, where MLX computes exponentials one at a time.
+"""Fast SwiGLU, tanh and softmax for CPUs, where MLX computes exponentials one at a time.
 
-The exponentials of a feed-forward layer's gate, of a softmax over keys or over a vocabulary cost a
-CPU more than the matrix products around them. Here they come from polynomials, in multiplications
-that the compiler turns into vector instructions: equal to float32 rounding, some four to ten times
-faster forward and backward.
+The exponentials of a feed-forward layer's gate, or of a softmax over keys or over a vocabulary,
+cost a CPU more than the matrix products around them. Here they are computed by polynomials, in
+multiplications that the compiler turns into vector instructions: the results are equal up to
+float32 rounding, and come four to ten times faster, forward and backward.
 
 - tanh, and with it the sigmoid: a rational function of degree 13 over 6 with the coefficients of
   Eigen's ``generic_fast_tanh_float``.
-- exp of what is not above 0: 2^k times the exponential of a rest in [-ln 2 / 2, ln 2 / 2], as in
-  Cephes' ``expf``; the rest's is a polynomial of degree 6 (interpolated at Chebyshev's nodes,
-  relative error 1e-8), the power of two is set in the exponent's bits. Below 2^-126 it is 0.
+- exp of numbers up to 0: 2^k times the exponential of a rest in [-ln 2 / 2, ln 2 / 2], as in
+  Cephes' ``expf``. The rest's exponential is a polynomial of degree 6 (interpolated at Chebyshev's
+  nodes, relative error 1e-8), and the power of two is set in the exponent's bits. Results below
+  2^-126 are 0.
 
-Each compiled piece here is a few operations long: MLX cuts a long one where it is deepest, so that
-constants become arrays, and the C++ compiler gives up on a long loop. Ten pieces of .2 ns for an
-element are faster than one of 3.
+Each compiled piece here has only a few operations. MLX cuts a long one at its deepest point, so
+that constants become arrays, and the C++ compiler does not vectorize a long loop: ten pieces of
+0.2 ns for each element are faster than one of 3 ns.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ _LOWEST = -88.0  # rounds to 2^-127, whose exponent bits are those of 0
 
 
 def use_fast_swiglu(model: nn.Module) -> None:
-    """Let an mlx-lm model compute its feed-forward gates by `swiglu`, where it runs on a CPU.
+    """Let an mlx-lm model compute its feed-forward gates by `swiglu`, if it runs on a CPU.
 
-    The function is replaced in the module of the architecture, so for all models of its kind in
-    this process.
+    The function is replaced in the module of the architecture, and so for all of its models in this
+    process.
     """
     module = sys.modules[type(model).__module__]
     if mx.default_device() == mx.cpu and hasattr(module, "swiglu"):
@@ -55,7 +56,7 @@ def use_fast_swiglu(model: nn.Module) -> None:
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    """``silu(gate) * x``, elementwise; fast in float32, MLX's own in other types."""
+    """``silu(gate) * x``, elementwise; computed fast in float32, by MLX in other types."""
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return nn.silu(gate) * x
     return cast("list[mx.array]", _swiglu(gate, x))[0]
@@ -83,7 +84,7 @@ def _sigmoid(x: mx.array) -> mx.array:
 
 
 def tanh(x: mx.array) -> mx.array:
-    """Hyperbolic tangent, elementwise; fast in float32 on a CPU, MLX's own elsewhere."""
+    """Hyperbolic tangent, elementwise; computed fast in float32 on a CPU, else by MLX."""
     if x.dtype != mx.float32 or mx.default_device() != mx.cpu:
         return mx.tanh(x)
     return cast(mx.array, _fast_tanh(x))
@@ -110,8 +111,8 @@ def _rational_tanh(x: mx.array) -> mx.array:
     return x * numerator / denominator
 
 
-# tanh(x / 2) / 2 as c (low + high) / denominator, polynomials by halves (Estrin 1960). Factors of
-# 2 are in the coefficients.
+# tanh(x / 2) / 2 as c (low + high) / denominator, each polynomial in two halves (Estrin 1960).
+# Factors of 2 are in the coefficients.
 _ODD_HALF = [c * 0.5 ** (2 * i + 2) for i, c in enumerate(_ODD)]
 _EVEN_HALF = [c * 0.25**i for i, c in enumerate(_EVEN)]
 
@@ -171,25 +172,25 @@ def _product(a: mx.array, b: mx.array, c: mx.array) -> mx.array:
 
 
 def on_cpu(*arrays: mx.array) -> bool:
-    """Whether these are float32, and computed where MLX has no vector instructions for exp."""
+    """Whether arrays are float32 and computed on a CPU, where MLX has no vectorized exp."""
     return mx.default_device() == mx.cpu and all(x.dtype == mx.float32 for x in arrays)
 
 
 def softmax(x: mx.array) -> mx.array:
-    """Softmax over the last axis; fast in float32 on a CPU, MLX's own elsewhere."""
+    """Softmax over the last axis; computed fast in float32 on a CPU, else by MLX."""
     return cast(mx.array, _fast_softmax(x)) if on_cpu(x) else mx.softmax(x, axis=-1)
 
 
 def logsumexp(x: mx.array) -> mx.array:
-    """Log of the sum of exponentials over the last axis, which is dropped; as `softmax`."""
+    """Log of the sum of exponentials over the last axis, which is dropped; fast as `softmax`."""
     return cast(mx.array, _fast_logsumexp(x)) if on_cpu(x) else mx.logsumexp(x, axis=-1)
 
 
 def exp_below(x: mx.array, top: mx.array) -> mx.array:
-    """``exp(x - top)`` where no ``x`` is above ``top``; 0 for -inf. Without a gradient on CPUs."""
+    """``exp(x - top)`` for ``x`` up to ``top``; 0 for -inf. It has no gradient on a CPU."""
     if not on_cpu(x, top):
         return mx.exp(x - top)
-    x = _not_too_low(x - top)  # apart: a piece whose inputs broadcast is slow
+    x = _not_too_low(x - top)  # subtracted outside: a piece whose inputs broadcast is slow
     power = _power(x)
     rest = _rest(x, power)
     return _times_power(rest, _exp_series(rest), mx.view(_power_bits(power), mx.float32))

@@ -1,8 +1,8 @@
-"""RMSNorm for CPUs, with one root a row.
+"""Fast RMSNorm for CPUs, which takes one root for each row.
 
-Zhang and Sennrich 2019, "Root Mean Square Layer Normalization" (arXiv 1910.07467), section 4. MLX
-writes its own in elementwise operations on a CPU: compiled together, the root of a row is taken
-again for each number in it, and its backward begins by taking all roots again.
+Zhang and Sennrich 2019, "Root Mean Square Layer Normalization" (arXiv 1910.07467), section 4. On a
+CPU, MLX computes it in elementwise operations: compiled together, they take the root of a row again
+for each number in it, and the backward begins by taking all roots again.
 
 Shapes: D features; all other axes are rows.
 """
@@ -25,7 +25,7 @@ from textenv.algos.runtime.compile import piece  # noqa: E402
 
 
 def use_fast_norm(model: nn.Module) -> None:
-    """Let a model normalise by `FastRMSNorm`, where it runs on a CPU."""
+    """Let a model normalise by `FastRMSNorm`, if it runs on a CPU."""
     if mx.default_device() != mx.cpu:
         return
     for module in model.modules():
@@ -34,7 +34,7 @@ def use_fast_norm(model: nn.Module) -> None:
 
 
 class FastRMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm`, made by `use_fast_norm`."""
+    """An `nn.RMSNorm` with the fast function; `use_fast_norm` makes it."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """Normalise (..., D)."""
@@ -45,7 +45,7 @@ class FastRMSNorm(nn.RMSNorm):
 
 @cache
 def _norm(size: int, eps: float) -> Callable[..., list[mx.array]]:
-    """The function of rows of ``size`` and their weight."""
+    """The normalisation of rows of ``size`` numbers, as a function of the rows and the weight."""
 
     @piece
     def inverse_root(squares: mx.array) -> mx.array:

@@ -1,8 +1,8 @@
-"""Rotary position embeddings for CPUs, with the angles computed once for all layers.
+"""Fast rotary position embeddings for CPUs, whose angles are computed once for all layers.
 
-Su et al. 2021, "RoFormer" (arXiv 2104.09864), section 3.4.2, in the halves of GPT-NeoX. MLX's own
-function computes sines and cosines anew in each layer, for queries and for keys, and one at a
-time.
+Su et al. 2021, "RoFormer" (arXiv 2104.09864), section 3.4.2, in GPT-NeoX's form, which
+pairs the two halves of a vector. MLX computes sines and cosines anew in each layer, for queries
+and for keys, and one at a time.
 
 Shapes: B rows, H heads, L tokens, D head dimension.
 """
@@ -23,7 +23,7 @@ from textenv.algos.lm.kernels.fast_math import on_cpu  # noqa: E402
 
 
 def use_fast_rope(model: nn.Module) -> None:
-    """Let a model turn its queries and keys by `FastRoPE`, where it runs on a CPU."""
+    """Let a model turn its queries and keys by `FastRoPE`, if it runs on a CPU."""
     if mx.default_device() != mx.cpu:
         return
     shared: dict[tuple[int, float, float], Angles] = {}
@@ -35,11 +35,11 @@ def use_fast_rope(model: nn.Module) -> None:
 
 
 class Angles:
-    """Cosines and sines of the angles at some positions; the last ones are kept.
+    """Computes cosines and sines of the angles at some positions, and keeps the last ones.
 
     Args:
-        dims: features that are turned, in pairs.
-        base: of the geometric series of frequencies.
+        dims: number of features that are turned, in pairs.
+        base: base of the geometric series of frequencies.
         scale: what positions are multiplied by.
     """
 
@@ -51,7 +51,7 @@ class Angles:
         self._kept: tuple[mx.array, mx.array] = (mx.zeros(()), mx.zeros(()))
 
     def at(self, offset: mx.array | int, length: int) -> tuple[mx.array, mx.array]:
-        """Cosines and sines (B or 1, 1, L, D / 2) at positions ``offset`` and on."""
+        """Cosines and sines (B or 1, 1, L, D / 2) at positions from ``offset`` on."""
         if offset is not self._offset or length != self._length:
             first = mx.array(offset).reshape(-1, 1, 1, 1)
             positions = first + mx.arange(length)[:, None]
@@ -62,14 +62,14 @@ class Angles:
 
 
 class FastRoPE(nn.RoPE):
-    """`nn.RoPE`, made by `use_fast_rope`."""
+    """An `nn.RoPE` with the fast function; `use_fast_rope` makes it."""
 
     angles: Angles
 
     def __call__(self, x: mx.array, offset: mx.array | int = 0) -> mx.array:
         """Turn queries or keys (B, H, L, D); the first token of each row is at ``offset``."""
         if not on_cpu(x):
-            own: Any = super().__call__  # takes an array too, whatever its annotation says
+            own: Any = super().__call__  # takes an array too, unlike its annotation
             return cast(mx.array, own(x, offset))
         return cast(mx.array, _turn(x, *self.angles.at(offset, x.shape[-2])))
 

@@ -1,1 +1,1 @@
-"""How much memory a training needs, how much there is, and what to do when it is short."""
+"""How much memory a training needs, how much there is, and what to do if it is short."""

@@ -1,10 +1,10 @@
-"""What a training takes of memory, by parts.
+"""Estimates how much memory a training takes, and for what.
 
-Estimates are of dense transformers. For models of .5 to 27 million parameters (d 128 to 512, short
-and long prompts, with and without checkpointing, LoRA and a reference model, completions of full
-length) they came to .79 to 1.03 times the resident memory that was measured on a CPU, for which
-the factors were fitted. What a GPU needs beside weights, and what it keeps for the backward, was
-not measured and is set low.
+The estimates are for dense transformers. For models of 0.5 to 27 million parameters (d 128 to 512,
+short and long prompts, with and without checkpointing, LoRA and a reference model, completions of
+full length) they were 0.79 to 1.03 times the resident memory that was measured on a CPU; the
+factors were fitted to these measurements. What a GPU needs beside the weights, and what it keeps
+for the backward, was not measured and is set low.
 
 Letters: d hidden size, q heads x head size, kv twice key-value heads x head size, f intermediate
 size of the MLP, V vocabulary.
@@ -25,21 +25,21 @@ import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
 PROCESS = 300_000_000
-"""Bytes of Python, MLX and mlx-lm before any model, on a CPU."""
+"""Bytes that Python, MLX and mlx-lm take before any model, on a CPU."""
 
-_AT_ONCE = 512  # completions that a policy decodes together
-_CHUNK = 2**20  # logits that are computed together at least, see `textenv.algos.lm.scoring.scorer`
+_AT_ONCE = 512  # completions that a policy decodes together at most
+_CHUNK = 2**20  # the least logits that are computed together, see `textenv.algos.lm.scoring.scorer`
 
 
 class ModelSizes(NamedTuple):
-    """What is known of a model without running it; numbers are 0 where its config is silent."""
+    """The sizes of a model, read from its weights and config; 0 for what the config lacks."""
 
     weights: int
     """Bytes of all weights."""
     trainable: int
-    """Bytes of those that are trained, where there is no LoRA."""
+    """Bytes of the weights that are trained without LoRA."""
     item: int
-    """Bytes of a number."""
+    """Bytes of one number."""
     layers: int
     d: int
     q: int
@@ -75,20 +75,20 @@ class ModelSizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What is done with a model."""
+    """How much a training asks of a model: numbers of completions and tokens, and settings."""
 
     prompts: int
-    """Prompts of a rollout."""
+    """Prompts of one rollout."""
     completions: int
-    """Of a rollout."""
+    """Completions of one rollout."""
     prompt_tokens: int
-    """Longest prompt."""
+    """Tokens of the longest prompt."""
     completion_tokens: int
-    """Longest completion."""
+    """Tokens of the longest completion."""
     micro_batch: int
     """Completions in one forward and backward."""
     parts: bool
-    """Whether a gradient is summed over several of these."""
+    """Whether a gradient is summed over several micro-batches."""
     gradient_checkpointing: bool = False
     lora_rank: int = 0
     reference: bool = False
@@ -97,7 +97,7 @@ class Workload:
 
     @classmethod
     def of(cls, config: Any, prompt_tokens: int, completion_tokens: int) -> Workload:
-        """What a `GRPOConfig`, or a `PPOConfig` on text, says."""
+        """The work that a `GRPOConfig` describes, or a `PPOConfig` on text."""
         prompts = getattr(config, "num_prompts", None) or config.n_steps
         completions = prompts * getattr(config, "num_generations", 1)
         batch = getattr(config, "batch_size", completions)
@@ -118,7 +118,7 @@ class Workload:
 
 
 def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> dict[str, int]:
-    """Bytes at the highest, by what takes them: in the rollout, the backward, or the step after."""
+    """Bytes at the peak, by what takes them: in rollout, backward or optimizer step."""
     s = sizes
     trained = s.trainable
     if work.lora_rank:  # two factors for each of an attention layer's and an MLP's linear layers
@@ -132,7 +132,7 @@ def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> d
         "the process itself": PROCESS if on_cpu else 0,
     }
     backward = {"gradient": (2 if work.parts else 1) * trained, **_activations(s, work, on_cpu)}
-    step = {"gradient": 3 * trained}  # itself, clipped, and what becomes of it
+    step = {"gradient": 3 * trained}  # the gradient, clipped, and the update made of it
     phases = [common | parts for parts in (_rollout(s, work), backward, step)]
     return max(phases, key=lambda parts: sum(parts.values()))
 
@@ -150,17 +150,17 @@ def _rollout(s: ModelSizes, work: Workload) -> dict[str, int]:
 
 
 def _activations(s: ModelSizes, work: Workload, on_cpu: bool) -> dict[str, int]:
-    """What a forward keeps for the backward; the factors were fitted to measured peaks."""
+    """Bytes that a forward keeps for the backward; the factors were fitted to measured peaks."""
     rows = min(work.micro_batch, work.completions)
     prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
     prompt_tokens = prompts * work.prompt_tokens
     tokens = prompt_tokens + rows * (work.completion_tokens - 1)
-    kept = tokens * (5.7 * s.d + 5 * s.q + 1.9 * s.kv + 2.7 * s.f)  # of a layer
+    kept = tokens * (5.7 * s.d + 5 * s.q + 1.9 * s.kv + 2.7 * s.f)  # for one layer
     if work.gradient_checkpointing:
         layers = s.layers * (tokens * s.d + prompt_tokens * s.kv) + kept
     else:
         layers = s.layers * kept
-    # On a CPU, exponentials and sigmoids leave many arrays on their way.
+    # On a CPU, exponentials and sigmoids make many intermediate arrays.
     passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
     logits = rows * work.completion_tokens * s.vocabulary
     chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8)

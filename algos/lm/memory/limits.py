@@ -1,4 +1,4 @@
-"""How much memory this process can have: of the GPU, the machine, its cgroup, its ulimit."""
+"""How much memory this process can have: the limits of GPU, machine, cgroup and ulimit."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-_NONE = 2**60  # bytes; a cgroup of version 1 says about 2**63 where there is no limit
+_NONE = 2**60  # bytes; a cgroup of version 1 says about 2**63 if there is no limit
 
 
 class MemoryLimit(NamedTuple):
-    """Memory that a process can hold."""
+    """How much memory a process can hold, and why no more."""
 
     size: int
-    """Bytes, those that it holds already included."""
+    """In bytes, with those that the process holds already."""
     what: str
-    """What bounds it, in words."""
+    """What the limit is, in words for a message."""
 
 
 def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
-    """The lowest of the limits that hold for this process as things stand; None where unknown.
+    """The lowest limit that this process has at the moment; None if it is unknown.
 
     Args:
-        root: where ``proc`` and ``sys`` are; Linux.
+        root: the folder with ``proc`` and ``sys``, on Linux.
     """
     if mx.default_device() != mx.cpu:
         return _of_gpu(mx.device_info())
@@ -43,21 +43,21 @@ def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
 
 
 def resident(root: Path = Path("/")) -> int:
-    """Bytes that this process holds; Linux.
+    """Bytes of memory that this process holds, on Linux.
 
     Args:
-        root: where ``proc`` is.
+        root: the folder with ``proc``.
     """
     return _table(root / "proc/self/status", 1024).get("VmRSS", 0)
 
 
 def in_gb(size: float) -> str:
-    """A number of bytes in gigabytes, with its unit."""
+    """A number of bytes as text, in gigabytes."""
     return f"{size / 1e9:.2g} GB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def _of_gpu(info: dict[str, str | int]) -> MemoryLimit | None:
-    free = info.get("free_memory")  # CUDA, of all processes
+    free = info.get("free_memory")  # CUDA; what all processes leave
     if free is not None:
         own = mx.get_active_memory() + mx.get_cache_memory()
         return MemoryLimit(int(free) + own, "what is free of the GPU's memory")
@@ -84,7 +84,7 @@ def _of_linux(root: Path) -> Iterator[MemoryLimit]:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, int, int]]:
-    """Each control group's limit, bytes in use, and bytes of files that can be dropped."""
+    """For each cgroup up to the root: its limit, bytes in use, and bytes of files to drop."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -119,7 +119,7 @@ def _number(file: Path) -> int | None:
 
 
 def _table(file: Path, unit: int) -> dict[str, int]:
-    """``name: number kB`` or ``name number``, a line each."""
+    """The numbers of a file with lines such as ``name: number kB`` or ``name number``."""
     try:
         lines = [line.replace(":", " ").split() for line in file.read_text().splitlines()]
     except OSError:

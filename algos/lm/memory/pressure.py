@@ -1,7 +1,7 @@
-"""A word before memory runs out, where nothing can be said once it has.
+"""Warns when memory is nearly full, and turns MLX's errors about memory into one with advice.
 
-On a CPU the kernel ends a process that takes too much, and MLX does not look at what malloc gave
-it. Neither leaves time for an error, so a thread looks on while memory is taken.
+On a CPU the kernel ends a process that takes too much, and MLX does not check what malloc returns.
+Neither leaves time for an error, so a thread watches the memory and warns before it is full.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 NEARLY = 0.95
-"""Of the limit."""
-_MESSAGES = (  # of MLX's RuntimeErrors, in small letters
+"""The share of the limit from which memory counts as nearly full."""
+_MESSAGES = (  # in MLX's RuntimeErrors, in small letters
     "unable to allocate",  # [malloc], Metal and CUDA
-    "[metal::malloc]",  # a buffer above the largest, or one too many
+    "[metal::malloc]",  # a buffer that is too large, or one too many
     "insufficient memory",  # a Metal command buffer
     "out of memory",  # what CUDA calls cudaErrorMemoryAllocation
 )
-_EVERY = 0.1  # seconds between two looks, each of which takes some .1 ms
+_EVERY = 0.1  # seconds between two looks, each of which takes about 0.1 ms
 
 
 @contextmanager
 def watched(what: str, advice: str) -> Iterator[None]:
-    """Warn once where memory is nearly full in a block; on Linux CPUs alone.
+    """Warn once if memory is nearly full during a block; only on Linux and a CPU.
 
     Args:
-        what: is done in the block.
-        advice: what to do about it.
+        what: what the block does, for the warning.
+        advice: what to do if memory runs out.
     """
     if sys.platform != "linux" or mx.default_device() != mx.cpu:
         yield
@@ -68,10 +68,14 @@ def watched(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Say what to do where memory runs out in a block, and on a CPU shortly before.
+    """Raise an error with advice if memory runs out in a block; on a CPU, warn shortly before.
+
+    Args:
+        what: what the block does, for the messages.
+        advice: what to do if memory runs out.
 
     Raises:
-        OutOfMemoryError: in place of what MLX, NumPy or Python raise then.
+        OutOfMemoryError: in place of what MLX, NumPy or Python raise.
     """
     try:
         with watched(what, advice):

@@ -1,7 +1,7 @@
-"""Whether a training fits in memory: found out before it starts, and said where it does not.
+"""Checks that a training fits in memory before it starts, and suggests settings if it does not.
 
-On a CPU it must be found out before: MLX does not look at what malloc gave it, so that one array
-too many ends the process by a segmentation fault, or the kernel ends it. On a GPU MLX raises.
+On a CPU the check must come first. MLX does not check what malloc returns, so that one array too
+many ends the process by a segmentation fault, or the kernel ends it. On a GPU, MLX raises.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from textenv.algos.lm.memory.limits import MemoryLimit, in_gb, memory_limit  # n
 from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
 
 MARGIN = 1.4
-"""An estimate may be this many times what there is before anything is refused: it is rough."""
+"""A training is refused if the estimate, which is rough, is more than this many times the limit."""
 
-_ASSUMED = 64  # tokens of a prompt that is not known
-_SHARE = 4  # before any completion is seen: one in so many tokens of the longest
+_ASSUMED = 64  # tokens of a prompt, if the prompts are not known
+_SHARE = 4  # before the first rollout, completions are taken to be the longest divided by this
 
 
 class MemoryWatch:
-    """Refuses a training of a language model that does not fit, and says why one broke off.
+    """Refuses to train a language model that does not fit in memory, and explains a failure.
 
-    Of one that may not fit it warns, once.
+    If a training may not fit, it warns once.
 
     Args:
-        model: to be trained.
+        model: the model to train.
         config: a `GRPOConfig`, or a `PPOConfig` on text.
-        env: whose prompts are looked at.
-        tokenizer: that they go through.
-        limit: memory that there is; None: of this process, at each time.
+        env: the environment, whose prompts are measured.
+        tokenizer: the model's tokenizer.
+        limit: the memory that there is; None: what this process has at the time of each check.
 
     Raises:
-        OutOfMemoryError: where the training is too large even if completions are short; with the
-            estimate by parts, the limit, and settings that would fit.
+        OutOfMemoryError: if the training is too large even with short completions. The message has
+            the estimate by parts, the limit, and settings that would fit.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class MemoryWatch:
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Around a rollout."""
+        """A block in which a rollout is played."""
         rows = "num_prompts" if hasattr(self._config, "num_prompts") else "n_steps"
         with out_of_memory("generating", f"lower {rows} or max_completion_length"):
             yield
 
     @contextmanager
     def updating(self, rollout: Buffer) -> Iterator[None]:
-        """Around the update on a rollout, whose lengths are known now.
+        """A block in which the model is trained on a rollout, which is checked first.
 
-        Their means are taken: an update is cut by length where lengths differ much.
+        The check takes mean lengths, because an update is cut by length if lengths differ much.
         """
         prompt = math.ceil(np.mean([len(t.prompt_ids or ()) for t in rollout] or [0]))
         completion = math.ceil(np.mean([len(t.token_ids or ()) for t in rollout] or [0]))
@@ -128,7 +128,7 @@ class MemoryWatch:
 
 
 def _levers(config: Any) -> dict[str, list[Any]]:
-    """Settings that take less, each from mild to harsh, in the order to try them."""
+    """Settings that take less memory, each from mild to harsh, in the order to try them."""
     now = Workload.of(config, 1, 1)
     levers: dict[str, list[Any]] = {
         "micro_batch_size": _halvings(now.micro_batch),
@@ -142,10 +142,10 @@ def _levers(config: Any) -> dict[str, list[Any]]:
 def settings_that_fit(
     fits: Callable[[dict[str, Any]], bool], levers: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any] | None:
-    """The first settings that fit, each no harsher than it must be; None where none do.
+    """The first settings that fit, each as mild as possible; None if no settings fit.
 
     Args:
-        fits: whether some changes are enough.
+        fits: a function that says whether some changed settings are enough.
         levers: names of settings, each with values from mild to harsh, in the order to try them.
     """
     chosen: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def _relaxed(
     levers: Mapping[str, Sequence[Any]],
     chosen: dict[str, Any],
 ) -> dict[str, Any]:
-    """What fits, with each setting left out, or milder, where it fits still."""
+    """Settings that fit, with each one left out or made milder if the others still suffice."""
     for name in list(chosen):
         others = {other: value for other, value in chosen.items() if other != name}
         if fits(others):
@@ -174,14 +174,14 @@ def _relaxed(
 
 
 def _halvings(value: int) -> list[int]:
-    """Half of it, a quarter, ... 1."""
+    """Half of a number, a quarter, and so on down to 1."""
     return [value >> i for i in range(1, value.bit_length())]
 
 
 def longest_prompt(env: Any, tokenizer: Any) -> tuple[int, str]:
-    """Tokens of the longest of some prompts of an environment's task, and what that is."""
+    """Tokens of the longest of some prompts of an environment, and a text that says so."""
     task = getattr(getattr(env, "unwrapped", env), "task", None)
-    if not isinstance(task, Task) or task.max_turns > 1:  # a game may take long to set up
+    if not isinstance(task, Task) or task.max_turns > 1:  # a game's set-up may be slow
         return _ASSUMED, f"prompts of {_ASSUMED} tokens assumed"
     rngs = [np.random.default_rng(0)] * 8
     prompts = [task.example(i)["prompt"] for i in draw_ids(task, rngs)]

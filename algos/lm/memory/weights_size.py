@@ -1,4 +1,4 @@
-"""Whether the weights in a folder fit in memory, known from the headers of their files."""
+"""Checks that a model's weights fit in memory, by the headers of its files alone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from textenv.algos.lm.memory.limits import MemoryLimit, in_gb, memory_limit  # n
 
 
 def check_weights(folder: Path, limit: MemoryLimit | None = None) -> None:
-    """Refuse a folder whose weights alone are too large, before any of them is read.
+    """Refuse a folder whose weights alone are too large, before any weight is read.
 
     Args:
-        folder: of a model.
-        limit: what there is; None: of this process, now.
+        folder: the model's folder.
+        limit: the memory that there is; None: what this process has now.
 
     Raises:
-        OutOfMemoryError: with both sizes, and what would fit.
+        OutOfMemoryError: if they are too large; the message has both sizes, and what would fit.
     """
     limit = limit or memory_limit()
     tensors = [t for file in sorted(folder.glob("model*.safetensors")) for t in _header(file)]
@@ -31,7 +31,7 @@ def check_weights(folder: Path, limit: MemoryLimit | None = None) -> None:
     size, count = 0, 0
     for kind, length in tensors:
         half = kind in ("F16", "BF16")
-        size += 2 * length if half and on_cpu else length  # `load_model` widens them
+        size += 2 * length if half and on_cpu else length  # `load_model` makes them float32
         count += length // (2 if half else 4)
     if limit is None or size <= limit.size:
         return
@@ -53,7 +53,7 @@ def check_weights(folder: Path, limit: MemoryLimit | None = None) -> None:
 
 
 def _header(file: Path) -> list[tuple[str, int]]:
-    """Type and bytes of each tensor of a safetensors file; none where it is broken."""
+    """Type and bytes of each tensor of a safetensors file; empty if the file is broken."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > file.stat().st_size:

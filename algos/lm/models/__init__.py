@@ -1,1 +1,1 @@
-"""Loading, saving and adapting language models."""
+"""Loading, saving and adapting language models, and finding out what one can do."""

@@ -1,12 +1,14 @@
-"""How an architecture of mlx-lm can be run: found out by trying, once for each model.
+"""Finds out by trying, once for each model, in which of three ways its architecture can be run.
 
-Three ways, from the fastest to the one that needs the least of the architecture:
+From the fastest way to the one that asks the least of an architecture:
 
-- prompts are held once for all their completions (a `ForkedCache`), and go
-  through together with them in training (`textenv.algos.lm.cache.packed`);
-- prompts of any lengths go through together, padded on the left, and are copied for each
-  completion: attention that is computed in a way of its own, such as soft-capped scores;
-- the plain path (`PlainGenerator`): no padding on the left, the model's own caches.
+- Shared prompts: a prompt's keys and values are held once for all of its completions (a
+  `ForkedCache`), and in training prompts and completions go through the model together
+  (`textenv.algos.lm.cache.packed`).
+- Copied prompts: prompts of any lengths go through the model together, padded on the left, and are
+  copied for each completion. This is for attention with a function of its own, such as soft-capped
+  scores.
+- The plain path (`PlainGenerator`, `plain_hidden`): no padding on the left, mlx-lm's own caches.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ from textenv.algos.lm.kernels.attention import use_shared_attention  # noqa: E40
 
 
 def check_architecture(model: nn.Module) -> int:
-    """Number of cache layers of a model.
+    """Find out how a model can be run, and return how many layers of caches it has.
 
-    The first call finds out how the model can be run, and warns where that is slower:
-    ``model.runs_plainly`` is whether it takes the plain path, and ``model.shares_prompts`` whether
-    `ForkedCache` and `textenv.algos.lm.cache.packed` work with it.
+    Only the first call for a model tries, and warns if a slower way is needed. It sets
+    ``model.runs_plainly``, whether the model takes the plain path, and ``model.shares_prompts``,
+    whether `ForkedCache` and `textenv.algos.lm.cache.packed` work with it.
 
     Raises:
         ConfigError: for an architecture that computes another answer in a batch, or after its
@@ -59,15 +61,15 @@ def check_architecture(model: nn.Module) -> int:
             )
         elif not model.shares_prompts:
             warnings.warn(
-                f"models of type {model.model_type!r} attend in a way of their own: prompts are "
-                "copied for each completion, which is slower and takes more memory",
+                f"models of type {model.model_type!r} compute attention in a way of their own: "
+                "prompts are copied for each completion, which is slower and takes more memory",
                 stacklevel=3,
             )
     return len(caches)
 
 
 def _holds_keys_alone(caches: list) -> bool:
-    """Whether all caches are of attention to what came before, whole or by a sliding window."""
+    """Whether all caches hold keys and values alone, of the whole past or of a sliding window."""
     return all(
         type(cache) is KVCache or (type(cache) is RotatingKVCache and cache.keep == 0)
         for cache in caches
@@ -75,18 +77,22 @@ def _holds_keys_alone(caches: list) -> bool:
 
 
 def _bears_padding(model: nn.Module, layers: int) -> bool:
-    """Whether a row padded on the left gives what it gives alone; some attention code does not."""
+    """Whether a row that is padded on the left gives the same as alone."""
     alone = model(mx.array([[0, 1]]))[:, -1]
     caches = [GrowingCache(mx.array([0, 1, 0])) for _ in range(layers)]
     try:
         padded = model(mx.array([[1, 0, 1], [0, 0, 1], [1, 1, 1]]), cache=caches)[1:2, -1]
         return _agree(alone, padded)
-    except (ValueError, TypeError, AttributeError):  # shapes, or a cache, that do not fit
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # it cannot take these shapes or caches
         return False
 
 
 def _can_share(model: nn.Module, layers: int) -> bool:
-    """Whether continuations of a prompt that is held once are computed as whole sequences are."""
+    """Whether continuations of a shared prompt give the same as whole sequences."""
     prompt, added = mx.array([[0, 1]]), mx.array([[1, 0], [0, 1]])
     whole = model(mx.array([[0, 1, 1, 0], [0, 1, 0, 1]]))[:, 2:]
     cache = [GrowingCache(mx.array([0]), padded=False) for _ in range(layers)]
@@ -104,7 +110,7 @@ def _can_share(model: nn.Module, layers: int) -> bool:
 
 
 def _check_plain_path(model: nn.Module) -> None:
-    """Two prompts, one of them continued twice, and whole sequences padded on the right."""
+    """Try the plain path: continued prompts, and whole sequences padded on the right."""
 
     def forward(ids: mx.array) -> mx.array:
         return model(ids, cache=make_prompt_cache(model))
@@ -115,7 +121,7 @@ def _check_plain_path(model: nn.Module) -> None:
     whole = mx.concatenate([prompts[rows], added], axis=1)
     alone = mx.concatenate([forward(whole[i : i + 1]) for i in range(len(index))])[:, 3:]
     if not mx.isfinite(alone).all().item():
-        return  # broken weights are no matter of the architecture: the sampler will say so
+        return  # the weights are broken, not the architecture: the sampler will say so
     padded = forward(mx.concatenate([whole, mx.zeros((3, 4), whole.dtype)], axis=1))[:, 3:5]
     caches = make_prompt_cache(model)
     mx.eval(model(prompts, cache=caches))

@@ -1,4 +1,4 @@
-"""The two parts of a forward pass: layers that make hidden states, a head that makes logits."""
+"""Splits a model into its layers, which make hidden states, and its head, which makes logits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import mlx.nn as nn  # noqa: E402
 def split_head(
     model: nn.Module,
 ) -> tuple[Callable[..., mx.array], Callable[[mx.array], mx.array]]:
-    """The model as a body ``(ids, cache) -> hidden`` and a head ``hidden -> logits``.
+    """A model in two parts: a body ``(ids, cache) -> hidden`` and a head ``hidden -> logits``.
 
-    So that logits are computed only where they are needed. Architectures that do more between
-    the two (scaled or capped logits) are found out by a probe: there the body is the whole
-    model, and the head changes nothing.
+    With them logits are computed only for the positions that need them. A try shows whether an
+    architecture does more than these two, such as scaling or capping logits. Then the body is the
+    whole model, and the head returns its input.
     """
     inner = getattr(model, "model", None)
     head = getattr(model, "lm_head", None)
@@ -30,11 +30,11 @@ def split_head(
     if callable(inner) and callable(head) and "cache" in inspect.signature(inner).parameters:
 
         def body(ids: mx.array, cache: Any = None) -> mx.array:
-            return inner(ids, cache=cache)  # by name: not every architecture has it second
+            return inner(ids, cache=cache)  # by name: not every architecture has it as the second
 
-        probe = mx.array([[0, 1]])
-        whole = model(probe)
-        parts = head(body(probe))
+        ids = mx.array([[0, 1]])
+        whole = model(ids)
+        parts = head(body(ids))
         if whole.shape == parts.shape and mx.array_equal(whole, parts).item():
             return body, head
     return (lambda ids, cache=None: model(ids, cache=cache)), (lambda hidden: hidden)

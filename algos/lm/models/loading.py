@@ -1,4 +1,4 @@
-"""Reading a language model and its tokenizer, by name or from a folder."""
+"""Loads a language model and its tokenizer, by name or from a folder."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _FILES = ["*.json", "model*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.j
 
 
 def resolve_model(model: Any, tokenizer: Any = None) -> tuple[nn.Module, Any]:
-    """A model and its tokenizer, read by `load_model` if only a name or a folder is given.
+    """A model and its tokenizer, loaded if a name or a folder is given.
 
     Args:
-        model: a name or a folder, or an mlx-lm model.
-        tokenizer: the tokenizer of a model that is given itself.
+        model: a name or a folder for `load_model`, or an mlx-lm model.
+        tokenizer: the tokenizer, if the model itself is given.
 
     Raises:
-        ConfigTypeError: if a model is given itself, without a tokenizer.
+        ConfigTypeError: if a model itself is given without its tokenizer.
     """
     if isinstance(model, (str, Path)):
         return load_model(model)
@@ -45,19 +45,19 @@ def resolve_model(model: Any, tokenizer: Any = None) -> tuple[nn.Module, Any]:
 def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     """Load a language model and its tokenizer.
 
-    On a CPU the weights become float32: half-precision products there do not use the BLAS.
+    On a CPU the weights become float32, because products in half precision do not use the BLAS.
 
     Args:
         name: ``"tiny-lm"`` (ships with the package), a folder that `mlx_lm.load` reads, or the
-            name of a model on the Hugging Face hub, which is downloaded where it is not cached.
+            name of a model on the Hugging Face hub, which is downloaded if it is not cached.
 
     Returns:
         The model, and mlx-lm's tokenizer wrapper.
 
     Raises:
-        MissingFileError: where the folder, or a file in it, is not there; names it.
-        DataError: where the folder does not hold a model that mlx-lm can build; names it.
-        OutOfMemoryError: where the weights alone are too large for memory; none of them is read.
+        MissingFileError: if the folder, or a file in it, is missing; names it.
+        DataError: if the folder does not hold a model that mlx-lm can build; names it.
+        OutOfMemoryError: if the weights alone are too large for memory; none of them is read.
     """
     folder = find_folder(str(name), "model", _FILES)
     for needed in ("config.json", "tokenizer_config.json"):
@@ -83,7 +83,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         )
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
-    if not hasattr(model, "_no_grad"):  # recurrent_gemma's class does not call its base's
+    if not hasattr(model, "_no_grad"):  # recurrent_gemma's class does not call its base's __init__
         nn.Module.__init__(model)
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
@@ -91,7 +91,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     use_fast_norm(model)
     use_fast_rope(model)
     mx.eval(model.parameters())
-    model.source = folder  # where save_model finds the config
+    model.source = folder  # `save_model` reads the config there
     return model, tokenizer
 
 

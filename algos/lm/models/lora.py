@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): training few weights of a model."""
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685), which train few new weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
 
 def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:
-    """Freeze a model and add low-rank adapters (Hu et al. 2021) to its linear layers, in place.
+    """Freeze a model, and add low-rank adapters to its linear layers, in place.
 
     Args:
         model: an mlx-lm model.
-        rank: rank of each adapter.
-        scale: what the adapter's output is multiplied by.
-        seed: seed of the adapters' first factor; the second starts at zero.
+        rank: the rank of each adapter.
+        scale: factor of the adapters' outputs.
+        seed: seed of the adapters' first factors; the second ones start at zero.
     """
     model.freeze()
     linear_to_lora_layers(
@@ -30,7 +30,7 @@ def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:
     )
     key = mx.random.key(seed)
     for _, module in lora_layers(model):
-        several = isinstance(module.lora_a, list)  # of layers that compute many products
+        several = isinstance(module.lora_a, list)  # a layer that computes several products
         factors = []
         for factor in module.lora_a if several else [module.lora_a]:
             key, own = mx.random.split(key)
@@ -43,7 +43,7 @@ def add_lora(model: nn.Module, rank: int, scale: float, seed: int) -> None:
 
 @contextmanager
 def without_lora(model: nn.Module) -> Iterator[None]:
-    """The model as it was before `add_lora`, for the time of a ``with`` block."""
+    """A block in which the model computes what it did before `add_lora`."""
     scales = [(module, module.scale) for _, module in lora_layers(model)]
     try:
         for module, _ in scales:
@@ -55,7 +55,7 @@ def without_lora(model: nn.Module) -> Iterator[None]:
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether `add_lora` was called on the model."""
+    """Whether the model has low-rank adapters."""
     return bool(lora_layers(model))
 
 

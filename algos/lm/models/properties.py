@@ -1,4 +1,4 @@
-"""What is known of a model without running it: its context, its size, whether it can be trained."""
+"""What a model tells without being run: context length, parameters, whether it can be trained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 
 
 def context_length(model: nn.Module) -> int | None:
-    """Longest sequence that the model was made for, in tokens, where its config says so."""
+    """The longest sequence that the model was made for, in tokens; None if its config lacks it."""
     args = getattr(model, "args", None)
     return getattr(args, "max_position_embeddings", None) or getattr(args, "n_positions", None)
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
-    """Number of parameters, of all or of those that are trained; of quantized layers, weights."""
+    """The number of a model's parameters; a quantized layer counts with its original weights.
+
+    Args:
+        model: an mlx-lm model.
+        trainable: count only the parameters that are trained.
+    """
     tree = model.trainable_parameters() if trainable else model.parameters()
     count = sum(value.size for value in dict(tree_flatten(tree)).values())
     if not trainable:
@@ -36,7 +41,7 @@ def check_trainable(model: nn.Module) -> None:
     """Refuse a model whose weights cannot be trained as they are.
 
     Raises:
-        ConfigError: where all are frozen, or quantized, and there are no adapters.
+        ConfigError: if all weights are frozen or quantized, and there are no adapters.
     """
     if not count_parameters(model, trainable=True):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Writing a model to a folder that `mlx_lm.load` reads."""
+"""Saves a model to a folder that `mlx_lm.load` reads."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def save_model(
     folder: str | Path,
     beside: Mapping[str, dict[str, mx.array]] | None = None,
 ) -> None:
-    """Write a folder that `mlx_lm.load` reads; LoRA layers are merged in the copy written.
+    """Write a folder that `mlx_lm.load` reads, with LoRA layers merged into the weights.
 
-    Of a quantized model the merged layers are written unquantized: rounded again they would
-    lose much of what was learnt. The folder appears whole or not at all; one that is there
-    already is replaced.
+    The merged layers of a quantized model are written unquantized: rounded again, they would lose
+    much of what was learnt. The folder appears whole or not at all, and replaces one that exists.
 
     Args:
         model: an mlx-lm model.
         tokenizer: its tokenizer.
-        folder: where to.
-        beside: safetensors files of other weights, by name; not ``model*``, which mlx-lm reads.
+        folder: the folder to write.
+        beside: other weights for safetensors files of these names; not ``model*``, which mlx-lm
+            reads.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def save_model(
 
 @contextmanager
 def _merged(model: nn.Module) -> Iterator[list[str]]:
-    """LoRA layers replaced by plain ones of the same function, for the time of a block.
+    """A block in which plain layers of the same function stand in place of LoRA layers.
 
     Gives the names of the layers.
     """
@@ -81,10 +81,10 @@ def _merged(model: nn.Module) -> Iterator[list[str]]:
 def _quantization_config(
     config: dict[str, Any], model: nn.Module, merged: list[str]
 ) -> dict[str, Any]:
-    """A config that says how a model is quantized, and nothing of the layers that are not."""
+    """A config that says how a model is quantized, without the layers that are merged."""
     layers = quantized_layers(model)
     if layers and not (config.get("quantization") or config.get("quantization_config")):
-        # It was quantized since it was loaded. Where layers differ, the loader finds out.
+        # It was quantized after it was loaded. If layers differ, the loader finds out.
         layer = layers[0][1]
         names = ("group_size", "bits", "mode")
         config["quantization"] = {name: getattr(layer, name) for name in names}

@@ -1,4 +1,4 @@
-"""A model's weights as NumPy arrays, for other processes, and how two states are told apart."""
+"""A model's weights as NumPy arrays for other processes, and signs that they have changed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 class WeightsStamp:
-    """The state of a model's weights at some time, recognised later without a copy of them."""
+    """Recognises later whether a model's weights are as they are now, without a copy of them."""
 
     def __init__(self, model: nn.Module):
         arrays = _arrays(model)
@@ -74,7 +74,7 @@ class WeightsStamp:
         self._sums = _sums(arrays)
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether a model's weights are the same arrays with the same numbers in them."""
+        """Whether a model's weights are still the same arrays, with the same numbers in them."""
         arrays = _arrays(model)
         return (
             self._names == [name for name, _ in arrays]
@@ -89,7 +89,7 @@ def _arrays(model: nn.Module) -> list[tuple[str, mx.array]]:
 
 
 def _sums(arrays: list[tuple[str, mx.array]]) -> np.ndarray:
-    """The sum of each array's bits: any one number that is written into it changes that."""
+    """The sum of each array's numbers as integers: writing any one number changes it."""
     types = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
     bits = [array.view(types[array.dtype.size]) for _, array in arrays]
     return np.array(mx.stack([mx.sum(b).astype(mx.uint64) for b in bits]))

@@ -1,1 +1,1 @@
-"""Log-probabilities of completions under a language model, with gradients."""
+"""Log-probabilities of completions under a language model, with gradients, for training."""

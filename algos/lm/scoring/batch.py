@@ -1,4 +1,4 @@
-"""Trajectories of text as arrays, for training.
+"""Turns trajectories of text into arrays, for scoring and training.
 
 Shapes: N trajectories, P distinct prompts, L longest prompt, T longest completion, K largest
 support of a token.
@@ -17,55 +17,57 @@ from textenv.errors import DataError
 
 
 class BatchSize(NamedTuple):
-    """What the sums of a loss are divided by: that of the whole batch, not of a part of it."""
+    """What a loss divides its sums by: the size of the whole batch, even for a part of it."""
 
     sequences: float
+    """Number of completions."""
     tokens: float
-    """Sum of the tokens' weights, where they have any."""
+    """Number of trained tokens, or the sum of their weights if they have any."""
 
 
 @dataclass
 class TokenBatch:
-    """What a policy-gradient loss needs of N trajectories, as NumPy arrays."""
+    """N trajectories as the NumPy arrays that a policy-gradient loss needs."""
 
     prompts: list[list[int]]
-    """P distinct prompts."""
+    """The token ids of P distinct prompts."""
     prompt_index: np.ndarray
-    """(N,) int32, which of the prompts each trajectory continues; ascending."""
+    """(N,) int32, the number of the prompt that each trajectory continues; ascending."""
     token_ids: np.ndarray
     """(N, T) int32, padded on the right with 0."""
     mask: np.ndarray
     """(N, T) float32, 1 for the tokens that the policy chose and that are trained on."""
     old_logprobs: np.ndarray
-    """(N, T) float32, of each token when it was sampled; 0 where there is none."""
+    """(N, T) float32, the log-probability of each token when it was sampled; 0 without a token."""
     support: np.ndarray | None
-    """(N, T, K) int32, ids of the tokens that could be drawn, padded with -1; None where all."""
+    """(N, T, K) int32, ids of the tokens that could be drawn, padded with -1; None if all could."""
     temperature: np.ndarray
-    """(N,) float32, what the logits were divided by."""
+    """(N,) float32, what the logits were divided by when sampling."""
     rewards: np.ndarray
-    """(N,) float64, total reward of each trajectory, as a strategy shapes it."""
+    """(N,) float64, the total reward of each trajectory, with a strategy's shaping."""
     group_ids: np.ndarray
-    """(N,) int64."""
+    """(N,) int64, the group of each trajectory."""
     order: np.ndarray
-    """(N,) int64, which of the trajectories that the batch was made of each row is."""
+    """(N,) int64, the place of each row among the trajectories that the batch was made of."""
     weights: np.ndarray | None = None
-    """(N, T) float32, of each token in the loss, 0 where the mask is 0; None: 1 for each of it."""
+    """(N, T) float32, each token's weight in the loss, 0 if its mask is 0; None: all are 1."""
     token_advantages: np.ndarray | None = None
-    """(N, T) float32, of each token; NaN in rows that have none of their own; None: all rows."""
+    """(N, T) float32, NaN in rows without advantages of their own; None: no row has them."""
     parent: np.ndarray | None = None
-    """(N,) int64, the row that each begins with tokens of, -1 for none; None: no tree.
+    """(N,) int64, the row whose first tokens each row shares, -1 for none; None: no tree.
 
-    A row shares more with its parent than that with its own. Of what it shares, the mask is 0.
+    A row shares more tokens with its parent than the parent does with its own. The mask of shared
+    tokens is 0.
     """
     start: np.ndarray | None = None
-    """(N,) int64, how many tokens it shares with its parent."""
+    """(N,) int64, how many tokens each row shares with its parent."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     @property
     def loss_weights(self) -> np.ndarray:
-        """(N, T), what each token's loss counts: its weight, or the mask."""
+        """(N, T), what each token counts in the loss: its weight, or the mask."""
         return self.mask if self.weights is None else self.weights
 
     def take(self, rows: np.ndarray) -> TokenBatch:
@@ -94,7 +96,7 @@ class TokenBatch:
         )
 
     def _tree(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """`parent` and `start` among some rows: where a parent is missing, its own takes over."""
+        """`parent` and `start` among some rows; a missing parent is replaced by its own parent."""
         if self.parent is None or self.start is None:
             return None, None
         places = {int(row): place for place, row in enumerate(rows)}
@@ -108,7 +110,7 @@ class TokenBatch:
 def nearest(
     parent: np.ndarray, start: np.ndarray, row: int, known: Container[int]
 ) -> tuple[int, int]:
-    """The nearest ancestor of a row among known ones, -1 for none, and what it shares with it."""
+    """A row's nearest ancestor among known rows, -1 for none, and how many tokens they share."""
     above, shared = int(parent[row]), int(start[row])
     while above >= 0 and (above not in known or start[above] >= shared):
         shared = min(shared, int(start[above]))
@@ -119,17 +121,17 @@ def nearest(
 def make_batch(
     trajectories: Sequence[Trajectory], mask_truncated_completions: bool = False
 ) -> TokenBatch:
-    """Arrays of trajectories of text, ordered so that equal prompts stand together.
+    """A batch of trajectories of text, ordered so that equal prompts stand together.
 
     Tokens that trajectories of a tree share count once, in the row of the parent.
 
     Args:
-        trajectories: with token ids and log-probabilities, as a language model's policy
-            records them.
-        mask_truncated_completions: leave out the tokens of completions that ran out of room.
+        trajectories: trajectories with token ids and log-probabilities, as a language model's
+            policy records them.
+        mask_truncated_completions: leave out the tokens of completions that reached their limit.
 
     Raises:
-        DataError: for no trajectories, one without tokens, or one whose parent is not there.
+        DataError: if there are no trajectories, or one has no tokens, or its parent is missing.
     """
     if not trajectories:
         raise DataError("there is nothing to train on: the buffer holds no trajectories")
@@ -145,7 +147,7 @@ def make_batch(
     order = np.argsort(index, kind="stable")
     rows = [trajectories[i] for i in order]
     group_ids = _group_ids(rows)
-    if any(t.parent is not None for t in rows):  # a group's rows stand together
+    if any(t.parent is not None for t in rows):  # then a group's rows must stand together
         again = np.lexsort((group_ids, np.array(index)[order]))
         order, group_ids = order[again], group_ids[again]
         rows = [trajectories[i] for i in order]
@@ -183,7 +185,7 @@ def make_batch(
 def _trees(
     rows: list[Trajectory], group_ids: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """`TokenBatch.parent` and ``start``; None where nothing is shared."""
+    """`TokenBatch.parent` and ``start``; None if no tokens are shared."""
     parent = np.full(len(rows), -1)
     start = np.zeros(len(rows), np.int64)
     for group in np.unique(group_ids):
@@ -197,7 +199,7 @@ def _trees(
             if theirs[: t.branch_at] != (t.token_ids or [])[: t.branch_at]:
                 raise DataError(
                     f"a trajectory of group {t.group_id} shares its first {t.branch_at} tokens "
-                    f"with trajectory {t.parent} of the group, which is another or not there: "
+                    f"with trajectory {t.parent} of the group, which has others or is missing: "
                     "use textenv.algos.strategies.thin to leave trajectories out of a tree"
                 )
             parent[row], start[row] = members[t.parent], t.branch_at
@@ -211,7 +213,7 @@ def _trees(
 def _mask_shared(
     mask: np.ndarray, rows: list[Trajectory], parent: np.ndarray, start: np.ndarray
 ) -> None:
-    """Leave to each row what is its own, and what any row below it trains on."""
+    """Mask shared tokens except in one row, which trains on them if any row below it does."""
     for row in np.flatnonzero(parent >= 0):
         trains, above = mask[row].any(), int(row)
         mask[row, : start[row]] = 0
@@ -253,9 +255,9 @@ def _by_token(trajectory: Trajectory, name: str) -> np.ndarray:
 
 
 def _group_ids(rows: list[Trajectory]) -> np.ndarray:
-    """Groups numbered anew: rollouts of two runners may use one id for two prompts.
+    """New numbers for groups, because two runners may use one id for two prompts.
 
-    A trajectory without a group is one of its own.
+    A trajectory without a group becomes a group of its own.
     """
     numbers: dict[Any, int] = {}
     keys = [

@@ -1,12 +1,12 @@
-"""Gradient checkpointing: activations are computed again in the backward, and not kept.
+"""Gradient checkpointing: the backward computes activations again, so that they are not kept.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), section 4.
-`recompute_layers` has one segment a layer, `in_chunks` one for each so many rows.
+`recompute_layers` makes each layer a segment, `in_chunks` each chunk of rows.
 
-What is kept of a layer is its input and, of prompts, their keys and values. A layer also writes
-into the cache that it is given, and what comes after reads it there: gradients flow that way too.
-So a layer runs on a copy of its cache, whose arrays are arguments and results of what is computed
-again, as the hidden states are.
+What is kept of a layer is its input and, for prompts, their keys and values. A layer also writes
+into the cache that it is given, from which later columns read, so gradients flow through the cache
+too. Therefore a layer runs on a copy of its cache, whose arrays are arguments and results of the
+function that is computed again, as the hidden states are.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from mlx_lm.models.cache import _BaseCache  # noqa: E402
 
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 
-_CACHES = (GrowingCache, ForkedCache, _BaseCache)  # the last is that of all of mlx-lm's
+_CACHES = (GrowingCache, ForkedCache, _BaseCache)  # the last is the base class of mlx-lm's caches
 
 
 def recompute_layers(model: nn.Module, body: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that gives what ``body`` does, with a backward that computes each layer again.
+    """The function ``body``, with a backward that computes each layer again.
 
     Args:
-        model: an mlx-lm model; its layers are altered while the function runs, and only then.
-        body: calls the model, or a part of it.
+        model: an mlx-lm model; its layers are altered only while the function runs.
+        body: a function that calls the model, or a part of it.
     """
 
     def recomputing(*args: Any, **kwargs: Any) -> Any:
@@ -48,9 +48,9 @@ def recompute_layers(model: nn.Module, body: Callable[..., Any]) -> Callable[...
 
 @contextmanager
 def _checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Layers that are called through `_call`, for the time of a block.
+    """A block in which layers are called through `_call`.
 
-    Python looks ``__call__`` up in the class: that of these very objects is replaced.
+    Python looks ``__call__`` up in the class, so each of these objects gets a class of its own.
     """
     kinds = [type(layer) for layer in layers]
     try:
@@ -63,10 +63,10 @@ def _checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """``layer(*args, **kwargs)``, whose backward computes it again.
+    """Call a layer so that its backward computes it again.
 
-    All that gradients flow to or from passes through a function without side effects: the
-    trainable weights, the arrays among the arguments, those in the caches, the results.
+    Everything that gradients flow to or from passes through a function without side effects: the
+    trainable weights, the arrays among the arguments, those in the caches, and the results.
     """
     kind = type(layer).__mro__[1]
     leaves = _leaves((args, kwargs))
@@ -76,7 +76,7 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     flat = [array for _, array in weights]
     flat += [array for cache in caches for array in _arrays(cache)]
     flat += [leaf for leaf in leaves if _flows(leaf)]
-    first: list[Any] = []  # of the first run, the result and the caches after it
+    first: list[Any] = []  # the result of the first run, and the caches after it
 
     def run(flat: list[mx.array]) -> list[mx.array]:
         arrays = iter(flat)
@@ -103,13 +103,13 @@ def _call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     def backward(
         primals: list[mx.array], cotangents: list[mx.array], _: list[mx.array]
     ) -> list[mx.array]:
-        # Not before the gradient is there, or all layers would be computed again at once.
+        # Wait for the gradient, or all layers would be computed again at once.
         primals = mx.depends(primals, cotangents)
         return mx.vjp(lambda *arrays: run(list(arrays)), primals, cotangents)[1]
 
     outputs = iter(cast("list[mx.array]", checkpointed(flat)))
     result, used = first
-    first[:] = [None]  # what was computed is not held any longer than the graph holds it
+    first[:] = [None]  # so that what was computed lives only as long as the graph
     result = tree_map(lambda leaf: next(outputs) if _flows(leaf) else leaf, result)
     for cache, after in zip(theirs, used):
         vars(cache).update(vars(_refilled(after, outputs)))
@@ -122,21 +122,21 @@ def in_chunks(
     inputs: mx.array,
     rows: int,
 ) -> list[mx.array]:
-    """A function of a head's outputs, so many rows at a time, forward and, again, backward.
+    """A function of a head's outputs, computed some rows at a time, and again in the backward.
 
-    Each chunk waits for the one before it, in both directions: MLX would else compute what does
-    not depend on each other side by side, and hold the intermediate results of all chunks at once.
+    Each chunk waits for the one before it, in both directions. Otherwise MLX would compute
+    independent chunks side by side, and hold the intermediate results of all of them at once.
 
     Args:
         head: a module, a method of one, or a function without weights of its own.
         function: ``(outputs of a chunk, slice) -> arrays``, each with the rows of the chunk.
-        inputs: of the head, by rows.
-        rows: of a chunk.
+        inputs: the head's inputs, by rows.
+        rows: how many rows a chunk has.
 
     Returns:
         The arrays of all rows. Gradients flow to the inputs and to the head's weights.
     """
-    owner = getattr(head, "__self__", head)  # of a method such as an embedding's as_linear
+    owner = getattr(head, "__self__", head)  # for a method such as an embedding's as_linear
     module = owner if isinstance(owner, nn.Module) else None
     weights: Any = [] if module is None else tree_flatten(module.trainable_parameters())
     names = [name for name, _ in weights]
@@ -162,12 +162,12 @@ def in_chunks(
         primals: list[mx.array], cotangents: list[mx.array], _: list[mx.array]
     ) -> list[mx.array]:
         whole, *own = primals
-        slopes: list[mx.array] = []  # of each chunk
-        total: list[mx.array] = []  # of each weight
+        slopes: list[mx.array] = []  # one of each chunk
+        total: list[mx.array] = []  # one of each weight
         for where in slices:
             cotangent = [array[where] for array in cotangents]
             chunk = mx.depends(whole[where], slopes[-1:] + total or cotangent)
-            if is_matrix:  # whose gradient is added up in place: a vocabulary's is large
+            if is_matrix:  # its gradient is added up in place: that of a vocabulary is large
                 outputs = chunk @ own[0].T
                 outer = mx.vjp(lambda x, at=where: function(x, at), [outputs], cotangent)[1][0]
                 slope = outer @ own[0]
@@ -184,7 +184,7 @@ def in_chunks(
 
 @contextmanager
 def _weights(module: nn.Module | None, weights: list[tuple[str, mx.array]]) -> Iterator[None]:
-    """A module with other trainable weights, for the time of a block."""
+    """A block in which a module has other trainable weights."""
     if module is None:
         yield
         return
@@ -201,12 +201,12 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _flows(leaf: Any) -> bool:
-    """Whether gradients can flow through it."""
+    """Whether gradients can flow through a value."""
     return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
 
 
 def _arrays(value: Any) -> Iterator[mx.array]:
-    """The arrays in a cache, whatever it is made of, that gradients flow through."""
+    """The arrays in a cache that gradients flow through, whatever the cache is made of."""
     if _flows(value):
         yield value
     elif isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
-"""Hidden states by nothing but a model's own forward and its own caches.
+"""Computes hidden states by a model's own forward and mlx-lm's own caches.
 
-For architectures that the `Scorer` cannot batch, see `textenv.algos.lm.models.architecture`: a
+This is for architectures that cannot share prompts, see `textenv.algos.lm.models.architecture`. A
 prompt is computed again for each of its completions.
 
 Shapes: as in `textenv.algos.lm.scoring.batch`; L longest prompt, D hidden size.
@@ -24,11 +24,11 @@ from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
 
 def plain_hidden(model: nn.Module, body: Callable[..., mx.array], batch: TokenBatch) -> mx.array:
-    """The hidden states (N, T, D) that predict the tokens of a batch, by whole sequences.
+    """The hidden states (N, T, D) that predict the tokens of a batch, from whole sequences.
 
-    They are padded on the right, where a causal model does not look. They go through caches, which
-    nothing is read from later: some architectures, such as gemma3n, compute another function
-    where they are given none.
+    Sequences are padded on the right, which a causal model does not see. They go through caches
+    although these are not used later: without one, some architectures, such as gemma3n, compute
+    another function.
     """
     n, width = batch.token_ids.shape
     lengths = np.array([len(prompt) for prompt in batch.prompts])[batch.prompt_index]
@@ -46,7 +46,7 @@ def plain_hidden(model: nn.Module, body: Callable[..., mx.array], batch: TokenBa
 
 @contextmanager
 def _in_training(model: nn.Module) -> Iterator[None]:
-    """Layers that can choose then run operations with a gradient: Metal kernels have none."""
+    """A block in training mode: some layers then avoid Metal kernels, which have no gradient."""
     was = model.training
     model.train()
     try:

@@ -1,8 +1,8 @@
-"""Log-probabilities of completions under a model, differentiable.
+"""Computes log-probabilities of completions under a model, with gradients.
 
-Each distinct prompt goes through the model once, forward and backward; the completions of a
-group continue its keys and values. Of a tree, what completions share goes through once as well.
-Logits exist only where a completion's token is predicted.
+Each distinct prompt goes through the model once, forward and backward, and its completions continue
+its keys and values. What completions of a tree share goes through once as well. Logits are computed
+only for the positions that predict a completion's token.
 
 Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 """
@@ -36,12 +36,12 @@ from textenv.algos.lm.scoring.plain import plain_hidden  # noqa: E402
 from textenv.algos.lm.scoring.tree_scoring import tree_hidden  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
-_CHUNK = 2**20  # logits that exist at once; beyond this they are computed again in the backward
-_OF_HEAD = 8  # or this part of the head's size, where that is more: each chunk reads all of it
+_CHUNK = 2**20  # logits that exist at once; if there are more, the backward computes them again
+_OF_HEAD = 8  # or this part of the head's size, if that is more: each chunk reads all of it
 
 
 class Scorer:
-    """Computes log-probabilities of the tokens of a batch.
+    """Computes log-probabilities of the tokens of a batch under a model.
 
     Args:
         model: an mlx-lm model.
@@ -60,8 +60,8 @@ class Scorer:
 
         Returns:
             Log-probabilities (N, T) of its tokens over the support that they were sampled from,
-            and the entropies (N, T) of these distributions, without gradient. Both are
-            meaningless where the mask is 0.
+            and the entropies (N, T) of these distributions, without a gradient. Where the mask is
+            0, both have no meaning.
         """
         if batch.parent is None or not self._model.shares_prompts:
             return self.score(batch, self.hidden(batch))
@@ -77,7 +77,7 @@ class Scorer:
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the hidden states."""
+        """The size D of the hidden states."""
         return int(self._body(mx.array([[0]])).shape[-1])  # lazy: nothing is computed
 
     def hidden(self, batch: TokenBatch) -> mx.array:
@@ -96,7 +96,7 @@ class Scorer:
         else:
             caches, last = self._prefill(batch)
             rest = self._body(tokens, fork_caches(self._model, caches, layout))
-        # Where it can be, a broadcast and not a gather: its gradient is a sum, not a scatter.
+        # If possible a broadcast and not a gather: its gradient is a sum, not a scatter.
         if layout.is_identity and layout.prompts is None:
             first = mx.repeat(last, layout.per_prompt, axis=0)
         else:
@@ -108,7 +108,7 @@ class Scorer:
         return mx.concatenate([first, rest], axis=1)
 
     def _prefill(self, batch: TokenBatch) -> tuple[list[GrowingCache], mx.array]:
-        """Caches of the prompts, and the hidden states (P, 1, D) that predict first tokens."""
+        """Caches of the prompts, and the hidden states (P, 1, D) that predict the first tokens."""
         ids, padding, padded = pad_left(batch.prompts)
         caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
         return caches, self._body(ids, caches)[:, -1:]
@@ -116,15 +116,15 @@ class Scorer:
     def score(
         self, batch: TokenBatch, hidden: mx.array, train_entropies: bool = False
     ) -> tuple[mx.array, mx.array]:
-        """Score a batch whose hidden states (N, T, D) are there already.
+        """Score a batch whose hidden states are computed already.
 
         Args:
-            batch: what to score.
-            hidden: from `hidden`.
+            batch: the batch to score.
+            hidden: (N, T, D), from `hidden`.
             train_entropies: let gradients flow through the entropies too.
 
         Returns:
-            As a call: log-probabilities (N, T) and entropies (N, T).
+            Log-probabilities (N, T) and entropies (N, T), as from a call.
         """
         n, width = batch.token_ids.shape
         logprobs, entropies = self._score(
@@ -173,22 +173,22 @@ def token_logprobs(
     support: mx.array | None,
     train_entropies: bool = False,
 ) -> tuple[mx.array, mx.array]:
-    """Log-probabilities (M,) of targets, and entropies (M,), over a support.
+    """Log-probabilities (M,) of targets over a support, and its entropies (M,).
 
     Args:
-        logits: (M, V), divided by the temperature.
+        logits: (M, V), already divided by the temperature.
         targets: (M,) token ids, each in its support.
         support: (M, K) ids padded with -1; None for the whole vocabulary.
         train_entropies: let gradients flow through the entropies too.
     """
     chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     if support is not None:
-        # A row without any id is padding of the batch: one entry keeps it finite.
+        # A row without ids is padding of the batch: one entry keeps it finite.
         inside = (support >= 0) | (mx.arange(support.shape[1]) == 0)
         gathered = mx.take_along_axis(logits, mx.maximum(support, 0), axis=-1)
         logits = mx.where(inside, gathered, -mx.inf)
     normalizer = logsumexp(logits)
-    # Of what cannot be drawn neither the product nor its gradient may be 0 * inf.
+    # For a token that cannot be drawn, neither the product nor its gradient may be 0 * inf.
     finite = mx.maximum(logits, _FINITE)
     if train_entropies:
         surprise = softmax(logits) * finite
@@ -199,12 +199,14 @@ def token_logprobs(
 
 
 def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.array]:
-    """The log-probabilities (N, T) of a batch under a model as it is now, however it is trained.
+    """A function of a batch that gives its log-probabilities (N, T) under the model as it is now.
+
+    It stays as it is when the model is trained.
 
     Args:
         model: an mlx-lm model.
-        lora: adapters alone will be trained: then the model without them is the one to score
-            by, and there is no second copy.
+        lora: whether only adapters will be trained. Then the function uses the model without its
+            adapters; if not, it uses a copy.
     """
     if not lora:
         scorer = Scorer(copy.deepcopy(model))
@@ -222,7 +224,13 @@ def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.arr
 def by_parts(
     score: Callable[[TokenBatch], mx.array], batch: TokenBatch, rows: int | None
 ) -> np.ndarray:
-    """A function (N, T) of the tokens of a batch, of so many trajectories at a time (None: all)."""
+    """A function (N, T) of a batch's tokens, computed for ``rows`` trajectories at a time.
+
+    Args:
+        score: a function of a batch, such as its log-probabilities.
+        batch: the batch.
+        rows: how many trajectories to compute at a time; None: all.
+    """
     step = rows or len(batch)
     out = np.zeros(batch.token_ids.shape, np.float32)
     for start in range(0, len(batch), step):

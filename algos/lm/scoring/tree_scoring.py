@@ -1,9 +1,9 @@
-"""The hidden states of a tree: what trajectories share goes through the model once.
+"""Computes the hidden states of a tree, in which shared tokens go through the model once.
 
-A row of the batch has what is its own, from where it branches off. Rows go through level by level:
-those without a parent first, then their children, and so on. A row goes on from the keys and values
-of its path, which are taken out of those of the levels before, so that gradients flow to them; its
-first token is predicted by the last hidden state of its path.
+Each row of the batch computes only its own tokens, from the point where it branches off. Rows go
+through the model level by level: first those without a parent, then their children, and so on. A
+row continues the keys and values of its path, which are taken from the levels before, so that
+gradients flow to them. The last hidden state of the path predicts the row's first own token.
 
 Shapes: N rows, P prompts, B places of a level, A longest path of a level, W columns that a level
 adds, M tokens that are scored, D hidden size.
@@ -31,17 +31,17 @@ from textenv.algos.lm.cache.positions import RowPositions  # noqa: E402
 
 
 class Scored(NamedTuple):
-    """The tokens of a batch that are scored."""
+    """The tokens of a batch that are scored, and the hidden states that predict them."""
 
     hidden: mx.array
-    """(M, D) what predicts each."""
+    """(M, D) the hidden state that predicts each token."""
     rows: np.ndarray
-    """(M,)."""
+    """(M,) the row of each token."""
     columns: np.ndarray
-    """(M,) positions in ``token_ids``."""
+    """(M,) the column of each token in ``token_ids``."""
 
     def places(self, batch: TokenBatch) -> np.ndarray:
-        """(N, T) which of them each token is, in whatever row it is scored; 0 for others."""
+        """(N, T) the number in ``hidden`` of each token, own or shared; 0 if it is not scored."""
         assert batch.parent is not None and batch.start is not None
         places = np.zeros(batch.token_ids.shape, np.int64)
         places[self.rows, self.columns] = np.arange(len(self.rows))
@@ -59,21 +59,21 @@ def tree_hidden(
     caches: Sequence[GrowingCache],
     last: mx.array,
 ) -> Scored:
-    """What predicts the tokens of the mask.
+    """The hidden states that predict the tokens of a batch's mask.
 
     Args:
-        model: that can share prompts (`textenv.algos.lm.models.architecture.check_architecture`).
-        body: tokens and caches -> hidden states.
-        batch: with a tree.
-        caches: of each layer, after the prompts went through.
+        model: a model that can share prompts, see `textenv.algos.lm.models.architecture`.
+        body: a function of tokens and caches that gives hidden states.
+        batch: a batch with a tree.
+        caches: the cache of each layer, after the prompts went through.
         last: (P, D) the prompts' last hidden states.
     """
     assert batch.parent is not None and batch.start is not None
     parent, start = batch.parent, batch.start
     inputs = _inputs(batch)
-    # Where each row's columns are among those of all levels, one after another.
+    # The first column of each row, if the columns of all levels stand one after another.
     base = np.zeros(len(batch), np.int64)
-    known: list[list[mx.array]] = [[] for _ in caches]  # keys and values
+    known: list[list[mx.array]] = [[] for _ in caches]  # keys and values of each layer
     hidden, total = [last], 0
     for level in _levels(parent):
         width = int(inputs[level].max())
@@ -100,7 +100,7 @@ def tree_hidden(
             new = fork.columns_from(before)
             arrays[:] = [mx.concatenate([old, more]) for old, more in zip(arrays, new)] or list(new)
     rows, columns = np.nonzero(batch.mask)
-    if not len(rows):  # nothing counts: any will do
+    if not len(rows):  # no token counts: any one will do
         rows, columns = np.array([0]), np.array([0])
     source = len(batch.prompts) + base[rows] + columns - start[rows] - 1
     first = columns == start[rows]
@@ -111,7 +111,7 @@ def tree_hidden(
 
 
 def _inputs(batch: TokenBatch) -> np.ndarray:
-    """(N,) how many of its own tokens of each row something is predicted from."""
+    """(N,) how many of its own tokens each row needs as inputs."""
     assert batch.parent is not None and batch.start is not None
     width = batch.mask.shape[1]
     ends = np.where(
@@ -123,7 +123,7 @@ def _inputs(batch: TokenBatch) -> np.ndarray:
 
 
 def _levels(parent: np.ndarray) -> list[np.ndarray]:
-    """Rows without a parent, their children, and so on; each ascending."""
+    """Rows without a parent, then their children, and so on; each level ascending."""
     levels = [np.flatnonzero(parent < 0)]
     while len(levels[-1]):
         levels.append(np.flatnonzero(np.isin(parent, levels[-1])))
@@ -131,7 +131,7 @@ def _levels(parent: np.ndarray) -> list[np.ndarray]:
 
 
 def _paths(batch: TokenBatch, slots: np.ndarray, base: np.ndarray, longest: int) -> np.ndarray:
-    """(B, A) the column, of all levels, of each token that the rows of a level share."""
+    """(B, A) the column, among all levels', of each token on the paths of a level's rows."""
     assert batch.parent is not None and batch.start is not None
     paths = np.zeros((len(slots), longest), np.int64)
     for place in np.flatnonzero(slots >= 0):
@@ -149,7 +149,7 @@ def _go_on(
     paths: np.ndarray,
     lengths: np.ndarray,
 ) -> list[ForkedCache | GrowingCache]:
-    """Forks that begin with the columns of paths (B, A), of so many tokens (B,)."""
+    """Caches whose rows begin with their paths (B, A), each of ``lengths`` (B,) tokens."""
     holes = np.arange(paths.shape[1]) >= lengths[:, None]
     index, positions, begun = mx.array(paths.reshape(-1)), None, []
     for fork, (keys, values) in zip(forks, known):

@@ -51,32 +51,32 @@ class TurnTree(Branching):
 
     def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
         """Play whole groups."""
-        game = _Game(player, starts)
+        episodes = _BranchedEpisodes(player, starts)
         groups = range(0, len(starts), self._size)
         trees = [(g, [g + m]) for g in groups for m in range(self._first)]
         free = {g: g + self._first for g in groups}  # the next leaf of each group
         taken: set[tuple[int, int]] = set()
         try:
-            game.play({leaf: Branch(None, 0) for _, members in trees for leaf in members})
+            episodes.play({leaf: Branch(None, 0) for _, members in trees for leaf in members})
             for turn in range(self.rounds):
                 new: dict[int, Branch] = {}
                 for g, members in trees:
                     noise = starts[members[0]].noise or 0
                     rng = np.random.default_rng((noise, turn))
-                    for leaf, at in self._places(game, members, taken, rng):
+                    for leaf, at in self._places(episodes, members, taken, rng):
                         taken.add((leaf, at))
                         for _ in range(self.copies):
                             new[free[g]] = Branch(leaf, at)
                             members.append(free[g])
                             free[g] += 1
-                game.play(new)
+                episodes.play(new)
         finally:
             player.forget()
-        return game.leaves(self._size)
+        return episodes.leaves(self._size)
 
     def _places(
         self,
-        game: _Game,
+        episodes: _BranchedEpisodes,
         members: Sequence[int],
         taken: set[tuple[int, int]],
         rng: np.random.Generator,
@@ -85,7 +85,7 @@ class TurnTree(Branching):
         places = [
             (leaf, at)
             for leaf in members
-            for at in range(game.tree[leaf].at + 1, len(game.turns[leaf]))
+            for at in range(episodes.tree[leaf].at + 1, len(episodes.turns[leaf]))
         ]
         fresh = [place for place in places if place not in taken]
         pool = fresh or places or [(members[0], 0)]
@@ -94,7 +94,7 @@ class TurnTree(Branching):
         )
 
 
-class _Game:
+class _BranchedEpisodes:
     """Episodes that begin with turns of others.
 
     Args:

@@ -12,7 +12,7 @@ from textenv.rewards import Reward
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    monkeypatch.setattr(rewards, "_registry", dict(rewards._registry))
+    monkeypatch.setattr(rewards.registry, "_registry", dict(rewards.registry._registry))
 
 
 MODULE = """

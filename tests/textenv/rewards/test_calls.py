@@ -53,7 +53,7 @@ def test_async_calls_of_a_batch_run_at_the_same_time():
         begun.append(completion)
         if len(begun) == 20:
             all_begun.set()
-        await asyncio.wait_for(all_begun.wait(), 60)
+        await asyncio.wait_for(all_begun.wait(), 30)
         return len(completion)
 
     completions = ["a" * n for n in range(20)]
@@ -155,11 +155,11 @@ def test_an_async_function_that_hangs_is_cut_off():
 
     scored = Reward(judge, timeout=0.5)
     assert scored("", "abc", {})[0] == 3.0
-    assert events.get(timeout=60) == ("finished", "abc")
+    assert events.get(timeout=30) == ("finished", "abc")
     with pytest.raises(RewardTimeoutError, match=r"'judge' took longer .*=0\.5 s.*completion 'x'"):
         batch(scored, ["abc", "x", "de"])
     expected = [("finished", "abc"), ("finished", "de"), ("cancelled", "x")]
-    assert [events.get(timeout=60) for _ in range(3)] == expected
+    assert [events.get(timeout=30) for _ in range(3)] == expected
 
 
 def test_one_that_is_cut_off_gets_the_score_that_was_set_and_the_others_theirs(judged):
