@@ -81,7 +81,9 @@ def test_a_part_of_ones_own_in_five_lines(own_names):
         register("shortest")
     with pytest.raises(ConfigError, match="'dapo' is registered already"):
         register("dapo")
-    with pytest.raises(ConfigTypeError, match="derives from Prompts, Generation, Selection, Reuse"):
+    with pytest.raises(
+        ConfigTypeError, match="derive from one of Prompts, Generation, Selection, Reuse; got"
+    ):
         register("other")(dict)
     with pytest.raises(ConfigError, match="letters, digits"):
         register("a:b")
@@ -105,11 +107,11 @@ def test_bad_parts_are_named(parts, words):
 
 
 def test_objects_of_another_kind_are_refused():
-    with pytest.raises(ConfigTypeError, match=r"derives from Prompts.*: 3"):
+    with pytest.raises(ConfigTypeError, match=r"derive from one of Prompts.*; got 3"):
         create_strategy("grpo", parts=[3])
     with pytest.raises(ConfigTypeError, match="parts must be a list of parts, got the text 'dapo'"):
         create_strategy("grpo", parts="dapo")
-    with pytest.raises(ConfigTypeError, match="selection takes parts of Selection, got"):
+    with pytest.raises(ConfigTypeError, match="selection takes parts of kind Selection, got"):
         create_strategy("grpo", selection=(make_part("greso"),))
     with pytest.raises(ConfigError, match="selection given twice"):
         create_strategy("grpo", parts=["dapo"], selection=(make_part("pods"),))
