@@ -1,4 +1,4 @@
-"""The gradient of a policy-gradient loss, computed by worker processes."""
+"""Computes the gradient of a policy-gradient loss in worker processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 
 class SharedGradient:
-    """Lets workers compute a gradient, each for some of the microbatches.
+    """Lets worker processes compute a gradient, each for some of the microbatches.
 
     Args:
-        workers: can compute gradients of the same model and loss.
+        workers: they can compute gradients of the same model and loss.
     """
 
     def __init__(self, workers: WorkerRunner):
