@@ -34,11 +34,11 @@ def test_parts_fill_their_slots_in_order():
 
 
 def test_objects_of_another_kind_are_refused():
-    with pytest.raises(ConfigTypeError, match=r"derives from Prompts.*: 3"):
+    with pytest.raises(ConfigTypeError, match=r"derive from one of Prompts.*; got 3"):
         create_strategy("grpo", parts=[3])
     with pytest.raises(ConfigTypeError, match="parts must be a list of parts, got the text 'dapo'"):
         create_strategy("grpo", parts="dapo")
-    with pytest.raises(ConfigTypeError, match="selection takes parts of Selection, got"):
+    with pytest.raises(ConfigTypeError, match="selection takes parts of kind Selection, got"):
         create_strategy("grpo", selection=(make_part("greso"),))
     with pytest.raises(ConfigError, match="selection given twice"):
         create_strategy("grpo", parts=["dapo"], selection=(make_part("pods"),))
