@@ -55,6 +55,11 @@ class Trajectory:
     """How many optimizer steps had changed the policy before it played the episode."""
     env_index: int | None = None
     """The number of its environment among the parallel ones."""
+    episode: int | None = None
+    """The number of its episode among those of its environment, from 0; None: not counted."""
+    first_step: int = 0
+    """At which step of the episode it begins; more than 0 if an earlier rollout has the beginning.
+    """
 
     values: list[float] | None = None
     """The critic's value of each observation."""

@@ -24,7 +24,10 @@ FLOAT_LISTS = (
 )
 INT_LISTS = ("prompt_ids", "token_ids", "token_mask")
 FLOATS = ("last_value", "temperature", "shaping")
-INTS = ("seed", "group_id", "policy_version", "env_index", "parent", "branch_at")
+INTS = (
+    *("seed", "group_id", "policy_version", "env_index", "episode", "first_step"),
+    *("parent", "branch_at"),
+)
 BOOLS = ("terminated", "truncated", "completion_truncated")
 
 _ARRAY = {"dtype", "shape", "data"}
