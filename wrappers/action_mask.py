@@ -25,8 +25,10 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
     * An invalid action is an error, or it is replaced by a random valid one. In the second case
       ``info["invalid_action"]`` says whether this step's action was replaced.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    When the episode is over, no action is valid if the environment says so or has no mask then.
+
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment with a `Discrete` action space whose infos have ``action_mask``, such
@@ -102,20 +104,23 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
                 )
             action = self._rng.choice(allowed)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._read(info)
+        self._read(info, over=terminated or truncated)
         if self._on_invalid == "random":
             info = {**info, "invalid_action": not valid}
         return self._observe(observation), reward, terminated, truncated, info
 
-    def _read(self, info: dict[str, Any]) -> None:
+    def _read(self, info: dict[str, Any], over: bool = False) -> None:
+        n = int(self._space.n)
         if "action_mask" not in info:
+            if over:
+                self._mask = np.zeros(n, bool)
+                return
             raise DataError(
                 "ActionMask needs info['action_mask'] at every step; this info has "
                 f"{', '.join(map(repr, info)) or 'no keys'}"
             )
         mask = np.asarray(info["action_mask"])
-        n = int(self._space.n)
-        if mask.shape != (n,) or not mask.any():
+        if mask.shape != (n,) or not (mask.any() or over):
             raise DataError(
                 f"info['action_mask'] must be of shape ({n},) with a valid action in it, got "
                 f"shape {mask.shape} with {int(mask.sum())}"
