@@ -28,8 +28,8 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
     the observation that follows the transcript so far, or the whole observation if that does not
     begin with the transcript. An empty reply at the end of an episode makes no message.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose observation and action are text.
