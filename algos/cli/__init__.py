@@ -9,6 +9,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from textenv.algos.cli.shared.escape import say
+from textenv.algos.config import check_types
 from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError, TextEnvError
 
@@ -42,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if argv else 2
     name, *rest = argv
     if name not in COMMANDS:
-        print(f"textenv: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        say(f"textenv: unknown command {name!r}; known: {', '.join(COMMANDS)}", sys.stderr)
         return 2
     try:
         return _run(name, rest)
     except TextEnvError as error:
-        print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"textenv {name}: {' '.join(str(error).split())}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"textenv {name}: interrupted", file=sys.stderr)
@@ -61,9 +63,12 @@ def _run(name: str, argv: list[str]) -> int:
         raise MissingDependencyError("tyro", EXTRA, "The command line") from error
     command = importlib.import_module(f"textenv.algos.cli.{name}")
     if hasattr(command, "parse"):
-        return command.run(command.parse(argv))
-    prog, description = f"textenv {name}", COMMANDS[name]
-    return command.run(tyro.cli(command.Args, args=argv, prog=prog, description=description))
+        args = command.parse(argv)
+    else:
+        prog, description = f"textenv {name}", COMMANDS[name]
+        args = tyro.cli(command.Args, args=argv, prog=prog, description=description)
+    check_types(args)  # the settings that are in no config of their own
+    return command.run(args)
 
 
 def _usage() -> str:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
-from textenv.algos.cli.shared.display import progress_bar
-from textenv.algos.config import check_integer
+from textenv.algos.cli.shared.display import Terminal, progress_bar
+from textenv.algos.config import check_counts
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -49,8 +47,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
-    for name in ("n_steps", "num_envs", "rollouts"):
-        check_integer(name, getattr(args, name), 1)
+    check_counts(args, ("n_steps", "num_envs", "rollouts"), 1)
     env = _make_env(args)
     text = is_text(env)
     if not text and args.n_steps % args.num_envs:
@@ -70,7 +67,7 @@ def run(args: Args) -> int:
 
 def _collect(args: Args, runner: RolloutRunner) -> None:
     """Write one file for each rollout; a line is printed once its file exists."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     total = 0
     with progress_bar("rollout", console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("collect", total=args.rollouts)

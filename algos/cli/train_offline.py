@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from textenv.algos.cli.shared.display import OfflineDisplay
+from textenv.algos.cli.shared.display import OfflineDisplay, Terminal
 from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
-from textenv.algos.config import check_integer, from_table, to_table
+from textenv.algos.config import check_counts, check_integer, from_table, to_table
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.episodes.environments import make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -153,12 +153,13 @@ def run(job: OfflineJob) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     started = time.perf_counter()
     args, rollouts = job.args, job.rollouts
+    check_counts(args, ("eval_examples", "eval_episodes"), 0)
     source = common_source(rollouts)
     name = args.env or source.env_id or args.from_rollouts.name
     method = "ppo" if isinstance(args, OneUpdateArgs) else args.offline.method
     short = name.rpartition(":")[2].replace("/", "-")
     folder = RunFolder(args.out or RunFolder.default_path(f"{method}-{short}"))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     env, why = _make_env(args, rollouts)
     trainer, judge = _prepare(args, rollouts, env, folder, console)
     transitions = sum(r.num_transitions for r in rollouts)

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from textenv.algos.cli.shared.display import Terminal
 from textenv.algos.cli.shared.escape import count, one_line
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
@@ -42,9 +42,9 @@ def run(args: Args) -> int:
     path = _newest_run() if args.path is None else args.path
     if not path.exists():
         raise MissingFileError(f"{path} is not there")
-    console = Console(highlight=False)
+    console = Terminal(soft_wrap=False)
     if path.is_dir() and (files := _rollouts(path)) is not None:
-        console.print(escape(str(path)))
+        console.print(str(path))
         _view_summary(console, path / "summary.json")
         _view_metrics(console, path / "metrics.jsonl")
         for file in files[:-1]:
@@ -97,7 +97,7 @@ def _table(rollout: Buffer, episodes: int, seed: int) -> Table:
         first = t.observations[0] if len(t) else t.final_observation
         texts = one_line(first if t.prompt is None else t.prompt), _actions(t)
         cells = (str(number), str(len(t)), f"{t.total_reward:g}", _end(t), *texts)
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 
@@ -172,4 +172,4 @@ def _newest_run() -> Path:
 
 def _say(console: Console, line: str) -> None:
     """Print a line, cut to the width of the terminal."""
-    console.print(escape(line.rstrip()), no_wrap=True, overflow="ellipsis")
+    console.print(line.rstrip(), no_wrap=True, overflow="ellipsis")
