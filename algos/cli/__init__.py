@@ -6,8 +6,11 @@ A new command is one module in this folder, and one line in `COMMANDS`.
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from textenv.algos.cli.shared.escape import say
 from textenv.algos.config import check_types
@@ -47,9 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"textenv: unknown command {name!r}; known: {', '.join(COMMANDS)}", sys.stderr)
         return 2
     try:
-        return _run(name, rest)
+        code = _run(name, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _is_closed(sys.stdout):  # another pipe: a bug of ours
+            raise
+        return 141  # as of a program that SIGPIPE ended
     except TextEnvError as error:
         say(f"textenv {name}: {' '.join(str(error).split())}", sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"textenv {name}: {error.filename}: {error.strerror}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"textenv {name}: interrupted", file=sys.stderr)
@@ -69,6 +83,20 @@ def _run(name: str, argv: list[str]) -> int:
         args = tyro.cli(command.Args, args=argv, prog=prog, description=description)
     check_types(args)  # the settings that are in no config of their own
     return command.run(args)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether nobody reads a stream any longer; what waits in it is then thrown away."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # for the flush at the exit
+    return True
 
 
 def _usage() -> str:

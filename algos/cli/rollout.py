@@ -11,7 +11,7 @@ from textenv.algos.config import check_counts
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.storage.files import save_rollout
+from textenv.algos.storage.files import check_folder, save_rollout
 from textenv.algos.storage.source import describe_source, single_spaces
 from textenv.algos.storage.space_json import describe_space
 from textenv.algos.strategies.strategy import create_strategy
@@ -48,6 +48,7 @@ class Args:
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
     check_counts(args, ("n_steps", "num_envs", "rollouts"), 1)
+    check_folder(args.out)
     env = _make_env(args)
     text = is_text(env)
     if not text and args.n_steps % args.num_envs:
@@ -82,7 +83,8 @@ def _collect(args: Args, runner: RolloutRunner) -> None:
 
 
 def _make_env(args: Args) -> Any:
-    name = args.env or ("CartPole-v1" if args.task is None else "TextGen-v0")
+    unset = "CartPole-v1" if args.task is None else "TextGen-v0"
+    name = unset if args.env is None else args.env
     kwargs = {} if args.task is None else {"task": args.task}
     try:
         return make_training_env(name, kwargs, args.num_envs)

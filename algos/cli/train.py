@@ -228,7 +228,9 @@ def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, A
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    for place, keys in ((table, ("out", "config")), (table.get("text", {}), ("dataset",))):
+    text = table.get("text")
+    places = [(table, ("out", "config")), (text if isinstance(text, dict) else {}, ("dataset",))]
+    for place, keys in places:
         for key in keys:
             if isinstance(place.get(key), str):
                 place[key] = Path(place[key])

@@ -29,7 +29,7 @@ from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.storage.files import load_rollouts
 from textenv.algos.storage.source import check_source
 from textenv.env import TextGenerationEnv
-from textenv.errors import ConfigError, DataError, TextEnvError
+from textenv.errors import ConfigError, ConfigTypeError, DataError, TextEnvError
 
 
 @dataclass
@@ -108,6 +108,9 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
         first.add_argument(option)
     first.add_argument("--rollouts", type=int)
     given = first.parse_known_args(argv)[0]
+    for key in ("from_rollouts", "out"):
+        if not isinstance(table.get(key, ""), str):
+            raise ConfigTypeError(f"{given.config}: {key} must be a path, got {table[key]!r:.80}")
     folder = Path(given.from_rollouts or table["from_rollouts"])
     count = given.rollouts if given.rollouts is not None else table.get("rollouts")
     if count is not None:

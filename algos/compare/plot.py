@@ -10,6 +10,7 @@ from typing import Any
 from textenv.algos.compare.results import Comparison
 from textenv.algos.compare.statistics import Curve
 from textenv.algos.runtime.backend import EXTRA
+from textenv.errors import MissingDependencyError
 
 
 def try_to_draw(name: str, draw: Callable[[], object]) -> None:
@@ -22,15 +23,8 @@ def try_to_draw(name: str, draw: Callable[[], object]) -> None:
         draw: draws with matplotlib, and writes the file.
     """
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        with matplotlib.rc_context({"text.parse_math": False}):
+        with _matplotlib().rc_context({"text.parse_math": False}):
             draw()
-    except ImportError as error:
-        warnings.warn(
-            f"{name} was not drawn: {error}; pip install matplotlib (extra {EXTRA})", stacklevel=2
-        )
     except Exception as error:  # of a library that parses, lays out and writes
         warnings.warn(f"{name} was not drawn: {error}", stacklevel=2)
 
@@ -65,6 +59,7 @@ def draw_panels(
         threshold: height of a dotted line across each panel; None draws none.
         path: the file to write.
     """
+    _matplotlib()
     import matplotlib.pyplot as plt
 
     figure, every = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
@@ -81,6 +76,16 @@ def draw_panels(
     figure.suptitle(title)
     figure.savefig(path, dpi=120, format="png")
     plt.close(figure)
+
+
+def _matplotlib() -> Any:
+    """The library, which draws to files alone from now on."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", EXTRA, "A picture of the curves") from error
+    matplotlib.use("Agg")
+    return matplotlib
 
 
 def _draw(axes: Any, curve: Curve, colour: str, label: str) -> None:

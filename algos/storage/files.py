@@ -54,6 +54,7 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
     if (path.is_dir() and ending != "minari") or not path.suffix:
         if format not in FORMATS:
             raise ConfigError(unknown("format", format, FORMATS))
+        check_folder(path)
         write = _module(format).prepare(rollout)
         path.mkdir(parents=True, exist_ok=True)
         with _reserved_index(path) as (index, staging):
@@ -73,6 +74,17 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
         write(staged)
         os.replace(staged, path)
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Check that rollouts can be written to a folder, which need not exist.
+
+    Raises:
+        ConfigError: if it, or a part of its path, is a file; names that.
+    """
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"{path} cannot be a folder of rollouts: {place} is a file")
 
 
 def load_rollout(path: str | Path) -> Buffer:
