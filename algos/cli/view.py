@@ -48,15 +48,16 @@ def run(args: Args) -> int:
         _say(console, str(path))
         _view_summary(console, path / "summary.json")
         _view_metrics(console, path / "metrics.jsonl")
+        newest = None
         for file in files:
             try:
-                rollout = load_rollout(file)
+                newest = load_rollout(file)
             except DataError as error:  # the rest of the run is shown all the same
                 _say(console, f"{file.name}: {error}")
-                continue
-            _say(console, f"{file.name}: {figures(rollout)}")
-            if file == files[-1]:
-                console.print(_table(rollout, args.episodes, args.seed))
+            else:
+                _say(console, f"{file.name}: {figures(newest)}")
+        if newest is not None:
+            console.print(_table(newest, args.episodes, args.seed))
         return 0
     rollout = load_rollout(path)
     _say(console, f"{path.name}: {figures(rollout)}")

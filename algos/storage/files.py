@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.storage.checks import check_rollout
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
 
 # ending -> the module of this folder that writes and reads it
@@ -102,7 +103,9 @@ def load_rollout(path: str | Path) -> Buffer:
     if not (path.is_dir() if ending == "minari" else path.is_file()):
         what = "folder" if ending == "minari" else "file"
         raise MissingFileError(f"rollout {path} is not a {what}")
-    return _module(ending).read(path)
+    rollout: Buffer = _module(ending).read(path)
+    check_rollout(rollout, path)
+    return rollout
 
 
 def load_rollouts(folder: str | Path, count: int | None = None) -> list[Buffer]:
