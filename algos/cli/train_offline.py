@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import gymnasium as gym
 import tyro
 from rich.console import Console
 
@@ -314,6 +315,11 @@ def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
         return env, ""
     if source.env_id is None:
         return None, "the rollouts do not say of which environment they are; --env says it"
+    if source.env_id not in gym.registry:  # gym.make would import what stands before a colon
+        return None, (
+            f"{source.env_id} cannot be made as it was for the rollouts: it is not registered, and "
+            "code that a file names is not imported; see --env"
+        )
     try:
         env = make_env(source.env_id, source.env_kwargs)
         if isinstance(env.unwrapped, TextGenerationEnv):
