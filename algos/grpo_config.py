@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
@@ -124,12 +124,13 @@ class GRPOConfig:
             **dict.fromkeys(
                 (
                     *("epsilon", "epsilon_high", "beta", "learning_rate", "warmup_steps"),
-                    *("weight_decay", "max_grad_norm", "lora_rank", "lora_scale", "seed"),
-                    "num_workers",
+                    *("weight_decay", "max_grad_norm", "lora_scale"),
                 ),
                 (0, None),
             ),
             num_generations=(2, None),
+            lora_rank=(0, LARGEST_RANK),
+            num_workers=(0, 1024),
         )
         completions = self.num_prompts * self.num_generations
         if self.num_minibatches > completions:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from textenv.algos.config import check_bounds, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_types
 from textenv.algos.control.mlp_policy import ACTIVATIONS
 from textenv.errors import ConfigError, unknown
 
@@ -121,11 +121,11 @@ class PPOConfig:
             **dict.fromkeys(
                 (
                     *("learning_rate", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"),
-                    *("max_grad_norm", "target_kl", "beta", "temperature", "lora_rank"),
-                    *("lora_scale", "seed"),
+                    *("max_grad_norm", "target_kl", "beta", "temperature", "lora_scale"),
                 ),
                 (0, None),
             ),
+            lora_rank=(0, LARGEST_RANK),
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
         if self.activation not in ACTIVATIONS:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
@@ -102,11 +102,12 @@ class OfflineTextConfig:
         check_types(self)
         check_choice(self, method=METHODS, scale_rewards=SCALES)
         least_one = ("epochs", "batch_size", "max_completion_length", "micro_batch_size")
-        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_rank", "lora_scale")
+        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_scale")
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "max_importance"), (1, None)),
-            **dict.fromkeys((*least_zero, "seed"), (0, None)),
+            **dict.fromkeys(least_zero, (0, None)),
+            lora_rank=(0, LARGEST_RANK),
         )
 
 
