@@ -15,6 +15,7 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 
@@ -96,7 +97,7 @@ class OptimizerStep:
             FloatingPointError: if the norm is not finite; the weights are left as they were.
         """
         flat: Any = tree_flatten(gradient)
-        squares = (mx.square(g.astype(mx.float32)).sum() for _, g in flat)
+        squares = (block_sum(mx.square(g.astype(mx.float32)).reshape(-1)) for _, g in flat)
         norm: Any = mx.sqrt(sum(squares, mx.zeros(())))
         value = float(norm.item())
         if not math.isfinite(value):

@@ -27,6 +27,7 @@ from textenv.algos.lm.cache.forking import fork_caches  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import GrowingCache  # noqa: E402
 from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
 from textenv.algos.lm.cache.positions import pad_left  # noqa: E402
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
@@ -192,10 +193,10 @@ def token_logprobs(
     finite = mx.maximum(logits, _FINITE)
     if train_entropies:
         surprise = softmax(logits) * finite
-        return chosen - normalizer, normalizer - mx.sum(surprise, axis=-1)
+        return chosen - normalizer, normalizer - block_sum(surprise)
     fixed = mx.stop_gradient(normalizer)[:, None]
     surprise = exp_below(mx.stop_gradient(logits), fixed) * mx.stop_gradient(finite)
-    return chosen - normalizer, fixed[:, 0] - mx.sum(surprise, axis=-1)
+    return chosen - normalizer, fixed[:, 0] - block_sum(surprise)
 
 
 def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.array]:
