@@ -1,7 +1,7 @@
-"""Policies, rollouts, trainers, the command line.
+"""Trains policies on environments: algorithms, policies, rollouts, files, and the command line.
 
-The names are imported when they are first used: most of them need MLX, and the parts that do
-not (the rollout loop, the command line's help) work without it.
+The names are imported when they are first used. Most of them need MLX; those that do not need it,
+such as the rollout loop and the command line's help, work without it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""GRPO: sample groups of completions, compare them by reward, make the better ones likelier.
+"""GRPO: samples groups of completions, compares them by reward, and makes the better ones likelier.
 
-Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4; with the aggregations of
-Dr. GRPO (Liu et al. 2025, 2503.20783), DAPO (Yu et al. 2025, 2503.14476), BNPO as TRL has it,
-and the clipped importance weights of CISPO (MiniMax-M1, 2506.13585).
+Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4. The loss can also be aggregated as
+in Dr. GRPO (Liu et al. 2025, 2503.20783), DAPO (Yu et al. 2025, 2503.14476) and TRL's BNPO, or have
+the clipped importance weights of CISPO (MiniMax-M1, 2506.13585).
 
 Deviations from the papers:
-- The standard deviation has ddof 1 and eps 1e-4, as in TRL; the paper does not say.
-- A group counts as uniform by max - min <= tolerance, not by a standard deviation of exactly 0.
+- The standard deviation has ddof 1 and eps 1e-4, as in TRL. The paper does not say.
+- A group is uniform if max - min <= tolerance, not if its standard deviation is exactly 0.
 - The old log-probabilities are the sampler's own, of the distribution that was sampled from.
-- In every loss the normaliser is that of an optimizer step's whole batch. So bnpo, which in TRL
-  takes that of a part of the batch, equals dapo.
+- Every loss is normalised over an optimizer step's whole batch. So bnpo, which TRL normalises over
+  a part of the batch, equals dapo.
 - CISPO bounds its weight by 1 + epsilon_high from above and not from below.
 
 Shapes: N trajectories, T tokens.
@@ -30,7 +30,7 @@ from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.rollouts.workers import WorkerRunner
+from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
@@ -61,13 +61,13 @@ def compute_advantages(
     eps: float = 1e-4,
     tolerance: float = 1e-8,
 ) -> np.ndarray:
-    """Rewards relative to their group.
+    """The advantages of trajectories: their rewards relative to those of their group.
 
     Args:
         rewards: (N,); NaN marks a trajectory that no reward function scored.
         group_ids: (N,), equal for trajectories of one group.
         scale_rewards: divide by the standard deviation of the ``"group"`` or of the ``"batch"``,
-            or by nothing (``"none"``, as Dr. GRPO advises).
+            or not at all (``"none"``, as Dr. GRPO advises).
         eps: added to the standard deviation.
         tolerance: a group whose rewards differ by no more than this has no information.
 
@@ -118,15 +118,15 @@ def policy_loss(
     Args:
         logprobs: (N, T) under the policy that is trained.
         old_logprobs: (N, T) under the policy that sampled.
-        advantages: (N,), or per token (N, T).
+        advantages: (N,), or (N, T) for single tokens.
         mask: (N, T), 1 for the tokens that count.
         loss_type: one of `LOSS_TYPES`.
         epsilon: how far the ratio may fall below 1 before its gradient stops.
-        epsilon_high: how far it may rise above 1; None: ``epsilon``.
+        epsilon_high: how far the ratio may rise above 1; None: ``epsilon``.
         beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020).
-        ref_logprobs: (N, T) under the reference policy; needed if beta is above 0.
+        ref_logprobs: (N, T) under the reference policy; needed if ``beta`` is above 0.
         max_completion_length: the constant that ``dr_grpo`` divides by.
-        batch_size: size of the whole batch, if this is a part of it.
+        batch_size: the size of the whole batch, if this is a part of it.
         weights: (N, T), the weight of each token of the mask; None: 1. Means over tokens divide by
             the sum of the weights, those over a completion's tokens by the sum of its own;
             ``dr_grpo`` divides by its constant. The ratio of ``gspo``, a mean over a completion's
@@ -136,7 +136,7 @@ def policy_loss(
         The loss, and metrics over the tokens of the mask, each of which counts 1 there.
 
     Raises:
-        ConfigError: for an unknown loss type, or an argument that it lacks.
+        ConfigError: for an unknown loss type, or if an argument is missing that it needs.
     """
     if loss_type not in LOSS_TYPES:
         raise ConfigError(unknown("loss_type", loss_type, LOSS_TYPES))
@@ -209,22 +209,22 @@ class GRPOTrainer:
         env: an environment id, an environment, or a function that makes one.
         config: settings; the defaults if None.
         env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
-        tokenizer: of a model that is passed itself.
+        tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         on_step: called after each optimizer step with the metrics and the rollout, which may be
             empty if a strategy kept nothing.
         export_to: a folder that rollouts are written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
-        export_every: write the first of each so many.
+        export_every: write only the first of every so many rollouts.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each step so far.
-        exporter: its ``last`` is the file of the last rollout, if that was written.
+        exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
         ConfigError: for an environment that is not text to text, a temperature of 0, or a part of
             the strategy that cannot be used here.
-        OutOfMemoryError: for a training that is too large for memory.
+        OutOfMemoryError: if the training does not fit in memory.
 
     Example:
         >>> trainer = GRPOTrainer("tiny-lm", config=GRPOConfig(max_steps=2, num_prompts=4))
@@ -290,7 +290,7 @@ class GRPOTrainer:
                 warmup_steps=config.warmup_steps,
                 weight_decay=config.weight_decay,
             ),
-            on_policy=False,  # the rollout is still shown and measured after the update
+            on_policy=False,  # the rollout is still measured and shown after the update
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
             micro_batch_size=config.micro_batch_size,
@@ -327,11 +327,11 @@ class GRPOTrainer:
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
         The phases of a step follow one another, except that ``time/score`` (environments and
-        rewards, of all workers together) lies within ``time/generate``. Of reward functions that
+        rewards, of all workers together) is a part of ``time/generate``. For reward functions that
         run elsewhere (async, or in a process of their own) it has only the time spent waiting.
 
         Returns:
-            The metrics of each step, which are `history` too.
+            The metrics of each step, which are also in `history`.
         """
         steps, version = 0, self._runner.policy_version
         collector = self._workers or self._runner
@@ -358,26 +358,26 @@ class GRPOTrainer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate at its highest."""
+        """The highest learning rate: that of the config, or else one by the size of the model."""
         rate = self.config.learning_rate
         return default_learning_rate(self.model) if rate is None else rate
 
     def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that `mlx_lm.load` and `load_model` read.
+        """Write the model to a folder that `mlx_lm.load` and `load_model` can read.
 
-        If the strategy has parts, ``strategy.json`` beside the model holds what they remember.
+        If the strategy has parts, what they remember is written to ``strategy.json`` beside it.
         """
         save_model(self.model, self.tokenizer, folder)
         if self._runner.strategy.parts:
             write_state(Path(folder) / STRATEGY_FILE, self._runner.state())
 
     def load_strategy(self, folder: str | Path) -> None:
-        """Go on with the strategy from where the training stopped whose folder `save` wrote.
+        """Continue the strategy of an earlier training, whose folder `save` wrote.
 
         Raises:
             MissingFileError: if the folder has no ``strategy.json``.
-            ConfigError: if that is of a training with another strategy.
-            DataError: if it is broken.
+            ConfigError: if that file is of a training with another strategy.
+            DataError: if the file is broken.
         """
         path = Path(folder) / STRATEGY_FILE
         state = read_state(path)
@@ -403,12 +403,12 @@ def _make_loss(config: GRPOConfig) -> LossFn:
 
 
 def _make_gradient(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalGradient:
-    """Makes what computes gradients in a worker."""
+    """Make the function that computes gradients in a worker."""
     return LocalGradient(policy.model, _make_loss(config), config.gradient_checkpointing)
 
 
 def _make_policy(folder: str, config: GRPOConfig) -> LanguageModelPolicy:
-    """Makes the policy of a worker; its weights are sent later."""
+    """Make the policy of a worker; its weights are sent later."""
     model, tokenizer = load_model(folder)
     if config.lora_rank:
         add_lora(model, config.lora_rank, config.lora_scale, config.seed)

@@ -1,4 +1,4 @@
-"""Settings of GRPO."""
+"""The settings of GRPO. The docstring of each is its help text on the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCALES = ("group", "batch", "none")
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """Settings of `GRPOTrainer`. Names and meanings follow TRL's where TRL has them.
+    """Settings of `GRPOTrainer`. Names and meanings follow TRL's, as far as TRL has them.
 
     Raises:
         ConfigError: for a value out of range, naming the field.
@@ -31,65 +31,78 @@ class GRPOConfig:
     """
 
     max_steps: int = 120
-    """Optimizer steps. More where the reward still rises at the end."""
+    """Number of optimizer steps. Raise it if the reward still rises at the end."""
     num_prompts: int = 32
-    """Prompts a rollout. More for a steadier gradient, fewer where memory is short."""
+    """Prompts in each rollout. Raise it for a steadier gradient; lower it if memory is short."""
     num_generations: int = 16
-    """Completions of each prompt, compared with each other. More where few of them are right."""
+    """Completions of each prompt, which are compared. Raise it if few of them are right."""
     max_completion_length: int = 64
-    """Longest completion in tokens. Raise it where completions/clipped_ratio is above 0."""
+    """Most tokens of a completion. Raise it if completions/clipped_ratio is above 0."""
     temperature: float = 1.0
-    """Divides the logits when sampling. Lower it for a model that rambles."""
+    """The logits are divided by this before sampling. Lower it if the model rambles."""
     top_p: float = 1.0
-    """Sample from the most probable tokens of this mass; 1 is all."""
+    """Sample from the most probable tokens, up to this total probability; 1 takes all.
+    Lower it if improbable tokens spoil completions."""
     top_k: int = 0
-    """Sample from this many most probable tokens; 0 is all."""
+    """Sample from this many of the most probable tokens; 0 takes all.
+    Set it if improbable tokens spoil completions."""
     min_p: float = 0.0
-    """Sample from tokens at least this share as probable as the best; 0 is all."""
+    """Sample from tokens with at least this share of the best one's probability; 0 takes all.
+    Raise it if improbable tokens spoil completions."""
     chat_template: bool | None = None
-    """Whether prompts go through the chat template; unset: where the tokenizer has one."""
+    """Whether prompts go through the chat template; unset: if the tokenizer has one.
+    Turn it off for prompts that the model is to continue as they are."""
 
     loss_type: str = "dapo"
-    """grpo, bnpo, dr_grpo, dapo, cispo or gspo. gspo for mixtures of experts and long answers."""
+    """grpo, bnpo, dr_grpo, dapo, cispo or gspo.
+    Use gspo for mixtures of experts and for long answers."""
     scale_rewards: str = "group"
-    """Divide advantages by the std of the group, the batch, or none. none where groups are easy."""
+    """Divide advantages by the standard deviation of the group or the batch, or not at all (none).
+    Use none if groups are easy."""
     epsilon: float = 0.2
-    """How far the ratio may fall below 1. Matters only with more than one update a rollout."""
+    """How far the ratio may fall below 1. It matters only with several updates a rollout."""
     epsilon_high: float | None = None
-    """How far the ratio may rise above 1; unset: epsilon. Higher keeps entropy up (DAPO: .28)."""
+    """How far the ratio may rise above 1; unset: epsilon.
+    A higher one keeps entropy up (DAPO has 0.28)."""
     beta: float = 0.0
-    """Weight of the KL penalty to the first policy. Raise it where the model forgets the rest."""
+    """Weight of the KL penalty to the first policy. Raise it if the model forgets other skills."""
     strategy: tuple[str, ...] = ()
-    """Parts of the rollout strategy: dapo pods:keep=8 ...; none: plain GRPO. See the README."""
+    """Parts of the rollout strategy, such as dapo pods:keep=8; without any it is plain GRPO.
+    algos/strategies/README.md describes them."""
     mask_truncated_completions: bool = False
-    """Leave completions that ran out of room out of the loss. On for long reasoning."""
+    """Leave completions that ran out of tokens out of the loss. Turn it on for long reasoning."""
 
     num_iterations: int = 1
-    """Passes over each rollout. More where generation is slow; the ratio then leaves 1."""
+    """Passes over each rollout. Raise it if generation is slow; the ratio then leaves 1."""
     num_minibatches: int = 1
-    """Optimizer steps in each pass."""
+    """Optimizer steps in each pass. Raise it to learn more from each rollout."""
     micro_batch_size: int | None = None
-    """Completions in one forward and backward; unset: all. Lower it where memory runs out."""
+    """Completions in one forward and backward pass; unset: all. Lower it if memory runs out."""
     gradient_checkpointing: bool = False
-    """Compute each layer again in the backward: less memory, up to a third more work."""
+    """Compute each layer again in the backward pass: less memory, up to a third more work.
+    Turn it on if memory runs out."""
     learning_rate: float | None = None
-    """AdamW's step; unset: by the model's size, see `optimizer.default_learning_rate`."""
+    """Highest learning rate of AdamW; unset: 1e-3 to 1e-6 by the size of the model.
+    Lower it if the reward collapses."""
     lr_scheduler_type: str = "linear"
-    """constant, linear (to 0) or cosine (to 0)."""
+    """Learning rate after the warm-up: constant, linear (to 0) or cosine (to 0)."""
     warmup_steps: int = 5
-    """Steps over which the learning rate rises from 0."""
+    """Steps over which the learning rate rises. Raise it if the first steps do harm."""
     weight_decay: float = 0.0
-    """AdamW's pull of all weights towards 0."""
+    """How strongly AdamW pulls all weights towards 0. Raise it if they grow in a long training."""
     max_grad_norm: float = 1.0
-    """The gradient's global norm is clipped to this; 0 does not clip."""
+    """The gradient's global norm is clipped to this; 0 does not clip.
+    Lower it if single updates do harm."""
     lora_rank: int = 0
-    """Train low-rank adapters of this rank in place of all weights; 0: all weights."""
+    """Train low-rank adapters of this rank in place of all weights; 0 trains all weights.
+    Use adapters for large models: they need less memory."""
     lora_scale: float = 10.0
-    """What the adapters' output is multiplied by."""
+    """The output of the adapters is multiplied by this."""
     num_workers: int = 0
-    """Processes that generate and compute gradients; 0: this one. On a CPU, one a core or two."""
+    """Worker processes that generate and compute gradients; 0: this process alone.
+    On a CPU, use one for every core or two if rollouts are large."""
     seed: int = 0
-    """Seeds prompts, sampling, minibatches and adapters."""
+    """Seed of the prompts, the sampling, the minibatches and the adapters."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -140,7 +153,7 @@ class GRPOConfig:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The settings of the policy."""
+        """The settings of the policy, for `create_policy`."""
         names = ("temperature", "top_p", "top_k", "min_p")
         params = {name: getattr(self, name) for name in names}
         SamplingParams(**params)

@@ -1,20 +1,20 @@
-"""PPO: several updates of a policy on its own rollout, none of which may change it too much.
+"""PPO: updates a policy several times on its own rollout, and bounds how far each update goes.
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms" (arXiv 1707.06347), equations 7
-and 9; advantages by GAE, Schulman et al. 2016 (1506.02438), equation 16; details as listed by
+and 9. Advantages are by GAE, Schulman et al. 2016 (1506.02438), equation 16. Details are those of
 Huang et al. 2022, "The 37 Implementation Details of PPO". The same objective trains two networks
-of control (`textenv.algos.ppo_control`) and a language model, with one decision a token
+on control (`textenv.algos.ppo_control`), and a language model, each token of which is a decision
 (`textenv.algos.ppo_text`).
 
 Deviations:
 - ``n_steps`` counts all environments together: a rollout has one size, whatever their number.
-- A truncated episode goes on in the value of its last observation (Pardo et al. 2018, 1712.00378);
-  ``bootstrap_truncated=False`` ends it there, as the paper does.
-- Statistics of observations do not change while a rollout is collected. They take it in after the
-  update, so that the ratio of the first minibatch is 1.
+- The return of a truncated episode includes the value of its last observation (Pardo et al. 2018,
+  1712.00378). With ``bootstrap_truncated=False`` it does not, as in the paper.
+- Statistics of observations do not change while a rollout is collected. They are updated with it
+  after the update of the policy, so that the ratio of the first minibatch is 1.
 - The optional third bound of the objective is the dual clip of Ye et al. 2020 (1912.09729), eq. 5.
 
-Shapes: N rows, T tokens of a row (1 in control).
+Shapes: N rows, T tokens of a row (1 for control).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def gae(
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Advantages of the steps of one trajectory, and its lambda-returns.
+    """The advantages of the steps of one trajectory, and its lambda-returns.
 
     Args:
         rewards: (T,).
         values: (T,), the critic's value of each observation.
-        last_value: its value of what came after; 0 if the episode terminated there.
-        gamma: discount of a step.
-        gae_lambda: 0 trusts the critic after one step, 1 trusts the rewards alone.
+        last_value: its value of the observation after the last step; 0 if the episode terminated.
+        gamma: the discount of each step.
+        gae_lambda: 0 trusts the critic after one step, and 1 trusts the rewards alone.
 
     Returns:
         Advantages (T,) and returns (T,), float64; the returns are advantages + values.
@@ -89,21 +89,21 @@ def policy_loss(
     dual_clip: float | None = None,
     batch_size: BatchSize | None = None,
 ) -> tuple[mx.array, dict[str, mx.array]]:
-    """The clipped surrogate to minimise, mean over the tokens of the mask.
+    """The loss to minimise: the clipped surrogate, as a mean over the tokens of the mask.
 
     Args:
         logprobs: (N, T) under the policy that is trained.
         old_logprobs: (N, T) under the policy that sampled.
-        advantages: (N,), or per token (N, T).
+        advantages: (N,), or (N, T) for single tokens.
         mask: (N, T), 1 for the tokens that count.
         clip_range: how far the ratio may leave 1 before its gradient stops.
         dual_clip: if the advantage is below 0, the loss of a token is at most this times
-            -advantage. Above 1; None for no bound.
-        batch_size: size of the whole batch, if this is a part of it.
+            -advantage. It must be above 1; None sets no bound.
+        batch_size: the size of the whole batch, if this is a part of it.
 
     Returns:
-        The loss, and over the tokens of the mask ``approx_kl`` (Schulman 2020, k3) and
-        ``clip_fraction``.
+        The loss, and two metrics over the tokens of the mask: ``approx_kl`` (Schulman 2020, k3)
+        and ``clip_fraction``.
 
     Raises:
         ConfigError: for a ``dual_clip`` of 1 or less.
@@ -143,10 +143,10 @@ def value_loss(
     clip_range_vf: float | mx.array | None = None,
     batch_size: BatchSize | None = None,
 ) -> mx.array:
-    """Mean squared error of the critic over the tokens of the mask; all arguments (N, T).
+    """The critic's mean squared error over the tokens of the mask; all arrays are (N, T).
 
-    With ``clip_range_vf`` a value counts as no farther from the old one than that, as
-    Stable-Baselines3 has it.
+    With ``clip_range_vf`` a value is clipped to that distance from the old one, as in
+    Stable-Baselines3.
     """
     if clip_range_vf is not None:
         values = old_values + mx.clip(values - old_values, -clip_range_vf, clip_range_vf)
@@ -156,7 +156,7 @@ def value_loss(
 
 
 class Updater(Protocol):
-    """What `PPOTrainer` needs of the network that it trains."""
+    """What `PPOTrainer` needs to train a network: its policy, and an update from a rollout."""
 
     policy: Any
     strategy: Strategy
@@ -164,11 +164,11 @@ class Updater(Protocol):
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None
     ) -> dict[str, float]:
-        """Improve the policy on its rollout; metrics, ``train/n_updates`` among them."""
+        """Improve the policy on its rollout; returns metrics, with ``train/n_updates``."""
         ...
 
     def describe(self) -> str:
-        """What is trained, in a line."""
+        """What is trained, in one line."""
         ...
 
     def save(self, folder: str | Path) -> None:
@@ -191,24 +191,24 @@ class PPOTrainer:
         model: ``"mlp"`` on control; on text a name or folder for `load_model`, or an mlx-lm model
             (with ``tokenizer``).
         env: an environment id, an environment, or a function that makes one.
-        config: settings; if None, the environment's preset (`textenv.algos.ppo_config`), or the
+        config: settings; None takes the environment's preset (`textenv.algos.ppo_config`), or the
             defaults if it has none.
         env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
-        tokenizer: of a language model that is passed itself.
+        tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         on_step: called after each update with the metrics and the rollout.
         export_to: a folder that each rollout is written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
-        export_every: write the first of each so many.
+        export_every: write only the first of every so many rollouts.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each update so far.
         num_timesteps: transitions collected so far.
-        exporter: its ``last`` is the file of the last rollout, if that was written.
+        exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
-        ConfigError: for a model that does not fit the environment, spaces that the networks
-            cannot take, or a rollout that does not divide.
+        ConfigError: for a model that does not fit the environment, spaces that the networks cannot
+            take, or an ``n_steps`` that the number of environments does not divide.
 
     Example:
         >>> config = PPOConfig(total_timesteps=512, n_steps=256, n_epochs=1)
@@ -258,7 +258,7 @@ class PPOTrainer:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
 
         Returns:
-            The metrics of each update, which are `history` too.
+            The metrics of each update, which are also in `history`.
         """
         config = self.config
         while self.num_timesteps < config.total_timesteps and not self._spent():
@@ -284,14 +284,14 @@ class PPOTrainer:
         return self.history
 
     def describe(self) -> str:
-        """What is trained, and how, in a line."""
+        """What is trained, and how, in one line."""
         return self._updater.describe()
 
     def save(self, folder: str | Path) -> None:
-        """Write the trained policy.
+        """Write the trained policy to a folder.
 
-        Control is read back by `textenv.algos.load_policy`, a language model by `load_model` and
-        by ``mlx_lm.load``.
+        `textenv.algos.load_policy` reads a policy of control; `load_model` and ``mlx_lm.load`` read
+        a language model.
         """
         self._updater.save(folder)
 
@@ -304,7 +304,7 @@ class PPOTrainer:
 
 
 def bootstrap_value(trajectory: Trajectory, bootstrap_truncated: bool) -> float:
-    """The value of what would come after a trajectory's last step."""
+    """The value of what would come after a trajectory's last step; 0 if nothing would come."""
     if trajectory.terminated or (trajectory.truncated and not bootstrap_truncated):
         return 0.0
     if trajectory.last_value is None:

@@ -1,8 +1,10 @@
-"""Settings of PPO, presets that are known to work, and three sizes of rollout.
+"""The settings of PPO, presets that are known to work, and three sizes of rollout.
+
+The docstring of each setting is its help text on the command line.
 
 The presets for control are those of RL Baselines3 Zoo's ``hyperparams/ppo.yml`` (Pendulum without
-its gSDE); ``n_steps`` here is theirs times the number of environments. Those for text were found
-with tiny-lm on arithmetic; a large model needs a smaller ``learning_rate``
+its gSDE); ``n_steps`` here is theirs times the number of environments. The preset for text was
+found with tiny-lm on arithmetic. A large model needs a smaller ``learning_rate``
 (`textenv.algos.training.optimizer.default_learning_rate`).
 """
 
@@ -18,7 +20,7 @@ from textenv.errors import ConfigError, unknown
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of `PPOTrainer`. Names, meanings and defaults are Stable-Baselines3's.
+    """Settings of `PPOTrainer`. Names, meanings and defaults are those of Stable-Baselines3.
 
     Raises:
         ConfigError: for a value out of range, naming the field.
@@ -26,72 +28,84 @@ class PPOConfig:
     """
 
     total_timesteps: int = 100_000
-    """Transitions of the whole training; rounded up to whole rollouts."""
+    """Transitions of the whole training, rounded up to whole rollouts.
+    Raise it if the reward still rises at the end."""
     max_steps: int | None = None
     """Stop after this many optimizer steps; unset: total_timesteps alone decides."""
     num_envs: int = 1
-    """Parallel environments. More decorrelate a rollout; they share n_steps."""
+    """Parallel environments, which share n_steps. More of them make a rollout more varied."""
     n_steps: int = 2048
-    """Transitions of a rollout, of all environments together. 1024: faster updates, less stable;
-    4096: very stable, slow to the first update."""
+    """Transitions of a rollout, of all environments together.
+    Lower it (1024) for more updates in the same time, raise it (4096) for steadier ones."""
     batch_size: int = 64
-    """Rows of a minibatch: transitions of control, trajectories of text."""
+    """Rows of a minibatch: transitions of control, or trajectories of text.
+    Raise it for steadier gradients."""
     n_epochs: int = 10
-    """Passes over each rollout. Fewer where train/approx_kl runs away."""
+    """Passes over each rollout. Lower it if train/approx_kl runs away."""
     learning_rate: float = 3e-4
-    """Adam's step."""
+    """Learning rate of Adam. Lower it for large models, or if the reward collapses."""
     anneal_learning_rate: bool = False
-    """Let the learning rate fall to 0 over the training."""
+    """Let the learning rate fall to 0 over the training. Turn it on if late updates do harm."""
     gamma: float = 0.99
-    """Discount of a step. Nearer 1 where rewards come late; 1 for text."""
+    """Discount of each step. Set it nearer to 1 if rewards come late, and to 1 for text."""
     gae_lambda: float = 0.95
-    """0 trusts the critic after one step, 1 the rewards alone."""
+    """0 trusts the critic after one step, 1 the rewards alone. Lower it if rewards are noisy."""
     clip_range: float = 0.2
-    """How far the ratio may leave 1 before its gradient stops."""
+    """How far the ratio may leave 1 before its gradient stops. Lower it if updates go too far."""
     anneal_clip_range: bool = False
-    """Let the clip range fall to 0 over the training."""
+    """Let the clip range fall to 0 over the training, for smaller updates towards the end."""
     clip_range_vf: float | None = None
-    """How far a value may leave the old one; unset: as far as it likes."""
+    """How far a value may leave the old one before its gradient stops; unset: without a limit."""
     normalize_advantage: bool = True
-    """Standardise the advantages of each minibatch (of text: of the rollout's tokens)."""
+    """Standardise the advantages of each minibatch; for text, of all tokens of the rollout."""
     ent_coef: float = 0.0
-    """Weight of the entropy bonus. Above 0 where the policy settles too early."""
+    """Weight of the entropy bonus. Raise it if the policy settles too early."""
     vf_coef: float = 0.5
-    """Weight of the value loss."""
+    """Weight of the value loss. Raise it if train/explained_variance stays low."""
     max_grad_norm: float = 0.5
-    """The gradient's global norm is clipped to this; 0 does not clip."""
+    """The gradient's global norm is clipped to this; 0 does not clip.
+    Lower it if single updates do harm."""
     target_kl: float | None = None
-    """End a rollout's passes once the approximate KL is above 1.5 times this."""
+    """Stop training on a rollout once the approximate KL is above 1.5 times this; unset: never.
+    Set it (0.01 to 0.05) if updates go too far."""
     bootstrap_truncated: bool = True
-    """Let a truncated episode go on in the value of its last observation."""
+    """Add the value of its last observation to the return of a truncated episode.
+    Turn it off if the time limit is a part of the task."""
     normalize_observations: bool = False
-    """Control: standardise observations by running statistics. On for unequal scales."""
+    """Control: standardise observations by running statistics. Turn it on if scales differ."""
     normalize_rewards: bool = False
-    """Control: divide rewards by the running deviation of the discounted return."""
+    """Control: divide rewards by the running standard deviation of the discounted return.
+    Turn it on for large rewards."""
     hidden: tuple[int, ...] = (64, 64)
-    """Control: units of each hidden layer, of the actor and of the critic alike."""
+    """Control: units of each hidden layer, of the actor and of the critic alike.
+    Take more for observations of many numbers."""
     activation: str = "tanh"
-    """Control: tanh or relu."""
+    """Control: the activation of hidden units, tanh or relu."""
     beta: float = 0.0
-    """Text: weight of the KL penalty to the first policy, in the reward of each token."""
+    """Text: weight of the KL penalty to the first policy, in the reward of each token.
+    Raise it if the model forgets other skills."""
     max_completion_length: int = 64
-    """Text: longest completion in tokens."""
+    """Text: most tokens of a completion. Raise it if completions/clipped_ratio is above 0."""
     temperature: float = 1.0
-    """Text: divides the logits when sampling."""
+    """Text: the logits are divided by this before sampling. Lower it if the model rambles."""
     top_p: float = 1.0
-    """Text: sample from the most probable tokens of this mass; 1 is all."""
+    """Text: sample from the most probable tokens, up to this total probability; 1 takes all.
+    Lower it if improbable tokens spoil completions."""
     chat_template: bool | None = None
-    """Text: whether prompts go through the chat template; unset: where the tokenizer has one."""
+    """Text: whether prompts go through the chat template; unset: if the tokenizer has one."""
     micro_batch_size: int | None = None
-    """Text: trajectories in one forward and backward; unset: all of a minibatch."""
+    """Text: trajectories in one forward and backward pass; unset: all of a minibatch.
+    Lower it if memory runs out."""
     gradient_checkpointing: bool = False
-    """Text: compute each layer again in the backward. Slower, in less memory."""
+    """Text: compute each layer again in the backward pass: slower, in less memory.
+    Turn it on if memory runs out."""
     lora_rank: int = 0
-    """Text: train low-rank adapters of this rank in place of all weights; 0: all weights."""
+    """Text: train low-rank adapters of this rank in place of all weights; 0 trains all weights.
+    Use adapters for large models: they need less memory."""
     lora_scale: float = 10.0
-    """Text: what the adapters' output is multiplied by."""
+    """Text: the output of the adapters is multiplied by this."""
     seed: int = 0
-    """Seeds environments, initial weights, sampling and minibatches."""
+    """Seed of the environments, the initial weights, the sampling and the minibatches."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -185,7 +199,7 @@ PRESETS: dict[str, PPOConfig] = {
 
 
 class Size(NamedTuple):
-    """A size of rollout, and what it does."""
+    """A size of rollout, with what it gains and what it loses."""
 
     n_steps: int
     gained: str
@@ -200,11 +214,11 @@ SIZES: dict[str, Size] = {
 
 
 def preset(env_id: str | None = None, size: str | None = None) -> PPOConfig:
-    """The settings for an environment; the defaults where it has none of its own.
+    """The settings for an environment, or the defaults if it has no preset.
 
     Args:
         env_id: Gymnasium's id, with or without the ``module:`` that registers it.
-        size: one of `SIZES`; None keeps the environment's own.
+        size: one of `SIZES`; None keeps the size of the preset.
 
     Raises:
         ConfigError: for an unknown size.

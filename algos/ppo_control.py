@@ -1,7 +1,7 @@
-"""PPO's update of an actor and a critic of control, in MLX.
+"""PPO's update of an actor and a critic for control, in MLX.
 
-rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights, which are given to the
-NumPy policy that collects. Each minibatch is one call of a compiled function, see
+rollout -> advantages -> minibatches -> loss -> gradient -> Adam -> weights. The weights are given
+to the NumPy policy that collects. Each minibatch is one call of a compiled function, see
 `textenv.algos.control.mlp_training.Adam`.
 
 Shapes: N transitions of a rollout, B of a minibatch, D features, P outputs of the actor, K
@@ -54,9 +54,9 @@ class ControlBatch:
     """A rollout of control as arrays, N transitions in the order of its trajectories."""
 
     observations: np.ndarray
-    """(N, D) float32, raw."""
+    """(N, D) float32, not standardised."""
     actions: np.ndarray
-    """(N, K), as they were drawn: counted from 0, or not clipped."""
+    """(N, K), as the policy drew them: discrete ones count from 0, others are not clipped."""
     logprobs: np.ndarray
     """(N,) float32."""
     values: np.ndarray
@@ -81,7 +81,7 @@ class ControlUpdater:
     Args:
         env: the environment, single or vector; its spaces decide the networks.
         config: settings.
-        policy: to go on from; None makes one with new weights.
+        policy: the policy to train further; None makes one with new weights.
     """
 
     strategy = create_strategy("ppo")
@@ -98,13 +98,15 @@ class ControlUpdater:
         )
         self._rng = np.random.default_rng((config.seed, 1))
         self._reward_stats = RunningStats(1)
-        self._discounted: dict[int | None, float] = {}  # return so far, by environment
+        self._discounted: dict[
+            int | None, float
+        ] = {}  # return so far of unfinished episodes, by environment
         self._optimizer = Adam(self.policy.weights, self._loss, config.max_grad_norm)
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
     ) -> dict[str, float]:
-        """Train on a rollout of the policy, as it is now.
+        """Train on a rollout that the present policy collected.
 
         Args:
             rollout: trajectories with values and log-probabilities.
@@ -115,7 +117,7 @@ class ControlUpdater:
             Means over the minibatches, under Stable-Baselines3's names.
 
         Raises:
-            DataError: if the rollout is of another kind of policy.
+            DataError: if another kind of policy collected the rollout.
             FloatingPointError: if the loss is not finite; the weights are left as they were.
         """
         config = self.config
@@ -159,7 +161,7 @@ class ControlUpdater:
         }
 
     def describe(self) -> str:
-        """What is trained, in a line."""
+        """What is trained, in one line."""
         c = self.config
         layers = " x ".join(map(str, c.hidden))
         switches = {"observations": c.normalize_observations, "rewards": c.normalize_rewards}
@@ -177,7 +179,7 @@ class ControlUpdater:
         self.policy.save(folder)
 
     def _count_rewards(self, rollout: Buffer) -> None:
-        """Update the scale of the rewards by a rollout's discounted returns."""
+        """Update the scale of the rewards with the discounted returns of a rollout."""
         returns = []
         for trajectory in rollout:
             total = self._discounted.pop(trajectory.env_index, 0.0)
@@ -190,7 +192,7 @@ class ControlUpdater:
         self.policy.reward_scale = float(np.sqrt(self._reward_stats.var[0] + _EPSILON))
 
     def _data(self, batch: ControlBatch, scale: float) -> list[np.ndarray]:
-        """Columns of the minibatches, rewards in units of the critic's output."""
+        """The columns of the minibatches, with rewards in units of the critic's output."""
         data = [
             self.policy.normalize(batch.observations),
             batch.actions,

@@ -1,20 +1,22 @@
-"""PPO's update of a language model: one decision a token, and a critic on the model's own states.
+"""PPO's update of a language model: each token is a decision, and the critic reads model states.
 
-As Ziegler et al. 2019 (arXiv 1909.08593) and InstructGPT (Ouyang et al. 2022, 2203.02155) have it.
-Only the tokens that the policy chose are decisions: GAE steps from one of them to the next, over
-whatever the environment said in between. A turn's reward falls on the turn's last token, and each
-token pays ``beta`` times the log-ratio of the policy that sampled it to the first policy.
+It follows Ziegler et al. 2019 (arXiv 1909.08593) and InstructGPT (Ouyang et al. 2022, 2203.02155).
+Only the tokens that the policy chose are decisions. GAE steps from one of them to the next, over
+whatever the environment said in between. A turn's reward is given to the turn's last token, and
+``beta`` times the log-ratio of the policy that sampled a token to the first policy is subtracted
+from the reward of each token.
 
 Deviations from PPO on control:
-- Every episode ends in 0, also where it was truncated or a completion ran out of tokens: the reward
-  judges the text as it stands, and nothing that could still be written would be paid for. The
-  budget of tokens is a part of the task, so ``bootstrap_truncated`` means nothing here.
-- Advantages are standardised once, over all tokens of the rollout, and not by minibatch: short
-  completions leave few tokens in one.
+- The value after an episode is 0, even if the episode was truncated or a completion ran out of
+  tokens. The reward judges the text as it stands, and nothing that could still be written would
+  have a reward. The budget of tokens is a part of the task, so ``bootstrap_truncated`` is not used.
+- Advantages are standardised once, over all tokens of the rollout, and not for each minibatch,
+  since short completions leave few tokens in one.
 - The critic is one linear layer, zero at first, on the hidden state that predicts the token. Its
-  values are those of the weights as the rollout ends, before the first epoch. Its gradient goes on
-  into the model: with tiny-lm on arithmetic (two seeds) its error after 20 rollouts was then .02
-  to .03, and .07 with the model's states held fixed; the accuracy at the end was the same.
+  values are computed with the weights at the end of the rollout, before the first epoch. Its
+  gradient goes on into the model. With tiny-lm on arithmetic (two seeds) its error after 20
+  rollouts was then 0.02 to 0.03, and 0.07 with the model's states held fixed; the accuracy at the
+  end was the same.
 
 Shapes: N trajectories, T tokens of the longest, D hidden size.
 """
@@ -65,7 +67,7 @@ _TOLERANCE = 1e-6  # advantages that differ by less are the rounding of float32 
 
 
 class ActorCritic(nn.Module):
-    """A language model, and the value of what is to come before each of its tokens."""
+    """A language model with a linear critic: the value of what is to come, before each token."""
 
     def __init__(self, model: nn.Module, hidden_size: int):
         super().__init__()
@@ -85,12 +87,12 @@ class TextUpdater:
     Args:
         model: a name or folder for `load_model`, or an mlx-lm model. A folder that `save` wrote
             brings its critic along.
-        tokenizer: of a model that is passed itself.
+        tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         env: the environment, of text.
         config: settings.
 
     Raises:
-        ConfigError: for the model of control, a temperature of 0, or an environment of control.
+        ConfigError: for the model ``"mlp"``, a temperature of 0, or an environment of control.
         ConfigTypeError: for a model without its tokenizer.
     """
 
@@ -137,9 +139,9 @@ class TextUpdater:
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
     ) -> dict[str, float]:
-        """Train on a rollout of the policy, as it is now.
+        """Train on a rollout that the present policy collected.
 
-        A minibatch in which every advantage is 0 is passed over: the optimizer is not called.
+        A minibatch in which every advantage is 0 is skipped: the optimizer is not called.
 
         Args:
             rollout: trajectories with tokens and their log-probabilities.
@@ -150,10 +152,10 @@ class TextUpdater:
             Means over the minibatches, under Stable-Baselines3's names.
 
         Raises:
-            DataError: for an empty rollout; trajectories without tokens, of a tree, or with weights
-                or advantages of their tokens.
-            FloatingPointError: where a gradient is not finite; its step is not taken.
-            OutOfMemoryError: where memory does not suffice.
+            DataError: for an empty rollout, and for trajectories that have no tokens, are of a
+                tree, or have weights or advantages of their tokens.
+            FloatingPointError: if a gradient is not finite; its step is not taken.
+            OutOfMemoryError: if memory runs out.
         """
         with self._memory.updating(rollout):
             return self._update(rollout, remaining, max_updates)
@@ -201,7 +203,7 @@ class TextUpdater:
             if figures is None:
                 break
             history.append(figures)
-        if history:  # only before the first update are both sides the same policy
+        if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
         own = batch.mask > 0
@@ -219,7 +221,7 @@ class TextUpdater:
         )
 
     def describe(self) -> str:
-        """What is trained, in a line."""
+        """What is trained, in one line."""
         c = self.config
         adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         penalty = f", KL penalty {c.beta:g}" if c.beta else ", no KL penalty"
@@ -230,12 +232,12 @@ class TextUpdater:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `mlx_lm.load` and `load_model` read, with the critic beside it."""
+        """Write a folder that `mlx_lm.load` and `load_model` can read, with the critic in it."""
         head = {name: self.network.value_head[name] for name in ("weight", "bias")}
         save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: head})
 
     def _load_value_head(self) -> None:
-        """Take the critic of the folder that the model was read from, where it holds one."""
+        """Load the critic from the folder that the model was read from, if it holds one."""
         source = getattr(self.policy.model, "source", None)
         if source is None or not (source / VALUE_HEAD).is_file():
             return
@@ -251,7 +253,7 @@ class TextUpdater:
         return self.network.value_of(self._scorer.hidden(batch))
 
     def _log_ratio(self, batch: TokenBatch) -> np.ndarray:
-        """(N, T), of the policy that sampled to the first one; 0 where the mask is."""
+        """The log-ratio (N, T) of the policy that sampled to the first one; 0 off the mask."""
         assert self.reference is not None
         size = self.config.micro_batch_size or self.config.batch_size
         reference = by_parts(self.reference, batch, size).astype(np.float64)
@@ -260,7 +262,7 @@ class TextUpdater:
     def _step(
         self, batch: TokenBatch, columns: Sequence[np.ndarray], rows: np.ndarray, clip: float
     ) -> dict[str, float] | None:
-        """One optimizer step; None, and no step, where the policy has gone too far already."""
+        """Take one optimizer step; None, without a step, if the KL is already above its target."""
         config = self.config
         whole = BatchSize(len(rows), float(batch.mask[rows].sum()))
         size = config.micro_batch_size or len(rows)
@@ -293,7 +295,7 @@ class TextUpdater:
         whole: BatchSize,
         clip: float,
     ) -> tuple[mx.array, dict[str, mx.array], mx.array]:
-        """The loss of a part, what it adds to each figure, and how far its scores are from old."""
+        """The loss of a part, its share of each figure, and the largest difference from ``old``."""
         config = self.config
         hidden = self._scorer.hidden(batch)  # (N, T, D)
         logprobs, entropies = self._scorer.score(batch, hidden, config.ent_coef > 0)
@@ -347,10 +349,10 @@ def turn_rewards(trajectories: Sequence[Trajectory], batch: TokenBatch) -> np.nd
 
     Args:
         trajectories: in the order of the rows of the batch.
-        batch: made of them.
+        batch: the batch that was made of them.
 
     Raises:
-        DataError: where a trajectory's tokens do not fall into as many turns as it has rewards.
+        DataError: if a trajectory's tokens do not fall into as many turns as it has rewards.
     """
     rewards = np.zeros(batch.token_ids.shape)
     for row, trajectory in zip(rewards, trajectories):
@@ -369,7 +371,7 @@ def turn_rewards(trajectories: Sequence[Trajectory], batch: TokenBatch) -> np.nd
 def token_advantages(
     rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float, gae_lambda: float
 ) -> np.ndarray:
-    """GAE from each token of the mask to the next one; all (N, T), float64, 0 outside the mask."""
+    """GAE from each token of the mask to the next; arrays are (N, T), float64, 0 off the mask."""
     advantages = np.zeros(rewards.shape)
     for i, own in enumerate(mask > 0):
         advantages[i, own], _ = gae(
@@ -379,7 +381,7 @@ def token_advantages(
 
 
 def whiten(advantages: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean 0 and standard deviation 1 over the tokens of the mask; all 0 where they are equal."""
+    """Advantages with mean 0 and deviation 1 over the mask's tokens; 0 if all are equal."""
     own = mask > 0
     out = np.zeros_like(advantages)
     if own.sum() > 1 and np.ptp(advantages[own]) > _TOLERANCE:

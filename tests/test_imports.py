@@ -1,4 +1,4 @@
-"""What may import what, what an import brings along, and what no code here may do."""
+"""Which package may import which, what an import loads, and functions that no code may use."""
 
 import ast
 import subprocess

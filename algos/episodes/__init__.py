@@ -1,1 +1,1 @@
-"""What a rollout records, and how one episode is played."""
+"""What a rollout records, and what it takes to play one episode."""

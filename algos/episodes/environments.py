@@ -1,4 +1,4 @@
-"""Making environments from an id, a function or an object, and asking what they are."""
+"""Makes environments from an id, a function or an object, and tells what kind they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize
 
 
 def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
-    """An environment from an id, a function that makes one, or one as it is.
+    """Make an environment from its id or by a function; an environment is returned as it is.
 
     Raises:
         ConfigError: for ``env_kwargs`` without an id, or an id that cannot be made.
@@ -33,13 +33,14 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
 
 
 def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int) -> Any:
-    """An environment as `make_env` makes it, with ``num_envs`` copies side by side for control.
+    """Make an environment as `make_env` does; for control, ``num_envs`` of them side by side.
 
     Several environments of control become a vector environment that resets in the same step. An
     environment of text stays single: a runner copies it as it needs it.
 
     Raises:
-        ConfigError: if there is one environment, and copies of it are wanted.
+        ConfigError: if ``env`` is one environment, and ``num_envs`` asks for copies of it, or if a
+            vector environment has another number.
     """
     if isinstance(env, VectorEnv):
         if num_envs not in (1, env.num_envs):
@@ -91,7 +92,7 @@ def innermost(env: Any) -> Any:
 
 
 def title(env: Any) -> str:
-    """What to call a text environment: its id, its task, and how many examples that has."""
+    """A text environment in words: its id, its task, and the number of its examples."""
     inner = innermost(env)
     spec, task = getattr(env, "spec", None), getattr(inner, "task", None)
     words = [type(inner).__name__ if spec is None else spec.id]
@@ -103,7 +104,7 @@ def title(env: Any) -> str:
 
 
 class _CheckedEnv:
-    """An environment that steps in dicts by itself: what it returns is checked here, once."""
+    """Checks what an environment returns that steps in dicts by itself."""
 
     def __init__(self, env: Any):
         self._env = env
@@ -126,10 +127,10 @@ class _CheckedEnv:
 
 
 def as_dict_step(env: Any) -> Any:
-    """An environment whose resets and steps are dicts, and are checked to be.
+    """The environment with resets and steps as dicts, which are checked.
 
     Raises:
-        ConfigTypeError: for something else than an environment.
+        ConfigTypeError: if it is not an environment.
     """
     if isinstance(env, (gym.Env, VectorEnv)):
         return DictStep(env)
@@ -143,11 +144,11 @@ def as_dict_step(env: Any) -> Any:
 
 
 def copies(env: Any, count: int) -> list[DictStep]:
-    """Environments like this one, made from its spec; none, with a warning, if that fails.
+    """Make more environments like this one from its spec; none, with a warning, if that fails.
 
     Args:
         env: a single environment, or a `DictStep` of one.
-        count: how many.
+        count: how many environments to make.
     """
     spec = getattr(env, "spec", None)
     try:
@@ -166,7 +167,7 @@ def copies(env: Any, count: int) -> list[DictStep]:
         )
         return []
     first = innermost(env)
-    if isinstance(first, TextGenerationEnv):  # one process of reward functions is enough
+    if isinstance(first, TextGenerationEnv):  # one process of reward functions serves all copies
         for copy in made:
             innermost(copy).reward = first.reward
     return made

@@ -1,4 +1,4 @@
-"""One episode while it is played: what happened so far, and the trajectory that it leaves.
+"""One episode while it is played, and the trajectory that records it.
 
 A *lane* is one environment's place in a rollout, whether the environment stands alone or in a
 vector environment. Episodes follow one another in a lane.
@@ -20,24 +20,24 @@ _BY_STEP = {"value": "values", "logprob": "logprobs", "unclipped_action": "uncli
 
 
 class PlayedTurn(NamedTuple):
-    """One turn of an episode of text that was played: the policy's answer and the reply to it."""
+    """One turn of a played episode of text: the policy's answer, and the reply to it."""
 
     action: str
     extras: dict[str, Any]
-    """What the policy recorded."""
+    """What the policy recorded of its answer."""
     observation: str
-    """What the environment showed after it."""
+    """What the environment replied."""
 
 
 class Lane:
-    """The episode that is under way in one environment, and the trajectory that it leaves.
+    """The present episode of one environment, and the trajectory that records it.
 
     Args:
         start: ``{"observation", "info"}`` of the reset.
         policy_version: how many optimizer steps had changed the policy before.
-        seed: of the reset; None if it had none of its own.
-        env_index: which of the parallel environments it is.
-        noise: seed of the policy's noise in this episode; None leaves that to the policy.
+        seed: the seed of the reset; None if the reset had none of its own.
+        env_index: the number of the environment among the parallel ones.
+        noise: seed of the policy's noise in this episode; None leaves the noise to the policy.
         group_id: the group of trajectories that start alike; None if there are no groups.
     """
 
@@ -73,14 +73,14 @@ class Lane:
 
     @property
     def context(self) -> list[int] | None:
-        """Token ids of the episode so far; None if no policy has recorded any yet."""
+        """Token ids of the episode so far; None if the policy has recorded none yet."""
         if self.trajectory.prompt_ids is None:
             return None
         return self.trajectory.prompt_ids + (self.trajectory.token_ids or [])
 
     @property
     def noise(self) -> int | None:
-        """Seed of the noise of the next action, a new one each turn; None: the policy's own."""
+        """The seed of the next action's noise, another one each turn; None: the policy's own."""
         return None if self._noise is None else self._noise + len(self.trajectory)
 
     def record(self, action: Any, extras: dict[str, Any], step: Step) -> None:
@@ -105,7 +105,7 @@ class Lane:
             _record_tokens(trajectory, extras)
 
     def cut(self, policy_version: int) -> Lane:
-        """The rest of the episode with a trajectory of its own, when a rollout ends midway."""
+        """The rest of an episode that the end of a rollout cuts, with a trajectory of its own."""
         start = {"observation": self.observation, "info": self.info}
         rest = Lane(start, policy_version, env_index=self.trajectory.env_index)
         rest.starts = self.starts
@@ -117,11 +117,11 @@ def replay(
     turns: Sequence[Sequence[PlayedTurn]],
     step: Callable[[dict[int, Any]], dict[int, Step]],
 ) -> None:
-    """Play turns again that other episodes from the same starts have had.
+    """Play again the turns that other episodes from the same starts had.
 
     Args:
         lanes: episodes that have just begun.
-        turns: for each lane the turns to play; none of them ended its episode.
+        turns: for each lane the turns to play, none of which ended its episode.
         step: takes the actions of some lanes, by index, and gives their steps.
 
     Raises:
@@ -135,17 +135,17 @@ def replay(
             if lanes[i].ended or lanes[i].observation != turn.observation:
                 raise ConfigError(
                     f"turn {t + 1} was played again and the environment answered "
-                    f"{lanes[i].observation!r:.80}, where it had answered "
+                    f"{lanes[i].observation!r:.80}; before, it had answered "
                     f"{turn.observation!r:.80}: branches after a turn need an environment whose "
                     "answers follow from its seed and the actions alone"
                 )
 
 
 def _record_tokens(trajectory: Trajectory, extras: dict[str, Any]) -> None:
-    """Append a turn's tokens, and before them what the environment said since the last turn.
+    """Append the tokens of a turn, after those that the environment said since the last one.
 
     Raises:
-        ValueError: if the policy did not go on from the tokens that it had.
+        ValueError: if the policy's prompt does not begin with the tokens of the episode so far.
     """
     prompt_ids, token_ids = list(extras["prompt_ids"]), list(extras["token_ids"])
     count = len(token_ids)

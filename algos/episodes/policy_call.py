@@ -1,4 +1,4 @@
-"""Calling any policy: it is given what its parameters declare, and its answer is checked."""
+"""Calls any policy with the arguments that its parameters declare, and checks its answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KNOWN = (
 
 
 class PolicyCall:
-    """Calls a policy with those arguments that it declares.
+    """Calls a policy with the arguments that it declares.
 
     Args:
         policy: any policy.
@@ -33,11 +33,11 @@ class PolicyCall:
     Attributes:
         policy: as given.
         batched: whether it takes batches of text.
-        values: its critic's values of a batch of observations; None without a critic.
+        values: gives the critic's values of a batch of observations; None without a critic.
         deterministic: whether it is asked for deterministic actions.
 
     Raises:
-        ConfigTypeError: if it cannot be called.
+        ConfigTypeError: if the policy cannot be called.
     """
 
     def __init__(self, policy: Policy):
@@ -57,14 +57,14 @@ class PolicyCall:
             known: arguments that the policy may declare, by name.
 
         Raises:
-            ConfigTypeError: if the policy returns something else than these two.
+            ConfigTypeError: if the policy does not return these two.
         """
         known = {"context": None, "seeds": None, "continues": False, **known}
         passed = {name: known[name] for name in self._declared if name in known}
         if self.deterministic:
             passed["deterministic"] = True
         answer = self.policy(observation, **passed)
-        # Text of two characters would unpack as well.
+        # A text of two characters would unpack as well.
         pair = isinstance(answer, tuple) and len(answer) == 2
         if not pair or not isinstance(answer[1], Mapping):
             raise ConfigTypeError(
@@ -74,7 +74,7 @@ class PolicyCall:
 
 
 def declared(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
-    """Those of the names that are parameters of a callable."""
+    """Those of ``names`` that are parameters of a callable."""
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:  # a builtin without a signature

@@ -1,4 +1,4 @@
-"""Scoring completions before the environments step: rewards that run elsewhere begin early."""
+"""Scores completions before the environments step, so that slow rewards begin early."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Prescoring:
         envs: the environment and its copies.
 
     Attributes:
-        early: whether to begin as soon as a single action is known, since the reward functions run
-            elsewhere.
+        early: whether to begin as soon as a single action is known. That is so if the reward
+            functions run elsewhere.
     """
 
     def __init__(self, envs: Sequence[Any]):
@@ -46,12 +46,12 @@ class Prescoring:
         self._together = known and first.reward.takes_batches
 
     def begin(self, index: int, action: str) -> None:
-        """Begin to score the next action of one of them, if that is of use."""
+        """Begin to score the next action of one environment, if `early` is set."""
         if self.early:
             self._envs[index].prescore(action)
 
     def begin_all(self, actions: Mapping[int, str]) -> None:
-        """As `begin`, for all that step next; a function of a batch is called once for all."""
+        """Like `begin`, for all that step next; a reward on batches is called once for all."""
         for index, action in actions.items():
             self.begin(index, action)
         if self._together:

@@ -1,4 +1,4 @@
-"""One rollout as it was collected: what is trained on, what was played, and what it took."""
+"""A collected rollout: what is trained on, what was played, and how many tokens it took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
 
 PREFIX = "strategy/"
-"""Begins the names of a strategy's metrics."""
+"""The beginning of the names of a strategy's metrics."""
 
 
 @dataclass
@@ -19,13 +19,13 @@ class Counts:
     """
 
     rounds: int = 0
-    """How often prompts were drawn."""
+    """In how many rounds prompts were drawn."""
     groups: int = 0
     """Groups that were played."""
     groups_uniform: int = 0
-    """Groups that were played and whose outcomes are all alike: they have no information."""
+    """Played groups whose outcomes are all equal, which therefore have no information."""
     groups_missing: int = 0
-    """Groups that the rollout was to have and does not have in the end."""
+    """How many groups fewer the rollout has than it was to have."""
     groups_reused: int = 0
     """Groups of earlier rollouts that are trained on again."""
     prompts_skipped: int = 0
@@ -33,15 +33,15 @@ class Counts:
     tokens_generated: int = 0
     """Tokens that the policy sampled."""
     tokens_computed: int = 0
-    """Tokens that went through the model to sample these: each prompt once a group, each token
-    after it once, and the token before a place at which a tree branches once more."""
+    """Tokens that went through the model for this: each prompt once for its group, each token after
+    it once, and the token before a place at which a tree branches once more."""
     tokens_discarded: int = 0
     """Tokens that were generated and are not trained on."""
     tokens_trained: int = 0
     """Tokens with a weight in the loss, those of earlier rollouts included."""
 
     def metrics(self) -> dict[str, float]:
-        """The counts by their names in the metrics of a step, all under ``strategy/``."""
+        """The counts as metrics of a step, all under ``strategy/``."""
         counted = {name: float(value) for name, value in vars(self).items()}
         uniform = counted.pop("groups_uniform")
         counted["frac_groups_uniform"] = uniform / max(1, self.groups)
@@ -49,19 +49,20 @@ class Counts:
 
 
 class Rollout(Buffer):
-    """What `RolloutRunner.collect` gives: a buffer of what is kept, and what it took to get it.
+    """What `RolloutRunner.collect` gives: a buffer of what is trained on, and how it came about.
 
     Args:
-        trajectories: what is trained on.
+        trajectories: the trajectories to train on.
         source: where the trajectories come from, if that is known.
-        played: all trajectories that were played; None if that is what is trained on.
-        counts: of text, how many groups and tokens it took; None if nobody counted.
+        played: all trajectories that were played; None if all of them are trained on.
+        counts: for text, how many groups and tokens it took; None if they were not counted.
         seconds: time spent in the ``"environment"`` and in the ``"policy"``, of all workers
             together.
 
     Attributes:
-        played: all trajectories that were played, also those that a strategy did not keep. Neither
-            this nor what follows is written to files or compared, and `clear` leaves it alone.
+        played: all trajectories that were played, also those that a strategy did not keep. Files
+            and comparisons do not include this or the following attributes, and `clear` does not
+            change them.
         counts: as given.
         seconds: as given.
     """

@@ -1,8 +1,8 @@
-"""Environments that are stepped side by side, and what each one's step was.
+"""Steps environments side by side, and resets them when their episodes end.
 
 A *stage* holds the lanes of a rollout: one environment, or all those of a vector environment. It
-steps all of them and says for each lane what the step was and, if an episode has begun since, from
-what it begins. So a loop over a stage need not know how its environments are reset.
+steps all of them. For each lane it gives the step and, if an episode has begun since, the start of
+that episode. So a loop over a stage need not know how its environments are reset.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from textenv.wrappers.step import DictStep, Step
 
 
 class StepOutcome(NamedTuple):
-    """What one step of a stage was for one lane."""
+    """The result of one step of a stage for one lane."""
 
     step: Step | None
     """The transition; None if this step only reset the lane."""
     start: dict[str, Any] | None
-    """``{"observation", "info"}`` of the episode that has begun since; None if none has."""
+    """``{"observation", "info"}`` of the episode that has begun since; None if there is none."""
 
 
 class SingleStage:
@@ -35,7 +35,7 @@ class SingleStage:
         """What the policy is given."""
 
     def reset(self, seed: int | None) -> list[dict[str, Any]]:
-        """Start the first episode."""
+        """Start the first episode, and give its start."""
         start = self.env.reset(seed=seed)
         self.observation = start["observation"]
         return [start]
@@ -62,11 +62,11 @@ class VectorStage:
         self.num_envs: int = env.env.num_envs  # type: ignore[union-attr]
         self.mode = env.env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.observation: Any = None
-        """What the policy is given: a batch."""
+        """What the policy is given, as a batch."""
         self._resets_next = np.zeros(self.num_envs, bool)
 
     def reset(self, seed: int | list[int] | None) -> list[dict[str, Any]]:
-        """Start the first episodes; a list gives each lane a seed of its own."""
+        """Start the first episodes; a list of seeds gives each lane one of its own."""
         start = self.env.reset(seed=seed)
         self._resets_next[:] = False
         return self._starts(start)
@@ -135,7 +135,7 @@ def _start_of(batch: Any, i: int) -> dict[str, Any]:
 
 
 def sub_info(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """The info of lane i out of a vector environment's, whose ``_key`` says who has ``key``."""
+    """The info of lane i from a vector environment; its ``_key`` says which lanes have ``key``."""
     info = {}
     for key, value in infos.items():
         if key.startswith("_") and key[1:] in infos:

@@ -1,4 +1,4 @@
-"""What is recorded of an environment: transitions, trajectories, and the buffer that holds them."""
+"""Records what happened in an environment: transitions, trajectories, and buffers of them."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ class Transition(NamedTuple):
 class Trajectory:
     """The transitions of one episode, or of the part of it that was seen.
 
-    It holds T observations, actions, rewards and infos, one of each a step. What the policy
-    records beside them is None if the policy does not have it.
+    It holds T observations, actions, rewards and infos, one of each for every step. What the
+    policy records beside them is None if the policy does not record it.
     """
 
     observations: list[Any] = field(default_factory=list)
     """What the policy saw before each action."""
     actions: list[Any] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    """As the environment gave them."""
+    """The rewards as the environment gave them."""
     infos: list[dict[str, Any]] = field(default_factory=list)
     """The info of each step."""
     final_observation: Any = None
-    """What came after the last action."""
+    """The observation after the last action."""
     terminated: bool = False
     """Whether the environment ended the episode."""
     truncated: bool = False
-    """Whether a limit ended it. If neither flag is set, the rollout stopped in the middle."""
+    """Whether a limit ended it. If neither flag is set, the rollout ended before the episode."""
     reset_info: dict[str, Any] = field(default_factory=dict)
+    """The info of the reset."""
     seed: int | None = None
     """The seed that the episode was reset with."""
     group_id: int | None = None
-    """Trajectories from one and the same starting point share it."""
+    """The number of its group; trajectories from the same starting point share it."""
     policy_version: int | None = None
-    """How many optimizer steps had changed the policy before it played this."""
+    """How many optimizer steps had changed the policy before it played the episode."""
     env_index: int | None = None
-    """Which of the parallel environments it was played in."""
+    """The number of its environment among the parallel ones."""
 
     values: list[float] | None = None
     """The critic's value of each observation."""
@@ -69,15 +70,15 @@ class Trajectory:
     prompt_ids: list[int] | None = None
     """Token ids of the first observation."""
     token_ids: list[int] | None = None
-    """Every token after the prompt: the policy's, and between turns the environment's."""
+    """All tokens after the prompt: the policy's, and between turns the environment's."""
     token_mask: list[int] | None = None
     """1 for each of ``token_ids`` that the policy chose."""
     token_logprobs: list[float] | None = None
     """Log-probability of each of ``token_ids`` when it was sampled; 0 where the mask is 0."""
     token_entropies: list[float] | None = None
-    """Entropy in nats of what each token was drawn from; 0 where the mask is 0."""
+    """Entropy in nats of the distribution of each token; 0 where the mask is 0."""
     support: list[Any] | None = None
-    """For each of ``token_ids`` the ids that could be drawn; None if all could."""
+    """For each of ``token_ids``, the ids that could be drawn; None if all could be."""
     temperature: float | None = None
     """What the logits were divided by when the tokens were sampled."""
     completion_truncated: bool | None = None
@@ -88,9 +89,9 @@ class Trajectory:
     branch_at: int | None = None
     """Position in ``token_ids`` of the first token that it does not share with its parent."""
     shaping: float | None = None
-    """What a strategy adds to the total reward when advantages are computed."""
+    """What is added to the total reward when advantages are computed; a strategy sets it."""
     token_weights: list[float] | None = None
-    """Weight of each of ``token_ids`` in the loss; None: 1."""
+    """Weight of each of ``token_ids`` in the loss; None: 1 for all."""
     token_advantages: list[float] | None = None
     """Advantage of each of ``token_ids``; None: that of the trajectory in its group."""
 
@@ -139,7 +140,7 @@ class Trajectory:
 
 @dataclass
 class RolloutSource:
-    """Where a rollout comes from: what somebody who reads its file needs to know."""
+    """Where a rollout comes from, for readers of its file."""
 
     env_id: str | None = None
     """Gymnasium's id of the environment; None if it has no spec."""
@@ -156,19 +157,19 @@ class RolloutSource:
     policy_hash: str | None = None
     """SHA-256 of the policy's weights, and of what else decides its actions."""
     policy_version: int | None = None
-    """How many optimizer steps had changed the policy before."""
+    """How many optimizer steps had changed the policy before the rollout."""
     gamma: float | None = None
     """Discount that the algorithm uses."""
     gae_lambda: float | None = None
     """The lambda of the algorithm's advantages."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Versions of the libraries that made it, by name."""
+    """Versions of the libraries that made the rollout, by name."""
 
 
 class Buffer:
     """Holds trajectories for training.
 
-    Its length and its iteration are those of its trajectories.
+    Its length is the number of its trajectories, and iterating over it gives them.
 
     Attributes:
         source: where the trajectories come from, if that is known.
@@ -209,7 +210,7 @@ class Buffer:
         """Add one trajectory.
 
         Raises:
-            ConfigTypeError: if it is something else.
+            ConfigTypeError: if it is not a `Trajectory`.
         """
         if not isinstance(trajectory, Trajectory):
             raise ConfigTypeError(f"a buffer holds trajectories, got {type(trajectory).__name__}")
@@ -231,7 +232,7 @@ class Buffer:
 
 
 def policy_tokens(trajectories: Iterable[Trajectory]) -> int:
-    """How many tokens the policy sampled for these; a beginning that they share counts once."""
+    """How many tokens the policy sampled for these; a beginning that branches share counts once."""
     return sum(sum((t.token_mask or ())[t.own_from :]) for t in trajectories)
 
 

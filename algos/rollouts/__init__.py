@@ -1,1 +1,1 @@
-"""Collecting rollouts, in this process and in worker processes."""
+"""Collects rollouts, in this process or in worker processes, and makes a step's metrics."""

@@ -1,4 +1,4 @@
-"""Collecting rollouts of control: a fixed number of transitions, shared by all environments."""
+"""Collects rollouts of control: a fixed number of transitions, shared by all environments."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from textenv.errors import ConfigError
 
 
 class StepCollector:
-    """Collects exactly so many transitions; an episode that a rollout cuts goes on in the next.
+    """Collects exactly ``max_steps`` transitions; a cut episode goes on in the next rollout.
 
     Args:
         stage: the environments, which share the transitions evenly.
         call: calls the policy.
         max_steps: how many transitions a rollout has.
-        seed: of the first reset; None leaves the environments' own seeding alone.
+        seed: the seed of the first reset; None leaves the environments' own seeding alone.
         seconds: time spent in the ``"environment"`` and in the ``"policy"`` is added to it.
 
     Raises:
@@ -87,7 +87,7 @@ class StepCollector:
                 if lane.ended or not remaining[i]:
                     kept.append(lane.trajectory)
                     lanes[i] = lane.cut(version)
-            elif step is not None:  # this lane has its share, others wait for a reset
+            elif step is not None:  # this lane has its share and is stepped for the others
                 lane.observation, lane.info, lane.starts = step["observation"], step["info"], False
                 lanes[i] = lane.cut(version)
             if start is not None:

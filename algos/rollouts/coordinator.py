@@ -1,4 +1,4 @@
-"""Rollouts collected in this process or by several workers: the same rollout in either case."""
+"""Collects rollouts in this process or in several worker processes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.policy_call import Policy
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.rollouts.workers import WorkerRunner, check_factories, cut
+from textenv.algos.rollouts.worker_runner import WorkerRunner, check_factories, cut
 from textenv.algos.strategies.strategy import Strategy, create_strategy
 
 
 class RolloutCoordinator:
     """Collects rollouts in environments and with policies that it makes from factories.
 
-    With workers, each of these processes makes an environment and a policy of its own. Before each
+    With workers, each worker process makes an environment and a policy of its own. Before each
     rollout all of them are given the weights of `policy`, which this process made and which is the
-    one to train. The workers run whatever plays: the policy, the environments, the rewards, the
-    generation of a strategy. The other parts of the strategy run here.
+    one to train. The workers run everything that plays: the policy, the environments, the rewards,
+    and the generation of a strategy. The other parts of the strategy run in this process.
 
     Text is cut into items of whole groups. The cut, the starts and the seeds of the noise do not
     depend on the workers. So with a policy that takes ``seeds``, as language models here do, the
     rollout is the same, token for token and in the same order, whatever their number.
 
     Control has as many environments as all workers make together. They share ``max_steps`` evenly,
-    and ``env_index`` numbers them through. The rollout is then the same for the same
-    ``num_workers`` (and for 0 and 1). For another number it is another rollout, since it is played
-    in other environments. A policy with noise of its own should have ``reseed(seed)``, or all
+    and ``env_index`` numbers all of them. The rollout is then the same for the same ``num_workers``
+    (and for 0 and 1). For another number it is another rollout, since it is played in other
+    environments. A policy with noise of its own should have ``reseed(seed)``, or all
     workers draw the same. A policy that is trained needs ``tensors()`` and
     ``set_tensors(tensors)``.
 
@@ -42,7 +42,7 @@ class RolloutCoordinator:
         seed: as in `RolloutRunner`.
 
     Attributes:
-        runner: the runner of this process: it plans the rollouts, and plays them if there are no
+        runner: the runner of this process. It plans the rollouts, and plays them if there are no
             workers.
 
     Raises:
@@ -109,7 +109,7 @@ class RolloutCoordinator:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time spent in the environment and in the policy so far, of all workers together."""
+        """Seconds spent so far in the environment and in the policy, of all workers together."""
         return self.runner.seconds
 
     @property

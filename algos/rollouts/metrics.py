@@ -1,6 +1,6 @@
-"""The metrics of a training step, for GRPO and for PPO: all of them are made here.
+"""Makes all metrics of a training step, for GRPO and for PPO.
 
-Text has TRL's names, PPO Stable-Baselines3's.
+Metrics of text have TRL's names, and those of PPO have Stable-Baselines3's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from textenv.algos.episodes.trajectory import Trajectory, policy_tokens
 from textenv.algos.strategies.groups import TOLERANCE, by_group
 from textenv.algos.strategies.strategy import Strategy
 
-_EPISODES = 100  # that the mean return is taken over, as in Stable-Baselines3
+_EPISODES = 100  # the mean return is over so many, as in Stable-Baselines3
 
 
 class PhaseClock:
     """Measures the phases of a step, which follow one another.
 
     Attributes:
-        began: when it began, by `time.perf_counter`.
-        seconds: of each phase that has ended, by its name.
+        began: when the step began, by `time.perf_counter`.
+        seconds: the seconds of each phase that has ended, by its name.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
 
     def end(self, phase: str) -> None:
-        """Say that a phase has ended, and that the next one begins."""
+        """End a phase, and begin the next one."""
         now = time.perf_counter()
         self.seconds[phase] = now - self._last
         self._last = now
@@ -47,7 +47,7 @@ class GRPOMetrics:
     """Makes the metrics of GRPO's steps.
 
     Args:
-        strategy: of the rollouts; its parts have metrics of their own.
+        strategy: the strategy of the rollouts; its parts have metrics of their own.
     """
 
     def __init__(self, strategy: Strategy):
@@ -60,9 +60,9 @@ class GRPOMetrics:
         """The metrics of one step.
 
         Args:
-            rollout: that was trained on.
+            rollout: the rollout that was trained on.
             update: the metrics of the update.
-            clock: with the phases ``generate``, ``export`` and ``update``.
+            clock: has measured the phases ``generate``, ``export`` and ``update``.
             steps: optimizer steps so far.
         """
         metrics = {**update, **rollout_metrics(rollout.played)}
@@ -99,9 +99,9 @@ class PPOMetrics:
         """The metrics of one update.
 
         Args:
-            rollout: that was trained on.
+            rollout: the rollout that was trained on.
             update: the metrics of the update.
-            clock: with the phases ``rollout``, ``export`` and ``update``.
+            clock: has measured the phases ``rollout``, ``export`` and ``update``.
             steps: optimizer steps so far.
         """
         metrics: dict[str, float] = {}
@@ -136,7 +136,7 @@ def rollout_metrics(
     """Rewards, lengths and groups of a rollout of text, under TRL's names.
 
     Args:
-        trajectories: all that were played.
+        trajectories: all trajectories that were played.
         tolerance: a group whose rewards differ by no more than this has no information.
     """
     rewards = np.array([t.total_reward for t in trajectories])
@@ -176,10 +176,12 @@ def rollout_metrics(
 
 
 class EpisodeStats:
-    """Mean return and length of the last episodes, which rollouts may have cut into parts."""
+    """Mean return and length of the last 100 episodes, which rollouts may have cut into parts."""
 
     def __init__(self) -> None:
-        self._parts: dict[int | None, tuple[float, int]] = {}  # by environment, under way
+        self._parts: dict[
+            int | None, tuple[float, int]
+        ] = {}  # of unfinished episodes, by environment
         self._finished: deque[tuple[float, int]] = deque(maxlen=_EPISODES)
 
     def add(self, rollout: Iterable[Trajectory]) -> None:

@@ -1,4 +1,4 @@
-"""Where the episodes of a rollout of text start: which examples, from which seeds."""
+"""Plans where the episodes of a rollout of text start: from which examples and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textenv.algos.strategies.strategy import Strategy
 from textenv.errors import ConfigError
 
 MAX_SEED = 2**31 - 1
-_MAX_NOISE = 2**63 - 1  # so many that no two episodes share one, nor one's turns another's
+_MAX_NOISE = 2**63 - 1  # so large that the seeds of two episodes and their turns do not meet
 
 
 class Planner:
@@ -21,7 +21,7 @@ class Planner:
     Args:
         env: the environment; a task with a finite number of examples goes through them in shuffled
             epochs.
-        strategy: whose part for the prompts chooses.
+        strategy: its part for the prompts chooses the starts.
         seed: seeds the resets and the noise.
         same_options: whether all episodes must be reset with the same options, as those of a
             vector environment are.
@@ -37,8 +37,8 @@ class Planner:
     def plan(self, count: int) -> list[Start]:
         """The starts of the next groups, each repeated for all trajectories of its group.
 
-        An episode follows from its start and the policy's weights. So the starts may be played in
-        parts of whole groups, by whoever has the same environment and policy.
+        A start and the policy's weights determine an episode. So the starts may be played in parts
+        of whole groups, by any process that has the same environment and policy.
 
         Args:
             count: how many groups.
@@ -73,7 +73,7 @@ class Planner:
         ]
 
     def state(self) -> dict[str, Any]:
-        """What the next plans depend on, in JSON's types."""
+        """The state that the next plans depend on, in JSON's types."""
         return {
             "environment": title(self._env),
             "next_group": self._next_group,
@@ -87,9 +87,8 @@ class Planner:
         """Go on from what `state` gave.
 
         Raises:
-            ConfigError: if it is of another environment, task or strategy.
-            DataError: for something that is no state.
-            KeyError, TypeError, AttributeError: likewise.
+            ConfigError: if it is the state of another environment, task or strategy.
+            DataError, KeyError, TypeError, AttributeError: if it is not a state.
         """
         if state["environment"] != title(self._env):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Playing episodes of text, many at once: the policy answers all of them, then all of them step."""
+"""Plays episodes of text, many at once: the policy answers all of them, then all of them step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textenv.errors import ConfigError
 
 
 class TextPlayer:
-    """Plays whole episodes of text with one policy; a `textenv.algos.strategies.EpisodePlayer`.
+    """Plays whole episodes of text with one policy; it is what strategies call an `EpisodePlayer`.
 
     If the policy takes batches, the episodes are played side by side, in copies of the environment
     that are made from its spec when they are needed. Otherwise they are played one after another.
@@ -69,14 +69,14 @@ class TextPlayer:
     ) -> list[Trajectory]:
         """Play one episode from each of these starts, all side by side, for a tree's branches.
 
-        What the policy keeps for them is let go by `forget`.
+        The policy keeps what it computed for them until `forget` is called.
 
         Args:
             starts: where they begin.
             answer: gives the actions of all episodes that go on, as the method `answer` does. It
-                may report each one that will not change any more.
-            after: turns of other episodes that each begins with. They are played again, and the
-                environment must answer the same.
+                may report each action as soon as that will not change any more.
+            after: the turns of another episode that each of them begins with. These are played
+                again, and the environment must answer the same.
 
         Raises:
             ConfigError: if the environment cannot be copied, or is not deterministic.
@@ -90,8 +90,8 @@ class TextPlayer:
 
         Args:
             lanes: the episodes.
-            on_answer: told of each answer before the others are there, if the policy can do that
-                and rewards can begin early.
+            on_answer: called with each answer before the others are there, if the policy can do
+                that and rewards can begin early.
             tree: ``branches``, ``begun`` and ``limits`` of `LanguageModelPolicy`.
         """
         if not self._call.batched:
@@ -122,7 +122,7 @@ class TextPlayer:
         return list(actions), rows
 
     def forget(self) -> None:
-        """Let the policy forget what it kept of episodes that have ended."""
+        """Let the policy discard what it kept for episodes that have ended."""
         if hasattr(self.policy, "forget"):
             self.policy.forget()
 
@@ -207,7 +207,7 @@ class TextPlayer:
         return {i: self._copies[i].step(action) for i, action in actions.items()}
 
     def _make_copies(self, count: int) -> int:
-        """Copy the environment up to ``count`` times in all; returns how many there are to use."""
+        """Make copies until there are ``count`` environments; returns how many can be used."""
         missing = count - len(self._copies)
         if missing > 0:
             self._copies += copies(self._copies[0], missing)

@@ -1,6 +1,6 @@
-"""Worker processes of this machine, and the pipes to them.
+"""Starts and ends worker processes on this machine, and carries messages to them.
 
-`LocalPool` carries messages to a `RolloutWorker` in each process. Weights travel as the bytes of
+`LocalPool` sends messages to a `RolloutWorker` in each process. Weights travel as the bytes of
 their arrays; the rest is pickled by `multiprocessing` itself, between this process and its own
 children.
 """
@@ -27,7 +27,7 @@ _PRELOAD = (
     "textenv.algos.control.mlp_policy",
     "textenv.algos.rollouts.runner",
 )
-_GRACE = 3.0  # seconds that a process has to end by itself
+_GRACE = 3.0  # seconds in which a process may end by itself
 
 
 class WorkerTraceback(Exception):
@@ -38,7 +38,7 @@ class WorkerTraceback(Exception):
 
 
 def check_sendable(num_workers: int, **factories: Any) -> None:
-    """Refuse factories that another process cannot be given.
+    """Refuse factories that cannot be sent to another process.
 
     Raises:
         ConfigError: naming the factory, and saying what is needed.
@@ -62,13 +62,13 @@ class _Process:
         self.connection: Connection
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs,), name=f"rollouts-{index}")
-        self.item: int | None = None  # the number of what it is at work on
+        self.item: int | None = None  # the number of the item that it works on
         self.started = False
         self.process.start()
         theirs.close()
 
     def death(self) -> WorkerError:
-        """The error to raise when the process is gone."""
+        """The error to raise when the process has ended."""
         self.process.join(_GRACE)
         code = self.process.exitcode
         why = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
@@ -106,8 +106,8 @@ class LocalPool:
             context.set_forkserver_preload([name for name in _PRELOAD if name in sys.modules])
         self._workers: list[_Process] = []
         self._end = weakref.finalize(self, _end, self._workers)
-        # multiprocessing waits for its children at exit: this comes before it, whatever was
-        # imported first.
+        # At exit multiprocessing waits for its children. The last function that is registered runs
+        # first, so this one ends them before that, whatever was imported first.
         atexit.register(self._end)
         try:
             for index in range(len(recipes)):
@@ -130,8 +130,8 @@ class LocalPool:
         """Send weights to all workers, and wait until all of them have them.
 
         Args:
-            version: of the weights; items of another one are refused from then on.
-            tensors: arrays by name, what the workers' policies take in ``set_tensors``.
+            version: the version of the weights; items for another one are refused from then on.
+            tensors: arrays by name, as the workers' policies take them in ``set_tensors``.
         """
         arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         header = [(name, value.dtype.str, value.shape) for name, value in arrays.items()]
@@ -148,7 +148,7 @@ class LocalPool:
             raise
 
     def run(self, items: Sequence[RolloutItem | GradientItem]) -> list[Any]:
-        """Give items to the workers: the first ones in order, the others as workers are free.
+        """Give items to the workers: the first ones in order, the others as workers become free.
 
         Returns:
             The answer to each, in the order of the items.
@@ -170,7 +170,7 @@ class LocalPool:
                 done[number] = value
                 free.append(worker)
                 busy -= 1
-        except BaseException:  # Ctrl-C too: nothing may be left under way
+        except BaseException:  # Ctrl-C too: no worker may be left at work
             self.close()
             raise
         return done
@@ -190,11 +190,11 @@ class LocalPool:
             raise worker.death() from None
 
     def _receive(self) -> tuple[_Process, int, Any]:
-        """The next answer of any worker that has something to do."""
+        """The next answer of any worker that is at work."""
         busy = {w.connection: w for w in self._workers if w.item is not None}
         sentinels = {w.process.sentinel: w for w in self._workers}
         ready = wait([*busy, *sentinels])
-        # An answer that came before its worker died is an answer.
+        # An answer counts even if its worker died after it was sent.
         for worker in sorted((busy[c] for c in ready if c in busy), key=lambda w: w.index):
             try:
                 kind, value = worker.connection.recv()
@@ -216,9 +216,9 @@ def _raise(worker: _Process, error: Exception | None, text: str) -> None:
 
 
 def _end(workers: Sequence[_Process]) -> None:
-    """End processes: those that wait at once, those at work after a moment."""
+    """End processes: idle ones end by themselves, others are terminated, and killed at last."""
     for worker in workers:
-        worker.connection.close()  # its end of the pipe tells an idle one
+        worker.connection.close()  # which tells an idle one to end
         if worker.item is not None:
             worker.process.terminate()
     for worker in workers:

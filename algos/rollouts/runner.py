@@ -1,7 +1,7 @@
-"""The rollout loop: one for text and for control, for episodes of one turn or many.
+"""The rollout loop, for text and for control, for episodes of one turn or many.
 
-The runner sees observations, actions and transitions. How a policy comes to an action, token by
-token or by one matrix product, is the policy's own affair; what it records comes in ``extras``.
+The runner sees observations, actions and transitions. It does not know how a policy comes to an
+action, token by token or by one matrix product; what the policy records comes in ``extras``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from textenv.errors import ConfigError, DataError
 class RolloutRunner:
     """Collects rollouts of one policy in one environment.
 
-    Text is collected in whole groups: all trajectories of a group start from one reset seed,
-    hence from the same prompt. If the policy takes batches (``policy.batched``), a whole rollout is
+    Text is collected in whole groups. All trajectories of a group start from one reset seed, and so
+    from the same prompt. If the policy takes batches (``policy.batched``), a whole rollout is
     generated at once, in copies of the environment made from its spec. Control is collected for
     exactly ``max_steps`` transitions, shared evenly by the lanes of a vector environment. If the
     end of a rollout cuts an episode, the next rollout goes on with it.
@@ -52,15 +52,15 @@ class RolloutRunner:
         policy: any policy.
         strategy: from `create_strategy`; single trajectories if None. Its parts are for text.
         max_steps: transitions of one `collect`: for control exactly that many, for text at most.
-            Those that a strategy discards, and draws again, or adds from earlier rollouts come
-            on top.
+            Transitions that a strategy discards and plays again, or adds from earlier rollouts,
+            come on top.
         seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
             seed of their own. None leaves the environments' own seeding alone (control only).
 
     Attributes:
         is_text: whether the environment's actions are text.
         num_groups: how many groups a rollout of text is to have.
-        seconds: time spent so far in the ``"environment"`` and in the ``"policy"``.
+        seconds: seconds spent so far in the ``"environment"`` and in the ``"policy"``.
 
     Raises:
         ConfigTypeError: for an environment or policy of another kind.
@@ -122,7 +122,7 @@ class RolloutRunner:
         """Collect one rollout.
 
         Args:
-            play: text: plays whole groups from these starts, in place of this runner's own
+            play: for text, plays whole groups from given starts, in place of this runner's own
                 environment and policy.
 
         Raises:
@@ -146,14 +146,14 @@ class RolloutRunner:
         return self._planner.plan(self.num_groups if count is None else count)
 
     def play_starts(self, starts: Sequence[Start]) -> list[Trajectory]:
-        """Play whole groups from starts that a plan gave, as the strategy plays them."""
+        """Play whole groups as the strategy does, from starts that `plan` gave."""
         return self.strategy.generation.play(self._player, starts)
 
     def play(self, example_ids: Sequence[int], deterministic: bool = False) -> Rollout:
         """Play one episode of each of these examples of a text task, for evaluation.
 
         Args:
-            example_ids: which examples; nothing is drawn at random but the policy's tokens.
+            example_ids: the ids of the examples; only the policy's tokens are drawn at random.
             deterministic: passed on to the policy.
 
         Raises:
@@ -169,7 +169,7 @@ class RolloutRunner:
             self._call.deterministic = False
 
     def state(self) -> dict[str, Any]:
-        """What the next rollouts of text depend on beside the policy, in JSON's types."""
+        """The state that the next rollouts of text depend on beside the policy, in JSON's types."""
         return {
             "num_groups": self.num_groups,
             "policy_version": self.policy_version,
@@ -180,9 +180,9 @@ class RolloutRunner:
         """Go on from what `state` gave: the next rollouts are those that would have come there.
 
         Raises:
-            ConfigError: if it is of another strategy, of rollouts of another size, or of another
-                environment or task.
-            DataError: for something that is no state.
+            ConfigError: if it is the state of another strategy, environment or task, or of rollouts
+                of another size.
+            DataError: if it is not a state.
         """
         try:
             if state["num_groups"] != self.num_groups:
@@ -203,7 +203,7 @@ class RolloutRunner:
             self.env.close()
 
     def _plan_groups(self, turns: int) -> None:
-        """Find out how many groups a rollout has, and make the strategy ready."""
+        """Find out how many groups a rollout has, and prepare the strategy."""
         size = self.strategy.num_generations
         self.num_groups = self.max_steps // (size * turns)
         if self.num_groups < 1:
@@ -214,7 +214,7 @@ class RolloutRunner:
         self.strategy.prepare(Setup(self.env, self.policy, self.num_groups, size, turns, self.seed))
 
     def _gather(self, play: Callable[[list[Start]], Iterable[Trajectory]]) -> Rollout:
-        """Collect a rollout of text by the strategy: choose, play, select, until it is full."""
+        """Collect a rollout of text: choose starts, play, and select, until it has all groups."""
         kept: list[Group] = []
         played: list[Trajectory] = []
         counts = Counts()

@@ -1,11 +1,11 @@
-"""The gradient of a policy-gradient loss, computed by worker processes."""
+"""Computes the gradient of a policy-gradient loss in worker processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from textenv.algos.rollouts.workers import WorkerRunner
+from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
 from textenv.algos.training.microbatches import LossResult, MicroBatch
 
@@ -18,10 +18,10 @@ from textenv.algos.lm.models.weights import from_numpy  # noqa: E402
 
 
 class SharedGradient:
-    """Lets workers compute a gradient, each for some of the microbatches.
+    """Lets worker processes compute a gradient, each for some of the microbatches.
 
     Args:
-        workers: can compute gradients of the same model and loss.
+        workers: they can compute gradients of the same model and loss.
     """
 
     def __init__(self, workers: WorkerRunner):

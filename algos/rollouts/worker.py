@@ -2,7 +2,7 @@
 
 A worker is sent the weights of the policy, and items of work: where episodes start, or the
 microbatches of an update whose gradient is wanted. Each item names the version of the weights that
-it is meant for. What carries the messages is no concern of the worker; `serve` answers those that
+it is meant for. A worker does not depend on what carries the messages; `serve` answers those that
 come through a pipe.
 """
 
@@ -31,7 +31,7 @@ from textenv.algos.training.microbatches import GradientResult, MicroBatch
 
 
 class WorkerError(RuntimeError):
-    """A worker process failed, or is gone."""
+    """A worker process failed, or has ended."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Recipe:
     max_steps: int
     seed: int | None
     noise: int | None = None
-    """Seed for a policy that draws from a stream of its own (``reseed``); None leaves it."""
+    """Seed for a policy that draws from a generator of its own (``reseed``); None sets none."""
     first_env: int = 0
-    """Control: number of its first environment among those of all workers."""
+    """Control: the number of its first environment among those of all workers."""
     threads: int = 1
     """How many threads multiply its matrices."""
     create_gradient: Callable[[Policy], Callable[[list[MicroBatch]], GradientResult]] | None = None
@@ -54,24 +54,24 @@ class Recipe:
 
 
 class RolloutItem(NamedTuple):
-    """A part of a rollout that is to be played."""
+    """A part of a rollout that a worker is to play."""
 
     policy_version: int
-    """Version of the weights that it must be played with."""
+    """The version of the weights that it must be played with."""
     starts: list[Start] | None = None
-    """Text: where its episodes start. Control: None, which asks for a share of the transitions."""
+    """Text: where its episodes start. Control: None; the worker plays its share of transitions."""
 
 
 class GradientItem(NamedTuple):
-    """Microbatches of an update whose gradient is wanted."""
+    """Microbatches of an update, whose gradient a worker is to compute."""
 
     policy_version: int
-    """Version of the weights that the gradient is taken at."""
+    """The version of the weights that the gradient is taken at."""
     microbatches: list[MicroBatch]
 
 
 class Played(NamedTuple):
-    """What a worker played for an item."""
+    """The trajectories that a worker played for an item, and the time it took."""
 
     trajectories: list[Trajectory]
     seconds: dict[str, float]
@@ -82,7 +82,7 @@ class RolloutWorker:
     """Plays items and computes gradients, with an environment and a policy of its own.
 
     Args:
-        recipe: what to make them from.
+        recipe: how to make them.
     """
 
     def __init__(self, recipe: Recipe):
@@ -98,7 +98,7 @@ class RolloutWorker:
         self._version: int | None = None  # no weights were sent yet
 
     def set_weights(self, version: int, tensors: Mapping[str, np.ndarray]) -> None:
-        """Play with these weights from now on; empty if the policy has no `set_tensors`."""
+        """Play with these weights from now on; ``tensors`` is empty if the policy takes none."""
         if tensors:
             self.runner.policy.set_tensors(tensors)  # type: ignore[attr-defined]
         self._version = self.runner.policy_version = version
@@ -154,10 +154,10 @@ def serve(connection: Connection) -> None:
                 data = ForkingPickler.dumps(("done", answer))
             except EOFError:
                 return
-            except Exception as error:  # the user's code: anything can come, and is passed on
+            except Exception as error:  # the user's code may raise anything, which is passed on
                 data = ForkingPickler.dumps(("raised", _sendable(error)))
             connection.send_bytes(data)
-    except ConnectionError:  # nobody is there to hear it
+    except ConnectionError:  # the other end of the pipe is gone
         return
     finally:
         if worker is not None:
@@ -183,9 +183,9 @@ def _answer(connection: Connection, worker: RolloutWorker | None) -> tuple[Rollo
 
 
 def _sendable(error: Exception) -> tuple[Exception | None, str]:
-    """An exception, or None if it would not arrive as what it is, and its traceback as text."""
+    """An exception, or None if pickling would change it, and its traceback as text."""
     text = "".join(traceback.format_exception(error))
-    with suppress(Exception):  # an exception of the user's own may not bear it
+    with suppress(Exception):  # a user's exception may not allow that
         again = ForkingPickler.loads(ForkingPickler.dumps(error))
         if type(again) is type(error) and str(again) == str(error):
             return error, text

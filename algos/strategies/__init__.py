@@ -1,6 +1,6 @@
 """Rollout strategies: parts that decide what is played, kept and reused.
 
-A part of one's own is a dataclass that derives from the class of its slot::
+To write a part, derive a dataclass from the class of its slot::
 
     @register("shortest")
     @dataclass
@@ -10,7 +10,7 @@ A part of one's own is a dataclass that derives from the class of its slot::
         def select(self, groups):
             return [sorted(group, key=lambda t: len(t.token_ids))[: self.keep] for group in groups]
 
-and then ``create_strategy("grpo", parts=["shortest:keep=2"])``.
+Then use it by its name: ``create_strategy("grpo", parts=["shortest:keep=2"])``.
 """
 
 from textenv.algos.strategies.groups import is_uniform, outcome, start_key, thin

@@ -1,4 +1,4 @@
-"""Counting what a rollout took: tokens generated, discarded and trained on, prompts and groups."""
+"""Counts what a rollout of text took: its groups, and the tokens generated and trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textenv.algos.strategies.protocols import Group
 
 
 def count_round(counts: Counts, groups: Sequence[Group]) -> None:
-    """Add what was played in one round."""
+    """Add the groups that were played in one round."""
     counts.rounds += 1
     counts.groups += len(groups)
     counts.groups_uniform += sum(map(is_uniform, groups))
@@ -25,13 +25,13 @@ def count_round(counts: Counts, groups: Sequence[Group]) -> None:
 def count_kept(
     counts: Counts, wanted: int, kept: Sequence[Group], trained: Sequence[Group]
 ) -> None:
-    """Add what is left in the end.
+    """Add what the rollout holds in the end.
 
     Args:
-        counts: of all rounds.
+        counts: the counts of all rounds, which are added to.
         wanted: how many groups the rollout was to have.
-        kept: the groups that the selection has left.
-        trained: those, and the groups that are reused.
+        kept: the groups that the selection kept.
+        trained: the groups to train on: those that were kept, and those that are reused.
     """
     fresh = {t.group_id for group in kept for t in group}
     own = [group for group in trained if group[0].group_id in fresh]
@@ -42,13 +42,13 @@ def count_kept(
 
 
 def summarize(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The counts of a whole run: sums, and the share of groups without information.
+    """The counts of a whole run: their sums, and the share of groups without information.
 
     Args:
         history: the metrics of each step.
     """
     rows = [row for row in history if PREFIX + "groups" in row]
-    counted = Counts().metrics()  # the names of counts; parts have metrics of their own
+    counted = Counts().metrics()  # names only the counts, and no metrics of parts
     names = [name for name in (rows[0] if rows else ()) if name in counted]
     total = {name.removeprefix(PREFIX): sum(row[name] for row in rows) for name in names}
     if total:
@@ -59,7 +59,7 @@ def summarize(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _weighted(group: Group) -> int:
-    """Tokens of a group that have a weight in the loss."""
+    """How many tokens of a group have a weight in the loss."""
     total = 0
     for t in group:
         if t.token_weights is None:

@@ -1,4 +1,4 @@
-"""What strategies ask of groups: how they came out, from where they started, some of them alone."""
+"""Functions on groups that strategies share: outcomes, starting points, and smaller groups."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.strategies.protocols import Group, Start
 
 TOLERANCE = 1e-8
-"""Outcomes that differ by no more are equal."""
+"""Outcomes that differ by no more than this count as equal."""
 
 
 def outcome(trajectory: Trajectory) -> float:
-    """How an episode came out: 1 or 0 where the task can tell (``is_correct``), else its reward.
+    """The outcome of an episode: 1 or 0 if the task can tell (``is_correct``), else its reward.
 
-    The reward is that of the environment, and not what shaping makes of it.
+    This is the reward of the environment, before any shaping.
     """
     correct = trajectory.is_correct
     return trajectory.total_reward if correct is None else float(correct)
 
 
 def is_uniform(group: Group, tolerance: float = TOLERANCE) -> bool:
-    """Whether all of a group came out alike: then there is nothing to learn from comparing them."""
+    """Whether a group's outcomes are all equal, so that comparing them teaches nothing."""
     values = np.array([outcome(trajectory) for trajectory in group], np.float64)
     values = values[np.isfinite(values)]
     return len(values) < 2 or bool(values.max() - values.min() <= tolerance)
 
 
 def by_group(trajectories: Iterable[Trajectory]) -> list[Group]:
-    """Trajectories by their ``group_id``, in the order in which the groups first come."""
+    """Trajectories by their ``group_id``; groups are in the order of their first trajectories."""
     groups: dict[int | None, Group] = {}
     for trajectory in trajectories:
         groups.setdefault(trajectory.group_id, []).append(trajectory)
@@ -39,7 +39,7 @@ def by_group(trajectories: Iterable[Trajectory]) -> list[Group]:
 
 
 def start_key(start: Start | Trajectory) -> Hashable:
-    """What one starting point is known by: its example, or its seed where the task has none."""
+    """The key of a starting point: the id of its example, or its seed if there is no such id."""
     if isinstance(start, Trajectory):
         found = start.reset_info.get("example_id")
     else:
@@ -50,11 +50,11 @@ def start_key(start: Start | Trajectory) -> Hashable:
 def thin(group: Group, keep: Collection[int]) -> Group:
     """Some trajectories of a group, in their order.
 
-    Where a parent is left out, the child that shares most with it takes its place in the tree.
+    If a parent is left out, the child that shares most with it takes its place in the tree.
 
     Args:
         group: a group.
-        keep: indices of those that stay.
+        keep: the indices of the trajectories that stay.
     """
     parents = [trajectory.parent for trajectory in group]
     branches = [trajectory.branch_at for trajectory in group]

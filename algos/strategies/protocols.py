@@ -1,12 +1,12 @@
-"""What a strategy is made of: parts for four slots, and what they are given.
+"""The base classes of a strategy's parts, one for each of its four slots, and what they are given.
 
-A part derives from `Prompts`, `Generation`, `Selection` or `Reuse`, whose defaults do nothing, and
-is a dataclass: the fields that its constructor takes are its settings, as the command line has them
-(``dapo:cap=4``), other fields (``field(init=False)``) are what it remembers.
+A part derives from `Prompts`, `Generation`, `Selection` or `Reuse`, whose defaults do nothing. It
+is a dataclass. The fields that its constructor takes are its settings, which the command line can
+set (``dapo:cap=4``). Other fields (``field(init=False)``) hold what it remembers.
 
-Parts run in the main process, on whole groups; only `Generation` runs where the policy does, which
-may be in worker processes. What they draw comes from a generator of their own (`Setup.rng`), and
-what they remember goes into a checkpoint (`StrategyPart.state`).
+Parts run in the main process, on whole groups. Only `Generation` runs beside the policy, which may
+be in worker processes. A part draws random numbers from a generator of its own (`Setup.rng`). What
+it remembers goes into a checkpoint (`StrategyPart.state`).
 """
 
 from __future__ import annotations
@@ -26,42 +26,43 @@ if TYPE_CHECKING:
     from textenv.algos.lm.scoring.batch import TokenBatch
 
 Group = list[Trajectory]
-"""The trajectories of one starting point."""
+"""Trajectories that began at the same starting point."""
 
 
 class Start(NamedTuple):
     """Where an episode of text starts."""
 
     group_id: int
-    """Numbered anew when the start has been chosen: what a part sets here does not matter."""
+    """The planner numbers the groups when their starts are chosen; a part may set any number."""
     seed: int
     options: dict[str, Any] | None
-    """Of the reset; ``example_id`` names an example of a finite task."""
+    """Options of the reset; ``example_id`` names an example of a finite task."""
     noise: int | None = None
-    """Seed of the policy's noise in this one episode; None leaves that to the policy."""
+    """Seed of the policy's noise in this one episode; None leaves the noise to the policy."""
 
 
 Propose = Callable[[int], list[Start]]
-"""``propose(n)``: the next n starting points, one a group, in the uniform order: shuffled epochs of
-a finite task, fresh seeds of others. What was proposed and not chosen does not come again before
-the next epoch."""
+"""``propose(n)`` gives the next n starting points, one for each group, in the uniform order.
 
+That is shuffled epochs of a finite task, and fresh seeds for other tasks. A starting point that was
+proposed but not chosen does not come again before the next epoch.
+"""
 
 Answers = tuple[list[Any], list[dict[str, Any]]]
 """The actions of some episodes, and the extras of each."""
 
 OnAnswer = Callable[[int, Any, dict[str, Any]], None]
-"""Called with an episode's index among those that are answered, its action and its extras, before
-the other answers are there. Rewards that run elsewhere can then begin."""
+"""``on_answer(index, action, extras)`` is called as soon as one answer is there, before the others,
+so that rewards that run elsewhere can begin. The index is among the episodes that are answered."""
 
 Answer = Callable[["list[Lane]", OnAnswer], Answers]
-"""``answer(lanes, on_answer)``: the actions of the episodes that go on."""
+"""``answer(lanes, on_answer)`` gives the actions and extras of the episodes that go on."""
 
 
 class EpisodePlayer(Protocol):
     """What `Generation` needs to play episodes: an environment and a policy, behind four methods.
 
-    `textenv.algos.rollouts.player.TextPlayer` says more of each.
+    `textenv.algos.rollouts.player.TextPlayer` describes each of them.
     """
 
     policy: Any
@@ -76,11 +77,11 @@ class EpisodePlayer(Protocol):
         answer: Answer,
         after: Sequence[Sequence[PlayedTurn]] | None = None,
     ) -> list[Trajectory]:
-        """Play one episode from each start side by side, with answers from elsewhere."""
+        """Play one episode from each start, side by side, with answers from a function."""
         ...
 
     def answer(self, lanes: list[Lane], on_answer: OnAnswer | None = None, **tree: Any) -> Answers:
-        """The policy's answers for some episodes."""
+        """The policy's answers for some episodes, and their extras."""
         ...
 
     def forget(self) -> None:
@@ -89,21 +90,21 @@ class EpisodePlayer(Protocol):
 
 
 class Setup(NamedTuple):
-    """What a part is used with."""
+    """What a part is prepared for: an environment, a policy, and the size of a rollout."""
 
     env: Any
-    """The environment, in a `DictStep`."""
+    """The environment, which steps in dicts."""
     policy: Any
     num_groups: int
-    """Groups that a rollout is to have."""
+    """How many groups a rollout is to have."""
     num_generations: int
-    """Trajectories of a group."""
+    """How many trajectories a group has."""
     turns: int
-    """Most steps of an episode."""
+    """The largest number of steps of an episode."""
     seed: int | None
 
     def rng(self, name: str) -> np.random.Generator:
-        """A stream of noise for the part of this name; another each time where there is no seed."""
+        """A random generator for the part of this name; without a seed, another one each time."""
         key = None if self.seed is None else (self.seed, zlib.crc32(name.encode()))
         return np.random.default_rng(key)
 
@@ -112,45 +113,46 @@ class StrategyPart:
     """What the parts of all slots have in common."""
 
     name: ClassVar[str] = ""
-    """What it is called in a configuration."""
+    """The name of the part in a configuration."""
     slot: ClassVar[str] = ""
+    """The slot of a strategy that the part fills."""
 
     def check(self, num_generations: int) -> None:
-        """Refuse groups of this size, when the strategy is made.
+        """Check the size of the groups when the strategy is made.
 
         Raises:
-            ConfigError: naming both numbers.
+            ConfigError: if the part cannot work on groups of this size; names both numbers.
         """
 
     def prepare(self, setup: Setup) -> None:
-        """Make ready for an environment and a policy, before anything is generated.
+        """Prepare for an environment and a policy, before anything is generated.
 
         Raises:
-            ConfigError: where the part cannot be used with them.
+            ConfigError: if the part cannot be used with them.
         """
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its constructor was given."""
+        """The arguments of its constructor, by name."""
         return {name: getattr(self, name) for name in settings_of(type(self))}
 
     @property
     def plain_settings(self) -> dict[str, Any]:
-        """The same in JSON's types; an object by its ``repr``."""
+        """The settings in JSON's types; any other object becomes its ``repr``."""
         plain = (str, int, float, bool, type(None))
         return {k: v if isinstance(v, plain) else repr(v) for k, v in self.settings.items()}
 
     @property
     def title(self) -> str:
-        """Its name and settings, as a configuration would have them."""
+        """Its name and settings, as a configuration writes them."""
         return make_title(self.name or type(self).__qualname__, self.plain_settings)
 
     def metrics(self) -> dict[str, float]:
-        """What it has to tell of itself after a rollout, such as a level of difficulty."""
+        """Metrics of the part itself after a rollout, such as a level of difficulty."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What it remembers, in JSON's types; see `save_rng` for a generator's."""
+        """What it remembers, in JSON's types; `save_rng` gives the state of a generator."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -162,20 +164,21 @@ class Prompts(StrategyPart):
 
     slot = "prompts"
     skipped: int = 0
-    """Starting points passed over so far."""
+    """How many starting points it has passed over so far."""
 
     def choose(self, propose: Propose, count: int) -> list[Start]:
         """The starting points of the next ``count`` groups.
 
         Args:
-            propose: gives starting points in the uniform order. Others may be made from these:
+            propose: gives starting points in the uniform order. A part may make others from these:
                 ``start._replace(seed=..., options=...)``.
-            count: how many to return: all groups of a rollout, or those that it lacks still.
+            count: how many to return: one for each group of a rollout, or for each one that is
+                still missing.
         """
         return propose(count)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Learn what came of what was chosen; called before anything is selected."""
+        """Learn from the groups that were played; called before any of them is selected."""
 
 
 class Generation(StrategyPart):
@@ -185,7 +188,7 @@ class Generation(StrategyPart):
 
     @property
     def has_trees(self) -> bool:
-        """Whether trajectories may begin with tokens of others, which then count once."""
+        """Whether a trajectory may begin with tokens of another one; such tokens count once."""
         return False
 
     def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
@@ -193,12 +196,12 @@ class Generation(StrategyPart):
 
         Args:
             player: plays episodes; ``player.chains(starts)`` plays one from each start.
-            starts: ``num_generations`` for each group, one after another, alike but for their
-                noise.
+            starts: ``num_generations`` for each group, one group after another. The starts of a
+                group differ in their noise alone.
 
         Returns:
-            The trajectories, group by group in the order of the starts. One that shares the
-            beginning of another has its index in the group as ``parent``.
+            The trajectories, group by group in the order of the starts. A trajectory that shares
+            the beginning of another one has the other's index in the group as its ``parent``.
         """
         return player.chains(starts)
 
@@ -206,8 +209,8 @@ class Generation(StrategyPart):
         """The advantages of the tokens of trees.
 
         Args:
-            batch: in which rows share what they begin with.
-            advantages: (N,) of the leaves, as the algorithm has them.
+            batch: its rows may share their beginnings.
+            advantages: (N,) of the leaves, as the algorithm computes them.
 
         Returns:
             (N, T); by default as TreeRL defines them.
@@ -218,26 +221,31 @@ class Generation(StrategyPart):
 
 
 class Selection(StrategyPart):
-    """Decides what is kept of what was played."""
+    """Decides which of the played trajectories are kept."""
 
     slot = "selection"
     rounds: int = 1
-    """How often the prompts of a rollout are drawn at most: while groups are missing, more are."""
+    """The most rounds of one rollout. While groups are missing, another round draws prompts."""
 
     def select(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups of one round that are kept, whole or in part, or with other rewards.
+        """The groups of one round that are kept, whole or in part.
 
-        `textenv.algos.strategies.groups.thin` takes some trajectories of a group; what changes a
-        trajectory returns a copy (``dataclasses.replace``). Rewards stay as they are: what
-        advantages are to take from them goes to ``shaping``.
+        `textenv.algos.strategies.groups.thin` keeps some trajectories of a group. To change a
+        trajectory, return a copy (``dataclasses.replace``). Leave its rewards as they are: what
+        the advantages are to add to them goes into ``shaping``.
         """
         return list(groups)
 
     def end(self, kept: int, wanted: int, rounds: int) -> None:
-        """Be told how many groups a rollout came to, in how many rounds.
+        """Take note that a rollout has ended.
+
+        Args:
+            kept: how many groups it has.
+            wanted: how many groups it was to have.
+            rounds: in how many rounds they were played.
 
         Raises:
-            RolloutError: where a strategy is told to stop at its cap.
+            RolloutError: if groups are missing, and the part is set to stop the run then.
         """
 
 
@@ -250,9 +258,9 @@ class Reuse(StrategyPart):
         """The groups to train on.
 
         Args:
-            groups: of this rollout, selected.
-            version: how many optimizer steps have changed the policy; ``policy_version`` of a
-                trajectory is what that was when it was played.
+            groups: the groups of this rollout that were selected.
+            version: how many optimizer steps have changed the policy so far. A trajectory's
+                ``policy_version`` is the same number at the time when it was played.
 
         Returns:
             Groups of this rollout and of earlier ones. A copy of a trajectory may have
@@ -267,27 +275,27 @@ SLOTS: dict[str, type[StrategyPart]] = {
 
 
 def settings_of(kind: type) -> list[str]:
-    """The names of what the constructor of a dataclass takes; none of another class."""
+    """The names of the constructor's arguments if a class is a dataclass; else none."""
     if not dataclasses.is_dataclass(kind):
         return []
     return [field.name for field in dataclasses.fields(kind) if field.init]
 
 
 def make_title(name: str, settings: dict[str, Any]) -> str:
-    """A part as a configuration has it: ``dapo:cap=4``."""
+    """A part as a configuration writes it: ``dapo:cap=4``."""
     return name + ":" * bool(settings) + ",".join(f"{k}={v}" for k, v in settings.items())
 
 
 def save_rng(rng: np.random.Generator) -> dict[str, Any]:
-    """Where a generator is, in JSON's types."""
+    """The state of a random generator, in JSON's types."""
     return dict(rng.bit_generator.state)
 
 
 def load_rng(rng: np.random.Generator, state: dict[str, Any]) -> None:
-    """Set a generator to where `save_rng` found another of its kind.
+    """Set a random generator to a state that `save_rng` gave.
 
     Raises:
-        DataError: for something else.
+        DataError: if the state is not one of such a generator.
     """
     try:
         rng.bit_generator.state = state

@@ -1,6 +1,6 @@
-"""Parts by name, and the strings that configure them: ``name`` or ``name:key=value,key=value``.
+"""Makes strategy parts from strings: ``name`` or ``name:key=value,key=value``.
 
-A new part is one file in this folder and one line in `_BUILT_IN`.
+A new part is one file in ``prompts/``, ``trees/`` or ``selection/``, and one line in `_BUILT_IN`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from textenv.algos.config import check_types
 from textenv.algos.strategies.protocols import SLOTS, StrategyPart, settings_of
 from textenv.errors import ConfigError, ConfigTypeError, unknown
 
-_BUILT_IN = {  # name -> module in this folder, class
+_BUILT_IN = {  # name -> module below this folder, class
     "uniform": ("prompts.uniform", "Uniform"),
     "curriculum": ("prompts.curriculum", "Curriculum"),
     "greso": ("prompts.greso", "Greso"),
@@ -37,18 +37,18 @@ T = TypeVar("T", bound=type)
 
 
 def names() -> list[str]:
-    """The names of all parts that can be made here."""
+    """The names of all parts: those of the package, and those that were registered."""
     return [*_BUILT_IN, *_registered]
 
 
 def register(name: str) -> Callable[[T], T]:
-    """Make a class a part that configurations can name.
+    """A decorator that makes a class a part that configurations can name.
 
     Args:
         name: the name; letters, digits, ``_`` and ``-``.
 
     Raises:
-        ConfigError: where the name is taken or has other characters.
+        ConfigError: if the name is taken or has other characters.
         ConfigTypeError: for a class that has no slot.
     """
     if not name.replace("_", "").replace("-", "").isalnum():
@@ -67,10 +67,10 @@ def register(name: str) -> Callable[[T], T]:
 
 
 def make_part(text: Any) -> StrategyPart:
-    """A part from its string; a part that is made already is returned as it is.
+    """Make a part from its string; a part that is made already is returned as it is.
 
     Raises:
-        ConfigError: for an unknown part or setting, or a value that the part refuses; names them.
+        ConfigError: for an unknown part or setting, or a value that the part refuses; names it.
         ConfigTypeError: for an object of another kind.
     """
     if isinstance(text, StrategyPart) and text.slot:
@@ -122,10 +122,10 @@ def _find(name: str) -> type[StrategyPart]:
 
 
 def _typed(text: str, hint: Any) -> Any:
-    """A value of the type that a field has.
+    """Read a text as a value of a field's type.
 
     Raises:
-        ValueError: where the text is none.
+        ValueError: if the text is no such value.
     """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -149,4 +149,5 @@ def _typed(text: str, hint: Any) -> Any:
 
 
 def _no_slot(what: str) -> str:
-    return f"a strategy's part derives from {', '.join(k.__name__ for k in SLOTS.values())}: {what}"
+    kinds = ", ".join(kind.__name__ for kind in SLOTS.values())
+    return f"a strategy's part must derive from one of {kinds}; got {what}"

@@ -1,4 +1,4 @@
-"""What a strategy remembers, as a file of JSON beside a model."""
+"""Saves what a strategy remembers as a JSON file beside a model, and reads it back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FORMAT = "textenv.strategy"
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a state; the file appears whole.
+    """Write a state. The file appears whole or not at all.
 
     Raises:
-        DataError: where a part remembers what JSON cannot hold.
+        DataError: if a part remembers something that JSON cannot hold.
     """
     try:
         text = json.dumps({"format": _FORMAT, **state}, allow_nan=False)
@@ -29,15 +29,15 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote.
+    """Read a state that `write_state` wrote.
 
     Raises:
-        MissingFileError: where there is no such file.
-        DataError: where it is something else.
+        MissingFileError: if there is no such file.
+        DataError: if the file is something else.
     """
     if not path.is_file():
         raise MissingFileError(
-            f"{path} is not a file: a training without a strategy's parts leaves none"
+            f"{path} is not a file: a training whose strategy has no parts writes none"
         )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How rollouts are generated for an algorithm: what is played, kept and reused."""
+"""The strategy of an algorithm's rollouts: its parts decide what is played, kept and reused."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _UNIFORM, _CHAINS = Prompts(), Generation()
 
 @dataclass(frozen=True)
 class Strategy:
-    """What a rollout is made of.
+    """How rollouts are made: the size of their groups, and the parts that act on them.
 
-    A strategy whose parts remember something belongs to one runner.
+    Use a strategy whose parts remember something with one runner only.
 
     Raises:
-        ConfigError: for fewer than one trajectory a group, or groups of a size that a part refuses.
+        ConfigError: for groups of fewer than one trajectory, or of a size that a part refuses.
         ConfigTypeError: for a part in a slot of another kind.
     """
 
     name: str
     num_generations: int = 1
-    """Trajectories from each starting point (a group)."""
+    """How many trajectories start from each starting point; together they are a group."""
     prompts: Prompts = _UNIFORM
-    """Chooses the starting points; by default all, as they come."""
+    """Chooses the starting points; by default in the uniform order."""
     generation: Generation = _CHAINS
-    """Plays them; by default episodes that know nothing of each other."""
+    """Plays the episodes; by default independently of each other."""
     selection: tuple[Selection, ...] = ()
-    """What is kept, each part of what the one before it has left; by default all."""
+    """Parts that decide what is kept, one after another; by default everything is."""
     reuse: tuple[Reuse, ...] = ()
-    """What else is trained on, and with which weights; by default nothing else."""
+    """Parts that decide what else is trained on, and with which weights; by default none."""
 
     def __post_init__(self) -> None:
         check_integer("num_generations", self.num_generations, 1)
@@ -52,7 +52,9 @@ class Strategy:
             held = getattr(self, slot)
             for part in held if slot in ("selection", "reuse") else (held,):
                 if not isinstance(part, kind):
-                    raise ConfigTypeError(f"{slot} takes parts of {kind.__name__}, got {part!r}")
+                    raise ConfigTypeError(
+                        f"{slot} takes parts of kind {kind.__name__}, got {part!r}"
+                    )
         for part in self.parts:
             try:
                 part.check(self.num_generations)
@@ -67,19 +69,19 @@ class Strategy:
 
     @property
     def rounds(self) -> int:
-        """How often the prompts of one rollout are drawn at most."""
+        """The most rounds in which one rollout draws prompts."""
         return max((part.rounds for part in self.selection), default=1)
 
     def describe(self) -> str:
-        """The strategy in words."""
+        """The strategy in words, for the console and for messages."""
         titles = ", ".join(part.title for part in self.parts) or "no parts"
         return f"{self.name}, groups of {self.num_generations}, {titles}"
 
     def prepare(self, setup: Setup) -> None:
-        """Make all parts ready, before anything is generated.
+        """Prepare all parts, before anything is generated.
 
         Raises:
-            ConfigError: where one cannot be used with this environment or policy.
+            ConfigError: if one cannot be used with this environment or policy.
         """
         for part in self.parts:
             try:
@@ -88,7 +90,7 @@ class Strategy:
                 raise ConfigError(f"strategy part {part.title!r}: {error}") from error
 
     def metrics(self) -> dict[str, float]:
-        """What its parts tell of themselves, as ``strategy/{part}/{metric}``."""
+        """The metrics of its parts, as ``strategy/{part}/{metric}``."""
         return {
             f"strategy/{part.name or type(part).__qualname__}/{name}": value
             for part in self.parts
@@ -96,11 +98,11 @@ class Strategy:
         }
 
     def for_workers(self) -> Strategy:
-        """What a worker process needs of it: how to play."""
+        """The strategy of a worker process, which plays and does nothing else."""
         return replace(self, prompts=_UNIFORM, selection=(), reuse=())
 
     def state(self) -> dict[str, Any]:
-        """What its parts are, and what they remember, in JSON's types."""
+        """Its parts, their settings, and what they remember, in JSON's types."""
         return {
             "name": self.name,
             "num_generations": self.num_generations,
@@ -111,8 +113,8 @@ class Strategy:
         """Go on from what `state` gave.
 
         Raises:
-            ConfigError: where it is of a strategy with other parts or settings; names both.
-            DataError: for something that is no state.
+            ConfigError: if the state is of a strategy with other parts or settings; names both.
+            DataError: if it is not the state of a strategy.
         """
         try:
             theirs = [{"part": row["part"], "settings": row["settings"]} for row in state["parts"]]
@@ -136,7 +138,7 @@ def _identity(part: StrategyPart) -> dict[str, Any]:
 
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "grpo": {"num_generations": 8},  # groups, compared within
+    "grpo": {"num_generations": 8},  # trajectories that are compared within their group
     "ppo": {},  # single episodes, judged by a critic
 }
 
@@ -144,12 +146,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 def create_strategy(
     name: str, *, parts: Iterable[str | StrategyPart] = (), **settings: Any
 ) -> Strategy:
-    """The strategy of an algorithm, with its defaults.
+    """Make the strategy of an algorithm, with that algorithm's defaults.
 
     Args:
         name: ``"grpo"`` (groups of 8) or ``"ppo"`` (no groups).
-        parts: by name, with settings (``"dapo:cap=4"``), or made already; those of one slot act in
-            their order.
+        parts: names with settings (``"dapo:cap=4"``), or parts that are made already. Parts of one
+            slot act in the given order.
         settings: fields of `Strategy`.
 
     Raises:
@@ -172,7 +174,9 @@ def create_strategy(
         for slot, held in slots.items()
     }
     if both := filled.keys() & settings.keys():
-        raise ConfigError(f"strategy {name!r}: {', '.join(sorted(both))} given twice, by parts too")
+        raise ConfigError(
+            f"strategy {name!r}: {', '.join(sorted(both))} given twice, also by parts"
+        )
     try:
         return Strategy(name, **{**_DEFAULTS[name], **filled, **settings})
     except TypeError as error:

@@ -1,1 +1,1 @@
-"""One policy-gradient update of a language model."""
+"""Updates a language model by policy gradients: batch, loss, gradient, optimizer step."""

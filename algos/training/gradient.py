@@ -1,4 +1,4 @@
-"""The gradient of a policy-gradient loss, computed in this process."""
+"""Computes the gradient of a policy-gradient loss, in this process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
 from textenv.algos.runtime.compile import gradients  # noqa: E402
 
 LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
-"""``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, (N, T) each."""
+"""``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``; arrays are (N, T)."""
 
 
 class GradientComputer(Protocol):
-    """Computes gradients of the weights of one model, here or elsewhere."""
+    """Computes gradients by the weights of one model, in this process or in others."""
 
     shares: int
     """How many microbatches are computed at once."""
@@ -37,9 +37,9 @@ class LocalGradient:
     """Computes gradients in this process, one microbatch after another.
 
     Args:
-        model: whose trainable weights the gradient is of.
+        model: the gradient is by its trainable weights.
         loss_fn: see `textenv.algos.training.trainer.Trainer`.
-        gradient_checkpointing: compute each layer again in the backward.
+        gradient_checkpointing: compute each layer again in the backward pass, to save memory.
     """
 
     shares = 1
@@ -59,7 +59,7 @@ class LocalGradient:
         return results, gradient
 
     def __call__(self, microbatches: Sequence[MicroBatch]) -> GradientResult:
-        """The same as `gradient`, in a form that can be sent to another process."""
+        """The result of `gradient`, in a form that can be sent to another process."""
         results, gradient = self.gradient(microbatches)
         return GradientResult(results, as_numpy(gradient))
 
@@ -86,8 +86,8 @@ def accumulate(
     """The gradient of the sum of a loss over microbatches, computed one after another.
 
     Args:
-        model: whose trainable weights the gradient is of.
-        loss_fn: gives the loss and whatever else is wanted of a microbatch.
+        model: the gradient is by its trainable weights.
+        loss_fn: gives the loss of a microbatch first, and then whatever else is wanted of it.
         parts: the arguments of ``loss_fn`` for each microbatch, at least one.
 
     Returns:

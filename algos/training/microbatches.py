@@ -1,4 +1,4 @@
-"""Cutting an update into microbatches, whose trajectories go through the model together.
+"""Cuts an update into microbatches, whose trajectories go through the model together.
 
 Shapes: N trajectories, T tokens.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch
 
-_LEAST_SAVED = 1024  # tokens that one part more must save, since it has a cost of its own
+_LEAST_SAVED = 1024  # a further part has a cost, so it must save at least this many tokens
 
 
 class MicroBatch(NamedTuple):
@@ -20,11 +20,11 @@ class MicroBatch(NamedTuple):
 
     batch: TokenBatch
     advantages: np.ndarray
-    """(N,), or per token (N, T)."""
+    """(N,), or (N, T) for single tokens."""
     batch_size: BatchSize | None
-    """Size of the optimizer step's whole batch, if the loss takes it."""
+    """The size of the optimizer step's whole batch; None if the loss does not take it."""
     ref_logprobs: np.ndarray | None
-    """(N, T) under the reference policy, if the loss takes them."""
+    """(N, T), under the reference policy; None if the loss does not take them."""
 
 
 class LossResult(NamedTuple):
@@ -37,11 +37,11 @@ class LossResult(NamedTuple):
 
 
 class GradientResult(NamedTuple):
-    """The loss of each of some microbatches, and the gradient of the sum of these losses."""
+    """The losses of some microbatches, and the gradient of their sum."""
 
     results: list[LossResult]
     gradient: dict[str, np.ndarray]
-    """By the names of the weights; bfloat16 as its bits, uint16."""
+    """By the names of the weights; bfloat16 is given as its bits, in uint16."""
 
 
 def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) -> list[np.ndarray]:
@@ -52,7 +52,7 @@ def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) 
     trees stay whole.
 
     Args:
-        batch: whose rows they are.
+        batch: the batch that the rows are of.
         rows: ascending, so that equal prompts stand together.
         count: the least number of parts.
         longest: the largest number of rows in a part; None: no limit.

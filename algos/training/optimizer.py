@@ -1,4 +1,4 @@
-"""The optimizer: its learning rate, its schedule, and one step with a clipped gradient."""
+"""Makes the optimizer with its learning-rate schedule, and takes a step with a clipped gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def default_learning_rate(model: nn.Module) -> float:
-    """A learning rate for AdamW by the size of the model.
+    """A learning rate for AdamW that suits the size of the model.
 
     It is 1e-3 up to 10 million weights, 1e-5 up to 300 million and 1e-6 above; ten times that for
     LoRA adapters, at most 1e-3. These are rules of thumb: pass your own if you know better.
@@ -44,8 +44,8 @@ def make_adamw(
     """AdamW with bias correction and betas 0.9 and 0.95.
 
     Args:
-        learning_rate: at its highest.
-        steps: how many optimizer steps there will be; None: the learning rate stays as it is.
+        learning_rate: the highest learning rate.
+        steps: how many optimizer steps there will be; None keeps the learning rate constant.
         schedule: ``"constant"``, ``"linear"`` (to 0) or ``"cosine"`` (to 0), after the warm-up.
         warmup_steps: steps over which the learning rate rises.
         weight_decay: pull of all weights towards 0.
@@ -59,7 +59,7 @@ def make_adamw(
             "cosine": optim.cosine_decay(learning_rate, left),
         }[schedule]
         if warmup_steps:
-            # The rise does not begin at 0: the first step would be lost.
+            # The rise does not begin at 0, since the first step would then change nothing.
             first = learning_rate / warmup_steps
             warmup = optim.linear_schedule(first, learning_rate, warmup_steps)
             rate = optim.join_schedules([warmup, rate], [warmup_steps])
@@ -69,13 +69,13 @@ def make_adamw(
 class OptimizerStep:
     """Clips a gradient to a global norm and lets the optimizer apply it.
 
-    The update of MLX's own optimizers is compiled, into fewer operations on each weight. A class of
-    the user's is not, since it may do what cannot be compiled.
+    The update of MLX's own optimizers is compiled, into fewer operations on each weight. A user's
+    own class is not compiled, since it may do what cannot be compiled.
 
     Args:
-        model: whose trainable weights move.
+        model: the model whose trainable weights are updated.
         optimizer: an MLX optimizer.
-        max_grad_norm: the norm of all gradients together is clipped to this; 0 does not clip.
+        max_grad_norm: the norm of the whole gradient is clipped to this; 0 does not clip.
     """
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, max_grad_norm: float):
@@ -102,7 +102,7 @@ class OptimizerStep:
         value = float(norm.item())
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the gradient's norm is {value}: lower learning_rate, or raise it in "
+                f"the gradient's norm is {value}: lower learning_rate, or train in a higher "
                 "precision; the weights were left as they were"
             )
         self._update(gradient, mx.minimum(self._max_norm / (norm + 1e-6), 1.0))

@@ -1,7 +1,7 @@
 """One policy-gradient update of a language model from a buffer of trajectories.
 
 buffer -> batch -> advantages -> microbatches -> log-probabilities -> loss -> gradient -> weights.
-An algorithm is defined by its two functions, ``advantage_fn`` and ``loss_fn``.
+Two functions define an algorithm: ``advantage_fn`` and ``loss_fn``.
 
 Shapes: N trajectories, T tokens.
 """
@@ -45,7 +45,7 @@ AdvantageFn = Callable[[np.ndarray, np.ndarray], Any]
 """``advantage_fn(rewards, group_ids) -> advantages``, all (N,)."""
 
 CreditFn = Callable[[TokenBatch, np.ndarray], np.ndarray]
-"""``credit_fn(batch, advantages) -> advantages`` of tokens (N, T) from those of leaves (N,)."""
+"""``credit_fn(batch, advantages)`` gives advantages of tokens (N, T) from those of leaves (N,)."""
 
 
 class Trainer:
@@ -55,31 +55,33 @@ class Trainer:
         model: a language model, trained in place.
         advantage_fn: ``(rewards, group_ids) -> advantages``, such as `grpo.compute_advantages`.
         loss_fn: ``(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``, such as
-            `grpo.policy_loss`. If it declares ``batch_size``, it is told that of the whole batch,
-            so that rows without signal can be left out and the rest taken in microbatches. If it
-            declares ``ref_logprobs``, it is given those of ``reference``. If it declares
-            ``weights``, it is given those of the tokens (N, T) when trajectories have
-            ``token_weights``. The ``token_advantages`` of a trajectory replace the advantage that
+            `grpo.policy_loss`. If it declares ``batch_size``, it is given the size of the whole
+            batch, so that rows without signal can be left out and the others can be taken in
+            microbatches. If it declares ``ref_logprobs``, it is given those of ``reference``. If
+            it declares ``weights``, and trajectories have ``token_weights``, it is given these as
+            (N, T). The ``token_advantages`` of a trajectory replace the advantage that
             ``advantage_fn`` gives it.
         optimizer: an MLX optimizer; None: AdamW with `default_learning_rate`, betas 0.9 and 0.95,
             no weight decay, bias correction.
-        buffer: what to train on.
+        buffer: the trajectories to train on.
         on_policy: clear the buffer after training.
         num_iterations: passes over the buffer.
         num_minibatches: optimizer steps of each pass.
-        micro_batch_size: trajectories in one forward and backward; None: all of a minibatch. A
-            group that is a tree stays whole.
-        gradient_checkpointing: compute each layer again in the backward: slower, in less memory.
+        micro_batch_size: trajectories in one forward and backward pass; None: all of a minibatch.
+            A group that is a tree stays whole.
+        gradient_checkpointing: compute each layer again in the backward pass: slower, in less
+            memory.
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
-        mask_truncated_completions: leave completions that ran out of room out of the loss.
-        reference: log-probabilities (N, T) of a batch under a frozen policy.
+        mask_truncated_completions: leave completions that ran out of tokens out of the loss.
+        reference: gives the log-probabilities (N, T) of a batch under a frozen policy.
         credit_fn: gives the tokens of trees their advantages.
-        gradient: computes the gradients of ``loss_fn`` by this model's weights; None: in this
-            process.
+        gradient: computes the gradients of ``loss_fn`` by this model's weights; None computes them
+            in this process.
         seed: seeds the minibatches.
 
     Raises:
-        ConfigError: if the model has no weights to train: frozen or quantized, without LoRA.
+        ConfigError: if the model has no weights to train, since they are frozen or quantized and
+            there is no LoRA.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Trainer:
 
         Raises:
             DataError: for an empty buffer, or trajectories without tokens.
-            ConfigError: for weights of tokens that the loss does not take.
+            ConfigError: if trajectories have token weights and the loss takes none.
         """
         batch = make_batch(self.buffer.trajectories, self.mask_truncated_completions)
         advantages = np.asarray(self.advantage_fn(batch.rewards, batch.group_ids), np.float32)
@@ -158,7 +160,7 @@ class Trainer:
             has_signal = (advantages != 0) & batch.loss_weights.any(axis=1)
         else:
             has_signal = ((advantages != 0) & (batch.loss_weights != 0)).any(axis=1)
-        if batch.parent is not None:  # others go on from what a row without signal shares
+        if batch.parent is not None:  # other rows may go on from a row without signal
             has_signal = np.isin(batch.group_ids, batch.group_ids[has_signal])
         history: list[dict[str, float]] = []
         if has_signal.any():
@@ -174,13 +176,13 @@ class Trainer:
             self.buffer.clear()
         names = history[0] if history else {}
         metrics = {name: float(np.mean([m[name] for m in history])) for name in names}
-        if history:  # only before the first update are both sides the same policy
+        if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
         return metrics | {"updates": float(len(history))}
 
     def _minibatches(self, batch: TokenBatch) -> Iterator[np.ndarray]:
-        """Rows of each minibatch, in order within it so that equal prompts stand together."""
+        """The rows of each minibatch, ascending, so that equal prompts stand together."""
         size = len(batch)
         if self.num_minibatches > size:
             raise DataError(

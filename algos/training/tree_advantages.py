@@ -1,17 +1,17 @@
 """Advantages in a tree: Hou et al. 2025, "TreeRL" (arXiv 2506.11902), section 3.3.
 
 A node is the stretch of tokens between two branch points. Its value V is the mean reward of the
-leaves below it; the root is the prompt, below which are all leaves of the group. A node's tokens
-have the advantage
+leaves below it. The root is the prompt; all leaves of the group are below it. A node's tokens have
+the advantage
 
     ((V - V_root) + (V - V_parent)) / sqrt(leaves below the node).
 
 Deviations from the paper:
-- Half of that, and of the advantages that the leaves have as trajectories of their group in place
-  of the rewards, so that rewards are centred and scaled as the algorithm does it. A chain that no
-  branch leaves then has what it has without a tree: GRPO's own advantage.
-- The authors' code (THUDM/TreeRL) takes from each leaf's reward the mean of the other leaves, and
-  does not divide by a standard deviation; here ``scale_rewards`` says.
+- The advantage here is half of that. In place of the rewards it takes the advantages that the
+  leaves have as trajectories of their group, so that they are centred and scaled as the algorithm
+  does it. A chain without branches then has the same advantage as without a tree: GRPO's own.
+- The authors' code (THUDM/TreeRL) subtracts from each leaf's reward the mean of the other leaves,
+  and does not divide by a standard deviation. Here ``scale_rewards`` decides that.
 - In a group without branches the advantages stay exactly as they are.
 
 Shapes: N trajectories, T tokens.
@@ -28,8 +28,8 @@ def tree_advantages(batch: TokenBatch, advantages: np.ndarray) -> np.ndarray:
     """The advantage of each token (N, T), 0 where a row shares a token with its parent.
 
     Args:
-        batch: with a tree.
-        advantages: (N,) of the leaves.
+        batch: a batch with trees.
+        advantages: (N,), of the leaves.
     """
     assert batch.parent is not None and batch.start is not None
     parent, start = batch.parent, batch.start
@@ -38,7 +38,7 @@ def tree_advantages(batch: TokenBatch, advantages: np.ndarray) -> np.ndarray:
     children: dict[int, list[int]] = {}
     for row in np.flatnonzero(parent >= 0).tolist():
         children.setdefault(int(parent[row]), []).append(row)
-    below: dict[int, tuple[int, float]] = {}  # of each row's subtree: leaves, sum of advantages
+    below: dict[int, tuple[int, float]] = {}  # by row, of its subtree: leaves, sum of advantages
 
     def count(row: int) -> tuple[int, float]:
         if row not in below:
@@ -47,7 +47,7 @@ def tree_advantages(batch: TokenBatch, advantages: np.ndarray) -> np.ndarray:
         return below[row]
 
     def spread(row: int, above: float, root: float) -> None:
-        """Fill in a row and those below, under a node of value ``above``."""
+        """Fill in a row and the rows below it, under a node of value ``above``."""
         ends = sorted({int(start[child]) for child in children.get(row, ())})
         left, total = count(row)
         for first, end in zip([int(start[row]), *ends], [*ends, out.shape[1]]):

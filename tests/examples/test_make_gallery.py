@@ -1,4 +1,4 @@
-"""The gallery page shows every task, as it is now."""
+"""The gallery page is up to date: it shows every task as it is now."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def test_long_texts_keep_their_beginning_and_their_end(gallery):
 
 
 def test_twice_the_same_bytes(tmp_path):
-    """Whatever the hash seed of the process that starts it."""
+    """The page does not depend on the hash seed of the process that makes it."""
     runs = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), "--out", str(tmp_path / seed)],

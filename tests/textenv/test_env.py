@@ -22,7 +22,7 @@ TASKS = ["arithmetic", "countdown", "reverse", "sort"]
 
 
 class Words:
-    """A tokenizer: one token a word."""
+    """A tokenizer with one token for each word."""
 
     def encode(self, text):
         return text.split()
@@ -222,7 +222,7 @@ def test_a_subclass_is_not_made_again_as_its_base():
     env = Doubled(["p"], ones)
     env.reset(seed=0)
     assert env.step("x")[1] == 2.0
-    assert env.spec is None  # so nobody makes a copy of it, which would be of the base
+    assert env.spec is None  # a copy made from a spec would be of the base class
 
 
 def test_copies_in_a_vector_are_seeded_one_by_one():
@@ -264,7 +264,7 @@ def test_the_environments_docstrings_have_the_sections_too():
 
 
 ALL_UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-# What is nearly right finds more than what is far off.
+# Text that is almost valid finds more errors than random text.
 NEARLY = st.text("0123456789+-*/() \n=calc.eE", max_size=20)
 CALLS = st.builds("calc({})".format, NEARLY)
 ACTIONS = st.lists(ALL_UNICODE | NEARLY | CALLS, min_size=8, max_size=8)

@@ -1,3 +1,5 @@
+"""The errors of the text environment: what they name, and that they change nothing."""
+
 import gymnasium as gym
 import numpy as np
 import pytest

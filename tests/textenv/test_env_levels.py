@@ -29,7 +29,7 @@ def test_a_reset_at_a_level_draws_the_same_id_and_another_example():
     assert prompt == tasks.make("arithmetic", digits=4).example(at["example_id"])["prompt"]
     again, _ = env.reset(options={"level": 4, "example_id": at["example_id"]})
     assert again == prompt
-    assert env.reset(seed=3) == (plain, info)  # of this episode alone
+    assert env.reset(seed=3) == (plain, info)  # the level was only for one episode
     assert "level" not in info
 
 

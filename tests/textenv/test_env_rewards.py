@@ -1,4 +1,4 @@
-"""How the text environment calls its reward functions, and begins to before a step."""
+"""How the text environment calls its reward functions, in a step and before it."""
 
 import asyncio
 import queue
@@ -106,7 +106,7 @@ def test_an_environment_takes_the_settings_and_its_spec_keeps_them():
 
 
 def test_an_environment_scores_the_action_that_it_is_given():
-    """What was begun for another action, or before a reset, is cancelled."""
+    """Calls that were begun for another action, or before a reset, are cancelled."""
     events: queue.Queue = queue.Queue()
     hanging = {"other", "reset", "closed"}
 

@@ -6,7 +6,6 @@ import sys
 import warnings
 
 import gymnasium as gym
-import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
@@ -64,23 +63,6 @@ def test_a_time_limit_never_adds_a_truncation(name):
     assert env.step(env.unwrapped.example["answer"])[1:4] == (1.0, True, False)
 
 
-def same(one, two, place=""):
-    """Equal, with equal types all the way down."""
-    assert type(one) is type(two), f"{place}: {one!r} {two!r}"
-    if isinstance(one, dict):
-        assert one.keys() == two.keys(), f"{place}: {sorted(one)} {sorted(two)}"
-        for key in one:
-            same(one[key], two[key], f"{place}.{key}")
-    elif isinstance(one, tuple):
-        for i, (left, right) in enumerate(zip(one, two, strict=True)):
-            same(left, right, f"{place}[{i}]")
-    elif isinstance(one, np.ndarray):
-        assert one.dtype == two.dtype and one.shape == two.shape, f"{place}: {one!r} {two!r}"
-        assert one.tolist() == two.tolist(), f"{place}: {one!r} {two!r}"
-    else:
-        assert one == two, place
-
-
 def test_namespaced_ids_keep_gymnasiums_time_limit():
     for form in ("sync", "vector_entry_point"):
         env = gym.make_vec(
@@ -91,7 +73,7 @@ def test_namespaced_ids_keep_gymnasiums_time_limit():
         assert env.step(("", ""))[3].tolist() == [True, True]
 
 
-def test_ids_of_the_namespace_are_made_in_every_form():
+def test_ids_of_the_namespace_are_made_in_every_form(same):
     for name in [name for name in gym.registry if name.startswith("textgen/")]:
         spec = gym.spec(name)
         assert json.loads(spec.to_json())["kwargs"] == spec.kwargs

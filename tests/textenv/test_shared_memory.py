@@ -22,19 +22,20 @@ from textenv.spaces import UnicodeText
 
 def round_trip(space, values):
     memory = create_shared_memory(space, n=len(values))
-    view = read_from_shared_memory(space, memory, n=len(values))  # once, before all else
+    # AsyncVectorEnv reads once, before anything is written.
+    view = read_from_shared_memory(space, memory, n=len(values))
     for index, value in enumerate(values):
         write_to_shared_memory(space, index, value, memory)
     return view
 
 
-texts = st.text(max_size=20)  # any character but lone surrogates
+texts = st.text(max_size=20)  # all characters but lone surrogates
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
 def test_any_text_goes_through_shared_memory(pairs):
     space = UnicodeText(20)
-    for again in (0, 1):  # a text that is shorter than the last leaves nothing of it behind
+    for again in (0, 1):  # the second text may be shorter than the first
         view = round_trip(space, [pair[again] for pair in pairs])
         assert deepcopy(view) == tuple(pair[again] for pair in pairs)
         assert type(deepcopy(view)) is tuple

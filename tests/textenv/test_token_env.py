@@ -18,7 +18,7 @@ TASKS = ["arithmetic", "calculator", "countdown", "guess_number", "reverse", "so
 
 
 class Letters:
-    """A tokenizer of one's own: a letter is its place in the alphabet, after EOS."""
+    """A user's tokenizer: EOS is 0, and a letter is its place in the alphabet."""
 
     vocab_size, eos_token_id = 27, 0
 
@@ -39,7 +39,7 @@ def letters(prompts=("ab",), **kwargs):
 
 
 def write(env, text):
-    """All steps of an action, EOS included where there is room for it."""
+    """The steps of an action and its EOS, until the episode ends."""
     steps = []
     for token in [*env.unwrapped.tokenizer.encode(text), EOS]:
         steps.append(env.step(token))
@@ -136,7 +136,7 @@ def test_turns_keep_the_tokens_that_were_written():
     env = make(task="guess_number", max_tokens=4, max_length=64)
     observation, _ = env.reset(options={"example_id": 3})
     ids = list(observation["ids"][observation["mask"] == 1])
-    unfamiliar = PAD  # no text is encoded as this
+    unfamiliar = PAD  # no text is encoded to this id
     for token in (unfamiliar, EOS):
         observation, *_, info = env.step(token)
         ids.append(token)
@@ -156,9 +156,9 @@ def test_the_mask_is_for_sampling_and_leaves_out_padding():
     assert np.flatnonzero(mask == 0).tolist() == [PAD]
     env.action_space.seed(0)
     assert PAD not in {env.action_space.sample(mask) for _ in range(2000)}
-    mask[:] = 0  # it is the caller's
+    mask[:] = 0  # the array belongs to the caller
     assert env.step(5)[4]["action_mask"].sum() == 97
-    assert letters().reset()[1]["action_mask"].all()  # its padding is its EOS
+    assert letters().reset()[1]["action_mask"].all()  # it pads with its EOS
 
 
 def test_rendering_shows_the_tokens_so_far():

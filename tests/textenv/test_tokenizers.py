@@ -22,7 +22,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the tokenizer that ships, to change; without the model's own config."""
+    """A copy of the shipped tokenizer to change, without the model's own config."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text((ASSETS / "tiny-lm" / name).read_text())
     return tmp_path
@@ -35,7 +35,7 @@ def write_config(folder, name="tokenizer_config.json", **changes):
 
 
 class Words:
-    """Somebody's own tokenizer: a token a word."""
+    """A user's tokenizer with one token for each word."""
 
     vocab_size = 3
     words = ("<eos>", "yes", "no")
@@ -50,7 +50,7 @@ class Words:
 def test_the_one_that_ships():
     tokenizer = load_tokenizer("tiny-lm")
     assert isinstance(tokenizer, Tokenizer)
-    assert tokenizer.encode("12+30=") == [19, 20, 13, 21, 18, 31]  # its vocabulary, by hand
+    assert tokenizer.encode("12+30=") == [19, 20, 13, 21, 18, 31]  # from its vocabulary
     assert tokenizer.decode([19, 20, 1]) == "12<eos>"
     assert (tokenizer.eos_token_ids, tokenizer.pad_token_id) == ((1,), 0)
     assert tokenizer.vocab_size == 98

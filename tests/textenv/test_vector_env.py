@@ -51,23 +51,6 @@ def make(form, num_envs=LANES, mode=AutoresetMode.NEXT_STEP, **kwargs):
     )
 
 
-def same(one, two, place=""):
-    """Equal, with equal types all the way down."""
-    assert type(one) is type(two), f"{place}: {one!r} {two!r}"
-    if isinstance(one, dict):
-        assert one.keys() == two.keys(), f"{place}: {sorted(one)} {sorted(two)}"
-        for key in one:
-            same(one[key], two[key], f"{place}.{key}")
-    elif isinstance(one, tuple):
-        for i, (left, right) in enumerate(zip(one, two, strict=True)):
-            same(left, right, f"{place}[{i}]")
-    elif isinstance(one, np.ndarray):
-        assert one.dtype == two.dtype and one.shape == two.shape, f"{place}: {one!r} {two!r}"
-        assert one.tolist() == two.tolist(), f"{place}: {one!r} {two!r}"
-    else:
-        assert one == two, place
-
-
 def script(rng, observations):
     """Actions of several kinds: right answers to sums, guesses, words, wide characters."""
     fixed = ["7", "12", "calc(2*3)", "two words", "é🙂", "", "x", "a\0"]
@@ -83,7 +66,7 @@ def script(rng, observations):
 
 
 def play(env, mode, steps, seed):
-    """Everything that an environment says in a number of steps."""
+    """Everything that an environment returns in a number of steps."""
     rng = np.random.default_rng(0)
     said = [env.reset(seed=seed)]
     observations = said[0][0]
@@ -99,10 +82,10 @@ def play(env, mode, steps, seed):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_own_and_sync_say_the_same(setting, mode):
+def test_own_and_sync_say_the_same(setting, mode, same):
     forms = [make(form, mode=mode, **SETTINGS[setting]) for form in ("sync", "own")]
     for seed in (7, [3, 3, 5], None):
-        if seed is None:  # go on with the generators that they have
+        if seed is None:  # continue with the random generators that they have
             seed, steps = [None] * LANES, 4
         else:
             steps = 12
@@ -116,7 +99,7 @@ def test_own_and_sync_say_the_same(setting, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("setting", ["arithmetic", "guess_number", "own"])
-def test_async_with_its_shared_memory_says_the_same(setting, mode):
+def test_async_with_its_shared_memory_says_the_same(setting, mode, same):
     forms = [make(form, mode=mode, **SETTINGS[setting]) for form in ("async", "own")]
     assert forms[0].shared_memory
     assert forms[0].metadata["autoreset_mode"] is mode
@@ -150,7 +133,7 @@ def test_the_default_form_and_mode():
     assert env.action_space.sample() in env.action_space
 
 
-def test_made_again_from_its_spec():
+def test_made_again_from_its_spec(same):
     env = gym.make_vec("TextGen-v0", num_envs=2, task="sort", autoreset_mode="SameStep")
     again = gym.make_vec(EnvSpec.from_json(env.spec.to_json()))
     assert (again.num_envs, again.metadata) == (2, env.metadata)
@@ -287,7 +270,7 @@ def test_bad_resets_name_what_came(kwargs, error, says):
 
 
 class Strict(tasks.Task):
-    """Whose verifier knows its level."""
+    """A task whose right answer is its level."""
 
     name, levels = "strict", range(1, 4)
 
@@ -350,7 +333,7 @@ def test_lanes_at_different_levels_are_scored_by_their_own():
     envs.reset(seed=1, options={"level": 3, "reset_mask": np.array([False, True, False])})
     _, rewards, *_ = envs.step(["2", "3", "1"])
     assert rewards.tolist() == [1, 1, 0]
-    prompts, *_ = envs.step(["", "", ""])  # begins anew, at the task's own level
+    prompts, *_ = envs.step(["", "", ""])  # starts the next episodes, at the task's own level
     assert [prompt[0] for prompt in prompts] == ["1", "1", "1"]
     _, rewards, *_ = envs.step(["1", "3", "1"])
     assert rewards.tolist() == [1, 0, 1]

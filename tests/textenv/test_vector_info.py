@@ -16,7 +16,7 @@ VALUES = {
     "text": st.text(max_size=3),
 }
 inner = st.fixed_dictionaries({}, optional=VALUES)
-# By lane an info that may lack some keys; all of them have an info within.
+# One info for each lane. It may lack some keys, but always contains an inner info.
 info = st.fixed_dictionaries({"inner": inner}, optional=VALUES)
 infos_of_all = st.lists(info, min_size=LANES, max_size=LANES)
 some_lanes = st.sets(st.integers(0, LANES - 1), min_size=1).map(sorted)
@@ -31,7 +31,7 @@ def gymnasiums(infos, lanes):
 
 
 def plain(info):
-    """By key the values of the lanes that have it, with the type of the array."""
+    """For each key which lanes have it, the type of the array, and the values of these lanes."""
     found = {}
     for key, values in info.items():
         if key.startswith("_"):

@@ -18,7 +18,7 @@ def test_masks_as_sb3_contrib_asks_for_them(letters):
     start(env, 0)
     masks = env.action_masks()
     assert (masks.dtype, masks.tolist()) == (bool, [True, True, False, False])
-    masks[:] = True  # the caller's own
+    masks[:] = True  # a copy that belongs to the caller
     assert env.action_masks().tolist() == [True, True, False, False]
     limited = gym.wrappers.TimeLimit(env, 5)
     assert limited.get_wrapper_attr("action_masks")().tolist() == [True, True, False, False]
@@ -41,7 +41,7 @@ def test_masked_actions_are_replaced_by_valid_ones(letters):
         env.reset(seed=seed, options={"example_id": 0})
         taken.append(env.step(3)[4])
         env.reset(seed=seed, options={"example_id": 0})
-        assert env.step(3)[4]["completion"] == taken[-1]["completion"]  # by the seed
+        assert env.step(3)[4]["completion"] == taken[-1]["completion"]  # the seed decides
     assert {info["completion"] for info in taken} == {"a", "b"}
     assert all(info["invalid_action"] for info in taken)
     start(env, 0)
@@ -69,7 +69,7 @@ def test_the_mask_in_the_observation(letters):
 
 
 class Masked(gym.Env):
-    """Actions 5..7; gives whatever mask it is told."""
+    """An environment with the actions 5 to 7 and a given info."""
 
     observation_space = gym.spaces.Discrete(1)
     action_space = gym.spaces.Discrete(3, start=5)

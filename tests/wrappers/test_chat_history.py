@@ -1,3 +1,5 @@
+"""The transcript of an episode as chat messages."""
+
 import json
 
 import gymnasium as gym
@@ -71,7 +73,7 @@ def test_earlier_observations_stay_as_they_were():
 
 
 class Echo(gym.Env):
-    """Somebody else's environment: text, and no info["turn"]."""
+    """A foreign text environment, without info["turn"]."""
 
     observation_space = action_space = UnicodeText(1000)
 

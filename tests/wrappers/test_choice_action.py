@@ -31,7 +31,7 @@ def test_each_example_has_its_own_answers(letters, letter_examples):
         assert info["choices"] == example["choices"]
         count = len(example["choices"])
         assert info["action_mask"].tolist() == [1] * count + [0] * (4 - count)
-        assert info["action_mask"].dtype == np.int8  # as Discrete.sample(mask) wants it
+        assert info["action_mask"].dtype == np.int8  # the type that Discrete.sample(mask) needs
         assert env.action_space.sample(info["action_mask"]) < count
         step = env.step(example["choices"].index(example["answer"]))
         assert step[1] == 1.0

@@ -19,7 +19,7 @@ def show(prompt):
 
 
 def test_words_are_counted_in_the_slot_of_their_checksum():
-    # The check value that defines CRC-32: 0xCBF43926 of "123456789".
+    # CRC-32 is defined with the check value 0xCBF43926 for "123456789".
     env = HashedBagOfWords(show("123456789, 123456789"), size=1000)
     observation, _ = env.reset()
     assert observation[0xCBF43926 % 1000] == 2

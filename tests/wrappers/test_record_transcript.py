@@ -1,3 +1,5 @@
+"""Episodes as lines of a JSON Lines file."""
+
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,7 +60,7 @@ def test_nothing_shows_before_close_and_all_is_there_after(tmp_path):
     rows = read(env.path)
     assert [row["prompt"] for row in rows] == prompts
     assert "seed" not in rows[0]
-    env.close()  # again, and nothing changes
+    env.close()  # a second time changes nothing
     assert names(tmp_path) == ["transcript_0.jsonl"]
 
 
@@ -78,7 +80,7 @@ def test_an_episode_left_in_the_middle_has_neither_flag(tmp_path):
     for _ in range(2):
         env.reset(seed=0)
         env.step("0")
-    env.reset()  # nothing was done in it: no line
+    env.reset()  # no action was taken, so there is no line
     env.close()
     rows = read(env.path)
     assert [(row["terminated"], row["truncated"], len(row["actions"])) for row in rows] == [
@@ -96,7 +98,7 @@ def test_arrays_come_back(tmp_path):
     env = ChoiceAction(HashedBagOfWords(arithmetic(), 4), ["1", "2"])
     env = RecordTranscript(env, tmp_path)
     observation, _ = env.reset(seed=0)
-    observation += 100  # what the caller does with it is its own affair
+    observation += 100  # the caller may change its array
     env.step(np.int64(1))
     env.close()
     [row] = read(env.path)

@@ -140,7 +140,7 @@ def test_a_box_is_clipped_for_the_environment_alone():
     model = agent("PPO", gym.make(PENDULUM), policy_kwargs={"net_arch": [8], "log_std_init": 2.0})
     rollout = RolloutRunner(gym.make(PENDULUM), SB3Policy(model), max_steps=30).collect()
     (trajectory,) = rollout
-    assert np.abs(drawn(trajectory)).max() > 2  # its bounds
+    assert np.abs(drawn(trajectory)).max() > 2  # the bounds of the action space
     np.testing.assert_array_equal(np.stack(trajectory.actions), np.clip(drawn(trajectory), -2, 2))
 
 
@@ -172,7 +172,7 @@ def test_recurrent_memory_goes_on_until_an_episode_starts():
         for trajectory in lane:
             starts += [not goes_on] + [False] * (len(trajectory) - 1)
             goes_on = not (trajectory.terminated or trajectory.truncated)
-        assert sum(starts) > 1 and starts[25] is False  # one goes on into the second rollout
+        assert sum(starts) > 1 and starts[25] is False  # one continues in the second rollout
         observations, actions = tensors(
             [o for t in lane for o in t.observations], [a for t in lane for a in t.actions]
         )
@@ -185,7 +185,7 @@ def test_recurrent_memory_goes_on_until_an_episode_starts():
             )
         np.testing.assert_allclose([v for t in lane for v in t.values], values[:, 0], atol=1e-5)
         np.testing.assert_allclose([x for t in lane for x in t.logprobs], logprobs, atol=1e-5)
-        assert all(t.last_value is None for t in lane)  # it would need the memory
+        assert all(t.last_value is None for t in lane)  # the critic would need the memory
 
 
 def test_recurrent_memory_is_empty_where_nobody_says_what_starts():
@@ -199,7 +199,7 @@ def test_recurrent_memory_is_empty_where_nobody_says_what_starts():
 @pytest.mark.parametrize("num_envs", [None, 3, "VecEnv"])
 def test_masked_actions_are_never_taken(num_envs):
     model = agent("MaskablePPO")
-    with torch.no_grad():  # left alone it would nearly always answer b
+    with torch.no_grad():  # without a mask it would nearly always answer b
         model.policy.action_net.bias[:] = torch.tensor([0.0, 9.0])
     if num_envs == "VecEnv":
         env = SB3VectorEnv(DummyVecEnv([choices] * 3))
@@ -207,7 +207,7 @@ def test_masked_actions_are_never_taken(num_envs):
         env = make("choices", num_envs)
     rollout = RolloutRunner(env, SB3Policy(model), max_steps=60).collect()
     seen = set()
-    for trajectory in rollout:  # of one step each
+    for trajectory in rollout:  # each has one step
         mask = trajectory.reset_info["action_mask"]
         assert trajectory.reset_info["prompt"] == ("x" if mask.all() else "y")
         assert "completion" not in trajectory.reset_info
@@ -230,7 +230,7 @@ def test_infos_without_a_mask_are_an_error():
 
 
 class Picture(gym.Env):
-    """A picture with its channels last, of one grey a step."""
+    """A picture with its channels last, whose single shade of grey changes at each step."""
 
     observation_space = gym.spaces.Box(0, 255, (36, 40, 1), np.uint8)
     action_space = gym.spaces.Discrete(2)
@@ -384,7 +384,7 @@ def test_files_that_are_no_agents_are_named(tmp_path):
 
 
 class Ladder(gym.Env):
-    """Rung t pays t times the action; the third is the last."""
+    """Step t gives t times the action as its reward; the third step is the last."""
 
     observation_space = gym.spaces.Box(0, 9, (1,), np.float32)
     action_space = gym.spaces.Discrete(4)

@@ -32,7 +32,7 @@ def test_a_vec_env_gives_the_transitions_that_it_gives_alone():
         SB3VectorEnv(make_venv()), SB3Policy(model), max_steps=120, seed=None
     ).collect()
 
-    venv = make_venv()  # the same again, by hand
+    venv = make_venv()  # the same steps, by hand
     torch.manual_seed(2)
     observations = venv.reset()
     lanes = [[[]] for _ in range(3)]
@@ -59,7 +59,7 @@ def test_a_vec_env_gives_the_transitions_that_it_gives_alone():
         (trajectory,) = (t for t in ended if np.array_equal(t.final_observation, last))
         assert trajectory.env_index == i
         assert trajectory.truncated == info["TimeLimit.truncated"] != trajectory.terminated
-        # Monitor counts the raw rewards, of which there is one a step.
+        # Monitor counts the raw rewards, which are 1 per step.
         assert trajectory.infos[-1]["episode"]["r"] == len(trajectory)
 
 

@@ -24,7 +24,7 @@ EXAMPLES = [{"answer": colour} for colour in COLOURS.values()]
 
 
 def bandit():
-    """Four questions, four answers: always right is 1, at random 0.25."""
+    """Four questions with four answers: a right policy gets 1, a random one 0.25."""
     env = gym.make("TextGen-v0", prompts=PROMPTS, examples=EXAMPLES, reward_fn="exact_match")
     return ChoiceAction(HashedBagOfWords(env), list(COLOURS.values()))
 
@@ -99,7 +99,7 @@ def test_a_mask_reaches_a_vector_of_sb3():
 
 
 class Letters:
-    """A token a letter, and an EOS."""
+    """A tokenizer with an EOS and one token for each of four letters."""
 
     vocab_size, eos_token_id = 5, 0
 

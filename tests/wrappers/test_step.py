@@ -1,3 +1,5 @@
+"""Step results as dicts, and the way back to Gymnasium's tuples."""
+
 import warnings
 
 import gymnasium as gym
@@ -27,7 +29,7 @@ class Returns(gym.Env):
 
 
 class Foreign:
-    """Steps in dicts, and knows nothing of Gymnasium but its spaces. Counts to three."""
+    """An environment that is not Gymnasium's and counts to three; its steps are dicts."""
 
     observation_space = gym.spaces.Discrete(4)
     action_space = gym.spaces.Discrete(2)
@@ -140,7 +142,7 @@ def test_standardize_step_returns_the_dict():
     assert step == {**STEP, "terminated": True}
     assert (list(step), type(step["terminated"])) == (KEYS, bool)
     assert step["info"] is STEP["info"]
-    assert shuffled["terminated"] is np.True_  # the argument is left alone
+    assert shuffled["terminated"] is np.True_  # the argument is unchanged
 
 
 @pytest.mark.parametrize("value", [False, True, np.False_, np.array(True), 0, 1])

@@ -1,7 +1,7 @@
-"""Tianshou's collector on the environments of here.
+"""Tianshou's collector on text environments.
 
-What it collected is stepped again by hand: same seeds, same actions. Observations may be text;
-actions may not, since a policy of Tianshou knows numbers alone.
+The collected actions are taken again by hand with the same seeds. Observations may be text, but
+actions may not, because a policy of Tianshou handles only numbers.
 """
 
 import gymnasium as gym
@@ -34,7 +34,7 @@ def bandit():
 
 
 def guess():
-    """Its observations are text, longer at each turn."""
+    """An environment whose observations are text that grows at each turn."""
     numbers = [str(i) for i in range(1, 21)]
     env = gym.make("TextGen-v0", task="guess_number", task_kwargs={"max_turns": 3})
     return ChoiceAction(env, numbers)
@@ -117,7 +117,7 @@ def test_a_collector_sees_what_stepping_by_hand_gives(make, vector):
 
 
 def test_the_collectors_returns_are_the_environments():
-    """A policy that is right where the thing is white or red: two questions in four."""
+    """With a policy that knows the things that are white or red: two questions in four."""
     env = bandit()
     words = {}
     for i in range(4):

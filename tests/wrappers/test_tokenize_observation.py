@@ -28,7 +28,7 @@ class Words:
 @pytest.mark.parametrize(
     ("prompt", "ids", "mask"),
     [
-        ("11 12", [7, 7, 11, 12], [0, 0, 1, 1]),  # padded with the EOS, where there is no pad
+        ("11 12", [7, 7, 11, 12], [0, 0, 1, 1]),  # it pads with the EOS
         ("", [7, 7, 7, 7], [0, 0, 0, 0]),
         ("1 2 3 4", [1, 2, 3, 4], [1, 1, 1, 1]),
         ("1 2 3 4 5 6", [3, 4, 5, 6], [1, 1, 1, 1]),

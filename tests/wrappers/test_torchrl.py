@@ -1,6 +1,6 @@
-"""TorchRL's own environments and collector on the environments of here: text, words and tokens.
+"""TorchRL's environments and collector on text environments: with text, words and tokens.
 
-What the library collected is stepped again by hand: same seed, same actions.
+The collected actions are taken again by hand with the same seed.
 """
 
 import re
@@ -95,7 +95,7 @@ def test_a_policy_of_many_turns_reads_the_transcript():
     env.set_seed(0)
     rollout = env.rollout(30, policy=halve, break_when_any_done=False)
     done = rollout["next", "done"].ravel()
-    # 20 numbers are halved five times at most, and it never runs out of turns.
+    # Binary search among 20 numbers takes at most five turns, so the turns are never used up.
     assert done.sum() >= 6 and not rollout["next", "truncated"].any()
     assert (rollout["next", "reward"].ravel() == done).all()
     steps = by_hand(gym.make("TextGen-v0", task="guess_number"), 0, rollout["action"])
@@ -134,13 +134,14 @@ def test_an_answer_token_by_token():
     rollout = env.rollout(40, policy=right, break_when_any_done=False)
     done = rollout["next", "done"].ravel()
     assert done.sum() >= 10 and not rollout["next", "truncated"].any()
-    assert (rollout["next", "reward"].ravel() == done).all()  # each answer right, at its end alone
+    # Every answer is right, and only its end has a reward.
+    assert (rollout["next", "reward"].ravel() == done).all()
     actions = rollout["action"].argmax(-1).tolist()
     assert_same(rollout, by_hand(gym.make("TextGenTokens-v0", **TOKENS), 2, actions), tokens)
 
 
 def test_torchrls_mask_keeps_to_the_environments():
-    # ActionMask raises where an action is masked, and the padding token always is.
+    # ActionMask raises if an action is masked, and the padding token always is.
     env = TransformedEnv(
         GymWrapper(ActionMask(gym.make("TextGenTokens-v0", **TOKENS), in_observation=True)),
         torchrl_transforms.ActionMask(),

@@ -1,4 +1,4 @@
-"""TRL's own trainer on environments and rewards of here; the rest without TRL."""
+"""The TRL wrapper, by itself and in TRL's own trainer."""
 
 import inspect
 
@@ -25,7 +25,7 @@ def test_a_completion_is_the_action_of_a_single_turn():
     )
     answer = first._env.unwrapped.task.oracle(first._env.unwrapped.example)
     logged = {}
-    for _ in range(2):  # asked twice, it scores once
+    for _ in range(2):  # a second call scores nothing again
         rewards = ours.environment_reward(
             prompts=[HI, HI],
             completions=[said(answer), said("no")],
@@ -136,7 +136,7 @@ def model_and_tokenizer():
 
 
 def train(tmp_path, model_and_tokenizer, monkeypatch, says=None, **kwargs):
-    """Two steps of TRL's trainer; ``says`` puts words into the model's mouth."""
+    """Two steps of TRL's trainer; ``says`` replaces the model's completions."""
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     import datasets
     import trl

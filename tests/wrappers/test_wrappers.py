@@ -39,7 +39,7 @@ def guess():
     return gym.make("TextGen-v0", task="guess_number")
 
 
-# name -> a stack on own prompts; two on a task of many turns
+# name -> a stack of wrappers on own prompts, or on a task of several turns
 STACKS = {
     "TokenizeObservation": lambda folder: TokenizeObservation(own(), "tiny-lm", max_length=12),
     "TokenizeObservation of turns": lambda folder: TokenizeObservation(guess(), "tiny-lm", 40),

@@ -4,13 +4,13 @@ Stojanovski et al. 2025, "Reasoning Gym" (arXiv 2505.24760), the experiments wit
 whose thresholds are the defaults; Shi et al. 2025, AdaRFT (2504.05520), move a difficulty by the
 mean reward.
 
-All prompts of a rollout are drawn at one level of the task (`Task.levels`). Where the mean pass
-rate of the latest ``window`` groups at this level reaches ``up`` the level rises, where it falls to
-``down`` the level falls; after a move the window begins anew.
+All prompts of a rollout are drawn at one level of the task (`Task.levels`). If the mean pass rate
+of the latest ``window`` groups at this level reaches ``up``, the level rises. If it falls to
+``down``, the level falls. After a move the window begins anew.
 
 Deviations:
 - The window counts groups, and not optimizer steps.
-- A task of reasoning-gym moves all attributes of the dataset's own curriculum together; where its
+- A task of reasoning-gym moves all attributes of the dataset's own curriculum together. If its
   ``task_kwargs`` name no level, it begins at the lowest.
 """
 
@@ -35,15 +35,15 @@ class Curriculum(Prompts):
     name = "curriculum"
 
     window: int = 64
-    """How many groups the pass rate is a mean of; more reacts later, and to less noise."""
+    """How many groups the pass rate is the mean of. More react later, and to less noise."""
     up: float = 0.7
-    """Pass rate from which the level rises."""
+    """The level rises if the pass rate is at least this."""
     down: float = 0.1
-    """Pass rate at which the level falls."""
+    """The level falls if the pass rate is at most this."""
     step: int = 1
-    """How many levels it rises or falls."""
+    """By how many levels it rises or falls at a time."""
     start: int | None = None
-    """The first level; None: the task's own, or its lowest where it is at none."""
+    """The first level; unset: the level of the task, or its lowest if it is at none."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -52,11 +52,11 @@ class Curriculum(Prompts):
             raise ConfigError(f"down must be below up, got {self.down} and {self.up}")
 
     def prepare(self, setup: Setup) -> None:
-        """Find the levels.
+        """Find the levels of the task, and begin at the first one.
 
         Raises:
-            ConfigError: for a task without levels, a vector environment, a ``start`` that is none
-                of the levels.
+            ConfigError: for a task without levels, a vector environment, or a ``start`` that is
+                not one of the levels.
         """
         if isinstance(getattr(setup.env, "env", None), VectorEnv):
             raise ConfigError(
@@ -87,7 +87,7 @@ class Curriculum(Prompts):
         ]
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Move the level where the window is full and the pass rate says so."""
+        """Move the level if the window is full and its pass rate has reached a bound."""
         at_level = [g for g in groups if g[0].reset_info.get("level") == self.level]
         for rate in map(pass_rate, at_level):
             if rate is None:

@@ -1,27 +1,27 @@
-"""GRESO: skip, before the rollout, prompts that taught nothing lately.
+"""GRESO: skips, before the rollout, prompts that taught nothing lately.
 
 Zheng et al. 2025, "Act Only When It Pays" (arXiv 2506.02177), section 4.
 
-A prompt whose latest z groups all came out uniform is passed over with probability 1 - p^z: the
-longer it has taught nothing, the rarer it is played, and the first group with information brings it
-back at once. Of p there are two, for prompts whose latest group was all right and all wrong. After
-each rollout both move by a fixed step: down where more than a target share of the groups came out
-so, up where fewer did.
+A prompt whose latest z groups were all uniform is passed over with probability 1 - p^z. So a prompt
+is played more rarely the longer it has taught nothing, and the first group with information brings
+it back at once. There are two p: one for prompts whose latest group was all right, and one for
+prompts whose latest group was all wrong. After each rollout both move by a fixed step: down if the
+share of such groups has reached its target, and up if it has not.
 
-The defaults are those of the authors' code (Infini-AI-Lab/GRESO): both p begin at .5 and move by
-.01 after a rollout; a quarter of the groups may be uniform, a third of these all right and two
-thirds all wrong; a prompt is played with a probability of .01 at least, so that a finite task that
+The defaults are those of the authors' code (Infini-AI-Lab/GRESO). Both p begin at 0.5 and move by
+0.01 after a rollout. A quarter of the groups may be uniform, a third of these all right and two
+thirds all wrong. A prompt is played with a probability of at least 0.01, so that a finite task that
 is solved leaves something to play.
 
 Deviations from the paper and this code:
-- p stays between ``least`` and 1; in the code it stays between .05 and .95, and begins to move in
+- p stays between ``least`` and 1. In the code it stays between 0.05 and 0.95, and begins to move in
   the second epoch.
-- Uniform means a range of outcomes within a tolerance, and not a reward variance of 0; the code
-  calls a prompt right from a mean reward of .98, and wrong up to .11.
-- z counts uniform groups in a row; where right and wrong ones follow each other the code counts
-  the latest kind alone.
-- The size of a rollout is fixed: the paper also lowers it where few groups are missing.
-- A task without end is cut down to ``num_seeds`` prompts, so that prompts come again.
+- A group is uniform if the range of its outcomes is within a tolerance, not if its reward has a
+  variance of 0. The code calls a prompt right from a mean reward of 0.98, and wrong up to 0.11.
+- z counts uniform groups in a row. If right and wrong ones follow each other, the code counts the
+  latest kind alone.
+- The size of a rollout is fixed. The paper also lowers it if few groups are missing.
+- A task without end is reduced to ``num_seeds`` prompts, so that prompts come again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Greso(Recurring):
     name = "greso"
 
     exploration: float = 0.5
-    """p at the start; more plays uninformative prompts more often."""
+    """p at the start. A higher one plays uninformative prompts more often."""
     target_right: float = 0.083
     """Share of a rollout's groups that may be all right before their p goes down."""
     target_wrong: float = 0.167
@@ -52,9 +52,9 @@ class Greso(Recurring):
     step: float = 0.01
     """How far p moves after a rollout; 0 leaves it where it is."""
     least: float = 0.01
-    """Every prompt is played with this probability at least when its turn comes."""
+    """The least probability that a prompt is played when its turn comes."""
     right_from: float = 0.5
-    """A uniform group whose outcomes are this or more is all right, below it is all wrong."""
+    """A uniform group is all right if its outcomes are at least this, and else all wrong."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +67,7 @@ class Greso(Recurring):
             )
 
     def check(self, num_generations: int) -> None:
-        """Groups of one are always uniform."""
+        """Refuse groups of one trajectory, which are always uniform."""
         if num_generations < 2:
             raise ConfigError(
                 f"greso compares the trajectories of a group: num_generations must be at least 2, "
@@ -75,13 +75,13 @@ class Greso(Recurring):
             )
 
     def prepare(self, setup: Setup) -> None:
-        """Start with nothing known of any prompt."""
+        """Start without knowledge of any prompt."""
         super().prepare(setup)
         self._exploration = {True: self.exploration, False: self.exploration}
-        self._uniform: dict[int, tuple[int, bool]] = {}  # how often in a row; right or wrong
+        self._uniform: dict[int, tuple[int, bool]] = {}  # by prompt: how many in a row; right?
 
     def choose(self, propose: Propose, count: int) -> list[Start]:
-        """The next prompts, less those that are passed over."""
+        """The next prompts, without those that are passed over."""
         chosen: list[Start] = []
         while len(chosen) < count:
             for start in self._next(propose, count - len(chosen)):
@@ -92,7 +92,7 @@ class Greso(Recurring):
         return chosen
 
     def play_probability(self, key: int) -> float:
-        """Of a prompt, by its example's id or its seed, when its turn comes."""
+        """The probability that a prompt, by its example's id or its seed, is played in its turn."""
         times, right = self._uniform.get(key, (0, False))
         return max(self.least, self._exploration[right] ** times)
 
@@ -117,7 +117,7 @@ class Greso(Recurring):
             self._exploration[right] = min(1.0, max(self.least, self._exploration[right] + way))
 
     def metrics(self) -> dict[str, float]:
-        """Both p, and how many prompts were uniform when they were played last."""
+        """Both p, and the number of prompts whose latest group was uniform."""
         return {
             "exploration_right": self._exploration[True],
             "exploration_wrong": self._exploration[False],

@@ -3,16 +3,16 @@
 Prime Intellect 2025, "INTELLECT-3: Technical Report" (arXiv 2512.16144), and the difficulty pools
 of its library prime-rl, whose shares and borders are the defaults.
 
-A prompt is easy where its pass rate is above one border, hard where it is below another, and normal
-in between; one that was never played is normal.
+A prompt is easy if its pass rate is above one border, hard if it is below another, and else normal.
+A prompt that was never played is normal.
 
 Deviations from prime-rl:
-- The pass rate is a running mean over all of a prompt's groups that weighs the latest most, and not
-  that of the latest group alone.
-- Shares come out over many rollouts also where a rollout is too small for them: what is rounded off
-  is carried to the next.
-- Where a pool has too few prompts the others fill up: normal ones first.
-- A task without end is cut down to ``num_seeds`` prompts, so that prompts come again.
+- The pass rate is a running mean over all groups of a prompt, which weighs the latest most. In
+  prime-rl it is that of the latest group alone.
+- The shares hold over many rollouts, even if one rollout is too small for them: what is rounded off
+  is carried over to the next.
+- If a pool has too few prompts, prompts of the other pools take their places, normal ones first.
+- A task without end is reduced to ``num_seeds`` prompts, so that prompts come again.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ EASY, NORMAL, HARD = "easy", "normal", "hard"
 
 @dataclass
 class Pools(Recurring):
-    """Draws prompts by how well they were answered so far."""
+    """Draws given shares of easy, normal and hard prompts, by how well they were answered."""
 
     name = "pools"
 
     easy: float = 0.1
     """Share of the prompts drawn that are easy."""
     hard: float = 0.1
-    """Share of the prompts drawn that are hard; the rest is normal."""
+    """Share of the prompts drawn that are hard; the rest are normal."""
     easy_above: float = 0.8
     """A prompt with a pass rate above this is easy."""
     hard_below: float = 0.2
     """A prompt with a pass rate below this is hard."""
     decay: float = 0.5
-    """Weight of what was known of a prompt before, beside its latest group; 0 forgets it."""
+    """Weight of a prompt's earlier pass rate beside that of its latest group; 0 forgets it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,11 +61,11 @@ class Pools(Recurring):
             )
 
     def prepare(self, setup: Setup) -> None:
-        """Start with nothing known of any prompt."""
+        """Start without knowledge of any prompt."""
         super().prepare(setup)
         self._rates: dict[int, float] = {}
-        self._carried = {EASY: 0.0, HARD: 0.0}  # of the shares, not drawn yet
-        self._drawn = {EASY: 0, NORMAL: 0, HARD: 0}  # the latest time
+        self._carried = {EASY: 0.0, HARD: 0.0}  # rounded off so far
+        self._drawn = {EASY: 0, NORMAL: 0, HARD: 0}  # by the latest choice
 
     def pool(self, key: int) -> str:
         """The pool of a prompt, by its example's id or its seed."""
@@ -75,7 +75,7 @@ class Pools(Recurring):
         return EASY if rate > self.easy_above else HARD if rate < self.hard_below else NORMAL
 
     def choose(self, propose: Propose, count: int) -> list[Start]:
-        """Easy and hard prompts at random, each once, and normal ones as they come."""
+        """Easy and hard prompts at random, each at most once, and normal ones as they come."""
         chosen: list[Start] = []
         for pool, share in ((EASY, self.easy), (HARD, self.hard)):
             self._carried[pool] += share * count
@@ -92,7 +92,7 @@ class Pools(Recurring):
         return chosen
 
     def _normal(self, propose: Propose, count: int) -> list[Start]:
-        """The next normal prompts; where an epoch has too few, the next of any pool."""
+        """The next normal prompts; if an epoch has too few, the next of any pool."""
         chosen: list[Start] = []
         seen = 0
         while len(chosen) < count:
@@ -105,7 +105,7 @@ class Pools(Recurring):
         return chosen
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Move the pass rates of what was played."""
+        """Update the pass rates of the prompts that were played."""
         for group in groups:
             key, rate = self._key(group[0]), pass_rate(group)
             if rate is not None:
@@ -113,11 +113,11 @@ class Pools(Recurring):
                 self._rates[key] = self.decay * before + (1 - self.decay) * rate
 
     def metrics(self) -> dict[str, float]:
-        """How many prompts of each pool the latest rollout has."""
+        """How many prompts of each pool were chosen the latest time."""
         return {pool: float(count) for pool, count in self._drawn.items()}
 
     def state(self) -> dict[str, Any]:
-        """The pass rates, and what is left of the shares."""
+        """The pass rates, and what the shares carry over."""
         return super().state() | {
             "rates": [[key, rate] for key, rate in self._rates.items()],
             "carried": dict(self._carried),

@@ -1,4 +1,4 @@
-"""What parts share that remember prompts: a finite number of them, and how well they went."""
+"""The base of parts that remember prompts: a finite number of prompts, and how well each went."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _MAX_SEED = 2**31 - 1
 class Recurring(Prompts):
     """Chooses among a finite number of prompts.
 
-    These are the examples of a finite task (a dataset, own prompts). A task that draws its
-    examples without end, and any task in a vector environment, is cut down to those of
+    These are the examples of a finite task (a dataset, your own prompts). Of a task that draws its
+    examples without end, and of any task in a vector environment, they are the examples of
     ``num_seeds`` seeds: choose as many as an epoch is to have.
     """
 
     num_seeds: int = 1024
-    """Prompts that a task without a fixed number of examples has; fewer come again sooner."""
+    """Prompts of a task without a fixed number of examples. Fewer of them come again sooner."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_bounds(self, num_seeds=(1, None))
 
     def prepare(self, setup: Setup) -> None:
-        """Find the prompts."""
+        """Find the prompts, or draw the seeds that stand for them."""
         self._rng = setup.rng(self.name)
         ids = example_ids(setup.env)
         self._by_id = ids is not None
@@ -52,7 +52,7 @@ class Recurring(Prompts):
         self._epoch: list[int] = []  # seeds that are still to come
 
     def state(self) -> dict[str, Any]:
-        """The generator, and where the order of the prompts is."""
+        """The generator's state, and the prompts that are still to come in this epoch."""
         return {
             "rng": save_rng(self._rng),
             "seeds": list(self._seeds),
@@ -82,7 +82,7 @@ class Recurring(Prompts):
         return Start(0, int(self._rng.integers(_MAX_SEED)), {"example_id": key})
 
     def _key(self, start: Start | Trajectory) -> int:
-        """What a prompt is known by: its example's id, or its seed."""
+        """The key of a prompt: its example's id, or its seed."""
         if not self._by_id:
             assert start.seed is not None  # episodes of text always have one
             return start.seed
@@ -92,14 +92,14 @@ class Recurring(Prompts):
 
 
 def example_ids(env: Any) -> list[int] | None:
-    """Ids of a finite task that a reset can name; None where episodes are drawn by seed."""
+    """Ids of a finite task that a reset can name; None if episodes are drawn by seed."""
     if isinstance(getattr(env, "env", None), VectorEnv):  # its options go to all lanes alike
         return None
     return getattr(getattr(getattr(env, "unwrapped", env), "task", None), "ids", None)
 
 
 def pass_rate(group: Group) -> float | None:
-    """Mean outcome of a group; None where nothing was scored."""
+    """The mean outcome of a group; None if nothing was scored."""
     values = np.array([outcome(trajectory) for trajectory in group], np.float64)
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else None

@@ -1,6 +1,6 @@
-"""Prompts in the uniform order: what a rollout does where no part chooses.
+"""Prompts in the uniform order, which is also the order of a rollout without such a part.
 
-A finite task is gone through in shuffled epochs, others are drawn by seed.
+A finite task is gone through in shuffled epochs. Other tasks draw each prompt by a fresh seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ from textenv.algos.strategies.protocols import Prompts
 
 @dataclass
 class Uniform(Prompts):
-    """Plays what comes next."""
+    """Plays every prompt, in the order in which they come."""
 
     name = "uniform"

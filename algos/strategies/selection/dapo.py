@@ -1,14 +1,15 @@
 """Dynamic sampling: Yu et al. 2025, "DAPO" (arXiv 2503.14476), section 3.2.
 
-Groups whose completions are all right or all wrong teach nothing when they are compared: they are
-left out, and prompts are drawn again until the rollout is full of others.
+Groups whose completions are all right or all wrong teach nothing when they are compared. They are
+left out, and prompts are drawn again until the rollout is full of other groups.
 
 Deviations from the paper:
-- Each round draws as many prompts as groups are missing, not a whole batch whose surplus is thrown
-  away.
-- There is a cap of rounds, and a choice of what happens there; the paper draws without end.
-- A group has information where its outcomes differ by more than a tolerance, so that tasks with
-  graded outcomes have it too.
+- Each round draws as many prompts as groups are missing. The paper draws a whole batch, and throws
+  the surplus away.
+- The number of rounds has a cap, and a setting says what happens there. The paper draws without
+  end.
+- A group has information if its outcomes differ by more than a tolerance, so that tasks with graded
+  outcomes are covered too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from textenv.errors import RolloutError
 
 @dataclass
 class DynamicSampling(Selection):
-    """Keeps groups with information, and draws again for the others.
+    """Keeps groups with information, and draws prompts again for those that are missing.
 
     Raises:
         ConfigError: for a cap below 1, or another value out of range.
@@ -35,11 +36,11 @@ class DynamicSampling(Selection):
     name: ClassVar[str] = "dapo"
 
     cap: int = 4
-    """Most rounds of one rollout, the first included. More where few groups have information."""
+    """The most rounds of one rollout. Raise it if few groups have information."""
     at_cap: Literal["train", "raise"] = "train"
-    """What to do when groups are missing then: train on those that there are, or stop the run."""
+    """What to do if groups are missing at the cap: train on fewer, or stop the run (raise)."""
     tolerance: float = TOLERANCE
-    """Outcomes that differ by no more count as equal."""
+    """Outcomes that differ by no more than this count as equal."""
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,11 @@ class DynamicSampling(Selection):
         return [group for group in groups if not is_uniform(group, self.tolerance)]
 
     def end(self, kept: int, wanted: int, rounds: int) -> None:
-        """Say where groups are missing, the first time."""
+        """Warn the first time that groups are missing, or stop the run.
+
+        Raises:
+            RolloutError: if groups are missing and ``at_cap`` is "raise".
+        """
         if kept >= wanted:
             return
         fact = f"dynamic sampling ended at its cap of {self.cap} round(s) with {kept} of {wanted} "

@@ -1,13 +1,13 @@
-"""Overlong filtering: Yu et al. 2025, "DAPO" (arXiv 2503.14476), section 3.4, and two more grounds.
+"""Overlong filtering: Yu et al. 2025, "DAPO" (arXiv 2503.14476), section 3.4, and two more filters.
 
-Completions that ran out of tokens are left out, as are, where that is asked for, those that repeat
-themselves and those that are too long: their reward says little about what they did.
+Completions that ran out of tokens are left out, since their reward says little about what they did.
+Two settings also leave out completions that repeat themselves, or that are too long.
 
 Deviations from the paper:
-- A completion is left out of its group before advantages are taken, where the paper masks its loss
-  alone: the others are compared with each other.
-- Repetition and length are grounds of this project; repetition is the share of n-grams of tokens
-  that have come before in the same completion.
+- A completion is left out of its group before advantages are computed, so that the others are
+  compared with each other. The paper masks its loss alone.
+- The paper has no filter of repetition or length. Repetition is the share of n-grams of tokens that
+  have come before in the same completion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from textenv.algos.strategies.protocols import Group, Selection
 
 @dataclass
 class Drop(Selection):
-    """Drops trajectories on sight, and groups of which fewer than two are left to compare.
+    """Drops trajectories by what they are, and groups of which fewer than two are left.
 
     Raises:
         ConfigError: for a value out of range.
@@ -36,18 +36,18 @@ class Drop(Selection):
     truncated: bool = True
     """Drop completions that ran out of tokens before their end."""
     repetition: float | None = None
-    """Drop those of which a greater share is repeated; unset: none."""
+    """Drop completions of which a greater share is repeated; unset: none."""
     ngram: int = 4
-    """Tokens of what counts as repeated when it has come before."""
+    """How many tokens in a row must come again to count as repeated."""
     longest: int | None = None
-    """Drop those with more tokens; unset: none."""
+    """Drop completions with more tokens than this; unset: none."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_bounds(self, repetition=(0, 1), ngram=(1, None), longest=(1, None))
 
     def select(self, groups: Sequence[Group]) -> list[Group]:
-        """What is left of each group, where it can still be compared."""
+        """What is left of each group, without the groups that cannot be compared any more."""
         kept = []
         for group in groups:
             good = [i for i, trajectory in enumerate(group) if self._is_good(trajectory)]
@@ -65,6 +65,6 @@ class Drop(Selection):
 
 
 def repeated(tokens: Sequence[int], size: int) -> float:
-    """Share of the n-grams of this size that have come before; 0 where there are none."""
+    """The share of n-grams of this size that have come before; 0 if there are no n-grams."""
     grams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

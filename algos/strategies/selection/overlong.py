@@ -1,13 +1,13 @@
 """Soft overlong punishment: Yu et al. 2025, "DAPO" (arXiv 2503.14476), section 3.4, equation 13.
 
-A completion that comes near the limit loses reward, the more the nearer: nothing up to
-``max_length - cache`` tokens, 1 at ``max_length``, in between in proportion.
+A completion that comes near the limit loses reward: nothing up to ``max_length - cache`` tokens, 1
+at ``max_length``, and in between in proportion to its length.
 
 Deviations from the paper:
-- What is lost goes to the advantages alone (``Trajectory.shaping``): rewards, and the outcomes by
-  which groups are judged, stay as the environment gave them.
-- Of an episode of many turns, the longest turn counts.
-- The cache is by default a fifth of the limit, as the paper's 4096 is of 20480.
+- The loss of reward changes the advantages alone (``Trajectory.shaping``). Rewards, and the
+  outcomes by which groups are judged, stay as the environment gave them.
+- If an episode has many turns, its longest turn counts.
+- By default the cache is a fifth of the limit, as the paper's 4096 is of 20480.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from textenv.errors import ConfigError
 
 @dataclass
 class OverlongPunishment(Selection):
-    """Takes up to 1 from the reward that advantages are computed from.
+    """Takes up to 1 from the reward that the advantages of a long completion are computed from.
 
     Raises:
-        ConfigError: for a value out of range, or a limit that is not known.
+        ConfigError: for a value out of range.
     """
 
     name: ClassVar[str] = "overlong"
 
     max_length: int | None = None
-    """Tokens at which a completion loses all of it; unset: the policy's limit."""
+    """Tokens from which a completion loses the whole 1; unset: the policy's limit."""
     cache: int | None = None
-    """Tokens before the limit at which it begins to lose; unset: a fifth of the limit."""
+    """How many tokens before the limit the loss begins; unset: a fifth of the limit."""
     _bounds: tuple[int, int] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +44,11 @@ class OverlongPunishment(Selection):
         check_bounds(self, max_length=(1, None), cache=(1, None))
 
     def prepare(self, setup: Setup) -> None:
-        """Find the limit."""
+        """Find the limit.
+
+        Raises:
+            ConfigError: if there is no limit, or ``cache`` is more than it.
+        """
         limit = self.max_length
         if limit is None:
             limit = getattr(getattr(setup.policy, "params", None), "max_tokens", None)
@@ -56,7 +60,7 @@ class OverlongPunishment(Selection):
         self._bounds = (limit, cache)
 
     def select(self, groups: Sequence[Group]) -> list[Group]:
-        """All groups, with what long completions lose."""
+        """All groups; long completions have a lower ``shaping``."""
         return [[self._shape(trajectory) for trajectory in group] for group in groups]
 
     def _shape(self, trajectory: Trajectory) -> Trajectory:
@@ -69,5 +73,5 @@ class OverlongPunishment(Selection):
 
 
 def punishment(length: int, limit: int, cache: int) -> float:
-    """What a completion of this length loses: from 0 to -1."""
+    """What is added to the reward of a completion of this length: from 0 to -1."""
     return -min(1.0, max(0.0, (length - (limit - cache)) / cache))

@@ -1,10 +1,10 @@
 """PODS: Xu et al. 2025, "Not All Rollouts are Useful" (arXiv 2504.13818), section 3.
 
-Of the n completions of a prompt, train on the m whose rewards have the greatest variance. These
-are always the k highest and the m - k lowest, as the paper proves, so all k are tried.
+Of the n completions of a prompt, it trains on the m whose rewards have the greatest variance. As
+the paper proves, these are always the k highest and the m - k lowest, so all k are tried.
 
-Deviations from the paper: none known. As there, advantages are taken within the m that are kept.
-Rewards are those of the environment, before any shaping.
+Deviations from the paper: none are known. As there, advantages are computed within the m that are
+kept. Rewards are those of the environment, before any shaping.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class MaximumVariance(Selection):
     name: ClassVar[str] = "pods"
 
     keep: int = 4
-    """Trajectories of a group to train on. Fewer where updates take longer than rollouts."""
+    """Trajectories of a group to train on. Lower it if updates take longer than rollouts."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_bounds(self, keep=(2, None))
 
     def check(self, num_generations: int) -> None:
-        """Refuse to keep more than there are."""
+        """Refuse to keep more trajectories than a group has."""
         if self.keep > num_generations:
             raise ConfigError(f"keep={self.keep} is more than num_generations={num_generations}")
 
     def select(self, groups: Sequence[Group]) -> list[Group]:
-        """All groups, thinned out; those that are small enough already as they are."""
+        """All groups, each with at most ``keep`` trajectories."""
         return [self._thin(group) if len(group) > self.keep else group for group in groups]
 
     def _thin(self, group: Group) -> Group:
@@ -52,7 +52,7 @@ class MaximumVariance(Selection):
 
 
 def most_varied(rewards: Sequence[float], count: int) -> list[int]:
-    """Indices, ascending, of the rewards that have the greatest variance among so many of them."""
+    """The indices, ascending, of the ``count`` rewards that have the greatest variance."""
     values = np.asarray(rewards, np.float64)
     order = np.argsort(values, kind="stable")
     values = values[order] - values.mean()

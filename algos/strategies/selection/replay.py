@@ -1,19 +1,19 @@
-"""Replay: groups with information of earlier rollouts, trained on once more.
+"""Replay: trains once more on groups of earlier rollouts that have information.
 
-Fu et al. 2025, "AReaL" (arXiv 2505.24298), section 5.2, the decoupled objective: with pi_then, the
-policy that sampled a token, and pi_now, the policy at the start of the update,
+Fu et al. 2025, "AReaL" (arXiv 2505.24298), section 5.2, the decoupled objective. With pi_then the
+policy that sampled a token, and pi_now the policy at the start of the update, it is
 
     E_then [ pi_now / pi_then * min(r A, clip(r, 1 - eps, 1 + eps) A) ],   r = pi / pi_now,
 
-so that the trust region is around the policy as it is now, and not around one that is gone. The
-importance weight is truncated, min(pi_now / pi_then, c), as IMPACT does (Luo et al. 2020,
-1912.00167) and truncated importance sampling (Yao et al. 2025).
+so that the trust region is around the present policy, and not around an earlier one. The importance
+weight is truncated to min(pi_now / pi_then, c), as in IMPACT (Luo et al. 2020, 1912.00167) and in
+truncated importance sampling (Yao et al. 2025).
 
 Deviations:
-- Rollouts are not generated while the model is trained: what is stale is what is replayed, and the
+- Rollouts are not generated while the model is trained. So only replayed groups are stale; the
   trajectories of this rollout have a weight of 1 and are not scored again.
-- The loss is divided by the sum of the weights, where the paper divides by a number of tokens.
-- The advantages are those that the rewards of a group give, whatever policy wrote it.
+- The loss is divided by the sum of the weights. The paper divides by a number of tokens.
+- The advantages follow from the rewards of a group, whichever policy wrote it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Replay(Reuse):
     name = "replay"
 
     share: float = 0.25
-    """How many groups are added at most, as a share of those that a rollout is to have."""
+    """The most groups that are added, as a share of the groups that a rollout is to have."""
     max_staleness: int = 8
-    """Optimizer steps after which a group is not used any more."""
+    """A group is not used after more optimizer steps than this."""
     cap: float = 2.0
-    """The importance weight of a token is cut off here; lower is safer, and more biased."""
+    """The largest importance weight of a token. A lower one is safer, and more biased."""
     rows: int = 64
-    """Trajectories that are scored at once; lower it where memory runs out."""
+    """How many trajectories are scored at once. Lower it if memory runs out."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -74,7 +74,7 @@ class Replay(Reuse):
         self._metrics = {"groups": 0.0}
 
     def extend(self, groups: Sequence[Group], version: int) -> list[Group]:
-        """Add groups out of the store, weighted, and keep what this rollout has to learn from."""
+        """Add weighted groups from the store, and store the groups of this rollout that teach."""
         self._store = [g for g in self._store if version - _version(g) <= self.max_staleness]
         drawn = min(self._most, len(self._store))
         picked = self._rng.choice(len(self._store), drawn, replace=False) if drawn else ()
@@ -90,17 +90,17 @@ class Replay(Reuse):
         return [*groups, *weighed]
 
     def _weigh(self, groups: Sequence[Group]) -> list[Group]:
-        """Copies with the present policy's log-probabilities, and importance weights."""
+        """Copies with the present policy's log-probabilities and with importance weights."""
         rows = [trajectory for group in groups for trajectory in group]
         now = iter(self._score(rows))
-        # Of a group's number no rollout may have another: they are counted down from -1.
+        # No group of a rollout may have the same number, so these are counted down from -1.
         return [
             [_weighted(t, next(now), self.cap, -1 - number) for t in group]
             for number, group in enumerate(groups)
         ]
 
     def _score(self, trajectories: list[Trajectory]) -> list[np.ndarray]:
-        """Log-probabilities of the tokens of each under the policy as it is now."""
+        """The log-probabilities of each one's tokens under the present policy."""
         from textenv.algos.lm.scoring.scorer import Scorer, by_parts  # imports mlx
 
         batch = make_batch(trajectories)
@@ -112,11 +112,11 @@ class Replay(Reuse):
         return scored
 
     def metrics(self) -> dict[str, float]:
-        """Groups that were added, the mean of their age in optimizer steps and of the weights."""
+        """Groups that were added, their mean age in optimizer steps, and the mean weight."""
         return dict(self._metrics)
 
     def state(self) -> dict[str, Any]:
-        """The store, and the generator."""
+        """The generator's state, and the groups in the store."""
         return {
             "rng": save_rng(self._rng),
             "groups": [encode_rollout(Buffer(group)) for group in self._store],

@@ -1,17 +1,20 @@
-"""Training on the tokens of highest entropy alone.
+"""Trains only on the tokens of highest entropy.
 
-Wang et al. 2025, "Beyond the 80/20 Rule" (arXiv 2506.01939), section 5: of all tokens of a batch,
-the gradient is of those whose entropy is in the top share, the places where a text forks.
+Wang et al. 2025, "Beyond the 80/20 Rule" (arXiv 2506.01939), section 5. Of all tokens of a batch,
+only those whose entropy is in the top share have a gradient: the places where a text can go on in
+different ways.
 
 Deviations from the paper:
-- The entropies are those that the policy recorded when it sampled, of what it sampled from
-  (temperature and top-p included); the paper computes them again in the update.
-- The loss is a mean over the tokens that count: the others are not in its denominator, as they are
-  in the paper, so that its gradient is larger by 1 / share.
-- The share is of the tokens that have an advantage: the paper samples until all groups have.
+- The entropies are those that the policy recorded when it sampled, of the distribution that it
+  sampled from (temperature and top-p included). The paper computes them again in the update.
+- The loss is a mean over the tokens that count. In the paper the denominator has the other tokens
+  too, so the gradient here is larger by 1 / share.
+- The share is one of the tokens that have an advantage. The paper samples until all groups have
+  advantages.
 - Tokens of a beginning that branches of a tree share count once.
 
-Equal entropies stand or fall together. To take in replayed groups, name this part after ``replay``.
+Tokens of equal entropy are all taken or all left out. To include replayed groups, name this part
+after ``replay``.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ class TopEntropy(Reuse):
     name = "top_entropy"
 
     share: float = 0.2
-    """Share of the tokens that are trained on; 1 takes all."""
+    """Share of the tokens that are trained on. 1 takes all."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -45,7 +48,7 @@ class TopEntropy(Reuse):
             raise ConfigError(f"share must be above 0 and at most 1, got {self.share}")
 
     def extend(self, groups: Sequence[Group], version: int) -> list[Group]:
-        """The same groups, with weights.
+        """The same groups, with a weight of 1 or 0 for each token.
 
         Raises:
             DataError: for a trajectory without entropies.
@@ -67,12 +70,12 @@ class TopEntropy(Reuse):
         return replace(trajectory, token_weights=weights.tolist())
 
     def metrics(self) -> dict[str, float]:
-        """The entropy in nats from which a token counts."""
+        """The least entropy, in nats, of a token that counts."""
         return {"threshold": self._threshold}
 
 
 def _has_signal(group: Group) -> bool:
-    """Whether any of its tokens has an advantage."""
+    """Whether any token of a group has an advantage."""
     if any(any(t.token_advantages or ()) for t in group):
         return True
     rewards = np.array([t.total_reward + (t.shaping or 0.0) for t in group], np.float64)
@@ -81,7 +84,7 @@ def _has_signal(group: Group) -> bool:
 
 
 def _entropies(trajectory: Trajectory) -> np.ndarray:
-    """Of each token (T,); -inf where the policy did not choose it."""
+    """The entropy of each token (T,); -inf if the policy did not choose the token."""
     if trajectory.token_entropies is None or trajectory.token_mask is None:
         raise DataError(
             "top_entropy needs the entropies of the tokens, and a trajectory has none: a language "

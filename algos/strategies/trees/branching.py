@@ -1,13 +1,14 @@
-"""What trees of one turn or many have in common: chains, then rounds of branches.
+"""The base of parts that play trees, within one turn or over many: chains, then branches.
 
 A group's leaves are numbered in the order in which they begin: its M chains, then the branches
-round by round, tree by tree. Leaf i is played from the group's i-th start and with its noise, so
-that it depends on its place in the tree alone, and a tree without branches is the same chains.
+round by round, tree by tree. Leaf i is played from the group's i-th start and with the noise of
+that start. So a leaf depends on its place in the tree alone, and a tree without branches is the
+same as the chains.
 
-In training a token counts once, with what the leaf has that had it first. So loss ``grpo`` takes
-the mean over what each leaf has of its own, then over leaves; ``dr_grpo`` divides by its constant,
-and the others by all tokens. ``gspo`` is refused: its one ratio a completion would spread the mean
-of the nodes' advantages over all of its tokens.
+In training a token that several leaves share counts once, as a token of the leaf that had it first.
+So the loss ``grpo`` takes the mean over each leaf's own tokens, then over leaves. ``dr_grpo``
+divides by its constant, and the others by all tokens. ``gspo`` is refused, since it has one ratio
+for a whole completion, and the nodes of a completion have different advantages.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from textenv.errors import ConfigError
 
 
 class Branch(NamedTuple):
-    """Where a leaf comes from."""
+    """The place in a tree from which a leaf goes on."""
 
     parent: int | None
-    """Index in the group of the leaf that it goes on from; None for a chain."""
+    """Index in the group of the leaf that it branches from; None for a chain."""
     at: int
-    """What it shares with its parent: tokens, or turns."""
+    """How many tokens, or turns, it shares with its parent."""
 
 
 @dataclass
@@ -45,13 +46,13 @@ class Branching(Generation):
     """
 
     chains: int | None = None
-    """M, chains to begin with; unset: as many as make ``num_generations`` leaves."""
+    """M, the chains at the start; unset: as many as make ``num_generations`` leaves."""
     rounds: int = 1
-    """L, how often trees branch. More for branches of branches; 0 for chains alone."""
+    """L, the rounds in which trees branch. More make branches of branches; 0 plays chains alone."""
     branches: int = 3
-    """N, places of a tree at which it branches in a round."""
+    """N, the places at which a tree branches in each round."""
     copies: int = 1
-    """T, branches from each such place."""
+    """T, the branches from each of these places."""
     _size: int = field(default=0, init=False, repr=False)
     _first: int = field(default=0, init=False, repr=False)
 
@@ -61,11 +62,11 @@ class Branching(Generation):
 
     @property
     def has_trees(self) -> bool:
-        """Without rounds there are chains alone."""
+        """Whether there are rounds of branches; without them there are chains alone."""
         return self.rounds > 0
 
     def check(self, num_generations: int) -> None:
-        """Refuse settings that do not come to as many leaves."""
+        """Refuse settings that do not make ``num_generations`` leaves."""
         each = 1 + self.rounds * self.branches * self.copies
         chains = num_generations // each if self.chains is None else self.chains
         if chains * each != num_generations or not chains:
@@ -77,7 +78,7 @@ class Branching(Generation):
         self._size, self._first = num_generations, chains
 
     def _advice(self, size: int) -> str:
-        """Settings that would do."""
+        """Settings that would fit, for a message."""
         fitting = [
             f"chains={size // (1 + self.rounds * n * self.copies)},branches={n}"
             for n in range(1, size)
@@ -88,16 +89,16 @@ class Branching(Generation):
         return f"{' or '.join(fitting)} would do" if self.rounds and fitting else near
 
     def prepare(self, setup: Setup) -> None:
-        """Refuse what cannot be played as a tree."""
+        """Refuse a policy or an environment that cannot play trees."""
         check_setup(setup)
 
 
 def check_setup(setup: Setup) -> None:
-    """Refuse what cannot be played as a tree.
+    """Refuse a policy or an environment that cannot play trees.
 
     Raises:
-        ConfigError: for a policy that cannot go on from a beginning, or an environment that cannot
-            be copied.
+        ConfigError: for a policy that cannot go on from the beginning of an answer, or an
+            environment that cannot be copied.
     """
     wanted = ("context", "seeds", "branches", "begun", "limits")
     missing = [name for name in wanted if name not in declared(setup.policy, wanted)]
@@ -115,10 +116,14 @@ def check_setup(setup: Setup) -> None:
 
 
 def refuse_turns(setup: Setup, other: str) -> None:
-    """Refuse episodes of many turns.
+    """Refuse episodes of more than one turn.
+
+    Args:
+        setup: what the part is prepared for.
+        other: the name of the part that takes such episodes.
 
     Raises:
-        ConfigError: naming the part that takes them.
+        ConfigError: if an episode can have more than one turn; names the other part.
     """
     if setup.turns > 1:
         raise ConfigError(
@@ -128,16 +133,16 @@ def refuse_turns(setup: Setup, other: str) -> None:
 
 
 class Leaves:
-    """The answers of one turn, of leaves that may begin with those of others.
+    """The answers of one turn, as leaves of trees: an answer may begin with that of another leaf.
 
     Args:
-        player: whose policy answers.
-        lanes: of all leaves.
+        player: its policy answers.
+        lanes: the episodes of all leaves.
 
     Attributes:
-        actions: of the leaves that there are so far; None for others.
-        rows: what the policy recorded.
-        tree: where each comes from: a leaf of its group, and the tokens that it shares with it.
+        actions: the answer of each leaf; None if it has none yet.
+        rows: what the policy recorded of each leaf.
+        tree: the place from which each leaf branches: a leaf of its group, and a number of tokens.
     """
 
     def __init__(self, player: EpisodePlayer, lanes: list[Lane]):
@@ -148,11 +153,11 @@ class Leaves:
 
     @property
     def longest(self) -> int:
-        """The most tokens of an answer."""
+        """The largest number of tokens of an answer."""
         return self._player.policy.params.max_tokens  # type: ignore[attr-defined]
 
     def noise(self, leaf: int) -> int | None:
-        """Seed of a leaf's noise."""
+        """The seed of a leaf's noise."""
         return self._lanes[leaf].noise
 
     def grow(
@@ -161,12 +166,12 @@ class Leaves:
         begun: Sequence[Completion | None] | None = None,
         limits: Sequence[int] | None = None,
     ) -> None:
-        """Let the policy answer for some leaves, in their places.
+        """Let the policy answer for some leaves, and record what it says.
 
         Args:
-            leaves: which.
-            begun: what each begins with.
-            limits: the most tokens of each, the begun ones included.
+            leaves: the indices of these leaves.
+            begun: the beginning of each answer; None if it has none.
+            limits: the largest number of tokens of each answer, its beginning included.
         """
         if not leaves:
             return
@@ -194,9 +199,9 @@ def play_answers(
     """Play whole groups of episodes of one turn, whose answers branch.
 
     Args:
-        player: who plays them.
-        starts: of all leaves.
-        grow: lets the policy answer for all leaves, and says where they come from.
+        player: plays the episodes.
+        starts: the starts of all leaves.
+        grow: lets the policy answer for all leaves, and fills in their places in the tree.
     """
     tree: list[Branch] = []
 
@@ -214,11 +219,11 @@ def play_answers(
 
 
 def planted(trajectories: Sequence[Trajectory], tree: Sequence[Branch]) -> list[Trajectory]:
-    """Trajectories that know where in the tree they are.
+    """Trajectories with ``parent`` and ``branch_at``, their places in the tree.
 
     Args:
         trajectories: whole groups of leaves.
-        tree: of all of them: the parent's index in its group, and how many tokens are shared.
+        tree: for each of them the parent's index in the group, and how many tokens they share.
     """
     return [
         t if place.parent is None else replace(t, parent=place.parent, branch_at=place.at)
@@ -227,11 +232,11 @@ def planted(trajectories: Sequence[Trajectory], tree: Sequence[Branch]) -> list[
 
 
 def best_places(scores: Sequence[tuple[float, int, int]], count: int) -> list[tuple[int, int]]:
-    """The (leaf, place) of the highest scores; again from the first where there are too few.
+    """The (leaf, place) of the highest scores; if there are too few, again from the highest.
 
     Args:
-        scores: of each place: score, leaf, place. Of equal ones the first is taken.
-        count: how many are wanted.
+        scores: (score, leaf, place) of each place. Of equal scores the first comes first.
+        count: how many places are wanted.
     """
     order = np.argsort([-score for score, _, _ in scores], kind="stable")
     return [scores[order[i % len(order)]][1:] for i in range(count)]

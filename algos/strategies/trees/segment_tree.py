@@ -1,16 +1,17 @@
 """Trees of fixed segments: Li et al. 2025, "TreePO" (arXiv 2508.17445), section 2.
 
-A prompt is answered segment by segment, of so many tokens each. At the end of a segment every path
-that goes on becomes ``width`` paths, until there are as many as a group has leaves. A path that has
-ended, or that repeats itself, is stopped early; the room that it leaves goes to others.
+A prompt is answered segment by segment; all segments have the same number of tokens. At the end of
+a segment every path that goes on becomes ``width`` paths, until there are as many as a group has
+leaves. A path that ends or repeats itself is stopped early, and others take its place.
 
 Deviations from the paper:
-- Paths become ``width`` paths in their order, where the paper shares out a budget by chance or by
-  probability; and there are ``width`` to begin with, where the authors' training script
-  (multimodal-art-projection/TreePO) draws from 2 to 8. It has segments of 512 tokens, 14 at most, a
-  width of 2 and 16 leaves: our ``segment`` is for short answers.
-- Where all paths have stopped before there are enough, new ones go on from the ends of earlier
-  segments, drawn at random (the paper's fallback); from the prompt where there are none.
+- Paths become ``width`` paths in their order. The paper shares out a budget by chance or by
+  probability.
+- There are ``width`` paths at the start. The authors' training script
+  (multimodal-art-projection/TreePO) draws from 2 to 8. It has segments of 512 tokens, at most 14 of
+  them, a width of 2, and 16 leaves; our default ``segment`` is for short answers.
+- If all paths have stopped before there are enough, new ones go on from the ends of earlier
+  segments, drawn at random (the paper's fallback), or from the prompt if there are no such ends.
 - Repetition is the share of n-grams of tokens that have come before in the answer.
 - The advantages are TreeRL's, see `textenv.algos.training.tree_advantages`.
 """
@@ -48,13 +49,13 @@ class SegmentTree(Generation):
     name: ClassVar[str] = "segment_tree"
 
     segment: int = 8
-    """Tokens of a segment. About the length of one step of an answer."""
+    """Tokens of a segment. Set it to about the length of one step of an answer."""
     width: int = 2
-    """What a path becomes at the end of a segment; also how many there are to begin with."""
+    """How many paths a path becomes at the end of a segment; also how many there are at first."""
     repetition: float | None = 0.5
-    """Stop a path of which a greater share is repeated; unset: none."""
+    """Stop a path if a greater share of it is repeated; unset: stop none for this."""
     ngram: int = 4
-    """Tokens of what counts as repeated when it has come before."""
+    """How many tokens in a row must come again to count as repeated."""
     _size: int = field(default=1, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,27 +64,27 @@ class SegmentTree(Generation):
 
     @property
     def has_trees(self) -> bool:
-        """It has."""
+        """Always true."""
         return True
 
     def check(self, num_generations: int) -> None:
-        """Take any size."""
+        """Accept groups of any size."""
         self._size = num_generations
 
     def prepare(self, setup: Setup) -> None:
-        """Refuse many turns, and what cannot be played as a tree."""
+        """Refuse episodes of many turns, and what cannot play trees."""
         refuse_turns(setup, "turn_tree")
         check_setup(setup)
 
     def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
-        """Play whole groups."""
+        """Play whole groups, each as a tree."""
         return play_answers(player, starts, self._grow)
 
     def _grow(self, answers: Leaves) -> None:
         """Let the policy answer, segment by segment, for all leaves."""
         size, longest = self._size, answers.longest
         groups = range(0, len(answers.tree), size)
-        paths = {g: list(range(g, g + min(self.width, size))) for g in groups}  # that there are
+        paths = {g: list(range(g, g + min(self.width, size))) for g in groups}  # of each group
         live = [leaf for some in paths.values() for leaf in some]
         begun: dict[int, Completion] = {}
         while live:
@@ -102,7 +103,7 @@ class SegmentTree(Generation):
             live = sorted(begun)
 
     def _goes_on(self, answers: Leaves, leaf: int, longest: int) -> bool:
-        """Whether a path has more to come."""
+        """Whether a path is neither complete nor repeating itself."""
         row = answers.rows[leaf]
         if not row["truncated"] or len(row["token_ids"]) >= longest:
             return False
@@ -111,7 +112,7 @@ class SegmentTree(Generation):
     def _heads(
         self, answers: Leaves, paths: Sequence[int], going: Sequence[int], noise: int | None
     ) -> list[tuple[int, Completion]]:
-        """What new paths of a group go on from: (leaf, what they share with it)."""
+        """The (leaf, beginning of its answer) from which each new path of a group goes on."""
         room = self._size - len(paths)
         if going:
             copies = [i for i in going for _ in range(self.width - 1)]

@@ -1,22 +1,23 @@
 """EPTree: Hou et al. 2025, "TreeRL" (arXiv 2506.11902), section 3.
 
-M chains are sampled of a prompt; then, L times, each of the M trees branches at the N tokens about
-which the policy was least certain, T times at each: from there on, the token included, an answer is
-sampled anew. That makes M * (1 + L * N * T) leaves.
+M chains of a prompt are sampled. Then, L times, each of the M trees branches at the N tokens about
+which the policy was least certain, T times at each. A branch samples an answer anew from that token
+on, the token included. That makes M * (1 + L * N * T) leaves.
 
 Deviations from the paper:
-- Its "entropy" of a token is -log p of the token that was sampled, called ``surprise`` here;
+- Its "entropy" of a token is -log p of the token that was sampled, called ``surprise`` here.
   ``entropy`` is Shannon's, of the distribution that the token was drawn from.
-- The first token of an answer is no place to branch at, for that would be one more chain; nor is a
-  place where the tree has branched already. The authors' code (THUDM/TreeRL) excludes neither, and
+- A tree does not branch at the first token of an answer, for that would be one more chain, nor at a
+  place where it has branched already. The authors' code (THUDM/TreeRL) excludes neither, and
   branches once at each place.
-- Where a tree has fewer places than branches, it branches there again; where it has none, as an
-  answer has one token, that is sampled once more: groups are always of one size.
-- There is no list of words ("conclusion", "answer") after which nothing branches, as that code has.
-- ``earliest`` keeps branches out of the beginnings of answers: the paper has no such bound, and by
+- If a tree has fewer places than branches, it branches again at the same places. If it has none,
+  since its answer has one token, that token is sampled once more. So all groups have one size.
+- That code has a list of words ("conclusion", "answer") after which nothing branches; here there is
+  none.
+- ``earliest`` keeps branches out of the beginnings of answers. The paper has no such bound, and by
   default there is none.
-- A branch has room for what its chain had left, so that no answer is longer than another's limit;
-  in that code it begins anew.
+- A branch may have as many tokens as its chain had left, so that all answers have the same limit.
+  In that code a branch has the whole limit for itself.
 
 The advantages are in `textenv.algos.training.tree_advantages`.
 """
@@ -49,7 +50,7 @@ class Tree(Branching):
     """Branches at the tokens about which the policy was least certain.
 
     Raises:
-        ConfigError: for a value out of range, or as many leaves as a group does not have.
+        ConfigError: for a value out of range, or settings that do not make the leaves of a group.
     """
 
     name: ClassVar[str] = "tree"
@@ -57,8 +58,8 @@ class Tree(Branching):
     score: str = "entropy"
     """entropy (of the distribution) or surprise (-log p of the token, which TreeRL uses)."""
     earliest: float = 0.0
-    """Share of an answer that a branch has in common with it at least; more computes less, and
-    makes leaves more alike."""
+    """The least share of an answer that a branch has in common with it. A higher one computes less,
+    and makes the leaves more alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,19 +67,19 @@ class Tree(Branching):
         check_bounds(self, earliest=(0, 1))
 
     def prepare(self, setup: Setup) -> None:
-        """Refuse many turns, and what cannot be played as a tree."""
+        """Refuse episodes of many turns, and what cannot play trees."""
         refuse_turns(setup, "turn_tree")
         super().prepare(setup)
 
     def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
-        """Play whole groups."""
+        """Play whole groups, each as trees."""
         return play_answers(player, starts, self._grow)
 
     def _grow(self, answers: Leaves) -> None:
         """Let the policy answer, as a tree, for all leaves."""
         groups, first = range(0, len(answers.tree), self._size), self._first
         answers.grow([g + m for g in groups for m in range(first)])
-        # Leaves of each tree, of all groups: (first leaf of the group, leaves).
+        # Of each tree of all groups: (the first leaf of the group, the tree's leaves).
         trees = [(g, [g + m]) for g in groups for m in range(first)]
         taken: set[tuple[int, int]] = set()  # (leaf, place)
         free = {g: g + first for g in groups}  # the next leaf of each group
@@ -97,7 +98,7 @@ class Tree(Branching):
     def _places(
         self, answers: Leaves, members: Sequence[int], taken: set[tuple[int, int]]
     ) -> list[tuple[int, int]]:
-        """N places (leaf, position) at which a tree branches."""
+        """The N places (leaf, position) at which a tree branches."""
         scores = []
         for leaf in members:
             row = answers.rows[leaf]

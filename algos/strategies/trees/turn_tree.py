@@ -1,18 +1,18 @@
 """Trees of many turns: Ji et al. 2025, "Tree Search for LLM Agent RL" (arXiv 2509.21240).
 
-M episodes are played from a starting point; then, L times, each of the M trees branches after N of
-the environment's answers, drawn at random: from there on, episodes are played anew.
+M episodes are played from a starting point. Then, L times, each of the M trees branches after N of
+the environment's answers, drawn at random. From there on the episodes are played anew.
 
-An environment cannot be copied in the middle of an episode: a branch begins with the same reset and
-plays the same actions again, and what the environment says must be the same.
+An environment cannot be copied in the middle of an episode. So a branch begins with the same reset
+and plays the same actions again, and the environment must answer the same.
 
 Deviations from the paper:
-- The start of an episode is no place to branch at, for that would be one more chain; nor, while
-  there are others, is one where the tree has branched already.
-- Where a tree has no such place, as its episodes have one turn, it is played once more from the
-  start: groups are always of one size.
-- The advantages are TreeRL's, see `textenv.algos.training.tree_advantages`; the paper's are those
-  of each tree and of all trees.
+- A tree does not branch at the start of an episode, for that would be one more chain, nor, while
+  there are other places, at a place where it has branched already.
+- If a tree has no such place, since its episodes have one turn, it is played once more from the
+  start. So all groups have one size.
+- The advantages are TreeRL's, see `textenv.algos.training.tree_advantages`. The paper compares the
+  leaves of each tree and of all trees.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from textenv.errors import ConfigError
 
 @dataclass
 class TurnTree(Branching):
-    """Branches after what the environment says.
+    """Branches between turns, after an answer of the environment.
 
     Raises:
-        ConfigError: for a value out of range, or as many leaves as a group does not have.
+        ConfigError: for a value out of range, or settings that do not make the leaves of a group.
     """
 
     name: ClassVar[str] = "turn_tree"
 
     def prepare(self, setup: Setup) -> None:
-        """Refuse episodes of one turn, and what cannot be played as a tree."""
+        """Refuse episodes of one turn, and what cannot play trees."""
         if setup.turns == 1:
             raise ConfigError(
                 "it branches between turns, and an episode has one turn here; 'tree' branches "
@@ -50,7 +50,7 @@ class TurnTree(Branching):
         super().prepare(setup)
 
     def play(self, player: EpisodePlayer, starts: Sequence[Start]) -> list[Trajectory]:
-        """Play whole groups."""
+        """Play whole groups, each as trees."""
         episodes = _BranchedEpisodes(player, starts)
         groups = range(0, len(starts), self._size)
         trees = [(g, [g + m]) for g in groups for m in range(self._first)]
@@ -81,7 +81,7 @@ class TurnTree(Branching):
         taken: set[tuple[int, int]],
         rng: np.random.Generator,
     ) -> list[tuple[int, int]]:
-        """N places (leaf, turns) after which a tree branches."""
+        """The N places (leaf, turns) after which a tree branches."""
         places = [
             (leaf, at)
             for leaf in members
@@ -95,26 +95,26 @@ class TurnTree(Branching):
 
 
 class _BranchedEpisodes:
-    """Episodes that begin with turns of others.
+    """Episodes that may begin with turns of other episodes.
 
     Args:
-        player: who plays them.
-        starts: of all leaves.
+        player: plays the episodes.
+        starts: the starts of all leaves.
 
     Attributes:
-        turns: of each leaf that was played.
-        tree: where it comes from: a leaf, and the turns that it shares with it.
+        turns: the turns of each leaf that was played.
+        tree: the place from which each leaf branches: a leaf, and a number of turns.
     """
 
     def __init__(self, player: EpisodePlayer, starts: Sequence[Start]):
         self._player, self._starts = player, starts
         self._played: dict[int, Trajectory] = {}
-        self._tokens: dict[int, list[int]] = {}  # of each leaf before each turn's answer
+        self._tokens: dict[int, list[int]] = {}  # of each leaf, before each turn's answer
         self.turns: dict[int, list[PlayedTurn]] = {}
         self.tree: dict[int, Branch] = {}
 
     def play(self, new: dict[int, Branch]) -> None:
-        """Play leaves, each after what it shares with its parent."""
+        """Play leaves, each after the turns that it shares with its parent."""
         if not new:
             return
         self.tree.update(new)
@@ -127,7 +127,7 @@ class _BranchedEpisodes:
 
         def answer(going: list[Lane], on_answer: OnAnswer) -> Answers:
             if not lanes:
-                lanes.extend(going)  # none has ended yet: they are all here
+                lanes.extend(going)  # none has ended yet, so these are all of them
                 rows.update({id(lane): [] for lane in going})
             actions, extras = self._player.answer(going, on_answer, branches=True)
             for lane, action, row in zip(going, actions, extras):
@@ -143,7 +143,7 @@ class _BranchedEpisodes:
             self.turns[leaf] = before + [PlayedTurn(*pair, after) for pair, after in own]
 
     def leaves(self, size: int) -> list[Trajectory]:
-        """All of them, in order, planted."""
+        """All leaves in order, with their places in the trees."""
         tree = []
         for leaf in range(len(self._starts)):
             parent, at = self.tree[leaf]

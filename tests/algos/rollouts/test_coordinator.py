@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
-import signal
-import time
-import types
 from functools import partial
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
-from tests.algos.shared import SUMS, length, make_env, make_policy
-from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
-from textenv.algos.rollouts.pool import WorkerTraceback
+from tests.algos.rollouts.shared import (
+    GROUPS_OF_4,
+    children,
+    make_control_policy,
+    make_sums,
+    process_of,
+)
+from tests.algos.shared import SUMS, make_env, make_policy
+from textenv.algos import RolloutCoordinator, RolloutRunner
 from textenv.algos.rollouts.worker import RolloutItem, WorkerError
-from textenv.algos.rollouts.workers import cut
-from textenv.algos.strategies import Start
-
-make_sums = partial(make_env, length, SUMS)
-GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
-
-
-class OwnError(Exception):
-    """One that cannot be made again of its text."""
-
-    def __init__(self, prompt, completion):
-        super().__init__(f"{prompt} {completion}")
-
-
-def process_of(prompt, completion, example):
-    return float(os.getpid())
-
-
-def raise_value_error(prompt, completion, example):
-    raise ValueError(f"no reward for {prompt}")
-
-
-def arrive_and_sleep(folder, prompt, completion, example):
-    """Leave a file named for this process, and do not return."""
-    Path(folder, str(os.getpid())).touch()
-    time.sleep(3600)
-
-
-def kill_the_last_to_come(folder, prompt, completion, example):
-    """One of two workers is killed here, once the other sleeps here."""
-    try:
-        Path(folder, "first").touch(exist_ok=False)
-    except FileExistsError:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(3600)
 
 
 class Talk(gym.Env):
@@ -87,59 +52,11 @@ class Pendulum:
         return gym.make_vec("Pendulum-v1", num_envs=2)
 
 
-def make_control_policy(seed=0):
-    from textenv.algos import MLPPolicy
-
-    env = gym.make("Pendulum-v1")
-    return MLPPolicy(
-        env.observation_space, env.action_space, normalize_observations=True, seed=seed
-    )
-
-
-def make_answerer():
-    """A policy without a model."""
-    return lambda observation: ("42", {})
-
-
-def raise_own_error():
-    raise OwnError("1+1=", "3")
-
-
-def exit_at_once():
-    os._exit(7)
-
-
-def make_policy_that(action):
-    """A policy here; in a worker, what ``action`` does in its place."""
-    return action() if multiprocessing.parent_process() else make_answerer()
-
-
-@pytest.fixture(scope="module")
-def coordinate(tiny_folder):
-    """``coordinate(num_workers, ...)``: a coordinator of GRPO on 10 prompts."""
-    made = []
-
-    def coordinate(num_workers, create_env=make_sums, strategy=GROUPS_OF_4, max_steps=41, seed=0):
-        create = partial(make_policy, str(tiny_folder), top_p=0.9)
-        made.append(
-            RolloutCoordinator(create_env, create, strategy, num_workers, max_steps, seed=seed)
-        )
-        return made[-1]
-
-    yield coordinate
-    for coordinator in made:
-        coordinator.close()
-
-
 @pytest.fixture(scope="module")
 def by_two(coordinate):
     """A coordinator with two workers, and the two rollouts that it has collected."""
     coordinator = coordinate(2)
     return coordinator, [coordinator.collect(), coordinator.collect()]
-
-
-def children():
-    return [p for p in multiprocessing.active_children() if p.name.startswith("rollouts-")]
 
 
 # --- the same rollout ---------------------------------------------------------------------------
@@ -194,19 +111,6 @@ def test_many_turns(coordinate):
     assert len(set(turns)) > 40  # each turn has noise of its own
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 10, 33, 100])
-@pytest.mark.parametrize("size", [1, 4, 16, 200])
-def test_the_cut(groups, size):
-    starts = [Start(i, i, None, j) for i in range(groups) for j in range(size)]
-    items = cut(starts, size)
-    assert [start for item in items for start in item] == starts
-    assert all(len(item) % size == 0 for item in items)
-    held = [len(item) // size for item in items]
-    assert max(held) - min(held) <= 1 and len(items) >= min(groups, 2)
-    assert max(map(len, items)) <= max(256, size)
-    assert len(items) <= max(2, len(starts) // 64)
-
-
 # --- weights ------------------------------------------------------------------------------------
 
 
@@ -235,6 +139,9 @@ def test_new_weights_reach_all_workers(coordinate, plain_logprobs):
         assert np.abs(was - new).max() > 1e-2
 
 
+# --- noise --------------------------------------------------------------------------------------
+
+
 def test_a_stale_version_is_refused(coordinate):
     coordinator = coordinate(1)
     pool = coordinator._workers._pool
@@ -243,43 +150,6 @@ def test_a_stale_version_is_refused(coordinate):
     assert len(pool.run([RolloutItem(2, starts)])[0].trajectories) == 4
     with pytest.raises(WorkerError, match="version 1 came to a worker that has version 2"):
         pool.run([RolloutItem(1, starts)])
-
-
-def test_weights_of_another_model_are_refused(coordinate):
-    policy = coordinate(0).policy
-    tensors = policy.tensors()
-    name = next(iter(tensors))
-    for wrong in ({**tensors, name: np.zeros(3)}, {**tensors, "more": np.zeros(3)}):
-        with pytest.raises(ValueError, match="another model"):
-            policy.set_tensors(wrong)
-
-
-def test_half_precision_weights_arrive_as_they_are(tiny_folder):
-    import mlx.core as mx
-    from mlx.utils import tree_map
-
-    one, other = make_policy(tiny_folder, top_p=0.9), make_policy(tiny_folder, top_p=0.9)
-    one.model.update(tree_map(lambda w: (2 * w).astype(mx.bfloat16), one.model.parameters()))
-    other.model.update(tree_map(lambda w: w.astype(mx.bfloat16), other.model.parameters()))
-    assert one.fingerprint() != other.fingerprint()
-    other.set_tensors(one.tensors())
-    assert one.fingerprint() == other.fingerprint()
-
-
-# --- noise --------------------------------------------------------------------------------------
-
-
-def test_noise_follows_from_the_seed_of_each_row(tiny_folder):
-    policy = make_policy(tiny_folder, top_p=0.9, seed=5)
-    prompts = ["1+1=", "2+2=", "1+1="]
-    answers, _ = policy(prompts, seeds=[1, 2, 3])
-    assert [policy(p, seeds=s)[0] for p, s in zip(prompts[::-1], [3, 2, 1])] == answers[::-1]
-    assert make_policy(tiny_folder, top_p=0.9, seed=6)(prompts, seeds=[1, 2, 3])[0] != answers
-    # Without seeds one stream runs on, which the calls above did not touch.
-    fresh = make_policy(tiny_folder, top_p=0.9, seed=5)
-    stream = [fresh("1+1=")[0] for _ in range(6)]
-    assert [policy("1+1=")[0] for _ in range(6)] == stream
-    assert len(set(stream)) > 1
 
 
 # --- the trainer --------------------------------------------------------------------------------
@@ -366,87 +236,4 @@ def test_control():
 # --- what goes wrong ----------------------------------------------------------------------------
 
 
-def test_what_a_reward_raises_reaches_the_caller(coordinate):
-    coordinator = coordinate(2, partial(make_env, raise_value_error, SUMS))
-    with pytest.raises(ValueError, match="no reward for") as caught:
-        coordinator.collect()
-    assert isinstance(caught.value.__cause__, WorkerTraceback)
-    assert "in raise_value_error" in str(caught.value.__cause__)
-    assert not {p.pid for p in children()} & {
-        w.process.pid for w in coordinator._workers._pool._workers
-    }
-    with pytest.raises(WorkerError, match="make another coordinator"):
-        coordinator.collect()
-
-
-def test_an_exception_that_cannot_be_sent_arrives_as_text():
-    with pytest.raises(WorkerError, match=r"(?s)raise_own_error.*OwnError: 1\+1= 3"):
-        create = partial(make_policy_that, raise_own_error)
-        RolloutCoordinator(make_sums, create, GROUPS_OF_4, 1, 8)
-
-
-def test_a_dead_worker_is_noticed_while_others_are_at_work(coordinate, tmp_path):
-    reward = partial(kill_the_last_to_come, str(tmp_path))
-    coordinator = coordinate(2, partial(make_env, reward, SUMS))
-    processes = [worker.process for worker in coordinator._workers._pool._workers]
-    with pytest.raises(
-        WorkerError, match=r"worker process [01] \(pid \d+\) was killed by signal 9"
-    ):
-        coordinator.collect()
-    assert not set(processes) & set(children())
-    # The other has left its reward, which takes an hour, because it was told to end.
-    assert sorted(p.exitcode for p in processes) == [-signal.SIGKILL, 0]
-
-
-def test_a_worker_that_died_in_between(coordinate):
-    coordinator = coordinate(2)
-    victim = coordinator._workers._pool._workers[1].process
-    victim.kill()
-    victim.join()
-    with pytest.raises(WorkerError, match=r"worker process 1 .*killed by signal 9"):
-        coordinator.collect()
-
-
-def test_a_worker_that_does_not_start():
-    with pytest.raises(WorkerError, match=r"ended with code 7 as it started.*__main__"):
-        RolloutCoordinator(make_sums, partial(make_policy_that, exit_at_once), GROUPS_OF_4, 1, 8)
-
-
-def test_factories_that_cannot_be_sent(tiny_folder):
-    before = children()
-    policy = make_policy(tiny_folder, top_p=0.9)
-    called = []
-    for create_env, create_policy_, name in [
-        (lambda: called.append(1), partial(make_policy, "tiny-lm"), "create_env"),
-        (make_sums, lambda: policy, "create_policy"),
-        (make_sums, partial(make_policy, types.SimpleNamespace(f=lambda: 0)), "create_policy"),
-    ]:
-        with pytest.raises(ValueError, match=rf"num_workers=2 sends {name} .*functools.partial"):
-            RolloutCoordinator(create_env, create_policy_, num_workers=2, max_steps=8)
-    assert children() == before and not called
-
-
-@pytest.mark.parametrize("value", [-1, 1.5, True, "2"])
-def test_bad_numbers_of_workers(value):
-    with pytest.raises(ValueError, match="num_workers must be an integer >= 0"):
-        RolloutCoordinator(make_sums, make_control_policy, num_workers=value)
-
-
 # --- the end ------------------------------------------------------------------------------------
-
-
-def test_no_process_is_left(tiny_folder):
-    for way in ("close", "garbage"):
-        before = set(children())
-        coordinator = RolloutCoordinator(
-            make_sums, partial(make_policy, str(tiny_folder), top_p=0.9), GROUPS_OF_4, 2, 8
-        )
-        started = set(children()) - before
-        assert len(started) == 2
-        if way == "close":
-            coordinator.close()
-            coordinator.close()
-        else:
-            del coordinator
-            gc.collect()
-        assert all(p.exitcode == 0 for p in started), way

@@ -49,7 +49,7 @@ def test_async_calls_of_a_batch_run_at_the_same_time():
     begun, all_begun = [], asyncio.Event()
 
     async def meets(prompt, completion, example):
-        """Returns once all twenty have begun: one after another they never would."""
+        """Return when all twenty calls have begun, which never happens if they run in turn."""
         begun.append(completion)
         if len(begun) == 20:
             all_begun.set()

@@ -64,7 +64,7 @@ def test_what_goes_wrong_in_the_process_is_named(own, made):
         ("unsendable", "'unsendable' raised"),
     ]:
         scored = made(getattr(own, name), process=True)
-        for _ in range(2):  # and again, in a new process where it died
+        for _ in range(2):  # the second time in a new process, if the first one died
             with pytest.raises(RewardError, match=says):
                 scored("", "", {})
 
@@ -145,7 +145,7 @@ def test_a_process_takes_what_was_begun_in_turn_and_one_that_hangs_alone_is_cut_
     begun = [scored.begin("p", completion, {}) for completion in "axb"]
     totals = [scored("p", c, {}, begun=b)[0] for c, b in zip("axb", begun)]
     assert totals == [1.5, 0.0, 1.5]
-    assert scored("p", "c", {})[0] == 1.5  # and calls that were not begun go the same way
+    assert scored("p", "c", {})[0] == 1.5  # a call that was not begun before uses the same queue
 
 
 def test_closing_cancels_what_was_begun(own, made):

@@ -178,7 +178,7 @@ def test_the_decorator_plain_named_and_with_settings():
     assert run("settled", example={"units": "m"})[2] is True
     assert Reward(["settled", "exact_match"]).requires == ["answer", "units"]
     assert plain("", "", {}) == 1.0
-    assert reward(plain) is plain  # again, by the same function, is no clash
+    assert reward(plain) is plain  # to register the same function again is allowed
     with pytest.raises(ConfigError, match="'plain' is registered already"):
         reward("plain")(named)
 

@@ -27,7 +27,7 @@ def states():
 
 @pytest.fixture
 def code():
-    """Completions that are Python; one that is run puts ``ran_a_completion`` into sys.modules."""
+    """Completions that are Python code. If one is run, sys.modules has ``ran_a_completion``."""
     return [
         RUNS,
         f"[{RUNS}]",
@@ -38,3 +38,14 @@ def code():
         "S('1')",
         "input()",
     ]
+
+
+@pytest.fixture
+def chi_square():
+    """The chi-square statistic per degree of freedom: about 1 if the counts are as expected."""
+
+    def statistic(counts, expected):
+        counts = np.asarray(counts)
+        return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
+
+    return statistic

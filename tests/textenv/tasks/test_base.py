@@ -22,7 +22,7 @@ SPLITS = ["train", "test"]
 
 
 def problem(name, example):
-    """What makes it this problem, read from the prompt alone."""
+    """A key that is equal for equal problems, read from the prompt."""
     if name == "reverse":
         return example["prompt"]
     target, given = re.fullmatch(r"(?:make (\d+) from )?(.*)=", example["prompt"]).groups()
@@ -64,12 +64,6 @@ def test_a_task_too_small_for_a_split_says_so():
         task.example(0)
 
 
-def chi_square(counts, expected):
-    """Per degree of freedom: 1 on average for what is uniform."""
-    counts = np.asarray(counts)
-    return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
-
-
 @pytest.mark.parametrize(
     "task",
     [
@@ -80,7 +74,7 @@ def chi_square(counts, expected):
         GuessNumber(low=3, high=40),
     ],
 )
-def test_listed_problems_are_what_the_generator_draws(task):
+def test_listed_problems_are_what_the_generator_draws(task, chi_square):
     listed = list(task.problems())
     rng, drawn = ExampleRandom(), []
     for seed in range(30 * len(listed)):
@@ -141,14 +135,14 @@ def test_a_task_may_draw_from_another_while_it_draws():
 
 
 BUILT_IN = ["arithmetic", "calculator", "countdown", "reverse", "sort"]
-HARDNESS = {  # of an example, read from its prompt
+HARDNESS = {  # how hard an example is, read from its prompt
     "arithmetic": lambda e: max(map(len, re.findall(r"\d+", e["prompt"]))),
     "calculator": lambda e: max(map(len, re.findall(r"\d+", e["prompt"]))),
     "countdown": lambda e: len(e["numbers"]),
     "reverse": lambda e: len(e["answer"]),
     "sort": lambda e: len(e["answer"].split()),
 }
-# crc32 of the prompts of examples 0 to 199, one a line, before there were levels
+# CRC-32 of the prompts of examples 0 to 199, one per line: train and test split
 BEFORE = {
     "arithmetic": (800738312, 3174319075),
     "calculator": (3732377256, 1913700828),

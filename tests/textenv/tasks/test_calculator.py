@@ -47,7 +47,7 @@ def test_the_answer_ends_it_right_or_wrong():
     assert steps[1][:3] == (0.0, True, False) and steps[1][3]["is_correct"] is False
     _, [step] = play(f" {example['answer']}\n")
     assert step[:3] == (1.0, True, False) and step[3]["turn"] == ""
-    _, [step] = play(f"calc({example['answer']}) ")  # the tool's value is no answer
+    _, [step] = play(f"calc({example['answer']}) ")  # a call of the tool is not an answer
     assert step[:3] == (0.0, False, False)
 
 

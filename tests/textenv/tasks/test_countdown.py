@@ -23,7 +23,7 @@ def score(numbers, target, text):
 
 
 def all_expressions(numbers):
-    """Every expression of these numbers in this order, with its value (None: x / 0)."""
+    """All expressions of these numbers in this order, with their values (None if x / 0)."""
     if len(numbers) == 1:
         yield str(numbers[0]), Fraction(numbers[0])
     for cut in range(1, len(numbers)):

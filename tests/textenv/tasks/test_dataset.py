@@ -101,7 +101,7 @@ json_rows = st.builds(
 def test_rows_come_back_as_they_were_written(tmp_path_factory, written, ascii_only):
     path = tmp_path_factory.getbasetemp() / "written.jsonl"
     lines = [json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in written]
-    path.write_bytes("".join(lines).encode())  # U+2028 and the like are no line ends
+    path.write_bytes("".join(lines).encode())  # U+2028 and similar characters do not end a line
     task = from_jsonl(path)
     assert rows(task) == written
     assert (task.size, task.ids) == (len(written), list(range(len(written))))

@@ -185,4 +185,5 @@ def test_line_ends_inside_quotes_are_text(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'prompt,answer\r\n"a\r\n""b""",c\r\n\r\nd,e\r\n')
     task = from_path(tmp_path / "a.csv")
     assert [task.example(i)["prompt"] for i in task.ids] == ['a\r\n"b"', "d"]
-    assert list(csv.reader(io.StringIO("a,b"))) == [["a", "b"]]  # the reader's settings are left
+    # The settings of the csv module are unchanged.
+    assert list(csv.reader(io.StringIO("a,b"))) == [["a", "b"]]

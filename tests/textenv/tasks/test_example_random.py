@@ -17,12 +17,6 @@ def reference(state):
     return z ^ (z // 2**31)
 
 
-def chi_square(counts, expected):
-    """Per degree of freedom: 1 on average for what is uniform."""
-    counts = np.asarray(counts)
-    return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
-
-
 def test_mixing_is_split_mix():
     assert mix(0) == 0xE220A8397B1DCDAF  # the first output of the published code for seed 0
     for state in [*range(100), 2**48 - 1, 2**63 + 5]:
@@ -31,13 +25,13 @@ def test_mixing_is_split_mix():
 
 
 @pytest.mark.parametrize("n", [2, 7, 90, 7286])
-def test_the_first_numbers_of_neighbouring_seeds_are_uniform(n):
+def test_the_first_numbers_of_neighbouring_seeds_are_uniform(n, chi_square):
     picks = [mix(seed) * n >> 64 for seed in range(50 * n)]
     counts = np.bincount(picks, minlength=n)
     assert chi_square(counts, 50) < 1 + 5 * (2 / max(n - 1, 1)) ** 0.5
 
 
-def test_successive_numbers_are_uniform_together():
+def test_successive_numbers_are_uniform_together(chi_square):
     rng, cells = ExampleRandom(), []
     for seed in range(30_000):
         rng.seed(seed)

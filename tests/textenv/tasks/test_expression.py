@@ -1,4 +1,4 @@
-"""The value of an expression, against Python's and against a walk over its tree."""
+"""Values of expressions, compared with Python's and with those of the tree they come from."""
 
 import ast
 import math
@@ -48,7 +48,7 @@ def leaves(tree):
 
 
 def written(tree, space=""):
-    """With no more brackets than are needed."""
+    """The tree as text, with only the brackets that it needs."""
     if type(tree) is int:
         return str(tree)
     sign, *parts = tree
@@ -136,7 +136,7 @@ def test_expressions_follow_precedence(tree, space):
     ],
 )
 def test_hostile_text_scores_nothing_and_costs_little(text, monkeypatch):
-    """What is parsed is short, and what is computed has no more digits than the text."""
+    """Only short texts are parsed, and no value has more digits than the text."""
     parsed, values = [], []
     value = expression._value
 
@@ -162,14 +162,14 @@ def test_hostile_text_scores_nothing_and_costs_little(text, monkeypatch):
             assert number.numerator < 10**202 and number.denominator < 10**202
 
 
-# What is nearly right finds more than what is far off.
+# Text that is almost valid finds more errors than random text.
 NEARLY = st.text("0123456789+-*/() \n=calc.eE", max_size=20)
 ALL_UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @given(NEARLY | ALL_UNICODE)
 def test_an_expression_has_pythons_value_or_none(text):
-    """Python itself is the oracle, for what is made of digits, signs and brackets alone."""
+    """Python is the oracle for texts that consist of digits, signs and brackets."""
     try:
         value, used = evaluate(text)
     except (ValueError, ZeroDivisionError):
@@ -194,6 +194,6 @@ def test_every_expression_of_numbers_is_read(text):
         assert len(text) > 200
         return
     if expected is None or value is None:
-        # A float may miss by a hair that an exact fraction is zero, and the other way round.
+        # A float may differ slightly from zero when the exact fraction is zero, or be zero itself.
         return
     assert math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)

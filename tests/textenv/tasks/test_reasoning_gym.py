@@ -16,11 +16,11 @@ from textenv.tasks.base import split_of
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 NAMES = source.names()
-# The library gives no answer to these, in the entry or its metadata.
+# The library gives no answer, neither in the entry nor in its metadata.
 NO_ORACLE = {"boxnet", "rush_hour"}
-# It gives one, which its verifier does not always take.
+# The library gives an answer that its own verifier does not always accept.
 SOME_ORACLES = {"propositional_logic"}
-# The library's own check refuses what its curriculum gives.
+# The library's own check refuses the settings of its curriculum.
 BROKEN_CURRICULA = {"knight_swap"}
 
 
@@ -35,7 +35,7 @@ def test_an_episode_by_hand():
     env = gym.make("textenv:TextGen-v0", task="reasoning_gym:chain_sum")
     question, info = env.reset(seed=0)
     assert info["task"] == "reasoning_gym:chain_sum"
-    # chain_sum draws + and - alone, so that the sum can be done term by term.
+    # chain_sum draws only + and -, so that the terms can be added one by one.
     terms = re.search(r": (.*) =$", question).group(1).replace("- ", "+ -").split(" + ")
     answer = str(sum(map(int, terms)))
     _, reward, terminated, truncated, info = env.step(answer)
@@ -90,7 +90,7 @@ def test_fields_and_levels_set_the_difficulty():
     for level in (0, 2):
         curriculum.set_attr_level("num_digits", level)
         assert longest(level=level) == curriculum.generate_configuration().max_digits
-    assert longest(level=0, min_digits=9, max_digits=9) == 9  # a field beside a level stands
+    assert longest(level=0, min_digits=9, max_digits=9) == 9  # the field is kept
 
 
 def test_every_curriculum_goes_from_its_first_level_to_its_last():
@@ -160,7 +160,7 @@ def test_every_dataset_plays_three_episodes_and_its_oracle_scores_full_marks(sta
             assert question == env.unwrapped.example["prompt"] and question
             for text in [*NOT_ANSWERS, *code]:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # NumPy's, on what is no matrix
+                    warnings.simplefilter("ignore")  # from NumPy, for a text that is not a matrix
                     score = task.score(env.unwrapped.example, text)
                 assert type(score) is float and 0 <= score <= 1, (name, text)
             dataset = name.removeprefix("reasoning_gym:")

@@ -45,7 +45,7 @@ def test_an_altered_answer_scores_nothing(name, data):
     added = data.draw(st.sampled_from("0123456789xyz=.,;#_\u0663\uff15"))
     longer = answer[:at] + added + answer[at:]
     cut = answer[:at] + answer[at + 1 :]
-    # What is the same answer: for countdown, the same numbers (a bracket may be redundant).
+    # Two texts are the same answer in countdown if their numbers are (brackets may be redundant).
     same = {"countdown": lambda text: re.findall(r"\d+", text), "sort": str.split}
     meaning = same.get(name, str.strip)
     for wrong in (longer, cut, answer + "=", answer + " " + answer, "", " ", example["prompt"]):
@@ -181,7 +181,7 @@ def test_what_a_docstring_says_is_answered_so(made_by):
             target, *numbers = map(int, re.findall(r"\d+", prompt))
             example |= {"target": target, "numbers": numbers}
         assert made_by().score(example, answer) == 1
-        # The same kind of prompt as the generator's, word for word and number for number.
+        # The prompt has the words and numbers of a generated prompt, in the same places.
         shape = [re.sub(r"\d+|\b[a-j]{4,6}\b", "N", text).strip() for text in
                  (prompt, *(made_by().example(i)["prompt"] for i in range(40)))]  # fmt: skip
         assert shape[0] in shape[1:]

@@ -16,7 +16,7 @@ from textenv.tasks.contained import Contained
 
 textarena = pytest.importorskip("textarena")
 NAMES = source.names()
-# It draws rooms until one can be solved: from 1 to 23 seconds for each.
+# It draws rooms until one can be solved, which takes from 1 to 23 seconds.
 SLOW = {"textarena:Sokoban-v0-medium"}
 
 
@@ -68,7 +68,7 @@ def test_an_id_is_a_game():
     played = []
     for env in (one, two):
         env.reset(options={"example_id": 5})
-        # What comes after a move is drawn too, so two games at once must not disturb each other.
+        # The reply to a move is random too, so that two games at once could disturb each other.
         one.reset(options={"example_id": 6}) if env is two else None
         played.append([env.step(f"[{way}]")[0] for way in ("left", "up", "right", "down")])
     assert played[0] == played[1]

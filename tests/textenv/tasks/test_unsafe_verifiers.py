@@ -14,7 +14,7 @@ from textenv.tasks.unsafe_verifiers import is_safe
 @given(st.text("xX2 +-*/().,=_'\"[]{}:;@sincoexp\u00b2\u0661", max_size=12))
 @settings(max_examples=500)
 def test_what_a_formula_may_hold(text):
-    """Nothing that SymPy's parser, which evaluates it, could be led astray by."""
+    """A safe text has no names or attributes that SymPy's parser, which calls eval, could run."""
     if is_safe("simple_integration", text):
         assert set(text) <= set("0123456789 +-*/(),.=") | set("xXsincoexp")
         assert not re.search(r"\.\s*[A-Za-z]", text)  # an attribute

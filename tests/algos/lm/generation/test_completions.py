@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from textenv.algos.lm.generation.completions import Completion
 from textenv.algos.runtime import backend
 
 backend.prepare()
@@ -73,3 +74,21 @@ def test_trees_tell_rows_by_their_own_numbers(tiny):
         prompts, 8, SamplingParams(), noise, branches=True, on_completion=told.__setitem__
     )
     assert [told[row] for row in range(7)] == done
+
+
+def test_the_beginning_of_a_completion_and_what_came_after():
+    rng = np.random.default_rng(0)
+    support = [rng.integers(9, size=3) for _ in range(4)]
+    whole = Completion([5, 6, 7, 1], [-1.0, -2.0, -3.0, -4.0], [0.1, 0.2, 0.3, 0.4], support, False)
+    head = whole.head(3)
+    assert head.truncated and head.token_ids == [5, 6, 7] and head.support == support[:3]
+    rest = Completion([1], [-4.0], [0.4], support[3:], False)
+    assert head.followed_by(rest) == whole
+    assert whole.head(0) == Completion(support=[])
+    assert whole.token_ids == [5, 6, 7, 1]  # as it was
+
+
+def test_without_support_there_is_none():
+    assert Completion([5], [-1.0], [0.5]).head(1).support is None
+    both = Completion([5], [-1.0], [0.5]).followed_by(Completion([6], [-1.0], [0.5]))
+    assert both.support is None and both.truncated

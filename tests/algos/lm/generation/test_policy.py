@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.algos.lm.architectures import ARCHITECTURES, config_of
+from tests.algos.shared import make_policy
 from textenv import TextGenerationEnv
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_model
 from textenv.algos.lm.scoring.batch import make_batch
@@ -203,3 +204,16 @@ def test_bad_prompts(tiny):
         policy([3])
     with pytest.warns(UserWarning, match="does not know some of prompt 'caf"):
         policy("café", deterministic=True)
+
+
+def test_noise_follows_from_the_seed_of_each_row(tiny_folder):
+    policy = make_policy(tiny_folder, top_p=0.9, seed=5)
+    prompts = ["1+1=", "2+2=", "1+1="]
+    answers, _ = policy(prompts, seeds=[1, 2, 3])
+    assert [policy(p, seeds=s)[0] for p, s in zip(prompts[::-1], [3, 2, 1])] == answers[::-1]
+    assert make_policy(tiny_folder, top_p=0.9, seed=6)(prompts, seeds=[1, 2, 3])[0] != answers
+    # Without seeds one stream runs on, which the calls above did not touch.
+    fresh = make_policy(tiny_folder, top_p=0.9, seed=5)
+    stream = [fresh("1+1=")[0] for _ in range(6)]
+    assert [policy("1+1=")[0] for _ in range(6)] == stream
+    assert len(set(stream)) > 1

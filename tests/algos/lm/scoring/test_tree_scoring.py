@@ -2,97 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from tests.algos.lm.architectures import config_of
-from textenv.algos import Trajectory, grpo
+from tests.algos.lm.scoring.shared import flattened, make_trees
+from textenv.algos import grpo
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts
-from textenv.errors import DataError
-
-# Of each group: the prompt's length, and of each leaf (parent, branch_at, tokens).
-GROUPS = [
-    (5, [(None, None, 9), (0, 4, 7), (0, 8, 9), (1, 6, 12), (3, 7, 8), (None, None, 3)]),
-    (11, [(None, None, 2), (0, 1, 2), (0, 1, 9)]),
-    (3, [(None, None, 6), (0, 2, 5), (1, 2, 8), (1, 1, 3)]),  # 2 from 0, and at the same place
-    (7, [(None, None, 4)] * 3),
-    (3, [(None, None, 5), (0, 0, 4), (1, 2, 4)]),  # shares nothing; a prompt of the same length
-]
-
-
-def make_trees(groups=GROUPS, seed=0, support=False):
-    rng = np.random.default_rng(seed)
-    trajectories = []
-    for group_id, (length, leaves) in enumerate(groups):
-        prompt = rng.integers(2, 42, length).tolist()
-        group = []
-        for parent, at, count in leaves:
-            shared = group[parent] if parent is not None else None
-            tokens = [] if shared is None else shared.token_ids[:at]
-            old = [] if shared is None else shared.token_logprobs[:at]
-            tokens = tokens + rng.integers(2, 42, count - len(tokens)).tolist()
-            group.append(
-                Trajectory(
-                    rewards=[float(rng.integers(3))],
-                    group_id=group_id,
-                    prompt_ids=prompt,
-                    token_ids=tokens,
-                    token_mask=[1] * count,
-                    token_logprobs=old + rng.normal(-3, 1, count - len(old)).tolist(),
-                    temperature=0.8,
-                    parent=parent,
-                    branch_at=at,
-                    completion_truncated=False,
-                )
-            )
-        trajectories += group
-    if support:
-        for t in trajectories:
-            t.support = []
-            for x, token in enumerate(t.token_ids):  # by the tokens so far: of a node, one
-                drawn = np.random.default_rng(t.token_ids[: x + 1]).integers(2, 42, 4)
-                t.support.append(np.unique([token, *drawn]))
-    return trajectories
-
-
-def flattened(trajectories):
-    """The leaves as trajectories that know nothing of each other."""
-    return [replace(t, parent=None, branch_at=None) for t in trajectories]
-
-
-def test_shared_tokens_count_once():
-    batch = make_batch(make_trees())
-    # All nodes of the first group by hand: 9 + (7 - 4) + (9 - 8) + (12 - 6) + (8 - 7) + 3.
-    first = [i for i, row in enumerate(batch.order) if row < 6]
-    assert batch.mask[first].sum() == 23
-    assert batch.parent[first].tolist() == [-1, first[0], first[0], first[1], first[3], -1]
-    assert batch.start[first].tolist() == [0, 4, 8, 6, 7, 0]
-    # What branches where its parent does shares nothing with it, but with what that shares with.
-    third = [i for i, row in enumerate(batch.order) if 9 <= row < 13]
-    assert batch.parent[third].tolist() == [-1, third[0], third[0], third[0]]
-    assert batch.start[third].tolist() == [0, 2, 2, 1]
-    assert make_batch(flattened(make_trees())).parent is None
-
-
-def test_truncated_leaves_are_masked_alone():
-    """A node is trained on where any leaf below it is."""
-    trajectories = make_trees(GROUPS[:1])
-    trajectories[0].completion_truncated = trajectories[3].completion_truncated = True
-    mask = make_batch(trajectories, mask_truncated_completions=True).mask
-    # Of leaf 0, what leaf 2 goes on from; of leaf 3, what leaf 4 does.
-    assert mask.sum(axis=1).tolist() == [8, 3, 1, 1, 1, 3]
-    assert mask[3].nonzero()[0].tolist() == [6]
-
-
-@pytest.mark.parametrize("parent, at", [(7, 4), (0, 5)])
-def test_a_parent_that_is_another(parent, at):
-    trajectories = make_trees(GROUPS[:1])
-    trajectories[1] = replace(trajectories[1], parent=parent, branch_at=at)
-    with pytest.raises(DataError, match="thin"):
-        make_batch(trajectories)
 
 
 @pytest.mark.parametrize("support", [False, True])

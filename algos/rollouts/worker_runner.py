@@ -1,4 +1,4 @@
-"""A runner whose rollouts are played by worker processes."""
+"""Plays the rollouts of a runner, and computes gradients, in several worker processes."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ CreateGradient = Callable[[Policy], Callable[[list[MicroBatch]], GradientResult]
 
 
 class WorkerRunner:
-    """Collects the rollouts of a runner with worker processes, and computes gradients with them.
+    """Collects the rollouts of a runner in worker processes, and computes gradients in them.
 
-    Before each rollout the workers are sent the weights of the runner's policy.
+    Before each rollout the weights of the runner's policy are sent to the workers.
 
     Args:
         runner: plans the rollouts, and keeps those parts of its strategy that do not play.
         create_env: makes an environment like that of the runner.
         create_policy: makes a policy like that of the runner.
         num_workers: how many processes, at least 1.
-        create_gradient: makes what `compute_gradient` asks of a worker; None: workers only play.
+        create_gradient: makes a worker's function for `compute_gradient`; None: workers only play.
 
     Attributes:
-        runner: as given; it is the one whose policy is trained.
+        runner: as given; its policy is the one to train.
+        num_workers: as given.
 
     Raises:
         ConfigError: for a factory that cannot be sent to a process, or ``max_steps`` that do not
@@ -59,7 +60,7 @@ class WorkerRunner:
         check_integer("num_workers", num_workers, 1)
         check_factories(num_workers, create_env, create_policy, create_gradient)
         self.runner, self.num_workers = runner, num_workers
-        self._fresh = False  # whether the workers have weights that no gradient was taken of
+        self._fresh = False  # whether the weights were sent, and no gradient taken since
         self._pool = LocalPool(self._recipes(create_env, create_policy, create_gradient))
 
     @property
@@ -93,8 +94,8 @@ class WorkerRunner:
         """The gradient of a loss at the weights of `policy`.
 
         Args:
-            microbatches: of one update. Each worker is given neighbours, about as many as the
-                others.
+            microbatches: those of one update. Each worker is given neighbours, and all are given
+                about as many.
 
         Returns:
             The answer of each worker, in the order of the microbatches.
@@ -105,7 +106,7 @@ class WorkerRunner:
         self._check_open()
         if not self._fresh:
             self._send_weights()
-        self._fresh = False  # whoever asks for a gradient changes the weights
+        self._fresh = False  # the caller will change the weights by this gradient
         count, version = len(microbatches), self.runner.policy_version
         bounds = [count * i // self.num_workers for i in range(self.num_workers + 1)]
         return self._pool.run(
@@ -135,7 +136,7 @@ class WorkerRunner:
             raise WorkerError("the workers have ended: make another coordinator")
 
     def _send_weights(self) -> None:
-        """Give the workers the policy's weights."""
+        """Send the policy's weights to the workers."""
         self._check_open()
         tensors = getattr(self.runner.policy, "tensors", None)
         self._pool.set_weights(self.runner.policy_version, tensors() if callable(tensors) else {})
@@ -158,7 +159,7 @@ class WorkerRunner:
         for i in range(workers):
             seed = runner.seed
             noise = None
-            if i:  # the first worker plays as this process would
+            if i:  # the first worker plays as this process would play
                 draws = np.random.default_rng((seed or 0, i)).integers(MAX_SEED, size=2)
                 noise = int(draws[0])
                 seed = None if seed is None else int(draws[1])

@@ -1,0 +1,134 @@
+"""What is shown of a training."""
+
+import io
+import os
+
+import pytest
+
+from textenv.algos import Buffer, Trajectory
+from textenv.algos.cli.shared.display import (
+    ControlDisplay,
+    OfflineDisplay,
+    TextDisplay,
+    no_signal,
+    ppo_line,
+)
+
+
+def test_no_signal_says_why():
+    metrics = {"groups": 32.0, "frac_reward_zero_std": 1.0, "completions/count": 256.0}
+    assert "32 of 32 groups had equal rewards" in no_signal(metrics)
+    assert no_signal(metrics | {"loss": 0.0}) == ""
+    ppo = metrics | {"completions/count": 32.0, "train/n_updates": 0.0}
+    assert "than the critic expected" in no_signal(ppo)
+    assert no_signal(ppo | {"train/n_updates": 2.0}) == ""
+
+
+def test_the_display_shows_figures_and_samples():
+    from rich.console import Console
+
+    from textenv.algos import Buffer, Trajectory
+    from textenv.algos.cli.shared.display import TextDisplay
+
+    console = Console(force_terminal=True, width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    rollout = Buffer([Trajectory(actions=["[4]2"], rewards=[1.0], prompt="40+2=")])
+    metrics = {
+        **{"step": 1.0, "reward": 0.25, "step_time": 0.5, "frac_reward_zero_std": 0.5, "loss": 0.0},
+        **{"groups": 2.0, "completions/mean_length": 3.0, "completions/count": 4.0},
+    }
+    with TextDisplay(2, console) as display:
+        display.on_step(metrics, rollout)
+    shown = console.export_text()
+    for text in ("1/2", "tokens/s", "24", "s/step", "0.50", "0.250", "50%", "40+2=", "[4]2"):
+        assert text in shown, text
+
+
+def console(terminal=False):
+    from rich.console import Console
+
+    return Console(
+        force_terminal=terminal, width=200, record=True, file=io.StringIO(), highlight=False
+    )
+
+
+TEXT = {
+    **{"reward": 0.25, "step_time": 0.5, "frac_reward_zero_std": 0.5, "loss": 0.0, "groups": 2.0},
+    **{"completions/mean_length": 3.0, "completions/count": 4.0},
+}
+
+
+def test_a_step_without_an_update_says_so():
+    out = console()
+    display = TextDisplay(100, out)
+    empty = {name: value for name, value in TEXT.items() if name != "loss"}
+    display.on_step(empty | {"step": 7.0, "frac_reward_zero_std": 1.0}, Buffer())
+    assert out.export_text() == (
+        "step 7: no update, 2 of 2 groups had equal rewards: nothing to learn from\n"
+    )
+
+
+def test_without_a_terminal_there_is_a_line_for_each_twentieth():
+    out = console()
+    with TextDisplay(60, out) as display:
+        for step in range(1, 61):
+            display.on_step(TEXT | {"step": float(step)}, Buffer())
+    lines = out.export_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/60", *(f"{n}/60" for n in range(3, 61, 3))]
+    # Tokens a second: 3 x 4 in half a second.
+    assert lines[0].split() == [
+        "step",
+        "1/60",
+        "reward",
+        "0.250",
+        "mean_length",
+        "3.000",
+        "24",
+        "tokens/s",
+    ]
+
+
+def test_updates_of_whole_rollouts_are_counted_by_their_iterations():
+    out = console()
+    TextDisplay(2, out, "update").on_step(TEXT | {"step": 9.0, "time/iterations": 1.0}, Buffer())
+    assert out.export_text().startswith("update 1/2  ")
+
+
+def test_the_line_of_an_update_on_control(tmp_path):
+    metrics = {
+        **{"train/policy_gradient_loss": -0.012345, "train/value_loss": 123456.0},
+        **{"time/iterations": 3.0, "time/total_timesteps": 6144.0},
+    }
+    line = "PPO update 2: policy_loss=-0.01235 value_loss=1.235e+05 total_steps=6144"
+    assert ppo_line(metrics, 2048, None) == line
+    exported = f"{line}; exported 2048 transitions to rollout_2.json"
+    assert ppo_line(metrics, 2048, tmp_path / "rollout_2.json") == exported
+    out = console()
+    with ControlDisplay(8192, out) as display:
+        rollout = Buffer([Trajectory(actions=[0, 1])])
+        display.on_step(metrics | {"rollout/ep_rew_mean": 21.0}, rollout, None)
+    assert out.export_text().splitlines()[0] == line.replace(" total", " ep_rew_mean=21 total")
+
+
+@pytest.mark.parametrize(
+    ("passes", "shown"),
+    [(1, [1]), (5, [1, 2, 3, 4, 5]), (30, [1, *range(3, 31, 3)]), (25, [1, *range(2, 25, 2), 25])],
+)
+def test_passes_of_an_offline_training_are_shown_now_and_then(passes, shown):
+    out = console()
+    display = OfflineDisplay(out)
+    for epoch in range(1, passes + 1):
+        figures = {"epoch": float(epoch), "step": 9.0, "train/loss": 0.5, "learning_rate": 1.0}
+        display.on_step(figures, passes)
+    assert out.export_text().splitlines() == [f"pass {n}/{passes}  loss 0.5" for n in shown]
+
+
+def test_samples_are_spread_over_the_rollout_and_codes_are_written_out():
+    rollout = Buffer(
+        [Trajectory(actions=[f"{i}\x1b[31m"], rewards=[float(i)], prompt=f"p{i}") for i in range(8)]
+    )
+    out = console(terminal=True)
+    with TextDisplay(2, out) as display:
+        display.on_step(TEXT | {"step": 1.0}, rollout)
+    shown = out.export_text()
+    assert [f"p{i}" in shown for i in range(8)] == [True, False] * 4
+    assert r"\x1b[31m" in shown
