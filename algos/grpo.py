@@ -260,9 +260,9 @@ class GRPOTrainer:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
-        reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
         self._memory = MemoryWatch(model, config, self.env, tokenizer)
         strategy = create_strategy(

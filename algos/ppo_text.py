@@ -112,10 +112,10 @@ class TextUpdater:
             )
         model, tokenizer = resolve_model(model, tokenizer)
         self.config = config
-        self.reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         check_trainable(model)
+        self.reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(
             model,
             tokenizer,
