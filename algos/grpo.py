@@ -367,9 +367,10 @@ class GRPOTrainer:
 
         If the strategy has parts, what they remember is written to ``strategy.json`` beside it.
         """
-        save_model(self.model, self.tokenizer, folder)
+        beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
-            write_state(Path(folder) / STRATEGY_FILE, self._runner.state())
+            beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
+        save_model(self.model, self.tokenizer, folder, beside)
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.

@@ -234,7 +234,11 @@ class TextUpdater:
     def save(self, folder: str | Path) -> None:
         """Write a folder that `mlx_lm.load` and `load_model` can read, with the critic in it."""
         head = {name: self.network.value_head[name] for name in ("weight", "bias")}
-        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: head})
+
+        def write(path: Path) -> None:
+            mx.save_safetensors(str(path), head)
+
+        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: write})
 
     def _load_value_head(self) -> None:
         """Load the critic from the folder that the model was read from, if it holds one."""
