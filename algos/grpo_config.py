@@ -95,9 +95,10 @@ class GRPOConfig:
     Lower it if single updates do harm."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank in place of all weights; 0 trains all weights.
-    Use adapters for large models: they need less memory."""
+    Use adapters for large models: they need less memory. If the model has adapters already, they
+    are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """The output of the adapters is multiplied by this."""
+    """The output of new adapters is multiplied by this."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""

@@ -101,7 +101,8 @@ class PPOConfig:
     Turn it on if memory runs out."""
     lora_rank: int = 0
     """Text: train low-rank adapters of this rank in place of all weights; 0 trains all weights.
-    Use adapters for large models: they need less memory."""
+    Use adapters for large models: they need less memory. If the model has adapters already, they
+    are trained on, and this must be their rank."""
     lora_scale: float = 10.0
     """Text: the output of the adapters is multiplied by this."""
     seed: int = 0

@@ -92,9 +92,10 @@ class OfflineTextConfig:
     micro_batch_size: int | None = None
     """Completions in one forward and backward; unset: all. Lower it if memory is short."""
     lora_rank: int = 0
-    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights."""
+    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights.
+    If the model has adapters already, they are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """Factor of the adapters' output."""
+    """The output of new adapters is multiplied by this."""
     seed: int = 0
     """Seed of the minibatches, the adapters and the sampling of the trained policy."""
 
