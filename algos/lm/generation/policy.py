@@ -289,6 +289,11 @@ class LanguageModelPolicy:
         by_token = ids and ids[-1] in self._format.ends
         return self._stops.cut(self.tokenizer.decode(ids[:-1] if by_token else ids))
 
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids of the tokens that end a completion: EOS, and the end in the chat template."""
+        return self._format.ends
+
     def ends(self, token_ids: Sequence[int]) -> bool:
         """Whether a completion of these tokens has ended by itself."""
         return token_ids[-1] in self._format.ends or self._stops.end(token_ids)
