@@ -1,4 +1,4 @@
-"""The completion that a sampler gives, and the functions that end one and are told of one."""
+"""`Completion`: the tokens that were sampled for one prompt, and what ends and receives one."""
 
 from __future__ import annotations
 

@@ -149,6 +149,7 @@ class Generator:
             before, batch = batch, self._next_batch(batch, queue, alone, min(max_tokens, _ROOM))
             if stamp is not None and before is not None and before is not batch:
                 self._keep(before, prompts, samples, stamp)
+            before = None  # so that its caches are freed before more tokens are drawn
             drawn = [] if batch is None else self._run(batch, samples, params)
             for row in samples.ended[len(completions) :]:  # while the device computes
                 completions[row] = samples.completion(row)
