@@ -104,6 +104,10 @@ class Tokenizer:
     @cached_property
     def _put_before(self) -> list[int]:
         """The ids that the tokenizer puts before a text."""
+        if not hasattr(self.backend, "all_special_ids") and not hasattr(
+            self.backend, "token_to_id"
+        ):
+            return []  # a tokenizer that the user wrote
         for known in "a0 ":
             text = self.encode(known, add_special_tokens=False)
             whole = self.encode(known)
