@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
 from textenv.algos.lm.generation.sampling import SamplingParams
+from textenv.algos.lm.generation.stops import check_stops
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
@@ -52,6 +53,12 @@ class GRPOConfig:
     chat_template: bool | None = None
     """Whether prompts go through the chat template; unset: if the tokenizer has one.
     Turn it off for prompts that the model is to continue as they are."""
+    chat_template_kwargs: dict[str, bool | int | str] = field(default_factory=dict, hash=False)
+    """What the chat template is given beside the messages.
+    With enable_thinking False, a thinking model answers at once."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion. They are trained on, and are no part of the answer.
+    Set them for a model that goes on after its answer."""
 
     loss_type: str = "dapo"
     """grpo, bnpo, dr_grpo, dapo, cispo or gspo.
@@ -106,6 +113,7 @@ class GRPOConfig:
     """Seed of the prompts, the sampling, the minibatches and the adapters."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", check_stops(self.stop))
         check_types(self)
         check_choice(
             self,
@@ -162,5 +170,7 @@ class GRPOConfig:
         return params | {
             "max_tokens": self.max_completion_length,
             "chat_template": self.chat_template,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "stop": self.stop,
             "seed": self.seed,
         }

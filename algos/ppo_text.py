@@ -124,6 +124,8 @@ class TextUpdater:
                 "top_p": config.top_p,
                 "max_tokens": config.max_completion_length,
                 "chat_template": config.chat_template,
+                "chat_template_kwargs": config.chat_template_kwargs,
+                "stop": config.stop,
                 "seed": config.seed,
             },
         )

@@ -50,7 +50,10 @@ class Dataset(Task):
             if split is None or split_of(row["prompt"]) == split
         ]
         if not self.ids:
-            raise DataError(f"{name}: none of its {self.size} rows falls in the {split!r} split")
+            raise DataError(
+                f"{name}: none of its {self.size} rows falls in the {split!r} split; "
+                "use all rows instead"
+            )
 
     def example(self, example_id: int) -> Example:
         """A copy of the row with this index."""
