@@ -228,8 +228,6 @@ def test_tokens_that_count_differently_are_refused(sample, fresh, given):
     assert same_weights(before, weights_of(model))
 
 
-
-
 # --- models in and out --------------------------------------------------------------------------
 
 
