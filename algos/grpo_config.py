@@ -24,7 +24,10 @@ SCALES = ("group", "batch", "none")
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """Settings of `GRPOTrainer`. Names and meanings follow TRL's, as far as TRL has them.
+    """Settings of `GRPOTrainer`. Names are TRL's, as far as TRL has them.
+
+    Defaults are for small models on one machine. ``algos/training/README.md`` has a table of what
+    differs from TRL.
 
     Raises:
         ConfigError: for a value out of range, naming the field.
@@ -70,9 +73,12 @@ class GRPOConfig:
     """How far the ratio may fall below 1. It matters only with several updates a rollout."""
     epsilon_high: float | None = None
     """How far the ratio may rise above 1; unset: epsilon.
-    A higher one keeps entropy up (DAPO has 0.28)."""
+    A higher one keeps entropy up (DAPO has 0.28). For cispo, write TRL's epsilon_high minus 1."""
     beta: float = 0.0
     """Weight of the KL penalty to the first policy. Raise it if the model forgets other skills."""
+    use_bias_correction_kl: bool = False
+    """Multiply the KL penalty by the ratio, as TRL does by default (GRPO's paper does not).
+    Turn it on for the unbiased gradient of KL(policy || first policy)."""
     strategy: tuple[str, ...] = ()
     """Parts of the rollout strategy, such as dapo pods:keep=8; without any it is plain GRPO.
     algos/strategies/README.md describes them."""
