@@ -1,4 +1,4 @@
-"""Settings as dataclasses: checks of their values, and reading and writing them as TOML."""
+"""Checks settings in dataclasses, and reads and writes them as TOML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a policy does: on the examples of a text task, and in episodes of control."""
+"""Measures a policy: accuracy on a text task, returns on control."""
 
 from __future__ import annotations
 

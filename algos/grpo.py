@@ -30,7 +30,7 @@ from textenv.algos.grpo_config import LOSS_TYPES, SCALES, GRPOConfig
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.rollouts.workers import WorkerRunner
+from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state

@@ -1,4 +1,4 @@
-"""Measures this package's own training and generation, each function in its own process."""
+"""Measures training, generation and collecting with this package."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.policy_call import Policy
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.rollouts.workers import WorkerRunner, check_factories, cut
+from textenv.algos.rollouts.worker_runner import WorkerRunner, check_factories, cut
 from textenv.algos.strategies.strategy import Strategy, create_strategy
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from textenv.algos.rollouts.workers import WorkerRunner
+from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
 from textenv.algos.training.microbatches import LossResult, MicroBatch
 

@@ -1,4 +1,4 @@
-"""Preparing the process for MLX: modules that need it call `prepare` before they import it."""
+"""Prepares the process for MLX; call `prepare` before `import mlx`."""
 
 from __future__ import annotations
 

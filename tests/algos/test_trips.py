@@ -81,6 +81,7 @@ def walk(calls, places):
                 return i
         raise AssertionError(f"{place} was not called after {calls[first][0]}")
 
+    assert calls, f"no call of ours: textenv is imported from another folder than {ROOT}"
     here = find(places[0], 0)
     entered, changes = [], 0
     for place in places[1:]:

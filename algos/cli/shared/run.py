@@ -1,4 +1,4 @@
-"""One training run of the command line, from the evaluation before it to its summary."""
+"""Carries out one `textenv train`: evaluates, trains, saves, evaluates again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of rows that are grouped by the prompt that they continue.
+"""Computes attention for rows that share prompts, prompt by prompt.
 
 Shapes: as in `textenv.algos.lm.cache.kv_cache`; R query heads for each key-value head.
 """

@@ -1,4 +1,4 @@
-"""Makes the caches of all layers for a layout, takes some of their rows, and joins them.
+"""Makes, joins and thins out the caches of all layers, in which rows share their prompts.
 
 Shapes: as in `textenv.algos.lm.cache.layout`.
 """

@@ -1,4 +1,4 @@
-"""The keys and values of one layer: of prompts padded on the left, and of their continuations.
+"""The cache of one layer: keys and values of prompts, and of the rows that continue them.
 
 A `GrowingCache` holds the prompts. A `ForkedCache` goes on from them: its rows *fork* from the
 prompts, so that several rows continue one prompt, which is held once. Both have the methods of

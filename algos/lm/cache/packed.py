@@ -1,4 +1,4 @@
-"""One forward for prompts and their continuations together, in which each token is a row.
+"""Runs prompts and completions through the model in one forward pass, for training.
 
 Everything in a layer except attention takes tokens one by one, so prompts and continuations go
 through it together. That takes half as many operations as one after the other, forward and

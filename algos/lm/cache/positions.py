@@ -1,4 +1,4 @@
-"""The positions of tokens in the rows of a batch, with padding and holes.
+"""Says which columns of a batch belong to each row, and at which positions.
 
 All rows of a batch share their columns. If a row has nothing in a column, because it began later
 than others or was given fewer tokens, the column is a *hole* of the row: attention does not see it,

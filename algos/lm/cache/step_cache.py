@@ -1,4 +1,4 @@
-"""The cache of one decoding step, made of arrays alone, so that the step can be compiled.
+"""A cache for one decoding step that `mx.compile` can take.
 
 Shapes: as in `textenv.algos.lm.cache.kv_cache`.
 """

@@ -1,4 +1,4 @@
-"""Copies rows of any of mlx-lm's caches, whatever it is made of."""
+"""Copies chosen rows of mlx-lm's own caches, of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The completion that a sampler gives, and the function that is told of one."""
+"""`Completion`: the tokens that were sampled for one prompt, with their log-probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples from models of any architecture, by their own forward and mlx-lm's own caches.
+"""The slow sampler, for architectures that `Generator` cannot batch.
 
 This is for architectures that compute wrong results if prompts are padded on the left, or whose
 caches are not keys and values alone: recurrent states, convolutions, compressed or chunked

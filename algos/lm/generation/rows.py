@@ -1,4 +1,4 @@
-"""A batch of rows that are decoded together, and the tokens drawn for all rows of a call.
+"""The state of a call of the generator: the rows being decoded, and the tokens drawn so far.
 
 Shapes: N completions of a call, B places of a batch = P prompts x G, V vocabulary, K steps.
 """

@@ -1,4 +1,4 @@
-"""The distribution that a token is drawn from, and the draw.
+"""Draws tokens by temperature, top-k, top-p and min-p, and gives their log-probabilities.
 
 The sampler, the trainer and the tests use this one definition. Temperature comes first, then
 top-k, top-p and min-p, each on the distribution that the one before left (the order of

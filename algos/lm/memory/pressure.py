@@ -1,4 +1,4 @@
-"""Warns when memory is nearly full, and turns MLX's errors about memory into one with advice.
+"""Watches memory while a training runs, and gives MLX's memory errors advice.
 
 On a CPU the kernel ends a process that takes too much, and MLX does not check what malloc returns.
 Neither leaves time for an error, so a thread watches the memory and warns before it is full.

@@ -1,4 +1,4 @@
-"""Finds out by trying, once for each model, in which of three ways its architecture can be run.
+"""Tests how fast a model's architecture can be run: prompts shared, copied, or one by one.
 
 From the fastest way to the one that asks the least of an architecture:
 

@@ -1,4 +1,4 @@
-"""A model's weights as NumPy arrays for other processes, and signs that they have changed."""
+"""Turns a model's weights into NumPy arrays and back, and notices when they change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes hidden states by a model's own forward and mlx-lm's own caches.
+"""The slow way to hidden states, for architectures that `Scorer` cannot batch.
 
 This is for architectures that cannot share prompts, see `textenv.algos.lm.models.architecture`. A
 prompt is computed again for each of its completions.

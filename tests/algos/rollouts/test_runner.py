@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gymnasium as gym
-import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
 from tests.algos.shared import SUMS, length, make_env
 from textenv import TextGenerationEnv
@@ -17,7 +16,6 @@ from textenv.algos import (
     create_strategy,
     grpo,
 )
-from textenv.algos.lm.scoring.batch import make_batch
 from textenv.spaces import UnicodeText
 
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
@@ -170,115 +168,11 @@ def test_wrappers_are_copied_too():
 
 # --- many turns -------------------------------------------------------------------------------
 
-SAID = ["?!", ".", ""]
-REPLIES = {4: "abc", 9: "de", 12: "fgh"}  # by the length of the transcript
-
-
-class Talk(gym.Env):
-    """Three turns, ended by the time limit; or ended by an action with a stop in it."""
-
-    def __init__(self):
-        self.observation_space = self.action_space = UnicodeText(100)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.turn, self.transcript = 0, str(self.np_random.integers(1000, 10000))
-        return self.transcript, {}
-
-    def step(self, action):
-        self.transcript += action + SAID[self.turn % 3]
-        self.turn += 1
-        return self.transcript, float(self.turn), "!" in action, False, {"turn": self.turn}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def talk():
-    gym.register("Talk-v0", entry_point=Talk, max_episode_steps=3)
-    yield
-    del gym.registry["Talk-v0"]
-
-
-class Speaker:
-    """A language model's records without one: a token is a character."""
-
-    batched = True
-
-    def __init__(self, stops=False, forgets=False):
-        self.stops, self.forgets, self.calls = stops, forgets, []
-
-    def __call__(self, observation, deterministic=False):
-        self.calls.append(len(observation))
-        replies = [REPLIES[len(o)] for o in observation]
-        if self.stops:  # every second episode ends in the second turn
-            replies = [r + "!" * (i % 2 and r == "de") for i, r in enumerate(replies)]
-        prompts = [[ord(c) for c in o] for o in observation]
-        if self.forgets:
-            prompts = [[*ids[:3], 0, *ids[4:]] if len(ids) > 4 else ids for ids in prompts]
-        return replies, {
-            "prompt_ids": prompts,
-            "token_ids": [[ord(c) for c in r] for r in replies],
-            "token_logprobs": [[-float(len(o))] * len(r) for o, r in zip(observation, replies)],
-            "token_entropies": [[0.5] * len(r) for r in replies],
-            "support": [[np.array([ord(c), 1]) for c in r] for r in replies],
-            "temperature": [0.7] * len(replies),
-            "truncated": [False] * len(replies),
-            "logprob": [-float(len(o)) * len(r) for o, r in zip(observation, replies)],
-        }
-
-
-@pytest.mark.parametrize("vector", [False, "make_vec", "direct"])
-def test_many_turns(vector):
-    makers = [lambda: gym.make("Talk-v0")] * 4
-    env = {
-        False: lambda: gym.make("Talk-v0"),
-        "make_vec": lambda: gym.make_vec("Talk-v0", num_envs=4, vectorization_mode="sync"),
-        "direct": lambda: SyncVectorEnv(makers),
-    }[vector]()
-    policy = Speaker()
-    rollout = RolloutRunner(env, policy, GROUPS_OF_4, max_steps=30).collect()
-    assert len(rollout) == 8  # a group may take 4 x 3 transitions
-    assert rollout.num_transitions == 24
-    assert policy.calls == ([8] * 3 if not vector else [4] * 6)
-    for t in rollout:
-        assert (len(t), t.rewards, t.total_reward) == (3, [1, 2, 3], 6)
-        assert (t.terminated, t.truncated) == (False, True)
-        assert t.actions == ["abc", "de", "fgh"]
-        assert t.final_observation == t.prompt + "abc?!" + "de." + "fgh"
-        assert t.observations == [t.prompt, t.prompt + "abc?!", t.prompt + "abc?!de."]
-        assert t.prompt_ids == [ord(c) for c in t.prompt]
-        assert "".join(map(chr, t.token_ids)) == "abc?!de.fgh"
-        mask = [0] * len(t.prompt_ids) + t.token_mask
-        assert mask == [0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 1, 0, 1, 1, 1]
-        assert t.token_logprobs == [-4] * 3 + [0] * 2 + [-9] * 2 + [0] + [-12] * 3
-        assert t.token_entropies == [0.5 * m for m in t.token_mask]
-        assert t.logprobs == [-12, -18, -36]
-        assert [ids[0] for ids in t.support] == t.token_ids
-    batch = make_batch(rollout.trajectories)
-    assert batch.mask.sum(axis=1).tolist() == [8] * 8
-    assert batch.support.shape == (8, 11, 2)
-    assert batch.rewards.tolist() == [6] * 8
-
-
-def test_episodes_of_different_lengths():
-    policy = Speaker(stops=True)
-    rollout = RolloutRunner(gym.make("Talk-v0"), policy, GROUPS_OF_4, max_steps=24).collect()
-    assert policy.calls == [8, 8, 4]
-    assert [len(t) for t in rollout] == [3, 2] * 4
-    assert [(t.terminated, t.truncated) for t in rollout] == [(False, True), (True, False)] * 4
-    for t in rollout.trajectories[1::2]:
-        assert "".join(map(chr, t.token_ids)) == "abc?!de!"
-        assert t.final_observation == t.prompt + "abc?!de!."
-
 
 def test_many_turns_need_room():
+    env = gym.make("textenv:TextGen-v0", task="guess_number", task_kwargs={"max_turns": 3})
     with pytest.raises(ValueError, match=r"max_steps=11 .*num_generations=4 .*3 step"):
-        RolloutRunner(gym.make("Talk-v0"), Speaker(), GROUPS_OF_4, max_steps=11)
-
-
-def test_tokens_that_are_encoded_again_are_refused():
-    runner = RolloutRunner(gym.make("Talk-v0"), Speaker(forgets=True), GROUPS_OF_4, max_steps=12)
-    with pytest.raises(ValueError, match="must go on from the token ids that it sampled"):
-        runner.collect()
+        RolloutRunner(env, Echo(True), GROUPS_OF_4, max_steps=11)
 
 
 # --- with a language model --------------------------------------------------------------------

@@ -9,7 +9,7 @@ from tests.algos.shared import random_batch
 from textenv.algos import grpo
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.rollouts.shared_gradient import SharedGradient
-from textenv.algos.rollouts.workers import WorkerRunner
+from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.training.gradient import LocalGradient
 from textenv.algos.training.microbatches import MicroBatch
 

@@ -10,7 +10,7 @@ import pytest
 from tests.algos.rollouts.shared import children, make_control_policy, make_sums
 from tests.algos.shared import make_policy
 from textenv.algos import RolloutCoordinator
-from textenv.algos.rollouts.workers import cut
+from textenv.algos.rollouts.worker_runner import cut
 from textenv.algos.strategies import Start
 
 

@@ -54,7 +54,9 @@ def test_a_part_of_ones_own_in_five_lines(own_names):
         register("shortest")
     with pytest.raises(ConfigError, match="'dapo' is registered already"):
         register("dapo")
-    with pytest.raises(ConfigTypeError, match="derive from one of Prompts, Generation, Selection, Reuse; got"):
+    with pytest.raises(
+        ConfigTypeError, match="derive from one of Prompts, Generation, Selection, Reuse; got"
+    ):
         register("other")(dict)
     with pytest.raises(ConfigError, match="letters, digits"):
         register("a:b")

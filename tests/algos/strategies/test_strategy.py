@@ -10,11 +10,10 @@ from functools import partial
 
 import gymnasium as gym
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tests.algos.shared import SUMS, make_env, make_policy
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
-from textenv.algos.strategies import Prompts, Selection, make_part
+from textenv.algos.strategies import Selection, make_part
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 make_sums = partial(make_env, prompts=SUMS)
@@ -49,22 +48,6 @@ def test_control_has_no_groups_to_select_from():
     strategy = create_strategy("grpo", parts=["dapo"])
     with pytest.raises(ConfigError, match=r"dapo:cap=4.*the actions of .*CartPole.* are not text"):
         RolloutRunner(gym.make("CartPole-v1"), lambda obs: (0, {}), strategy)
-
-
-def test_options_are_not_given_to_vector_environments():
-    class Fixed(Prompts):
-        def choose(self, propose, count):
-            return [start._replace(options={"example_id": 1}) for start in propose(count)]
-
-    env = SyncVectorEnv([make_sums] * 4, autoreset_mode=AutoresetMode.DISABLED)
-    strategy = create_strategy("grpo", num_generations=2, parts=[Fixed()])
-    runner = RolloutRunner(env, lambda obs: (("",) * 4, {}), strategy, max_steps=4)
-    with pytest.raises(ConfigError, match="use a single environment"):
-        runner.collect()
-    single = RolloutRunner(make_sums(), lambda obs: ("", {}), strategy, max_steps=4)
-    rollout = single.collect()
-    assert {t.prompt for t in rollout} == {"1+1="}
-    assert [t.group_id for t in rollout] == [0, 0, 1, 1]  # two groups, of one prompt
 
 
 # --- state --------------------------------------------------------------------------------------

@@ -76,12 +76,15 @@ def test_growth_by_layers_is_what_is_measured(
         scorer = Scorer(model, checkpointing)
         gradient = nn.value_and_grad(model, lambda: scorer(batch)[0].sum())  # noqa: B023
         mx.eval(gradient())
-        mx.clear_cache()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        mx.eval(gradient())
+        peaks = []
+        for _ in range(3):  # on a busy machine, arrays are freed late and a peak is too high
+            mx.clear_cache()
+            before = mx.get_active_memory()
+            mx.reset_peak_memory()
+            mx.eval(gradient())
+            peaks.append(mx.get_peak_memory() - before)
         sizes = ModelSizes.of(model)
-        measured.append(mx.get_peak_memory() - before - sizes.trainable)
+        measured.append(min(peaks) - sizes.trainable)
         load = Workload(2, 96, 6, batch.token_ids.shape[1], 96, False, checkpointing)
         expected.append(estimate_memory(sizes, load)["kept for the backward"])
     growth = (expected[1] - expected[0]) / (measured[1] - measured[0])
