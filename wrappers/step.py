@@ -45,12 +45,13 @@ def standardize_step(result: Any) -> Step:
         if key not in result:
             raise KeyError(f"step result has no {key!r}; it has {', '.join(map(repr, result))}")
     terminated = _flag("terminated", result["terminated"])
+    reward: Any = result["reward"]
     shape = getattr(terminated, "shape", ())
-    if not shape or getattr(result["reward"], "ndim", 0):
-        _check_reward(result["reward"], shape)
+    if not shape or hasattr(reward, "shape"):
+        _check_reward(reward, shape)
     return Step(
         observation=result["observation"],
-        reward=result["reward"],
+        reward=reward,
         terminated=terminated,
         truncated=_flag("truncated", result["truncated"]),
         info=result["info"],
@@ -148,8 +149,8 @@ class CheckedStep(gym.Wrapper):
     for a wrong tuple does not say which environment or method it comes from.
     """
 
-    @property  # type: ignore[override]
-    def spec(self) -> Any:
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
         """The environment's own spec, since this wrapper changes nothing."""
         return self.env.spec
 
