@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from gymnasium.utils import RecordConstructorArgs
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError
@@ -112,7 +112,8 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         self._rng = np.random.default_rng()
         if in_observation:
             self.observation_space = Dict(
-                observation=env.observation_space, action_mask=MultiBinary(int(env.action_space.n))
+                observation=env.observation_space,
+                action_mask=Box(0, 1, (int(env.action_space.n),), np.int8),
             )
 
     def action_masks(self) -> np.ndarray:
