@@ -201,8 +201,9 @@ class PPOTrainer:
     """Trains by PPO: two small networks on control, or a language model on text.
 
     Args:
-        model: ``"mlp"`` on control; on text a name or folder for `load_model`, or an mlx-lm model
-            (with ``tokenizer``).
+        model: on control ``"mlp"`` for new networks, or the folder of a saved policy, which is
+            trained further (the optimizer starts anew); on text a name or folder for `load_model`,
+            or an mlx-lm model (with ``tokenizer``).
         env: an environment id, an environment, or a function that makes one.
         config: settings; None takes the environment's preset (`textenv.algos.ppo_config`), or the
             defaults if it has none.
@@ -220,8 +221,9 @@ class PPOTrainer:
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
-        ConfigError: for a model that does not fit the environment, spaces that the networks cannot
-            take, or an ``n_steps`` that the number of environments does not divide.
+        ConfigError: for a model or a saved policy that does not fit the environment, spaces that
+            the networks cannot take, or an ``n_steps`` that the number of environments does not
+            divide.
 
     Example:
         >>> config = PPOConfig(total_timesteps=512, n_steps=256, n_epochs=1)
@@ -261,11 +263,20 @@ class PPOTrainer:
             from textenv.algos.ppo_text import TextUpdater
 
             return TextUpdater(model, tokenizer, self.env, self.config)
-        if model != "mlp":
-            raise ConfigError(f"model must be 'mlp' on an environment of control, got {model!r}")
+        from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 
-        return ControlUpdater(self.env, self.config)
+        policy = None
+        if model != "mlp":
+            if not isinstance(model, (str, Path)) or not Path(model).is_dir():
+                raise ConfigError(
+                    "model must be 'mlp' on an environment of control, or the folder of a policy "
+                    f"that was saved, got {model!r:.80}"
+                )
+            policy = load_policy(model, self.config.seed)
+        updater = ControlUpdater(self.env, self.config, policy)
+        self.config = updater.config
+        return updater
 
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.

@@ -10,7 +10,7 @@ components of an action.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ from textenv.algos.ppo import (
 )
 from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
+from textenv.algos.storage.source import single_spaces
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import DataError
+from textenv.errors import ConfigError, DataError
 
 backend.prepare()
 
@@ -82,21 +83,29 @@ class ControlUpdater:
     Args:
         env: the environment, single or vector; its spaces decide the networks.
         config: settings.
-        policy: the policy to train further; None makes one with new weights.
+        policy: the policy to train further; None makes one with new weights. The networks and the
+            normalisation of observations are its own, whatever the settings say.
+
+    Raises:
+        ConfigError: if the spaces of the policy and of the environment differ; names both.
     """
 
     strategy = create_strategy("ppo")
 
     def __init__(self, env: Any, config: PPOConfig, policy: MLPPolicy | None = None):
-        self.config = config
-        self.policy = policy or MLPPolicy(
-            getattr(env, "single_observation_space", env.observation_space),
-            getattr(env, "single_action_space", env.action_space),
-            config.hidden,
-            config.activation,
-            config.normalize_observations,
-            config.seed,
-        )
+        if policy is None:
+            spaces = single_spaces(env)
+            shape = config.hidden, config.activation, config.normalize_observations
+            policy = MLPPolicy(*spaces, *shape, config.seed)
+        else:
+            _check_spaces(policy, env)
+            config = replace(
+                config,
+                hidden=policy.hidden,
+                activation=policy.activation,
+                normalize_observations=policy.stats is not None,
+            )
+        self.config, self.policy = config, policy
         self._rng = np.random.default_rng((config.seed, 1))
         self._reward_stats = RunningStats(1)
         self._discounted: dict[
@@ -245,6 +254,19 @@ class ControlUpdater:
             "entropy_loss": entropy_loss,
         }
         return loss, {k: mx.stop_gradient(v) for k, v in parts.items()} | metrics
+
+
+def _check_spaces(policy: MLPPolicy, env: Any) -> None:
+    """Refuse an environment that a policy was not made for; None is no environment."""
+    if env is None:
+        return
+    observations, actions = single_spaces(env)
+    if not policy.encoder.takes(observations) or policy.distribution.space != actions:
+        raise ConfigError(
+            f"the policy was made for observations {policy.encoder.space} and actions "
+            f"{policy.distribution.space}, and the environment has observations {observations} "
+            f"and actions {actions}"
+        )
 
 
 def _standardised(advantages: np.ndarray) -> np.ndarray:

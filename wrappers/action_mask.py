@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -47,6 +48,16 @@ def parse_mask(mask: Any, space: Space) -> np.ndarray:
                 f"component {number} it allows none: {mask!r:.80}"
             )
     return allowed
+
+
+def warn_without_masks() -> None:
+    """Warn that a policy that was trained with action masks is called without any."""
+    warnings.warn(
+        "this policy was trained with action masks and is given none here, so it may take actions "
+        "that are not allowed: pass infos= with their 'action_mask', or evaluate it by "
+        "sb3_contrib.common.maskable.evaluation.evaluate_policy",
+        stacklevel=3,
+    )
 
 
 def choice_counts(space: Space) -> list[int]:

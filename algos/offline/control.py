@@ -192,6 +192,7 @@ class OfflineTrainer:
         self.data_return = mean_return(self.episodes)
         self._kept, held = self._choose()
         self._data = transition_arrays(self._kept, self.policy)
+        self.policy.masked = self._data.masks is not None
         self._held = transition_arrays(held, self.policy) if held else None
         self.policy.update_stats(self._data.observations)
         returns = [_discounted(t.rewards, self.gamma) for t in self._kept]
