@@ -10,7 +10,10 @@ Deviations from the papers:
 - The old log-probabilities are the sampler's own, of the distribution that was sampled from.
 - Every loss is normalised over an optimizer step's whole batch. So bnpo, which TRL normalises over
   a part of the batch, equals dapo.
-- CISPO bounds its weight by 1 + epsilon_high from above and not from below.
+- CISPO bounds its weight by 1 + epsilon_high from above, as MiniMax-M1 does, and not from below.
+  TRL's epsilon_high is that bound itself.
+- The KL term is the paper's k3. ``use_bias_correction_kl`` multiplies it by the ratio, as TRL 1.16
+  does by default (DeepSeek-V3.2, 2512.02556).
 
 Shapes: N trajectories, T tokens.
 """
@@ -112,6 +115,7 @@ def policy_loss(
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     beta: float = 0.0,
+    use_bias_correction_kl: bool = False,
     ref_logprobs: mx.array | None = None,
     max_completion_length: int | None = None,
     batch_size: BatchSize | None = None,
@@ -127,7 +131,10 @@ def policy_loss(
         loss_type: one of `LOSS_TYPES`.
         epsilon: how far the ratio may fall below 1 before its gradient stops.
         epsilon_high: how far the ratio may rise above 1; None: ``epsilon``.
-        beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020).
+        beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020). On
+            average its gradient is that of KL(reference || policy).
+        use_bias_correction_kl: multiply the KL term by the ratio, so that on average its gradient
+            is that of KL(policy || reference), off-policy too.
         ref_logprobs: (N, T) under the reference policy; needed if ``beta`` is above 0.
         max_completion_length: the constant that ``dr_grpo`` divides by.
         batch_size: the size of the whole batch, if this is a part of it.
@@ -137,7 +144,8 @@ def policy_loss(
             tokens, does not use weights.
 
     Returns:
-        The loss, and metrics over the tokens of the mask, each of which counts 1 there.
+        The loss, and metrics over the tokens of the mask, each of which counts 1 there. Those of
+        clipping are over completions for ``gspo``, and of the upper bound alone for ``cispo``.
 
     Raises:
         ConfigError: for an unknown loss type, or if an argument is missing that it needs.
@@ -165,12 +173,14 @@ def policy_loss(
         clipped = mx.clip(ratio, 1 - epsilon, 1 + high)
         per_token = -mx.minimum(ratio * advantages, clipped * advantages)
     tokens = mx.maximum(mask.sum(), 1)
-    metrics = _clip_metrics(ratio, advantages, mask, epsilon, high, tokens)
+    metrics = _clip_metrics(ratio, advantages, mask, epsilon, high, loss_type)
     if beta:
         if ref_logprobs is None:
             raise ConfigError(f"beta={beta} needs ref_logprobs, those of the reference policy")
         difference = mx.where(mask > 0, mx.array(ref_logprobs) - logprobs, 0.0)
         kl = mx.exp(difference) - difference - 1
+        if use_bias_correction_kl:
+            kl = ratio * kl
         per_token = per_token + beta * kl
         metrics["kl"] = (kl * mask).sum() / tokens
 
@@ -194,14 +204,21 @@ def policy_loss(
 
 
 def _clip_metrics(
-    ratio: mx.array, advantages: mx.array, mask: mx.array, low: float, high: float, tokens: mx.array
+    ratio: mx.array, advantages: mx.array, mask: mx.array, low: float, high: float, loss_type: str
 ) -> dict[str, mx.array]:
+    """The shares of tokens (of completions for ``gspo``) whose ratio a bound stopped."""
+    own = (mask > 0).astype(ratio.dtype)
+    if loss_type == "gspo":  # every token of a completion has its ratio and its advantage
+        own = own / mx.maximum(own.sum(axis=1, keepdims=True), 1)
+    count = mx.maximum(own.sum(), 1)
     below = (ratio < 1 - low) & (advantages < 0)
+    if loss_type == "cispo":  # nothing bounds its weight from below
+        below = mx.zeros_like(below)
     above = (ratio > 1 + high) & (advantages > 0)
     return {
-        "clip_ratio/low_mean": (below * mask).sum() / tokens,
-        "clip_ratio/high_mean": (above * mask).sum() / tokens,
-        "clip_ratio/region_mean": ((below | above) * mask).sum() / tokens,
+        "clip_ratio/low_mean": (below * own).sum() / count,
+        "clip_ratio/high_mean": (above * own).sum() / count,
+        "clip_ratio/region_mean": ((below | above) * own).sum() / count,
     }
 
 
@@ -316,7 +333,8 @@ class GRPOTrainer:
         c = self.config
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
         clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
-        penalty = f", KL penalty {c.beta:g}" if c.beta else ", no KL penalty"
+        times_ratio = " x ratio" if c.use_bias_correction_kl else ""
+        penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
         strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
         adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         return (
@@ -411,6 +429,7 @@ def _make_loss(config: GRPOConfig) -> LossFn:
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
         beta=config.beta,
+        use_bias_correction_kl=config.use_bias_correction_kl,
         max_completion_length=config.max_completion_length,
     )
 

@@ -19,7 +19,7 @@ Shapes: N rows, T tokens of a row (1 for control).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -182,6 +182,19 @@ def minibatches(config: PPOConfig, rows: int, rng: np.random.Generator) -> Itera
         shuffled = rng.permutation(rows)
         for start in range(0, rows, config.batch_size):
             yield shuffled[start : start + config.batch_size]
+
+
+def last_epoch_mean(values: Mapping[int, float], config: PPOConfig, rows: int) -> float:
+    """The mean over the last epoch, which is what Stable-Baselines3 shows as ``approx_kl``.
+
+    Args:
+        values: a value of each minibatch that was seen, by its number in `minibatches`.
+        config: that of the minibatches.
+        rows: the number of rows of the update.
+    """
+    per_epoch = -(-rows // config.batch_size)
+    last = max(values, default=0) // per_epoch
+    return float(np.mean([v for i, v in values.items() if i // per_epoch == last] or [0.0]))
 
 
 class PPOTrainer:

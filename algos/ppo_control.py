@@ -31,6 +31,7 @@ from textenv.algos.ppo import (
     bootstrap_value,
     explained_variance,
     gae,
+    last_epoch_mean,
     minibatches,
     policy_loss,
     value_loss,
@@ -114,7 +115,8 @@ class ControlUpdater:
             max_updates: stop after this many optimizer steps.
 
         Returns:
-            Means over the minibatches, under Stable-Baselines3's names.
+            Means over the minibatches, under Stable-Baselines3's names. As there, ``approx_kl`` is
+            the mean of the last epoch, and a minibatch that ``target_kl`` stopped counts too.
 
         Raises:
             DataError: if another kind of policy collected the rollout.
@@ -129,20 +131,21 @@ class ControlUpdater:
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
         data = self._data(batch, scale)
         history: list[Figures] = []
-        before = self._optimizer.state
+        updates, before = 0, self._optimizer.state
         for rows in minibatches(config, len(batch), self._rng):
-            if len(history) == max_updates:
+            if updates == max_updates:
                 break
             minibatch = [part[rows] for part in data]
             if config.normalize_advantage and len(rows) > 1:
                 minibatch[_ADVANTAGES] = _standardised(minibatch[_ADVANTAGES])
             kept = self._optimizer.state
             figures = self._optimizer.step(rate, minibatch, [clip])
+            history.append(figures)
             most = None if config.target_kl is None else 1.5 * config.target_kl
-            if most is not None and mean_figures([figures])["approx_kl"] > most:
+            if most is not None and figures["approx_kl"].item() > most:
                 self._optimizer.state = kept
                 break
-            history.append(figures)
+            updates += 1
         try:
             means = mean_figures(history)
         except FloatingPointError:
@@ -150,6 +153,8 @@ class ControlUpdater:
             raise
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
+        kls = {i: figures["approx_kl"].item() for i, figures in enumerate(history)}
+        means["approx_kl"] = last_epoch_mean(kls, config, len(batch))
         metrics = {f"train/{name}": mean for name, mean in means.items()}
         if self.policy.distribution.learns_std:
             metrics["train/std"] = float(np.exp(self.policy.weights["log_std"]).mean())
@@ -157,7 +162,7 @@ class ControlUpdater:
             "train/explained_variance": explained_variance(batch.values, batch.returns),
             "train/learning_rate": rate,
             "train/clip_range": clip,
-            "train/n_updates": float(len(history)),
+            "train/n_updates": float(updates),
         }
 
     def describe(self) -> str:

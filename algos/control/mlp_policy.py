@@ -25,6 +25,7 @@ from textenv.algos.control.running_stats import RunningStats
 from textenv.algos.storage.replacing import replacing
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
+from textenv.wrappers.action_mask import choice_counts, parse_mask
 
 ACTIVATIONS = ("tanh", "relu")
 _FORMAT = "textenv.mlp_policy"
@@ -100,7 +101,7 @@ class MLPPolicy:
         """
         single = self.encoder.is_single(observation)
         outputs, values = self.forward(self.encoder(observation))
-        mask = stack_masks([infos] if single else infos, len(outputs), self.distribution.outputs)
+        mask = stack_masks([infos] if single else infos, len(outputs), self.distribution.space)
         drawn, logprob = self.distribution.draw(
             outputs, self.weights.get("log_std"), self._rng, deterministic, mask
         )
@@ -302,20 +303,14 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
     return policy
 
 
-def stack_masks(infos: Any, rows: int, size: int) -> np.ndarray | None:
+def stack_masks(infos: Any, rows: int, space: Space) -> np.ndarray | None:
     """Stack the action masks of a list of infos to (B, P); None if no info has one."""
-    if infos is None or not any(info and "action_mask" in info for info in infos):
+    given = [(row, info) for row, info in enumerate(infos or ()) if info and "action_mask" in info]
+    if not given:
         return None
-    masks = np.ones((rows, size), bool)
-    for mask, info in zip(masks, infos):
-        if "action_mask" in info:
-            given = np.asarray(info["action_mask"], bool).reshape(-1)
-            if given.shape != mask.shape or not given.any():
-                raise DataError(
-                    f"action_mask must have {size} entries, one or more of them true, "
-                    f"got {info['action_mask']!r:.80}"
-                )
-            mask[:] = given
+    masks = np.ones((rows, sum(choice_counts(space))), bool)
+    for row, info in given:
+        masks[row] = parse_mask(info["action_mask"], space)
     return masks
 
 

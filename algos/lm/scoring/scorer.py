@@ -31,6 +31,7 @@ from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.vocabulary import mask_unknown  # noqa: E402
 from textenv.algos.lm.scoring.checkpointing import in_chunks, recompute_layers  # noqa: E402
 from textenv.algos.lm.scoring.plain import plain_hidden  # noqa: E402
 from textenv.algos.lm.scoring.tree_scoring import tree_hidden  # noqa: E402
@@ -52,6 +53,7 @@ class Scorer:
         self._model = model
         self._layers = check_architecture(model)
         self._body, self._head = split_head(model)
+        self._known = mask_unknown(model)
         if gradient_checkpointing:
             self._body = recompute_layers(model, self._body)
 
@@ -152,6 +154,7 @@ class Scorer:
         def judge(logits: mx.array, where: slice) -> tuple[mx.array, mx.array]:
             if logits.dtype != mx.float64:
                 logits = logits.astype(mx.float32)
+            logits = self._known(logits)
             inside = None if support is None else mx.array(support[where])
             return token_logprobs(
                 logits / temperature[where], targets[where], inside, train_entropies
