@@ -257,6 +257,7 @@ class PPOTrainer:
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
+        self._before = 0, 0  # transitions and optimizer steps before the present training
 
     def _make_updater(self, model: Any, tokenizer: Any) -> Updater:
         if is_text(self.env):
@@ -281,11 +282,16 @@ class PPOTrainer:
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
 
+        A further call goes on counting. If a call was interrupted, the next one collects what is
+        left; else it collects ``total_timesteps`` more, and what is annealed begins again.
+
         Returns:
             The metrics of each update, which are also in `history`.
         """
         config = self.config
-        while self.num_timesteps < config.total_timesteps and not self._spent():
+        if self._finished():
+            self._before = self.num_timesteps, self._updates
+        while not self._finished():
             clock = PhaseClock()
             with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
                 rollout = self._runner.collect()
@@ -295,8 +301,9 @@ class PPOTrainer:
                 rollout, self._runner, gamma=config.gamma, gae_lambda=config.gae_lambda
             )
             clock.end("export")
-            remaining = max(0.0, 1 - self.num_timesteps / config.total_timesteps)
-            left = None if config.max_steps is None else config.max_steps - self._updates
+            timesteps, updates = self._since_start()
+            remaining = max(0.0, 1 - timesteps / config.total_timesteps)
+            left = None if config.max_steps is None else config.max_steps - updates
             update = self._updater.update(rollout, remaining, left)
             clock.end("update")
             self._updates += int(update["train/n_updates"])
@@ -323,8 +330,14 @@ class PPOTrainer:
         """Close the environments."""
         self._runner.close()
 
-    def _spent(self) -> bool:
-        return self.config.max_steps is not None and self._updates >= self.config.max_steps
+    def _since_start(self) -> tuple[int, int]:
+        """Transitions and optimizer steps since the present training began."""
+        return self.num_timesteps - self._before[0], self._updates - self._before[1]
+
+    def _finished(self) -> bool:
+        timesteps, updates = self._since_start()
+        most = self.config.max_steps
+        return timesteps >= self.config.total_timesteps or (most is not None and updates >= most)
 
 
 def bootstrap_value(trajectory: Trajectory, bootstrap_truncated: bool) -> float:

@@ -201,11 +201,15 @@ class OfflineTrainer:
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
         self._on_step = on_step
         self.history: list[dict[str, float]] = []
+        self._end = self.passes
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the data, after those for awr's critic alone.
 
         If training is interrupted, the policy is as the last complete pass left it.
+
+        A further call goes on counting. If a call was interrupted, the next one makes the passes
+        that are left; else it makes ``epochs`` more.
 
         Returns:
             The metrics of each pass; the same list as `history`.
@@ -214,7 +218,9 @@ class OfflineTrainer:
             FloatingPointError: if the loss is not finite; the weights are then as they were
                 before the pass.
         """
-        while len(self.history) < self.passes:
+        if len(self.history) == self._end:
+            self._end += self.config.epochs
+        while len(self.history) < self._end:
             metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
             self.history.append(metrics | {"epoch": len(self.history) + 1.0})
             if self._on_step is not None:

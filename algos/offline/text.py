@@ -46,7 +46,11 @@ from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
-from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
@@ -184,6 +188,7 @@ class OfflineTextTrainer:
         self._on_step = on_step
         self._updates = 0
         self.history: list[dict[str, float]] = []
+        self._end = config.epochs
 
     @property
     def passes(self) -> int:
@@ -202,10 +207,16 @@ class OfflineTextTrainer:
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the completions.
 
+        A further call goes on counting. If a call was interrupted, the next one makes the passes
+        that are left; else it makes ``epochs`` more, with a new schedule of the learning rate.
+
         Returns:
             The metrics of each pass; the same list as `history`.
         """
-        while len(self.history) < self.config.epochs:
+        if len(self.history) == self._end:
+            self._end += self.config.epochs
+            restart_schedule(self._trainer.optimizer)
+        while len(self.history) < self._end:
             metrics = self._trainer.train()
             # The model is not the one that sampled, so that this would not measure the sampler.
             metrics.pop("sampling/logprob_difference/max", None)

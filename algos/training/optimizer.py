@@ -20,6 +20,7 @@ from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 
 SCHEDULES = ("constant", "linear", "cosine")
+_START = "schedule_start"  # in the optimizer's state, so that compiled steps read it
 HALF = (mx.float16, mx.bfloat16)
 
 
@@ -64,7 +65,24 @@ def make_adamw(
             first = learning_rate / warmup_steps
             warmup = optim.linear_schedule(first, learning_rate, warmup_steps)
             rate = optim.join_schedules([warmup, rate], [warmup_steps])
-    return optim.AdamW(rate, betas=[0.9, 0.95], weight_decay=weight_decay, bias_correction=True)
+    optimizer: Any = None
+
+    def scheduled(step: mx.array) -> mx.array:
+        return rate(step if optimizer is None else step - optimizer.state[_START])
+
+    optimizer = optim.AdamW(
+        scheduled if callable(rate) else rate,
+        betas=[0.9, 0.95],
+        weight_decay=weight_decay,
+        bias_correction=True,
+    )
+    optimizer.state[_START] = mx.array(optimizer.step)
+    return optimizer
+
+
+def restart_schedule(optimizer: optim.Optimizer) -> None:
+    """Let the schedule of an optimizer from `make_adamw` begin again; its moments stay."""
+    optimizer.state[_START] = mx.array(optimizer.step)
 
 
 class OptimizerStep:
