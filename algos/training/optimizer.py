@@ -112,6 +112,7 @@ class OptimizerStep:
         }
         optimizer.init(self._with_copies(model.trainable_parameters()))
         self._state = [model.state, optimizer.state, self._copies]
+        mx.eval(self._state)  # another thread than this one may take the steps
         self._update: Callable[[Any, mx.array], None] = self._scaled_update
         if type(optimizer).__module__.startswith("mlx."):
             self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
