@@ -277,9 +277,9 @@ class GRPOTrainer:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
-        reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
         self._memory = MemoryWatch(model, config, self.env, tokenizer)
         strategy = create_strategy(
@@ -385,9 +385,10 @@ class GRPOTrainer:
 
         If the strategy has parts, what they remember is written to ``strategy.json`` beside it.
         """
-        save_model(self.model, self.tokenizer, folder)
+        beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
-            write_state(Path(folder) / STRATEGY_FILE, self._runner.state())
+            beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
+        save_model(self.model, self.tokenizer, folder, beside)
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.

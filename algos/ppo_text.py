@@ -113,10 +113,10 @@ class TextUpdater:
             )
         model, tokenizer = resolve_model(model, tokenizer)
         self.config = config
-        self.reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         check_trainable(model)
+        self.reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(
             model,
             tokenizer,
@@ -125,6 +125,8 @@ class TextUpdater:
                 "top_p": config.top_p,
                 "max_tokens": config.max_completion_length,
                 "chat_template": config.chat_template,
+                "chat_template_kwargs": config.chat_template_kwargs,
+                "stop": config.stop,
                 "seed": config.seed,
             },
         )
@@ -241,7 +243,11 @@ class TextUpdater:
     def save(self, folder: str | Path) -> None:
         """Write a folder that `mlx_lm.load` and `load_model` can read, with the critic in it."""
         head = {name: self.network.value_head[name] for name in ("weight", "bias")}
-        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: head})
+
+        def write(path: Path) -> None:
+            mx.save_safetensors(str(path), head)
+
+        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: write})
 
     def _load_value_head(self) -> None:
         """Load the critic from the folder that the model was read from, if it holds one."""

@@ -26,6 +26,7 @@ from textenv.errors import (
     MissingFileError,
     unknown,
 )
+from textenv.wrappers.action_mask import parse_mask
 
 # algorithm -> the package that contains it
 _PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")
@@ -194,7 +195,10 @@ class SB3Policy:
                     "MaskablePPO needs info['action_mask'] of every reset and step; this info has "
                     f"{', '.join(map(repr, info)) or 'no keys'}"
                 )
-        return np.stack([info["action_mask"] for info in (infos if is_batch else [infos])])
+        space = self.model.action_space
+        return np.stack(
+            [parse_mask(info["action_mask"], space) for info in (infos if is_batch else [infos])]
+        )
 
     def _values(self, observations: Sequence[Any]) -> list[float]:
         """The critic's values of a list of observations.

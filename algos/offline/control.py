@@ -117,7 +117,7 @@ class OfflineConfig:
         check_bounds(
             self,
             **dict.fromkeys(("epochs", "batch_size"), (1, None)),
-            **dict.fromkeys(("critic_epochs", "learning_rate", "seed"), (0, None)),
+            **dict.fromkeys(("critic_epochs", "learning_rate"), (0, None)),
             **dict.fromkeys(("gamma", "gae_lambda", "share"), (0, 1)),
             temperature=(1e-6, None),
             max_weight=(1, None),

@@ -472,6 +472,3 @@ def test_bad_loss_arguments(settings, words):
     ones = np.ones((1, 1))
     with pytest.raises(ValueError, match=words):
         grpo.policy_loss(ones, ones, ones[0], ones, **settings)
-
-
-# --- config -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.algos.control_envs import Bandit, choices, quick
-from textenv.algos import load_rollout
+from textenv.algos import Buffer, PPOConfig, load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.ppo import PPOTrainer, minibatches
 from textenv.algos.ppo_control import ControlUpdater, control_batch
@@ -338,3 +338,28 @@ def test_each_rollout_is_exported_with_its_policy(tmp_path):
     assert (source.gamma, source.gae_lambda) == (0.9, 0.8)
     header = json.loads(files[0].read_text())
     assert header["format"] == "textenv.rollout"
+
+
+def test_the_seconds_of_a_step_are_told_apart(tmp_path, monkeypatch, clock):
+    """On a clock that each phase moves by an amount of its own."""
+
+    def takes(seconds, function):
+        def timed(*args, **kwargs):
+            clock(seconds)
+            return function(*args, **kwargs)
+
+        return timed
+
+    monkeypatch.setattr(Bandit, "step", takes(0.5, Bandit.step))
+    monkeypatch.setattr(MLPPolicy, "__call__", takes(0.25, MLPPolicy.__call__))
+    monkeypatch.setattr(Buffer, "save", takes(70, Buffer.save))
+    monkeypatch.setattr(ControlUpdater, "update", takes(900, ControlUpdater.update))
+    config = PPOConfig(total_timesteps=16, n_steps=8, batch_size=8, n_epochs=1)
+    trainer = PPOTrainer("mlp", Bandit(), config, export_to=tmp_path)
+    step = 8 * 0.75 + 70 + 900
+    for number, metrics in enumerate(trainer.train(), 1):
+        phases = [metrics[f"time/{name}"] for name in ("rollout", "export", "update")]
+        assert phases == [8 * 0.75, 70, 900]
+        assert metrics["time/environment"] == 8 * 0.5 and metrics["time/policy"] == 8 * 0.25
+        assert metrics["step_time"] == step and metrics["time/time_elapsed"] == number * step
+        assert metrics["time/fps"] == 8 / step
