@@ -17,6 +17,7 @@ import numpy as np
 from textenv.algos.config import check_integer
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+from textenv.tokenizers import load_tokenizer
 
 backend.prepare()
 
@@ -81,9 +82,10 @@ class LanguageModelPolicy:
         self.model = model
         self.tokenizer = tokenizer
         self.params = params
-        fit_vocabulary(model, tokenizer)
+        tokens = load_tokenizer(tokenizer)
+        fit_vocabulary(model, tokens)
         self._rows = embedding_rows(model)
-        self._format = ChatFormat(tokenizer, params.chat_template, params.chat_template_kwargs)
+        self._format = ChatFormat(tokens, params.chat_template, params.chat_template_kwargs)
         self._stops = StopStrings(tokenizer.decode, params.stop)
         self._generator = Generator(model, self._format.ends, params.batch_size)
         self._rng = np.random.default_rng(params.seed)

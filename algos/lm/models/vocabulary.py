@@ -40,14 +40,15 @@ def fit_vocabulary(model: nn.Module, tokenizer: Any, name: object = "the model")
     """
     tokenizer = load_tokenizer(tokenizer)
     rows = embedding_rows(model) or tokenizer.vocab_size
-    beyond = [i for i in tokenizer.ids - tokenizer.special_ids if i >= rows]
+    ids = np.fromiter(tokenizer.ids, int)
+    beyond = set(ids[ids >= rows].tolist()) - tokenizer.special_ids
     if beyond:
         raise DataError(
             f"{name}: the tokenizer has token ids up to {max(beyond)}, and the model's embedding "
             f"has {rows} rows; use the tokenizer that the model was made with"
         )
     known = np.zeros(rows, bool)
-    known[[i for i in tokenizer.ids if i < rows]] = True
+    known[ids[ids < rows]] = True
     model.known_ids = known
 
 
