@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete
 
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError
@@ -106,7 +106,8 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         vocabulary = self.tokenizer.vocab_size
         self.action_space = Discrete(vocabulary)
         self.observation_space = Dict(
-            ids=Box(0, vocabulary - 1, (max_length,), np.int32), mask=MultiBinary(max_length)
+            ids=Box(0, vocabulary - 1, (max_length,), np.int32),
+            mask=Box(0, 1, (max_length,), np.int8),
         )
         self._action_mask = np.zeros(vocabulary, np.int8)
         self._action_mask[list(self.tokenizer.ids)] = 1

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import gymnasium as gym
 import tyro
 
+from textenv.algos.cli.shared.escape import say
 from textenv.algos.cli.shared.text_envs import TextTask, make_split
-from textenv.algos.config import check_integer
+from textenv.algos.config import check_counts
 from textenv.algos.control.mlp_policy import load_policy
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.evaluation import episode_returns, evaluate
@@ -49,12 +50,12 @@ class Args:
 
 def run(args: Args) -> int:
     """Print accuracy, reward and length, or the return, greedy and sampled."""
+    check_counts(args, ("examples", "episodes"), 1)
     if args.env != "TextGen-v0":
         env = make_env(args.env)
         if not is_text(env):
             return _play_control(args, env)
         raise ConfigError(f"--env {args.env}: tasks of text are named by --task, in TextGen-v0")
-    check_integer("examples", args.examples, 1)
     env = make_split(args.env, args.text, args.split)
     params = {
         "max_tokens": args.max_completion_length,
@@ -68,7 +69,7 @@ def run(args: Args) -> int:
     for name, deterministic in (("greedy", True), ("sampled", False)):
         result = evaluate(policy, env, args.examples, deterministic)
         accuracy = "-" if result.accuracy is None else f"{result.accuracy:.3f}"
-        print(
+        say(
             f"{name:<8} accuracy {accuracy}  reward {result.reward:.3f}  "
             f"length {result.length:.1f} tokens  ({result.examples} {args.split} examples)"
         )
@@ -79,7 +80,7 @@ def _play_control(args: Args, env: gym.Env) -> int:
     policy = load_policy(args.model, args.seed)
     for name, deterministic in (("greedy", True), ("sampled", False)):
         returns = episode_returns(policy, env, args.episodes, args.seed, deterministic)
-        print(
+        say(
             f"{name:<8} return {returns.mean():.1f} +- {returns.std():.1f}  "
             f"lowest {returns.min():.1f}  highest {returns.max():.1f}  ({args.episodes} episodes)"
         )

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
@@ -46,7 +46,11 @@ from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
-from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
@@ -97,9 +101,10 @@ class OfflineTextConfig:
     micro_batch_size: int | None = None
     """Completions in one forward and backward; unset: all. Lower it if memory is short."""
     lora_rank: int = 0
-    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights."""
+    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights.
+    If the model has adapters already, they are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """Factor of the adapters' output."""
+    """The output of new adapters is multiplied by this."""
     seed: int = 0
     """Seed of the minibatches, the adapters and the sampling of the trained policy."""
 
@@ -108,11 +113,12 @@ class OfflineTextConfig:
         check_types(self)
         check_choice(self, method=METHODS, scale_rewards=SCALES)
         least_one = ("epochs", "batch_size", "max_completion_length", "micro_batch_size")
-        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_rank", "lora_scale")
+        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_scale")
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "max_importance"), (1, None)),
-            **dict.fromkeys((*least_zero, "seed"), (0, None)),
+            **dict.fromkeys(least_zero, (0, None)),
+            lora_rank=(0, LARGEST_RANK),
         )
 
 
@@ -182,6 +188,7 @@ class OfflineTextTrainer:
         self._on_step = on_step
         self._updates = 0
         self.history: list[dict[str, float]] = []
+        self._end = config.epochs
 
     @property
     def passes(self) -> int:
@@ -200,10 +207,16 @@ class OfflineTextTrainer:
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the completions.
 
+        A further call goes on counting. If a call was interrupted, the next one makes the passes
+        that are left; else it makes ``epochs`` more, with a new schedule of the learning rate.
+
         Returns:
             The metrics of each pass; the same list as `history`.
         """
-        while len(self.history) < self.config.epochs:
+        if len(self.history) == self._end:
+            self._end += self.config.epochs
+            restart_schedule(self._trainer.optimizer)
+        while len(self.history) < self._end:
             metrics = self._trainer.train()
             # The model is not the one that sampled, so that this would not measure the sampler.
             metrics.pop("sampling/logprob_difference/max", None)

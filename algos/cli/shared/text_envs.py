@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from textenv.algos.cli.shared.escape import say
 from textenv.algos.episodes.environments import make_env
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError, MissingFileError
@@ -72,7 +73,7 @@ def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env
     try:
         return make_split(env_id, task, "train"), make_split(env_id, task, "test")
     except DataError:  # a dataset so small that one side is empty
-        print(f"{task.dataset} has too few rows to hold some back: it is evaluated on all of them")
+        say(f"{task.dataset} has too few rows to hold some back: it is evaluated on all of them")
         return env, env
 
 

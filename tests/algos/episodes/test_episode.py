@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from textenv.algos.episodes.episode import Lane, PlayedTurn, replay
-from textenv.errors import ConfigError
+from textenv.algos.episodes.episode import LARGEST_REWARD, Lane, PlayedTurn, replay
+from textenv.errors import ConfigError, RewardError
 
 
 def begin(observation="ask", **kwargs):
@@ -54,6 +54,19 @@ def test_steps_are_recorded_with_what_the_policy_said_beside_them():
     assert [float(o[0]) for o in t.observations] == [1, 2] and t.final_observation == "end"
     assert t.values == [0.5, 0.25] and t.logprobs == [-1.0] and t.unclipped_actions[0] is drawn
     assert lane.ended and t.truncated and not t.terminated
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, 1e308, -1.1e15, np.float32(np.nan)])
+def test_a_reward_that_cannot_be_trained_on_is_refused(reward):
+    lane = begin()
+    lane.record("a", {}, step("b", 1e15))
+    with pytest.raises(RewardError, match=r"^step 2 of the environment .* at most 1e\+15"):
+        lane.record("a", {}, step("b", reward))
+    assert lane.trajectory.rewards == [1e15]
+
+
+def test_the_largest_reward_leaves_room_for_squares_in_float32():
+    assert np.isfinite(np.full(10**6, np.float32(LARGEST_REWARD) ** 2, np.float32).sum())
 
 
 def test_tokens_of_turns_stand_one_after_another_and_what_was_said_between_is_masked():
