@@ -60,6 +60,25 @@ def embedding_rows(model: nn.Module) -> int | None:
     return max(rows, default=None)
 
 
+def check_ids(rows: int | None, *ids: Any) -> None:
+    """Refuse token ids that a model has no rows for, where it would read memory of others.
+
+    Args:
+        rows: from `embedding_rows`.
+        ids: lists or arrays of token ids.
+
+    Raises:
+        DataError: with the first list's largest id and the number of rows.
+    """
+    for some in ids:
+        largest = int(np.max(some, initial=0))
+        if rows is not None and largest >= rows:
+            raise DataError(
+                f"there is token id {largest}, and the model's embedding has {rows} rows: the "
+                "tokens are another model's, or a special token that this model cannot read"
+            )
+
+
 def mask_unknown(model: nn.Module) -> Callable[[mx.array], mx.array]:
     """A function that sets logits (..., V) to -inf for ids that are no tokens.
 
