@@ -106,7 +106,8 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         vocabulary = self.tokenizer.vocab_size
         self.action_space = Discrete(vocabulary)
         self.observation_space = Dict(
-            ids=Box(0, vocabulary - 1, (max_length,), np.int32), mask=Box(0, 1, (max_length,), np.int8)
+            ids=Box(0, vocabulary - 1, (max_length,), np.int32),
+            mask=Box(0, 1, (max_length,), np.int8),
         )
         self._action_mask = np.ones(vocabulary, np.int8)
         if self.tokenizer.pad_token_id not in self.tokenizer.eos_token_ids:
