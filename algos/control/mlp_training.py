@@ -70,7 +70,7 @@ def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> 
             f"they are not of the spaces {policy.encoder.space} and {policy.distribution.space}"
         )
     return TransitionArrays(
-        rows, actions, stack_masks(infos, len(drawn), policy.distribution.outputs)
+        rows, actions, stack_masks(infos, len(drawn), policy.distribution.space)
     )
 
 
@@ -128,6 +128,7 @@ class Adam:
             *(mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))),
             0,
         )
+        mx.eval(*self.state[:3])  # another thread than this one may take the steps
         self._loss_fn, self._max_grad_norm = loss_fn, max_grad_norm
         self._step: Any = compiled(self._one_step, "minibatches of few sizes need few")
 

@@ -31,7 +31,7 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
             return gym.make(env, **(env_kwargs or {}))
         except gym.error.UnregisteredEnv as error:
             raise ConfigError(f"environment {env!r} is not registered: {error}") from error
-        except gym.error.DependencyNotInstalled as error:
+        except (gym.error.Error, ModuleNotFoundError) as error:  # an id or a module that is none
             raise ConfigError(f"environment {env!r} cannot be made: {error}") from error
     if env_kwargs:
         raise ConfigError("env_kwargs go with an environment's id, and env is not one")

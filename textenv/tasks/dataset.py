@@ -119,7 +119,8 @@ class Dataset(Task):
         ids = [i for i, row in enumerate(self._rows) if split_of(row["prompt"]) == split]
         if not ids:
             raise DataError(
-                f"{self.name}: none of its {self.size} rows falls in the {split!r} split"
+                f"{self.name}: none of its {self.size} rows falls in the {split!r} split; "
+                "use all rows instead"
             )
         return ids
 

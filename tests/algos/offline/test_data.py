@@ -136,3 +136,11 @@ def test_spaces_are_those_of_the_source_or_of_the_environment():
     assert spaces_of(RolloutSource(), vector) == (env.observation_space, env.action_space)
     with pytest.raises(DataError, match="do not say what their spaces are"):
         spaces_of(RolloutSource(observation_space=source.observation_space))
+
+
+@pytest.mark.parametrize("rewards", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_each_action_needs_a_reward(rewards):
+    played = part(0, 0, [1.0, 2.0], "terminated")
+    played.rewards = rewards
+    with pytest.raises(DataError, match=f"trajectory 0: 2 actions and {len(rewards)} rewards"):
+        common_source([Buffer([played], SPACES)])
