@@ -265,6 +265,10 @@ class TextGenerationEnv(gym.Env[str, str]):
             begun = self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
             self._begun = action, dict(begun)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Calls in progress stay with this environment; a copy calls its functions itself.
+        return {**self.__dict__, "_begun": None}
+
     def _takes(self, action: str) -> bool:
         """Whether `step` would accept this action now."""
         return not self._needs_reset and self.action_space.contains(action)
