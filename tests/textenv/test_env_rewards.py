@@ -1,9 +1,9 @@
 """How the text environment calls its reward functions, in a step and before it."""
 
 import asyncio
-import copy
 import pickle
 import queue
+from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -156,7 +156,7 @@ def test_an_environment_scores_the_action_that_it_is_given():
 OWN = {"prompts": ["a", "b"], "examples": [{"answer": "4"}] * 2, "reward_fn": "exact_match"}
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@pytest.mark.parametrize("copied", [deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
 @pytest.mark.parametrize(
     "made",
     [
@@ -194,7 +194,7 @@ def test_a_copy_has_a_process_of_its_own():
     env = gym.make("textenv:TextGen-v0", **OWN, reward_process=True)
     env.reset(seed=0)
     env.step("4")
-    other = copy.deepcopy(env)
+    other = deepcopy(env)
     env.close()
     other.reset(seed=0)
     assert other.step("4")[1] == 1.0
