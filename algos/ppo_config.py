@@ -10,11 +10,12 @@ found with tiny-lm on arithmetic. A large model needs a smaller ``learning_rate`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from textenv.algos.config import LARGEST_RANK, check_bounds, check_types
 from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.algos.lm.generation.stops import check_stops
 from textenv.errors import ConfigError, unknown
 
 
@@ -93,6 +94,10 @@ class PPOConfig:
     Lower it if improbable tokens spoil completions."""
     chat_template: bool | None = None
     """Text: whether prompts go through the chat template; unset: if the tokenizer has one."""
+    chat_template_kwargs: dict[str, bool | int | str] = field(default_factory=dict, hash=False)
+    """Text: what the chat template is given beside the messages, as enable_thinking False."""
+    stop: tuple[str, ...] = ()
+    """Text: strings that end a completion. They are trained on, and are no part of the answer."""
     micro_batch_size: int | None = None
     """Text: trajectories in one forward and backward pass; unset: all of a minibatch.
     Lower it if memory runs out."""
@@ -101,13 +106,15 @@ class PPOConfig:
     Turn it on if memory runs out."""
     lora_rank: int = 0
     """Text: train low-rank adapters of this rank in place of all weights; 0 trains all weights.
-    Use adapters for large models: they need less memory."""
+    Use adapters for large models: they need less memory. If the model has adapters already, they
+    are trained on, and this must be their rank."""
     lora_scale: float = 10.0
     """Text: the output of the adapters is multiplied by this."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", check_stops(self.stop))
         check_types(self)
         check_bounds(
             self,

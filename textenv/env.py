@@ -396,8 +396,8 @@ def _make_reward(
             )
         reward_fn = "correct"
     reward = Reward(reward_fn, weights, has_verifier=not own_examples, **calling)
-    if isinstance(task, Dataset) and reward.requires:
-        task.require(reward.requires, because=f"reward_fn={reward_fn!r}")
+    if isinstance(task, Dataset):
+        task.require(reward.requires, f"reward_fn={reward_fn!r}", reward.checks)
     return reward
 
 

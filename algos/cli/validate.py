@@ -81,7 +81,7 @@ def _check(task: Task, args: Args) -> set[str]:
 
 def _check_dataset(task: Dataset, args: Args) -> int:
     reward = Reward(list(args.reward))
-    task.require(("answer", *reward.requires), because="validate")
+    task.require(("answer", *reward.requires), "validate", reward.checks)
     for example_id in task.ids:
         example = task.example(example_id)
         answer = task.oracle(example)

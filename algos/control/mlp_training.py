@@ -70,7 +70,7 @@ def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> 
             f"they are not of the spaces {policy.encoder.space} and {policy.distribution.space}"
         )
     return TransitionArrays(
-        rows, actions, stack_masks(infos, len(drawn), policy.distribution.outputs)
+        rows, actions, stack_masks(infos, len(drawn), policy.distribution.space)
     )
 
 

@@ -11,7 +11,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError
-from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize_step
+from textenv.wrappers.step import (
+    CheckedStep,
+    DictStep,
+    Step,
+    standardize_reset,
+    standardize_step,
+)
 
 
 def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
@@ -63,7 +69,7 @@ def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int
             f"num_envs={num_envs} copies need an id or a function that makes environments, and "
             f"env is one environment, {env!r:.60}"
         )
-    makers = [lambda: first, *[env] * (num_envs - 1)]
+    makers = [lambda: CheckedStep(first), *[lambda: CheckedStep(env())] * (num_envs - 1)]
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

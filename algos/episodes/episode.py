@@ -176,7 +176,9 @@ def _record_tokens(trajectory: Trajectory, extras: dict[str, Any]) -> None:
     logprobs = list(extras["token_logprobs"])
     entropies = list(extras.get("token_entropies") or [0.0] * count)
     support = extras.get("support")
-    trajectory.completion_truncated = extras.get("truncated")
+    if extras.get("truncated") is not None:
+        was_cut = bool(trajectory.completion_truncated)  # in an earlier turn
+        trajectory.completion_truncated = was_cut or bool(extras["truncated"])
     trajectory.temperature = extras.get("temperature")
     if trajectory.prompt_ids is None:
         trajectory.prompt_ids = prompt_ids

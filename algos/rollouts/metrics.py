@@ -143,10 +143,9 @@ def rollout_metrics(
     lengths = np.array([sum(t.token_mask or ()) for t in trajectories])
     groups = [[t.total_reward for t in group] for group in by_group(trajectories)]
     spans = np.array([max(g) - min(g) for g in groups])
-    stds = [np.std(g, ddof=1) for g in groups if len(g) > 1]
     metrics = {
         "reward": float(rewards.mean()),
-        "reward_std": float(np.mean(stds)) if stds else 0.0,
+        "reward_std": float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0,
         "frac_reward_zero_std": float((spans <= tolerance).mean()),
         "groups": float(len(groups)),
         "completions/count": float(len(trajectories)),

@@ -100,6 +100,8 @@ class Reward:
             is_async(function) or takes_batch(function) for function in self._functions.values()
         )
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
+        found = (_declared(function, "check", None) for function in self._functions.values())
+        self.checks = [check for check in found if check is not None]
 
     @property
     def runs_elsewhere(self) -> bool:

@@ -86,6 +86,19 @@ def test_tokens_of_turns_stand_one_after_another_and_what_was_said_between_is_ma
     assert t.completion_truncated is True and t.temperature == 0.7
 
 
+@pytest.mark.parametrize(
+    ("cuts", "whole"),
+    [([True, False], True), ([False, True], True), ([False, False], False), ([None, None], None),
+     ([None, True], True), ([False, None], False)],
+)  # fmt: skip
+def test_a_conversation_counts_as_cut_if_any_turn_of_it_was(cuts, whole):
+    lane, ids = begin(), [1, 2]
+    for cut in cuts:
+        lane.record("a", tokens(ids, [3], truncated=cut), step("ask a more"))
+        ids = [*ids, 3, 4]
+    assert lane.trajectory.completion_truncated is whole
+
+
 def test_a_policy_that_tokenizes_its_turns_anew_is_refused():
     lane = begin()
     lane.record("a", tokens([1, 2], [3, 4]), step("ask a more"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import time
+import threading
 
 import gymnasium as gym
 import pytest
@@ -49,16 +49,16 @@ class Numbers:
 
 
 def test_async_rewards_begin_while_other_answers_are_on_their_way():
-    begun = []
+    begun, three = [], threading.Event()
 
     async def judge(prompt, completion, example):
         begun.append(completion)
+        if len(begun) == 3:
+            three.set()
         return float(completion)
 
     def wait():
-        end = time.monotonic() + 30
-        while len(begun) < 3 and time.monotonic() < end:
-            time.sleep(0.01)
+        assert three.wait(60)
         assert sorted(begun) == ["0", "1", "2"]
 
     rollout = make_runner(judge, Numbers(3, wait)).collect()
@@ -86,15 +86,18 @@ def test_async_rewards_of_a_rollout_run_at_the_same_time(told, wrap, share):
 
     Wrappers that leave actions alone are no hindrance.
     """
-    begun = []
+    begun, every = [], []
 
     async def judge(prompt, completion, example):
+        if not every:  # made in the loop that waits for it
+            every.append(asyncio.Event())
         begun.append(completion)
-        while len(begun) < ALL:
-            await asyncio.sleep(0.01)
+        if len(begun) == ALL:
+            every[0].set()
+        await every[0].wait()
         return float(completion)
 
-    runner = make_runner(judge, Numbers(told), wrap, reward_timeout=30)
+    runner = make_runner(judge, Numbers(told), wrap, reward_timeout=60)
     assert rewards_of(runner.collect()) == [share * i for i in range(ALL)]
 
 

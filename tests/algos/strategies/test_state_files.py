@@ -57,6 +57,6 @@ def test_other_files_are_named(tmp_path, text, said):
         read_state(path)
 
 
-def test_a_training_without_parts_leaves_none(tmp_path):
-    with pytest.raises(MissingFileError, match="without a strategy's parts"):
+def test_a_training_without_parts_writes_none(tmp_path):
+    with pytest.raises(MissingFileError, match="whose strategy has no parts"):
         read_state(tmp_path / "strategy.json")
