@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 import types
 import typing
 from pathlib import Path
@@ -11,21 +11,37 @@ from typing import Any
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError, unknown
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+LARGEST = 2**31 - 1
+"""The largest whole number of a setting: MLX counts in 32 bits."""
+
+LARGEST_RANK = 4096
+"""The largest rank of LoRA's adapters."""
+
+LARGEST_SEED = 2**63 - 1
+"""The largest seed."""
+
+LARGEST_REAL = (2 - 2**-23) * 2.0**127
+"""The largest fraction of a setting: MLX computes in float32."""
 
 
 def check_types(config: Any) -> None:
-    """Check each field of a dataclass against its annotation.
+    """Check each field of a dataclass against its annotation; every number must be finite.
+
+    The fields of dataclasses in it are checked too.
+    Whole numbers lie within `LARGEST`, fractions within `LARGEST_REAL`, and fields called ``seed``
+    from 0 to `LARGEST_SEED`.
 
     Raises:
         ConfigTypeError: for the first field that does not match; names it, its type and the value.
+        ConfigError: for a number that is NaN, infinite or too large to compute with; names the
+            field.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        _check_type(field.name, getattr(config, field.name), hints[field.name])
+        value = getattr(config, field.name)
+        _check_field(field.name, value, hints[field.name])
+        if dataclasses.is_dataclass(value):
+            check_types(value)
 
 
 def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> None:
@@ -44,7 +60,7 @@ def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> No
             least = f" at least {low:g}" if low is not None else ""
             most = f" at most {high:g}" if high is not None else ""
             raise ConfigError(
-                f"{name} must be{' and'.join(filter(None, (least, most)))}, got {value!r}"
+                f"{name} must be{' and'.join(filter(None, (least, most)))}, got {_shown(value)}"
             )
 
 
@@ -57,10 +73,24 @@ def check_integer(name: str, value: Any, least: int) -> None:
         least: the smallest value allowed.
 
     Raises:
-        ConfigError: if it is not; names the value, the smallest one allowed and what came.
+        ConfigError: if it is not, or is above `LARGEST_SEED`; names the value, the bound and what
+            came.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be an integer >= {least}, got {value!r}")
+        raise ConfigError(f"{name} must be an integer >= {least}, got {_shown(value)}")
+    if value > LARGEST_SEED:
+        raise ConfigError(f"{name} must be at most {LARGEST_SEED}, got {_shown(value)}")
+
+
+def check_counts(config: Any, names: typing.Iterable[str], least: int) -> None:
+    """Check that those of the fields that a dataclass has are whole numbers, none too small.
+
+    Raises:
+        ConfigError: for the first that is not; see `check_integer`.
+    """
+    for name in names:
+        if hasattr(config, name):
+            check_integer(name, getattr(config, name), least)
 
 
 def check_choice(config: Any, **choices: typing.Iterable[str]) -> None:
@@ -118,7 +148,7 @@ def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
         values[key] = value
     try:
         for key, value in values.items():
-            _check_type(key, value, hints[key])
+            _check_field(key, value, hints[key])
         return cls(**values)
     except (ConfigError, ConfigTypeError) as error:
         raise type(error)(f"{place}: {error}") from error
@@ -139,20 +169,51 @@ def to_table(config: Any) -> dict[str, Any]:
     return table
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
+def _check_field(name: str, value: Any, hint: Any) -> None:
+    """Check a value against a type, and the numbers in it against their range."""
     if not _matches(value, hint):
         expected = hint.__name__ if isinstance(hint, type) else str(hint)
-        raise ConfigTypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+        raise ConfigTypeError(
+            f"{name} must be {expected}, got {_shown(value)} ({type(value).__name__})"
+        )
+    _check_numbers(name, value)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_numbers(str(key), item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _check_numbers(name, item)
+    elif isinstance(value, float):
+        if not abs(value) <= LARGEST_REAL:
+            raise ConfigError(f"{name} must be a finite number of float32, got {value!r}")
+    elif isinstance(value, int):
+        least, most = (0, LARGEST_SEED) if name == "seed" else (-LARGEST, LARGEST)
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {_shown(value)}")
+        if value > most:
+            raise ConfigError(f"{name} must be at most {most}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; Python refuses to write whole numbers of thousands of digits."""
+    if isinstance(value, int) and abs(value) > 10**30:
+        return f"a whole number of {value.bit_length()} bits"
+    return f"{value!r:.200}"
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_matches(value, option) for option in typing.get_args(hint))
+        return any(_matches(value, option) for option in inner)
     if hint is Any:
         return True
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        return value in inner
+    if origin is tuple and inner[-1:] == (Ellipsis,):
+        return isinstance(value, tuple) and all(_matches(item, inner[0]) for item in value)
     if origin is not None:
         return isinstance(value, origin)
     if hint is float:

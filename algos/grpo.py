@@ -10,7 +10,10 @@ Deviations from the papers:
 - The old log-probabilities are the sampler's own, of the distribution that was sampled from.
 - Every loss is normalised over an optimizer step's whole batch. So bnpo, which TRL normalises over
   a part of the batch, equals dapo.
-- CISPO bounds its weight by 1 + epsilon_high from above and not from below.
+- CISPO bounds its weight by 1 + epsilon_high from above, as MiniMax-M1 does, and not from below.
+  TRL's epsilon_high is that bound itself.
+- The KL term is the paper's k3. ``use_bias_correction_kl`` multiplies it by the ratio, as TRL 1.16
+  does by default (DeepSeek-V3.2, 2512.02556).
 
 Shapes: N trajectories, T tokens.
 """
@@ -49,7 +52,11 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
-from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 
@@ -108,6 +115,7 @@ def policy_loss(
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     beta: float = 0.0,
+    use_bias_correction_kl: bool = False,
     ref_logprobs: mx.array | None = None,
     max_completion_length: int | None = None,
     batch_size: BatchSize | None = None,
@@ -123,7 +131,10 @@ def policy_loss(
         loss_type: one of `LOSS_TYPES`.
         epsilon: how far the ratio may fall below 1 before its gradient stops.
         epsilon_high: how far the ratio may rise above 1; None: ``epsilon``.
-        beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020).
+        beta: weight of the KL penalty to the reference policy (k3 estimator, Schulman 2020). On
+            average its gradient is that of KL(reference || policy).
+        use_bias_correction_kl: multiply the KL term by the ratio, so that on average its gradient
+            is that of KL(policy || reference), off-policy too.
         ref_logprobs: (N, T) under the reference policy; needed if ``beta`` is above 0.
         max_completion_length: the constant that ``dr_grpo`` divides by.
         batch_size: the size of the whole batch, if this is a part of it.
@@ -133,7 +144,8 @@ def policy_loss(
             tokens, does not use weights.
 
     Returns:
-        The loss, and metrics over the tokens of the mask, each of which counts 1 there.
+        The loss, and metrics over the tokens of the mask, each of which counts 1 there. Those of
+        clipping are over completions for ``gspo``, and of the upper bound alone for ``cispo``.
 
     Raises:
         ConfigError: for an unknown loss type, or if an argument is missing that it needs.
@@ -161,12 +173,14 @@ def policy_loss(
         clipped = mx.clip(ratio, 1 - epsilon, 1 + high)
         per_token = -mx.minimum(ratio * advantages, clipped * advantages)
     tokens = mx.maximum(mask.sum(), 1)
-    metrics = _clip_metrics(ratio, advantages, mask, epsilon, high, tokens)
+    metrics = _clip_metrics(ratio, advantages, mask, epsilon, high, loss_type)
     if beta:
         if ref_logprobs is None:
             raise ConfigError(f"beta={beta} needs ref_logprobs, those of the reference policy")
         difference = mx.where(mask > 0, mx.array(ref_logprobs) - logprobs, 0.0)
         kl = mx.exp(difference) - difference - 1
+        if use_bias_correction_kl:
+            kl = ratio * kl
         per_token = per_token + beta * kl
         metrics["kl"] = (kl * mask).sum() / tokens
 
@@ -190,14 +204,21 @@ def policy_loss(
 
 
 def _clip_metrics(
-    ratio: mx.array, advantages: mx.array, mask: mx.array, low: float, high: float, tokens: mx.array
+    ratio: mx.array, advantages: mx.array, mask: mx.array, low: float, high: float, loss_type: str
 ) -> dict[str, mx.array]:
+    """The shares of tokens (of completions for ``gspo``) whose ratio a bound stopped."""
+    own = (mask > 0).astype(ratio.dtype)
+    if loss_type == "gspo":  # every token of a completion has its ratio and its advantage
+        own = own / mx.maximum(own.sum(axis=1, keepdims=True), 1)
+    count = mx.maximum(own.sum(), 1)
     below = (ratio < 1 - low) & (advantages < 0)
+    if loss_type == "cispo":  # nothing bounds its weight from below
+        below = mx.zeros_like(below)
     above = (ratio > 1 + high) & (advantages > 0)
     return {
-        "clip_ratio/low_mean": (below * mask).sum() / tokens,
-        "clip_ratio/high_mean": (above * mask).sum() / tokens,
-        "clip_ratio/region_mean": ((below | above) * mask).sum() / tokens,
+        "clip_ratio/low_mean": (below * own).sum() / count,
+        "clip_ratio/high_mean": (above * own).sum() / count,
+        "clip_ratio/region_mean": ((below | above) * own).sum() / count,
     }
 
 
@@ -260,11 +281,11 @@ class GRPOTrainer:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
-        reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
-        self._memory = MemoryWatch(model, config, self.env, tokenizer)
+        self._memory = MemoryWatch(model, config, self.env, self.policy)
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
@@ -302,6 +323,7 @@ class GRPOTrainer:
             gradient=None if self._workers is None else SharedGradient(self._workers),
             seed=config.seed,
         )
+        self._steps, self._end = 0, config.max_steps
         self._metrics = GRPOMetrics(strategy)
         self.exporter = Exporter(export_to, export_every)
         self._on_step = on_step
@@ -311,7 +333,8 @@ class GRPOTrainer:
         c = self.config
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
         clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
-        penalty = f", KL penalty {c.beta:g}" if c.beta else ", no KL penalty"
+        times_ratio = " x ratio" if c.use_bias_correction_kl else ""
+        penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
         strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
         adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         return (
@@ -324,6 +347,10 @@ class GRPOTrainer:
     def train(self) -> list[dict[str, float]]:
         """Train for ``max_steps`` optimizer steps.
 
+        A further call goes on counting. If a call was interrupted, the next one trains for the
+        steps that are left; else it trains for ``max_steps`` more, with a new schedule of the
+        learning rate.
+
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
         The phases of a step follow one another, except that ``time/score`` (environments and
@@ -333,9 +360,11 @@ class GRPOTrainer:
         Returns:
             The metrics of each step, which are also in `history`.
         """
-        steps, version = 0, self._runner.policy_version
+        if self._steps == self._end:
+            self._end += self.config.max_steps
+            restart_schedule(self._trainer.optimizer)
         collector = self._workers or self._runner
-        while steps < self.config.max_steps:
+        while self._steps < self._end:
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
@@ -346,11 +375,12 @@ class GRPOTrainer:
             if len(rollout):  # a strategy may have kept nothing
                 self._trainer.buffer = rollout
                 with self._memory.updating(rollout):
-                    update = self._trainer.train(self.config.max_steps - steps)
+                    update = self._trainer.train(self._end - self._steps)
             clock.end("update")
-            steps += max(1, int(update.pop("updates")))
-            self._runner.policy_version = version + steps
-            metrics = self._metrics.step(rollout, update, clock, steps)
+            steps = max(1, int(update.pop("updates")))
+            self._steps += steps
+            self._runner.policy_version += steps
+            metrics = self._metrics.step(rollout, update, clock, self._steps)
             self.history.append(metrics)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)
@@ -367,9 +397,10 @@ class GRPOTrainer:
 
         If the strategy has parts, what they remember is written to ``strategy.json`` beside it.
         """
-        save_model(self.model, self.tokenizer, folder)
+        beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
-            write_state(Path(folder) / STRATEGY_FILE, self._runner.state())
+            beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
+        save_model(self.model, self.tokenizer, folder, beside)
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.
@@ -398,6 +429,7 @@ def _make_loss(config: GRPOConfig) -> LossFn:
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
         beta=config.beta,
+        use_bias_correction_kl=config.use_bias_correction_kl,
         max_completion_length=config.max_completion_length,
     )
 

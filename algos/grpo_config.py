@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
 from textenv.algos.lm.generation.sampling import SamplingParams
+from textenv.algos.lm.generation.stops import check_stops
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
@@ -23,7 +24,10 @@ SCALES = ("group", "batch", "none")
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """Settings of `GRPOTrainer`. Names and meanings follow TRL's, as far as TRL has them.
+    """Settings of `GRPOTrainer`. Names are TRL's, as far as TRL has them.
+
+    Defaults are for small models on one machine. ``algos/training/README.md`` has a table of what
+    differs from TRL.
 
     Raises:
         ConfigError: for a value out of range, naming the field.
@@ -52,6 +56,12 @@ class GRPOConfig:
     chat_template: bool | None = None
     """Whether prompts go through the chat template; unset: if the tokenizer has one.
     Turn it off for prompts that the model is to continue as they are."""
+    chat_template_kwargs: dict[str, bool | int | str] = field(default_factory=dict, hash=False)
+    """What the chat template is given beside the messages.
+    With enable_thinking False, a thinking model answers at once."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion. They are trained on, and are no part of the answer.
+    Set them for a model that goes on after its answer."""
 
     loss_type: str = "dapo"
     """grpo, bnpo, dr_grpo, dapo, cispo or gspo.
@@ -63,9 +73,12 @@ class GRPOConfig:
     """How far the ratio may fall below 1. It matters only with several updates a rollout."""
     epsilon_high: float | None = None
     """How far the ratio may rise above 1; unset: epsilon.
-    A higher one keeps entropy up (DAPO has 0.28)."""
+    A higher one keeps entropy up (DAPO has 0.28). For cispo, write TRL's epsilon_high minus 1."""
     beta: float = 0.0
     """Weight of the KL penalty to the first policy. Raise it if the model forgets other skills."""
+    use_bias_correction_kl: bool = False
+    """Multiply the KL penalty by the ratio, as TRL does by default (GRPO's paper does not).
+    Turn it on for the unbiased gradient of KL(policy || first policy)."""
     strategy: tuple[str, ...] = ()
     """Parts of the rollout strategy, such as dapo pods:keep=8; without any it is plain GRPO.
     algos/strategies/README.md describes them."""
@@ -95,9 +108,10 @@ class GRPOConfig:
     Lower it if single updates do harm."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank in place of all weights; 0 trains all weights.
-    Use adapters for large models: they need less memory."""
+    Use adapters for large models: they need less memory. If the model has adapters already, they
+    are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """The output of the adapters is multiplied by this."""
+    """The output of new adapters is multiplied by this."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -105,6 +119,7 @@ class GRPOConfig:
     """Seed of the prompts, the sampling, the minibatches and the adapters."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", check_stops(self.stop))
         check_types(self)
         check_choice(
             self,
@@ -124,12 +139,13 @@ class GRPOConfig:
             **dict.fromkeys(
                 (
                     *("epsilon", "epsilon_high", "beta", "learning_rate", "warmup_steps"),
-                    *("weight_decay", "max_grad_norm", "lora_rank", "lora_scale", "seed"),
-                    "num_workers",
+                    *("weight_decay", "max_grad_norm", "lora_scale"),
                 ),
                 (0, None),
             ),
             num_generations=(2, None),
+            lora_rank=(0, LARGEST_RANK),
+            num_workers=(0, 1024),
         )
         completions = self.num_prompts * self.num_generations
         if self.num_minibatches > completions:
@@ -160,5 +176,7 @@ class GRPOConfig:
         return params | {
             "max_tokens": self.max_completion_length,
             "chat_template": self.chat_template,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "stop": self.stop,
             "seed": self.seed,
         }

@@ -10,17 +10,20 @@ found with tiny-lm on arithmetic. A large model needs a smaller ``learning_rate`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from textenv.algos.config import check_bounds, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_types
 from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.algos.lm.generation.stops import check_stops
 from textenv.errors import ConfigError, unknown
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of `PPOTrainer`. Names, meanings and defaults are those of Stable-Baselines3.
+    """Settings of `PPOTrainer`. Names and defaults are those of Stable-Baselines3.
+
+    What differs in meaning stands in a table of ``algos/training/README.md``.
 
     Raises:
         ConfigError: for a value out of range, naming the field.
@@ -93,6 +96,10 @@ class PPOConfig:
     Lower it if improbable tokens spoil completions."""
     chat_template: bool | None = None
     """Text: whether prompts go through the chat template; unset: if the tokenizer has one."""
+    chat_template_kwargs: dict[str, bool | int | str] = field(default_factory=dict, hash=False)
+    """Text: what the chat template is given beside the messages, as enable_thinking False."""
+    stop: tuple[str, ...] = ()
+    """Text: strings that end a completion. They are trained on, and are no part of the answer."""
     micro_batch_size: int | None = None
     """Text: trajectories in one forward and backward pass; unset: all of a minibatch.
     Lower it if memory runs out."""
@@ -101,13 +108,15 @@ class PPOConfig:
     Turn it on if memory runs out."""
     lora_rank: int = 0
     """Text: train low-rank adapters of this rank in place of all weights; 0 trains all weights.
-    Use adapters for large models: they need less memory."""
+    Use adapters for large models: they need less memory. If the model has adapters already, they
+    are trained on, and this must be their rank."""
     lora_scale: float = 10.0
     """Text: the output of the adapters is multiplied by this."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", check_stops(self.stop))
         check_types(self)
         check_bounds(
             self,
@@ -121,11 +130,11 @@ class PPOConfig:
             **dict.fromkeys(
                 (
                     *("learning_rate", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"),
-                    *("max_grad_norm", "target_kl", "beta", "temperature", "lora_rank"),
-                    *("lora_scale", "seed"),
+                    *("max_grad_norm", "target_kl", "beta", "temperature", "lora_scale"),
                 ),
                 (0, None),
             ),
+            lora_rank=(0, LARGEST_RANK),
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
         if self.activation not in ACTIVATIONS:

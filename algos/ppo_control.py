@@ -10,7 +10,7 @@ components of an action.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,16 @@ from textenv.algos.ppo import (
     bootstrap_value,
     explained_variance,
     gae,
+    last_epoch_mean,
     minibatches,
     policy_loss,
     value_loss,
 )
 from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
+from textenv.algos.storage.source import single_spaces
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import DataError
+from textenv.errors import ConfigError, DataError
 
 backend.prepare()
 
@@ -82,21 +84,29 @@ class ControlUpdater:
     Args:
         env: the environment, single or vector; its spaces decide the networks.
         config: settings.
-        policy: the policy to train further; None makes one with new weights.
+        policy: the policy to train further; None makes one with new weights. The networks and the
+            normalisation of observations are its own, whatever the settings say.
+
+    Raises:
+        ConfigError: if the spaces of the policy and of the environment differ; names both.
     """
 
     strategy = create_strategy("ppo")
 
     def __init__(self, env: Any, config: PPOConfig, policy: MLPPolicy | None = None):
-        self.config = config
-        self.policy = policy or MLPPolicy(
-            getattr(env, "single_observation_space", env.observation_space),
-            getattr(env, "single_action_space", env.action_space),
-            config.hidden,
-            config.activation,
-            config.normalize_observations,
-            config.seed,
-        )
+        if policy is None:
+            spaces = single_spaces(env)
+            shape = config.hidden, config.activation, config.normalize_observations
+            policy = MLPPolicy(*spaces, *shape, config.seed)
+        else:
+            _check_spaces(policy, env)
+            config = replace(
+                config,
+                hidden=policy.hidden,
+                activation=policy.activation,
+                normalize_observations=policy.stats is not None,
+            )
+        self.config, self.policy = config, policy
         self._rng = np.random.default_rng((config.seed, 1))
         self._reward_stats = RunningStats(1)
         self._discounted: EpisodeParts[float] = EpisodeParts()  # return of unfinished episodes
@@ -113,7 +123,8 @@ class ControlUpdater:
             max_updates: stop after this many optimizer steps.
 
         Returns:
-            Means over the minibatches, under Stable-Baselines3's names.
+            Means over the minibatches, under Stable-Baselines3's names. As there, ``approx_kl`` is
+            the mean of the last epoch, and a minibatch that ``target_kl`` stopped counts too.
 
         Raises:
             DataError: if another kind of policy collected the rollout.
@@ -128,20 +139,21 @@ class ControlUpdater:
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
         data = self._data(batch, scale)
         history: list[Figures] = []
-        before = self._optimizer.state
+        updates, before = 0, self._optimizer.state
         for rows in minibatches(config, len(batch), self._rng):
-            if len(history) == max_updates:
+            if updates == max_updates:
                 break
             minibatch = [part[rows] for part in data]
             if config.normalize_advantage and len(rows) > 1:
                 minibatch[_ADVANTAGES] = _standardised(minibatch[_ADVANTAGES])
             kept = self._optimizer.state
             figures = self._optimizer.step(rate, minibatch, [clip])
+            history.append(figures)
             most = None if config.target_kl is None else 1.5 * config.target_kl
-            if most is not None and mean_figures([figures])["approx_kl"] > most:
+            if most is not None and figures["approx_kl"].item() > most:
                 self._optimizer.state = kept
                 break
-            history.append(figures)
+            updates += 1
         try:
             means = mean_figures(history)
         except FloatingPointError:
@@ -149,6 +161,8 @@ class ControlUpdater:
             raise
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
+        kls = {i: figures["approx_kl"].item() for i, figures in enumerate(history)}
+        means["approx_kl"] = last_epoch_mean(kls, config, len(batch))
         metrics = {f"train/{name}": mean for name, mean in means.items()}
         if self.policy.distribution.learns_std:
             metrics["train/std"] = float(np.exp(self.policy.weights["log_std"]).mean())
@@ -156,7 +170,7 @@ class ControlUpdater:
             "train/explained_variance": explained_variance(batch.values, batch.returns),
             "train/learning_rate": rate,
             "train/clip_range": clip,
-            "train/n_updates": float(len(history)),
+            "train/n_updates": float(updates),
         }
 
     def describe(self) -> str:
@@ -239,6 +253,19 @@ class ControlUpdater:
             "entropy_loss": entropy_loss,
         }
         return loss, {k: mx.stop_gradient(v) for k, v in parts.items()} | metrics
+
+
+def _check_spaces(policy: MLPPolicy, env: Any) -> None:
+    """Refuse an environment that a policy was not made for; None is no environment."""
+    if env is None:
+        return
+    observations, actions = single_spaces(env)
+    if not policy.encoder.takes(observations) or policy.distribution.space != actions:
+        raise ConfigError(
+            f"the policy was made for observations {policy.encoder.space} and actions "
+            f"{policy.distribution.space}, and the environment has observations {observations} "
+            f"and actions {actions}"
+        )
 
 
 def _standardised(advantages: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.ppo import (
     explained_variance,
     gae,
+    last_epoch_mean,
     minibatches,
     policy_loss,
     value_loss,
@@ -112,10 +113,10 @@ class TextUpdater:
             )
         model, tokenizer = resolve_model(model, tokenizer)
         self.config = config
-        self.reference = frozen_scores(model, bool(config.lora_rank)) if config.beta else None
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         check_trainable(model)
+        self.reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(
             model,
             tokenizer,
@@ -124,11 +125,13 @@ class TextUpdater:
                 "top_p": config.top_p,
                 "max_tokens": config.max_completion_length,
                 "chat_template": config.chat_template,
+                "chat_template_kwargs": config.chat_template_kwargs,
+                "stop": config.stop,
                 "seed": config.seed,
             },
         )
         _warn_of_rate(model, config.learning_rate)
-        self._memory = MemoryWatch(model, config, env, tokenizer)
+        self._memory = MemoryWatch(model, config, env, self.policy)
         self._scorer = Scorer(model, config.gradient_checkpointing)
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()
@@ -149,7 +152,8 @@ class TextUpdater:
             max_updates: stop after this many optimizer steps.
 
         Returns:
-            Means over the minibatches, under Stable-Baselines3's names.
+            Means over the minibatches, under Stable-Baselines3's names. As there, ``approx_kl`` is
+            the mean of the last epoch, and a minibatch that ``target_kl`` stopped counts too.
 
         Raises:
             DataError: for an empty rollout, and for trajectories that have no tokens, are of a
@@ -193,22 +197,27 @@ class TextUpdater:
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
         self._optimizer.learning_rate = rate
         history: list[dict[str, float]] = []
-        for rows in minibatches(config, len(batch), self._rng):
-            if len(history) == max_updates:
+        kls: dict[int, float] = {}  # by the number of the minibatch
+        updates = 0
+        for number, rows in enumerate(minibatches(config, len(batch), self._rng)):
+            if updates == max_updates:
                 break
             rows = np.sort(rows)  # equal prompts stand together
             if not advantages[rows].any():
                 continue
             figures = self._step(batch, columns, rows, clip)
-            if figures is None:
-                break
             history.append(figures)
+            kls[number] = figures["train/approx_kl"]
+            if "train/grad_norm" not in figures:  # no step was taken
+                break
+            updates += 1
         if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
         own = batch.mask > 0
         explained = explained_variance(values[own], columns[2][own]) if own.any() else 0.0
-        means = {n: float(np.mean([h[n] for h in history or [{n: 0.0}]])) for n in _FIGURES}
+        means = {n: float(np.mean([h[n] for h in history if n in h] or [0.0])) for n in _FIGURES}
+        means["train/approx_kl"] = last_epoch_mean(kls, config, len(batch))
         return (
             metrics
             | means
@@ -216,7 +225,7 @@ class TextUpdater:
                 "train/explained_variance": explained,
                 "train/learning_rate": rate,
                 "train/clip_range": clip,
-                "train/n_updates": float(len(history)),
+                "train/n_updates": float(updates),
             }
         )
 
@@ -234,7 +243,11 @@ class TextUpdater:
     def save(self, folder: str | Path) -> None:
         """Write a folder that `mlx_lm.load` and `load_model` can read, with the critic in it."""
         head = {name: self.network.value_head[name] for name in ("weight", "bias")}
-        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: head})
+
+        def write(path: Path) -> None:
+            mx.save_safetensors(str(path), head)
+
+        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: write})
 
     def _load_value_head(self) -> None:
         """Load the critic from the folder that the model was read from, if it holds one."""
@@ -261,8 +274,8 @@ class TextUpdater:
 
     def _step(
         self, batch: TokenBatch, columns: Sequence[np.ndarray], rows: np.ndarray, clip: float
-    ) -> dict[str, float] | None:
-        """Take one optimizer step; None, without a step, if the KL is already above its target."""
+    ) -> dict[str, float]:
+        """Take one optimizer step; no step, and no ``grad_norm``, if the KL is above its target."""
         config = self.config
         whole = BatchSize(len(rows), float(batch.mask[rows].sum()))
         size = config.micro_batch_size or len(rows)
@@ -278,13 +291,11 @@ class TextUpdater:
             name: sum(float(values[name].item()) for _, values, _ in outputs)
             for name in outputs[0][1]
         }
+        name = "sampling/logprob_difference/max"
+        figures[name] = max(float(off.item()) for _, _, off in outputs)
         if config.target_kl is not None and figures["train/approx_kl"] > 1.5 * config.target_kl:
-            return None
-        norm = self._apply(gradient)
-        return figures | {
-            "train/grad_norm": norm,
-            "sampling/logprob_difference/max": max(float(off.item()) for _, _, off in outputs),
-        }
+            return figures
+        return figures | {"train/grad_norm": self._apply(gradient)}
 
     def _loss(
         self,

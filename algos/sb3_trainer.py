@@ -9,6 +9,8 @@ a random generator.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,10 +148,16 @@ class SB3Trainer:
         return self.history
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model to ``model.zip`` in a folder, as its own ``save`` does."""
+        """Write the model to ``model.zip`` in a folder, as its own ``save`` does.
+
+        The file appears complete or not at all; an earlier one is replaced.
+        """
         path = Path(folder) / "model.zip"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.model.save(path)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as temporary:
+            staged = Path(temporary) / path.name
+            self.model.save(staged)
+            os.replace(staged, path)
         return path
 
     def _finish_update(self, rollout: Rollout, seconds: dict[str, float]) -> None:

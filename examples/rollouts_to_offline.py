@@ -21,7 +21,6 @@ The same training on the command line:
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import gymnasium as gym
@@ -85,7 +84,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     folder, model = args.out / "rollouts", args.out / "model"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this example
+    for earlier in folder.glob("rollout_*.json"):  # of an earlier run of this example
+        earlier.unlink()
 
     print(f"1. collect {args.rollouts} rollouts of {args.n_steps} steps, {args.agents} agents")
     collect(args.env, folder, args.rollouts, args.n_steps, args.agents, args.seed)

@@ -24,6 +24,8 @@ def find_folder(name: str, what: str, files: Sequence[str]) -> Path:
         DataError: if the name is that of a file.
         MissingDependencyError: for a hub name, if the library that downloads is not installed.
     """
+    if not name:
+        raise MissingFileError(f"the name of the {what} is empty; expected a folder or a hub name")
     if (ASSETS / name / "config.json").is_file():
         return ASSETS / name
     path = Path(name).expanduser()
@@ -40,12 +42,16 @@ def find_folder(name: str, what: str, files: Sequence[str]) -> Path:
         )
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError as error:
         raise MissingDependencyError("huggingface-hub", "tokenizers", f"{what} {name!r}") from error
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise MissingFileError(
             f"{what} {name!r} is not a local folder and could not be downloaded: {reason}"

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete
 
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError
@@ -106,9 +106,11 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         vocabulary = self.tokenizer.vocab_size
         self.action_space = Discrete(vocabulary)
         self.observation_space = Dict(
-            ids=Box(0, vocabulary - 1, (max_length,), np.int32), mask=MultiBinary(max_length)
+            ids=Box(0, vocabulary - 1, (max_length,), np.int32),
+            mask=Box(0, 1, (max_length,), np.int8),
         )
-        self._action_mask = np.ones(vocabulary, np.int8)
+        self._action_mask = np.zeros(vocabulary, np.int8)
+        self._action_mask[list(self.tokenizer.ids)] = 1
         if self.tokenizer.pad_token_id not in self.tokenizer.eos_token_ids:
             self._action_mask[self.tokenizer.pad_token_id] = 0
         self._transcript_ids: list[int] = []
@@ -142,7 +144,7 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         """
         super().reset(seed=seed)
         prompt, info = self.text_env.reset(seed=seed, options=options)
-        self._transcript_ids = self.tokenizer.encode(prompt)
+        self._transcript_ids = self.tokenizer.encode_prompt(prompt)
         self._action_ids = []
         self._needs_reset = ""
         return self._observation(), {**info, "action_mask": self._action_mask.copy()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Tokenizer:
     """The interface to a tokenizer that this package uses, whatever library implements it.
 
     Attributes:
+        ids: all token ids.
         eos_token_ids: ids that end a text, in ascending order; empty if none is known.
         pad_token_id: the id to pad with. If the tokenizer names none, it is an EOS, or else 0.
         vocab_size: one more than the largest id.
@@ -46,11 +48,11 @@ class Tokenizer:
         backend: the library's own tokenizer.
         encode: ``encode(text, add_special_tokens) -> ids`` of the backend.
         decode: ``decode(ids) -> text`` of the backend.
-        vocab_size: one more than the largest id.
+        ids: all token ids.
         eos_token_ids: ids that end a text.
         pad_token_id: the id to pad with.
-        chat: renders messages, ``chat(messages, add_generation_prompt) -> text``; None if the
-            tokenizer has no chat template.
+        chat: renders messages, ``chat(messages, add_generation_prompt, **settings) -> text``; None
+            if the tokenizer has no chat template.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class Tokenizer:
         backend: Any,
         encode: Callable[[str, bool], Iterable[int]],
         decode: Callable[[list[int]], str],
-        vocab_size: int,
+        ids: Iterable[int],
         eos_token_ids: Iterable[int] = (),
         pad_token_id: int | None = None,
-        chat: Callable[[list[dict[str, str]], bool], str] | None = None,
+        chat: Callable[..., str] | None = None,
     ):
         self.backend = backend
-        self.vocab_size = vocab_size
+        self.ids = frozenset(ids)
+        self.vocab_size = max(self.ids) + 1
         self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
         self.pad_token_id = (
             next(iter(self.eos_token_ids), 0) if pad_token_id is None else pad_token_id
@@ -89,6 +92,42 @@ class Tokenizer:
             raise ConfigTypeError(f"a tokenizer encodes text, got {type(text).__name__}")
         return [int(i) for i in self._encode(text, add_special_tokens)]
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The token ids of a text that a model is to continue.
+
+        They begin with what the tokenizer puts before a text, such as a BOS, but not twice if the
+        text is written with it already. What the tokenizer puts after a text, such as an EOS, is
+        left out: a model that reads it has nothing to continue.
+        """
+        ids = self.encode(text, add_special_tokens=False)
+        before = self._put_before
+        return ids if ids[: len(before)] == before else [*before, *ids]
+
+    @cached_property
+    def _put_before(self) -> list[int]:
+        """The ids that the tokenizer puts before a text."""
+        if not hasattr(self.backend, "all_special_ids") and not hasattr(
+            self.backend, "token_to_id"
+        ):
+            return []  # a tokenizer that the user wrote
+        for known in "a0 ":
+            text = self.encode(known, add_special_tokens=False)
+            whole = self.encode(known)
+            for at in range(len(whole) - len(text) + 1 if text else 0):
+                if whole[at : at + len(text)] == text:
+                    return whole[:at]
+        return []
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that stand for no text, such as an EOS or a chat template's markers."""
+        added = getattr(self.backend, "added_tokens_decoder", None)
+        if added is None and hasattr(self.backend, "get_added_tokens_decoder"):
+            added = self.backend.get_added_tokens_decoder()
+        marked = {i for i, token in (added or {}).items() if getattr(token, "special", False)}
+        known = getattr(self.backend, "all_special_ids", ())
+        return frozenset({*marked, *known, *self.eos_token_ids})
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, with special tokens written out."""
         return self._decode([int(i) for i in ids])
@@ -99,7 +138,10 @@ class Tokenizer:
         return self._chat is not None
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool = True,
+        **settings: Any,
     ) -> str:
         """The text that the model's chat template makes of messages.
 
@@ -109,15 +151,63 @@ class Tokenizer:
         Args:
             messages: ``{"role", "content"}`` in order.
             add_generation_prompt: whether to append the tokens that begin the model's answer.
+            settings: what the template is given beside these, such as ``enable_thinking``.
 
         Raises:
             ConfigError: if the tokenizer has no chat template.
+            DataError: if the template does not take the messages; says why.
         """
         if self._chat is None:
             raise ConfigError(
                 "the tokenizer has no chat template; use one of a chat model, or plain text"
             )
-        return self._chat([dict(message) for message in messages], add_generation_prompt)
+        messages = [dict(message) for message in messages]
+        try:
+            return self._chat(messages, add_generation_prompt, **settings)
+        except (MissingDependencyError, DataError):  # of a tokenizer that is loaded only now
+            raise
+        except Exception as error:  # a template may raise anything
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise DataError(
+                f"the model's chat template does not take messages of the roles {roles}: {error}"
+            ) from error
+
+    def render_after_answer(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool = True,
+        **settings: Any,
+    ) -> str:
+        """The text that the chat template puts after the content of the last assistant message.
+
+        That is the end of this message, then the later messages and the beginning of the next
+        answer. It is found with another text in place of the content, so that it is right for an
+        answer of any text, and for templates that treat the last message in their own way.
+
+        Args:
+            messages: ``{"role", "content"}`` in order, one of them the assistant's.
+            add_generation_prompt: as in `render_chat`.
+            settings: as in `render_chat`.
+
+        Raises:
+            ConfigError: if the tokenizer has no chat template.
+            DataError: if the template does not take the messages, or does not show the content
+                of the assistant's message exactly once.
+        """
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        mark = "answer0"
+        while any(mark in str(message["content"]) for message in messages):
+            mark += "0"
+        marked = [dict(message) for message in messages]
+        marked[answers[-1]]["content"] = mark
+        text = self.render_chat(marked, add_generation_prompt, **settings)
+        if text.count(mark) != 1:
+            raise DataError(
+                f"the model's chat template shows the answer {text.count(mark)} times where it "
+                "should show it once, so what it puts after an answer is not known; turn the "
+                "template off (chat_template=False), or use a tokenizer with another one"
+            )
+        return text.partition(mark)[2]
 
 
 def load_tokenizer(tokenizer: Any) -> Tokenizer:
@@ -149,28 +239,29 @@ def _of_tokenizers(
     backend: Any,
     eos_token_ids: Iterable[int] = (),
     pad_token_id: int | None = None,
-    chat: Callable[[list[dict[str, str]], bool], str] | None = None,
+    chat: Callable[..., str] | None = None,
 ) -> Tokenizer:
     return Tokenizer(
         backend,
-        lambda text, special: backend.encode(text, add_special_tokens=special).ids,
-        lambda ids: backend.decode(ids, skip_special_tokens=False),
-        max(backend.get_vocab(with_added_tokens=True).values()) + 1,
+        partial(_encode_by_tokenizers, backend),
+        partial(backend.decode, skip_special_tokens=False),
+        backend.get_vocab(with_added_tokens=True).values(),
         eos_token_ids,
         pad_token_id,
         chat,
     )
 
 
+def _encode_by_tokenizers(backend: Any, text: str, special: bool) -> Iterable[int]:
+    return backend.encode(text, add_special_tokens=special).ids
+
+
 def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None) -> Tokenizer:
     """Adapt a tokenizer of `transformers` or mlx-lm, or one that the user wrote."""
-    vocab_size = (
-        max(backend.get_vocab().values()) + 1
-        if hasattr(backend, "get_vocab")
-        else getattr(backend, "vocab_size", None)
-    )
     missing = [name for name in ("encode", "decode") if not hasattr(backend, name)]
-    if missing or not isinstance(vocab_size, int):
+    vocabulary = backend.get_vocab() if hasattr(backend, "get_vocab") else None
+    vocab_size = getattr(backend, "vocab_size", None)
+    if missing or (vocabulary is None and not isinstance(vocab_size, int)):
         raise ConfigTypeError(
             "a tokenizer is a name, or an object with encode(text), decode(ids) and vocab_size; "
             f"{type(backend).__name__} has no {(missing or ['vocab_size'])[0]}"
@@ -183,20 +274,30 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
     # Only transformers and mlx-lm have this keyword; a user's own tokenizer adds no tokens.
     knows_special = hasattr(backend, "all_special_ids")
 
-    def encode(text: str, special: bool) -> Iterable[int]:
-        if knows_special:
-            return backend.encode(text, add_special_tokens=special)
-        return backend.encode(text)
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return backend.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-
-    if chat is None and getattr(backend, "chat_template", None) is not None:
+    encode = partial(_encode_by_object, backend, knows_special)
+    render = partial(_render_by_object, backend)
+    # mlx-lm has templates that are functions, and says so by this.
+    if chat is None and getattr(
+        backend, "has_chat_template", getattr(backend, "chat_template", None) is not None
+    ):
         chat = render
     pad = getattr(backend, "pad_token_id", None)
-    return Tokenizer(backend, encode, backend.decode, vocab_size, eos, pad, chat)
+    ids = range(vocab_size) if vocabulary is None else vocabulary.values()
+    return Tokenizer(backend, encode, backend.decode, ids, eos, pad, chat)
+
+
+def _render_by_object(
+    backend: Any, messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any
+) -> str:
+    return backend.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
+    )
+
+
+def _encode_by_object(backend: Any, knows_special: bool, text: str, special: bool) -> Iterable[int]:
+    if knows_special:
+        return backend.encode(text, add_special_tokens=special)
+    return backend.encode(text)
 
 
 def _from_folder(folder: Path) -> Tokenizer:
@@ -230,11 +331,13 @@ class _Template:
         self._folder = folder
         self._backend: Any = None
 
-    def __call__(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def __call__(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any
+    ) -> str:
         if self._backend is None:
             self._backend = _of_transformers(self._folder)
         return self._backend.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
         )
 
 

@@ -2,17 +2,88 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.spaces import Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from gymnasium.utils import RecordConstructorArgs
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 ON_INVALID = ("error", "random")
+
+
+def parse_mask(mask: Any, space: Space, over: bool = False) -> np.ndarray:
+    """Read an action mask in any of its forms; all policies here read masks by this function.
+
+    Args:
+        mask: 1 for each choice that is allowed, and 0 for the others. For a MultiDiscrete it is one
+            array, or Gymnasium's tuple with an array for each component.
+        space: the action space of a single environment.
+        over: whether the episode is over, so that nothing needs to be allowed.
+
+    Returns:
+        An array of bool of shape (P,), the choices of all components one after another: n of a
+        Discrete, the sum of ``nvec`` of a MultiDiscrete, and for each entry of a MultiBinary
+        whether it may be 0 and whether it may be 1, as in sb3-contrib.
+
+    Raises:
+        DataError: if the number of entries is another one, an entry is neither 0 nor 1, or a
+            component has no choice that is allowed; also if ``space`` has no choices to mask.
+    """
+    counts = choice_counts(space)
+    flat = _flat(mask)
+    if len(flat) != sum(counts) or not ((flat == 0) | (flat == 1)).all():
+        raise DataError(
+            f"action_mask must have {sum(counts)} entries, each 0 or 1, for the action space "
+            f"{space}, got {mask!r:.80}"
+        )
+    allowed = flat.astype(bool)
+    for number, part in enumerate(np.split(allowed, np.cumsum(counts)[:-1])):
+        if not (part.any() or over):
+            raise DataError(
+                f"action_mask must allow one choice or more in each component of {space}, and in "
+                f"component {number} it allows none: {mask!r:.80}"
+            )
+    return allowed
+
+
+def warn_without_masks() -> None:
+    """Warn that a policy that was trained with action masks is called without any."""
+    warnings.warn(
+        "this policy was trained with action masks and is given none here, so it may take actions "
+        "that are not allowed: pass infos= with their 'action_mask', or evaluate it by "
+        "sb3_contrib.common.maskable.evaluation.evaluate_policy",
+        stacklevel=3,
+    )
+
+
+def choice_counts(space: Space) -> list[int]:
+    """How many choices each component of an action has.
+
+    Raises:
+        DataError: if the components of ``space`` are not choices.
+    """
+    if isinstance(space, Discrete):
+        return [int(space.n)]
+    if isinstance(space, MultiDiscrete):
+        return [int(n) for n in space.nvec.reshape(-1)]
+    if isinstance(space, MultiBinary):
+        return [2] * int(np.prod(space.shape))
+    raise DataError(
+        f"an action_mask is for Discrete, MultiDiscrete or MultiBinary actions, and these are "
+        f"{space!s:.80}"
+    )
+
+
+def _flat(mask: Any) -> np.ndarray:
+    try:
+        return np.asarray(mask).reshape(-1)
+    except ValueError:  # arrays of different lengths
+        return np.concatenate([_flat(part) for part in mask])
 
 
 class ActionMask(gym.Wrapper, RecordConstructorArgs):
@@ -55,7 +126,8 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         self._rng = np.random.default_rng()
         if in_observation:
             self.observation_space = Dict(
-                observation=env.observation_space, action_mask=MultiBinary(int(env.action_space.n))
+                observation=env.observation_space,
+                action_mask=Box(0, 1, (int(env.action_space.n),), np.int8),
             )
 
     def action_masks(self) -> np.ndarray:
@@ -74,7 +146,7 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         """Start an episode.
 
         Raises:
-            DataError: if the info has no ``action_mask``, or a mask of the wrong shape.
+            DataError: if the info has no ``action_mask``, or one that `parse_mask` refuses.
         """
         if seed is not None:
             # Separate from the environment's generator: replacing an action must not change which
@@ -89,8 +161,11 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
 
         Raises:
             InvalidAction: if it is not valid, and ``on_invalid`` is ``"error"``.
+            ResetNeeded: if the episode is over, and no action is valid any more.
         """
         mask = self.action_masks()
+        if not mask.any():
+            raise ResetNeeded("the episode is over, and no action is valid: reset() must be called")
         space, start = self._space, int(self._space.start)
         if not space.contains(action):
             raise InvalidAction(f"action must be a member of {space}, got {action!r}")
@@ -119,13 +194,7 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
                 "ActionMask needs info['action_mask'] at every step; this info has "
                 f"{', '.join(map(repr, info)) or 'no keys'}"
             )
-        mask = np.asarray(info["action_mask"])
-        if mask.shape != (n,) or not (mask.any() or over):
-            raise DataError(
-                f"info['action_mask'] must be of shape ({n},) with a valid action in it, got "
-                f"shape {mask.shape} with {int(mask.sum())}"
-            )
-        self._mask = mask.astype(bool)
+        self._mask = parse_mask(info["action_mask"], self._space, over)
 
     def _observe(self, observation: Any) -> Any:
         if not self._in_observation:

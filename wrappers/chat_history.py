@@ -21,12 +21,14 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
 
     The observation is a tuple of ``{"role", "content"}`` dicts. If there is a tokenizer, it is the
     text that the model's chat template makes of them. That text contains its special tokens
-    already: encode it with ``add_special_tokens=False``, and turn off the chat template of a
-    policy that applies one itself.
+    already: encode it with ``add_special_tokens=False``. ``info["messages"]`` has the messages in
+    both cases, and a policy of a language model renders them by its own chat template.
 
-    The environment's reply to an action is ``info["turn"]``. If there is none, it is the part of
-    the observation that follows the transcript so far, or the whole observation if that does not
-    begin with the transcript. An empty reply at the end of an episode makes no message.
+    The environment's reply to an action is its ``info["turn"]``. If there is none, it is the part
+    of the observation that follows the transcript so far, or the whole observation if that does
+    not begin with the transcript. An empty reply at the end of an episode makes no message. If
+    there is a tokenizer, ``info["turn"]`` is what this wrapper shows after the action: the end of
+    the assistant's message, the reply as a message, and the beginning of the next answer.
 
     It wraps a single environment. For a vector environment, ``gym.make_vec(...,
     vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
@@ -36,6 +38,7 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
         tokenizer: None, or an argument of `textenv.tokenizers.load_tokenizer` whose tokenizer has
             a chat template.
         system: a system message to begin with.
+        chat_template_kwargs: settings of the chat template, such as ``enable_thinking``.
 
     Raises:
         ConfigError: if the tokenizer has no chat template.
@@ -49,8 +52,16 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
         {'role': 'assistant', 'content': 'Hello'}
     """
 
-    def __init__(self, env: gym.Env, tokenizer: Any = None, system: str | None = None):
-        RecordConstructorArgs.__init__(self, tokenizer=tokenizer, system=system)
+    def __init__(
+        self,
+        env: gym.Env,
+        tokenizer: Any = None,
+        system: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ):
+        RecordConstructorArgs.__init__(
+            self, tokenizer=tokenizer, system=system, chat_template_kwargs=chat_template_kwargs
+        )
         gym.Wrapper.__init__(self, env)
         seen = require_text(env, "ChatHistory", "observation")
         done = require_text(env, "ChatHistory", "action")
@@ -60,6 +71,7 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
                 f"tokenizer {tokenizer!r} has no chat template; leave the tokenizer out for "
                 "plain messages"
             )
+        self._settings = dict(chat_template_kwargs or {})
         longest = max(seen.max_length, done.max_length)
         if self.tokenizer is None:
             self.observation_space = Sequence(
@@ -80,7 +92,11 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
         observation, info = self.env.reset(seed=seed, options=options)
         self._messages = [*self._start, {"role": "user", "content": observation}]
         self._transcript = observation
-        return self._show(), info
+        shown = self._show()
+        info = {**info, "messages": self._copies()}
+        if self.tokenizer is not None and "turn" in info:
+            info["turn"] = shown
+        return shown, info
 
     def step(self, action: str) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Send the assistant's message, and add the environment's reply to the messages."""
@@ -90,14 +106,23 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
         if said or not (terminated or truncated):
             self._messages.append({"role": "user", "content": said})
         self._transcript = observation
+        info = {**info, "messages": self._copies()}
+        if self.tokenizer is not None and self._agent_is_next:
+            info["turn"] = self.tokenizer.render_after_answer(self._messages, **self._settings)
         return self._show(), reward, terminated, truncated, info
 
     def _new(self, action: str, observation: str) -> str:
         before = self._transcript + action
         return observation[len(before) :] if observation.startswith(before) else observation
 
+    @property
+    def _agent_is_next(self) -> bool:
+        return self._messages[-1]["role"] != "assistant"
+
+    def _copies(self) -> list[Message]:
+        return [dict(message) for message in self._messages]
+
     def _show(self) -> Any:
         if self.tokenizer is None:
-            return tuple(dict(message) for message in self._messages)
-        agent_is_next = self._messages[-1]["role"] != "assistant"
-        return self.tokenizer.render_chat(self._messages, add_generation_prompt=agent_is_next)
+            return tuple(self._copies())
+        return self.tokenizer.render_chat(self._messages, self._agent_is_next, **self._settings)

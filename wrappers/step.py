@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import gymnasium as gym
 import numpy as np
 
+_OLD_GYM = (
+    "environments of Gym before 0.26 have other resets and steps, which the package shimmy converts"
+)
 STEP_KEYS = ("observation", "reward", "terminated", "truncated", "info")
 
 
@@ -28,7 +32,8 @@ def standardize_step(result: Any) -> Step:
     arrays. Other keys are left out.
 
     Raises:
-        TypeError: for a tuple or anything else that is not a dict, or for a flag of a wrong type.
+        TypeError: for a tuple or anything else that is not a dict, for a flag of a wrong type, or
+            for a reward of another shape than the flags.
         KeyError: for a missing key; names it.
     """
     if not isinstance(result, Mapping):
@@ -39,10 +44,15 @@ def standardize_step(result: Any) -> Step:
     for key in STEP_KEYS:
         if key not in result:
             raise KeyError(f"step result has no {key!r}; it has {', '.join(map(repr, result))}")
+    terminated = _flag("terminated", result["terminated"])
+    reward: Any = result["reward"]
+    shape = getattr(terminated, "shape", ())
+    if not shape or hasattr(reward, "shape"):
+        _check_reward(reward, shape)
     return Step(
         observation=result["observation"],
-        reward=result["reward"],
-        terminated=_flag("terminated", result["terminated"]),
+        reward=reward,
+        terminated=terminated,
         truncated=_flag("truncated", result["truncated"]),
         info=result["info"],
     )
@@ -72,6 +82,93 @@ def _flag(name: str, value: Any) -> Any:
     if isinstance(value, (bool, int, np.bool_, np.integer)) or hasattr(value, "ndim"):
         return bool(value)
     raise TypeError(f"{name} must be a flag or an array of flags, got {value!r}")
+
+
+def _check_reward(reward: Any, shape: tuple[int, ...]) -> None:
+    """Raise TypeError unless a reward is a number, or an array of this shape if the flags are."""
+    if type(reward) is float and not shape:  # the common case
+        return
+    own = tuple(getattr(reward, "shape", ())) if hasattr(reward, "ndim") else None
+    if own is None and isinstance(reward, numbers.Real):
+        own = ()
+    if own is None and shape and isinstance(reward, Sequence) and not isinstance(reward, str):
+        own = (len(reward),)
+    if own != shape:
+        came = f"{reward!r:.60}" if not own else f"an array of shape {own}"
+        expected = f"an array of shape {shape}, like the flags" if shape else "a number"
+        raise TypeError(f"the reward that step returns must be {expected}, got {came}")
+
+
+def reset_values(env: Any, result: Any) -> tuple[Any, dict[str, Any]]:
+    """Check that a Gymnasium environment's reset returned ``(observation, info)``.
+
+    Raises:
+        TypeError: for anything else, such as the observation alone.
+    """
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        return result  # type: ignore[return-value]
+    raise TypeError(
+        f"reset of {env} must return (observation, info), where info is a dict, got "
+        f"{type(result).__name__}: {result!r:.80}; {_OLD_GYM}"
+    )
+
+
+def step_values(env: Any, result: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    """Check that a Gymnasium environment's step returned five values of the right shapes.
+
+    Raises:
+        TypeError: if there are not five values in a tuple, for a flag or a reward that is not one
+            value for each environment, or for an info that is not a dict.
+    """
+    if not isinstance(result, tuple) or len(result) != len(STEP_KEYS):
+        count = f" of {len(result)} values" if isinstance(result, tuple) else ""
+        raise TypeError(
+            f"step of {env} must return the five values {', '.join(STEP_KEYS)}, got "
+            f"{type(result).__name__}{count}: {result!r:.80}; {_OLD_GYM}"
+        )
+    shape = (env.num_envs,) if isinstance(env, gym.vector.VectorEnv) else ()
+    observation, reward, terminated, truncated, info = result
+    try:
+        _check_reward(reward, shape)
+        flags = _flag("terminated", terminated), _flag("truncated", truncated)
+        for name, flag in zip(STEP_KEYS[2:], flags):
+            if getattr(flag, "shape", ()) != shape:
+                expected = f"of shape {shape}" if shape else "True or False"
+                raise TypeError(f"{name} must be {expected}, got an array of shape {flag.shape}")
+        if not isinstance(info, Mapping):
+            raise TypeError(f"info must be a dict, got {type(info).__name__}")
+    except TypeError as error:
+        raise TypeError(f"step of {env}: {error}") from error
+    return observation, reward, *flags, info  # type: ignore[return-value]
+
+
+class CheckedStep(gym.Wrapper):
+    """Checks what the resets and steps of a single environment return, and changes nothing.
+
+    A vector environment that is made of environments needs it, because Gymnasium's own message
+    for a wrong tuple does not say which environment or method it comes from.
+    """
+
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
+        """The environment's own spec, since this wrapper changes nothing."""
+        return self.env.spec
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            TypeError: see `reset_values`.
+        """
+        return reset_values(self.env, self.env.reset(**kwargs))
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take an action.
+
+        Raises:
+            TypeError: see `step_values`.
+        """
+        return step_values(self.env, self.env.step(action))
 
 
 class DictStep:
@@ -123,23 +220,23 @@ class DictStep:
         return self.env.unwrapped
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Start an episode; returns ``{"observation", "info"}``."""
-        observation, info = self.env.reset(seed=seed, options=options)
+        """Start an episode; returns ``{"observation", "info"}``.
+
+        Raises:
+            TypeError: if the environment's reset does not return ``(observation, info)``.
+        """
+        observation, info = reset_values(self.env, self.env.reset(seed=seed, options=options))
         return {"observation": observation, "info": info}
 
     def step(self, action: Any) -> Step:
         """Take an action; returns the dict of `standardize_step`.
 
         Raises:
-            TypeError: if the environment's step does not return five values in a tuple.
+            TypeError: if the environment's step does not return five values in a tuple, with a
+                reward and flags that are one value for each environment.
         """
-        result = self.env.step(action)
-        if not isinstance(result, tuple) or len(result) != len(STEP_KEYS):
-            raise TypeError(
-                f"{self.env} must return the five values {', '.join(STEP_KEYS)} from step, "
-                f"got {type(result).__name__}: {result!r:.80}"
-            )
-        return standardize_step(dict(zip(STEP_KEYS, result)))
+        values = step_values(self.env, self.env.step(action))
+        return Step(**dict(zip(STEP_KEYS, values)))  # type: ignore[typeddict-item]
 
     def render(self) -> Any:
         """Render the environment."""

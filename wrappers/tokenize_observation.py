@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, MultiBinary
+from gymnasium.spaces import Box, Dict
 from gymnasium.utils import RecordConstructorArgs
 
 from textenv.tasks.base import check_range
@@ -60,7 +60,7 @@ class TokenizeObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self._special = add_special_tokens
         largest = self.tokenizer.vocab_size - 1
         self.observation_space = Dict(
-            ids=Box(0, largest, (max_length,), np.int32), mask=MultiBinary(max_length)
+            ids=Box(0, largest, (max_length,), np.int32), mask=Box(0, 1, (max_length,), np.int8)
         )
 
     def observation(self, observation: str) -> dict[str, np.ndarray]:

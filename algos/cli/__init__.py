@@ -6,9 +6,14 @@ A new command is one module in this folder, and one line in `COMMANDS`.
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
+from textenv.algos.cli.shared.escape import say
+from textenv.algos.config import check_types
 from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError, TextEnvError
 
@@ -42,12 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if argv else 2
     name, *rest = argv
     if name not in COMMANDS:
-        print(f"textenv: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        say(f"textenv: unknown command {name!r}; known: {', '.join(COMMANDS)}", sys.stderr)
         return 2
     try:
-        return _run(name, rest)
+        code = _run(name, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _is_closed(sys.stdout):  # another pipe: a bug of ours
+            raise
+        return 141  # as of a program that SIGPIPE ended
     except TextEnvError as error:
-        print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"textenv {name}: {' '.join(str(error).split())}", sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"textenv {name}: {error.filename}: {error.strerror}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"textenv {name}: interrupted", file=sys.stderr)
@@ -61,9 +77,26 @@ def _run(name: str, argv: list[str]) -> int:
         raise MissingDependencyError("tyro", EXTRA, "The command line") from error
     command = importlib.import_module(f"textenv.algos.cli.{name}")
     if hasattr(command, "parse"):
-        return command.run(command.parse(argv))
-    prog, description = f"textenv {name}", COMMANDS[name]
-    return command.run(tyro.cli(command.Args, args=argv, prog=prog, description=description))
+        args = command.parse(argv)
+    else:
+        prog, description = f"textenv {name}", COMMANDS[name]
+        args = tyro.cli(command.Args, args=argv, prog=prog, description=description)
+    check_types(args)  # the settings that are in no config of their own
+    return command.run(args)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether nobody reads a stream any longer; what waits in it is then thrown away."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # for the flush at the exit
+    return True
 
 
 def _usage() -> str:

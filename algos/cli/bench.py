@@ -22,6 +22,7 @@ from textenv.algos.bench.report import write_report
 from textenv.algos.bench.results import Measurement, Results
 from textenv.algos.bench.runs import PlannedRun, Watcher, estimate, run_plan, run_probe
 from textenv.algos.bench.workload import MODEL_SIZES
+from textenv.algos.cli.shared.display import Terminal
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.config import check_integer
 from textenv.algos.runtime.backend import EXTRA
@@ -60,7 +61,7 @@ def run(args: Args) -> int:
         raise MissingDependencyError("mlx", EXTRA, "textenv bench")
     out = args.out or RunFolder.default_path("bench")
     RunFolder(out)  # refuses a folder that is not empty
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     with tempfile.TemporaryDirectory(prefix="textenv-bench-") as temporary:
         folder = Path(temporary)
         models = {name: str(folder / name) for name in MODEL_SIZES}
@@ -114,7 +115,7 @@ class _BenchDisplay(Watcher):
         write_report(self._results, self._out)
         what = measurement.error or _figures(measurement.found, self._rows[planned.row].part)
         left = f" ({_minutes(self._left)} were left)" if self._status is None else ""
-        self._console.print(f"{self._name(planned, number, total)}: {what}{left}", markup=False)
+        self._console.print(f"{self._name(planned, number, total)}: {what}{left}")
 
     def _name(self, planned: PlannedRun, number: int, total: int) -> str:
         row, side = self._rows[planned.row], planned.side.name

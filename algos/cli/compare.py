@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
 from textenv.algos.cli import compare_strategies
+from textenv.algos.cli.shared.display import Terminal
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask
 from textenv.algos.compare.arena import Arena
@@ -20,7 +21,7 @@ from textenv.algos.compare.loop import Observer, compare
 from textenv.algos.compare.machine import describe_machine, import_seconds, use_threads
 from textenv.algos.compare.report import write_report
 from textenv.algos.compare.results import Comparison, EvaluationPoint, Run
-from textenv.algos.config import check_integer
+from textenv.algos.config import check_counts
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.errors import ConfigError
 
@@ -73,8 +74,7 @@ def run(args: Args | compare_strategies.Args) -> int:
     """Compare, and write results.json, results.csv, results.md and curves.png."""
     if isinstance(args, compare_strategies.Args):
         return compare_strategies.run(args)
-    for name in ("seeds", "threads"):
-        check_integer(name, getattr(args, name), 1)
+    check_counts(args, ("seeds", "threads"), 1)
     out = args.out or RunFolder.default_path(
         f"compare-{args.env.rpartition(':')[2]}".replace("/", "-")
     )
@@ -132,7 +132,7 @@ class _CompareDisplay(Observer):
     """Shows a live table on a terminal, else a line for each run; keeps the files up to date."""
 
     def __init__(self, out: Path):
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Terminal()
         self.runs = 0
         self._out = out
         self._now: tuple[str, int] | None = None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 
+from textenv.algos.cli.shared.display import Terminal
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask
 from textenv.algos.compare.machine import describe_machine, use_threads
@@ -23,7 +23,7 @@ from textenv.algos.compare.strategies.report import (
     write_runs,
 )
 from textenv.algos.compare.strategies.results import StrategyComparison, StrategyRun, Try
-from textenv.algos.config import check_integer
+from textenv.algos.config import check_counts
 
 if TYPE_CHECKING:
     from textenv.algos.compare.strategies.runs import Contest
@@ -75,8 +75,7 @@ def parse(argv: Sequence[str]) -> Args:
 
 def run(args: Args) -> int:
     """Compare, and write results.json, results.md and curves.png."""
-    for name in ("seeds", "threads", "tokens"):
-        check_integer(name, getattr(args, name), 1)
+    check_counts(args, ("seeds", "threads", "tokens"), 1)
     name = f"compare-strategies-{args.text.name}".replace("/", "-").replace(":", "-")
     out = args.out or RunFolder.default_path(name)
     found = read_comparison(out / JSON_FILE) if (out / JSON_FILE).is_file() else None
@@ -85,7 +84,7 @@ def run(args: Args) -> int:
     machine = describe_machine(args.threads, use_threads(args.threads))  # before MLX is imported
     contest = _contest(args, found, machine, out)
     comparison = contest.comparison
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     for title, what in comparison.strategies.items():
         console.print(f"{title}: {what}")
     kept = f"{len(comparison.tries)} tries and {len(comparison.runs)} runs are there already; "

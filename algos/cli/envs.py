@@ -8,6 +8,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from textenv import rewards, tasks
+from textenv.algos.cli.shared.escape import say
 from textenv.tasks import Task
 
 
@@ -21,23 +22,23 @@ class Args:
 
 def run(args: Args) -> int:
     """Print environments, tasks and reward functions, a line each."""
-    print("Environments")
+    say("Environments")
     for name, spec in sorted(gym.registry.items()):
         point = spec.entry_point
         if isinstance(point, str) and point.startswith("textenv."):
             task = spec.kwargs.get("task")
             says = tasks.describe(task) if task else _first_line(load_env_creator(point))
-            print(f"  {name:<23} {says}")
-    print("\nTasks: gym.make('TextGen-v0', task=NAME)")
+            say(f"  {name:<23} {says}")
+    say("\nTasks: gym.make('TextGen-v0', task=NAME)")
     for name in tasks.names():
         if ":" in name:  # of another library: some take seconds to draw an example
-            print(f"  {name:<39} {tasks.describe(name)}".rstrip())
+            say(f"  {name:<39} {tasks.describe(name)}".rstrip())
             continue
         example = _example(tasks.make(name), args.seed)
-        print(f"  {name:<16} {tasks.describe(name)}  {example}")
-    print("\nReward functions: gym.make('TextGen-v0', prompts=..., reward_fn=NAME)")
+        say(f"  {name:<16} {tasks.describe(name)}  {example}")
+    say("\nReward functions: gym.make('TextGen-v0', prompts=..., reward_fn=NAME)")
     for name in rewards.names():
-        print(f"  {name:<16} {_first_line(rewards.get(name))}")
+        say(f"  {name:<16} {_first_line(rewards.get(name))}")
     return 0
 
 

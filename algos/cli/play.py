@@ -9,7 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 from gymnasium.error import InvalidAction
 
-from textenv.algos.cli.shared.escape import count, shown
+from textenv.algos.cli.shared.escape import count, say, shown
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.storage.files import load_rollout
@@ -68,34 +68,34 @@ def _play(args: Args) -> int:
             title = f"episode {number + 1} of {episodes}"
             rewards.append(_episode(recorder or env, game, title, seed))
     except (EOFError, KeyboardInterrupt):
-        print()  # ends the line that asks for an answer
+        say()  # ends the line that asks for an answer
     finally:
         (recorder or env).close()
     played = f"{len(rewards)} of {count(episodes, 'episode')} played"
-    print(f"\n{played}, total reward {sum(rewards):g}")
+    say(f"\n{played}, total reward {sum(rewards):g}")
     if recorder is not None and recorder.path is not None:
-        print(f"recorded in {recorder.path}")
+        say(f"recorded in {recorder.path}")
     return 0
 
 
 def _episode(env: gym.Env, game: TextGenerationEnv, title: str, seed: int | None) -> float:
     """Play an episode; returns its total reward."""
     prompt, info = env.reset(seed=seed)
-    print(f"\n== {title}: {info['task']}, example {info['example_id']}\n{_tidy(prompt)}")
+    say(f"\n== {title}: {info['task']}, example {info['example_id']}\n{_tidy(prompt)}")
     total, over = 0.0, False
     while not over:
         try:
             _, reward, terminated, truncated, info = env.step(_typed())
         except InvalidAction as error:
-            print(error)
+            say(error)
             continue
         total += float(reward)
         over = terminated or truncated
         if said := _tidy(info.get("turn", "")):
-            print(said)
+            say(said)
         if reward and not over:
-            print(f"reward {reward:g}")
-    print(f"{_verdict(info, truncated)}reward {total:g}{_solution(game, info)}")
+            say(f"reward {reward:g}")
+    say(f"{_verdict(info, truncated)}reward {total:g}{_solution(game, info)}")
     return total
 
 
@@ -139,7 +139,7 @@ def _replay(path: Path, episodes: int | None) -> int:
         for number, trajectory in enumerate(some):
             _show(trajectory, f"episode {number + 1} of {len(trajectories)}", waits)
     except (EOFError, KeyboardInterrupt):
-        print()
+        say()
     return 0
 
 
@@ -149,23 +149,23 @@ def _show(trajectory: Trajectory, title: str, waits: bool) -> None:
     about = [str(start["task"])] if "task" in start else []
     about += [f"example {start['example_id']}"] if "example_id" in start else []
     about += [f"seed {trajectory.seed}"] if trajectory.seed is not None else []
-    print(f"\n== {title}{': ' if about else ''}{', '.join(about)}")
+    say(f"\n== {title}{': ' if about else ''}{', '.join(about)}")
     first = trajectory.observations[0] if len(trajectory) else trajectory.final_observation
-    print(_tidy(first))
+    say(_tidy(first))
     for step in trajectory.transitions:
         if waits:
             input("-- Enter shows the next turn ")
-        print(f"> {shown(step.action)}")
+        say(f"> {shown(step.action)}")
         said = step.next_observation
         before = f"{step.observation}{step.action}"
         if isinstance(said, str) and said.startswith(before):  # a transcript: only the new text
             said = said[len(before) :]
         if said := _tidy(said):
-            print(said)
-        print(f"reward {step.reward:g}")
+            say(said)
+        say(f"reward {step.reward:g}")
     ending = "terminated" if trajectory.terminated else "truncated"
     if not (trajectory.terminated or trajectory.truncated):
         ending = "left in the middle"
-    print(
+    say(
         f"{ending} after {count(len(trajectory), 'turn')}, total reward {trajectory.total_reward:g}"
     )

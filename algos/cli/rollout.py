@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
-from textenv.algos.cli.shared.display import progress_bar
-from textenv.algos.config import check_integer
+from textenv.algos.cli.shared.display import Terminal, progress_bar
+from textenv.algos.config import check_counts
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.storage.files import save_rollout
+from textenv.algos.storage.files import check_folder, save_rollout
 from textenv.algos.storage.source import describe_source, single_spaces
 from textenv.algos.storage.space_json import describe_space
 from textenv.algos.strategies.strategy import create_strategy
@@ -49,8 +47,8 @@ class Args:
 
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
-    for name in ("n_steps", "num_envs", "rollouts"):
-        check_integer(name, getattr(args, name), 1)
+    check_counts(args, ("n_steps", "num_envs", "rollouts"), 1)
+    check_folder(args.out)
     env = _make_env(args)
     text = is_text(env)
     if not text and args.n_steps % args.num_envs:
@@ -70,7 +68,7 @@ def run(args: Args) -> int:
 
 def _collect(args: Args, runner: RolloutRunner) -> None:
     """Write one file for each rollout; a line is printed once its file exists."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     total = 0
     with progress_bar("rollout", console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("collect", total=args.rollouts)
@@ -85,7 +83,8 @@ def _collect(args: Args, runner: RolloutRunner) -> None:
 
 
 def _make_env(args: Args) -> Any:
-    name = args.env or ("CartPole-v1" if args.task is None else "TextGen-v0")
+    unset = "CartPole-v1" if args.task is None else "TextGen-v0"
+    name = unset if args.env is None else args.env
     kwargs = {} if args.task is None else {"task": args.task}
     try:
         return make_training_env(name, kwargs, args.num_envs)

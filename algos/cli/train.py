@@ -17,7 +17,7 @@ from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
-from textenv.algos.config import check_integer, from_table, read_toml, to_table
+from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo import GRPOTrainer
@@ -67,7 +67,8 @@ class PPOArgs:
     algo: Literal["ppo"] = "ppo"
     """The algorithm: grpo or ppo."""
     model: str | None = None
-    """On control mlp; on text tiny-lm, a folder, or a hub name. Unset: mlp or tiny-lm."""
+    """On control mlp, or the folder of a saved policy to train further; on text tiny-lm, a folder,
+    or a hub name. Unset: mlp or tiny-lm."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     size: Literal["fast", "standard", "stable"] | None = None
@@ -135,6 +136,8 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     if isinstance(args, train_offline.OfflineJob):
         return train_offline.run(args)
+    counts = ("eval_examples", "eval_episodes", "rollouts_every")
+    check_counts(args, counts, 0)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
     folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
@@ -215,7 +218,6 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
 def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, Any]:
     """Arguments of a trainer of text, which write and show each step."""
-    check_integer("rollouts_every", args.rollouts_every, 0)
 
     def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
         folder.add_metrics(metrics)
@@ -227,7 +229,9 @@ def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, A
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    for place, keys in ((table, ("out", "config")), (table.get("text", {}), ("dataset",))):
+    text = table.get("text")
+    places = [(table, ("out", "config")), (text if isinstance(text, dict) else {}, ("dataset",))]
+    for place, keys in places:
         for key in keys:
             if isinstance(place.get(key), str):
                 place[key] = Path(place[key])

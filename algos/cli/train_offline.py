@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import gymnasium as gym
 import tyro
 from rich.console import Console
 
-from textenv.algos.cli.shared.display import OfflineDisplay
+from textenv.algos.cli.shared.display import OfflineDisplay, Terminal
 from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
-from textenv.algos.config import check_integer, from_table, to_table
+from textenv.algos.config import check_counts, check_integer, from_table, to_table
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.episodes.environments import make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -29,7 +30,7 @@ from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.storage.files import load_rollouts
 from textenv.algos.storage.source import check_source
 from textenv.env import TextGenerationEnv
-from textenv.errors import ConfigError, DataError, TextEnvError
+from textenv.errors import ConfigError, ConfigTypeError, DataError, TextEnvError
 
 
 @dataclass
@@ -108,6 +109,9 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
         first.add_argument(option)
     first.add_argument("--rollouts", type=int)
     given = first.parse_known_args(argv)[0]
+    for key in ("from_rollouts", "out"):
+        if not isinstance(table.get(key, ""), str):
+            raise ConfigTypeError(f"{given.config}: {key} must be a path, got {table[key]!r:.80}")
     folder = Path(given.from_rollouts or table["from_rollouts"])
     count = given.rollouts if given.rollouts is not None else table.get("rollouts")
     if count is not None:
@@ -153,12 +157,13 @@ def run(job: OfflineJob) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     started = time.perf_counter()
     args, rollouts = job.args, job.rollouts
+    check_counts(args, ("eval_examples", "eval_episodes"), 0)
     source = common_source(rollouts)
     name = args.env or source.env_id or args.from_rollouts.name
     method = "ppo" if isinstance(args, OneUpdateArgs) else args.offline.method
     short = name.rpartition(":")[2].replace("/", "-")
     folder = RunFolder(args.out or RunFolder.default_path(f"{method}-{short}"))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     env, why = _make_env(args, rollouts)
     trainer, judge = _prepare(args, rollouts, env, folder, console)
     transitions = sum(r.num_transitions for r in rollouts)
@@ -310,10 +315,17 @@ def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
         return env, ""
     if source.env_id is None:
         return None, "the rollouts do not say of which environment they are; --env says it"
+    if source.env_id not in gym.registry:  # gym.make would import what stands before a colon
+        return None, (
+            f"{source.env_id} cannot be made as it was for the rollouts: it is not registered, and "
+            "code that a file names is not imported; see --env"
+        )
     try:
         env = make_env(source.env_id, source.env_kwargs)
         if isinstance(env.unwrapped, TextGenerationEnv):
             env = _test_split(source.env_id, source.env_kwargs) or env
+        for rollout in rollouts:
+            check_source(rollout, env)
     except (TextEnvError, TypeError, ValueError) as error:
         return (
             None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from textenv import tasks
+from textenv.algos.cli.shared.escape import say
+from textenv.algos.config import check_counts
 from textenv.errors import DataError
 from textenv.rewards import Reward
 from textenv.tasks import GeneratedTask, Task
@@ -37,9 +39,10 @@ def run(args: Args) -> int:
     Raises:
         DataError: if an answer of the oracle does not score 1; names the example.
     """
+    check_counts(args, ("examples",), 1)
     if args.dataset is not None:
         checked = _check_dataset(from_path(args.dataset), args)
-        print(f"{args.dataset}: the answers of all {checked} rows score full marks")
+        say(f"{args.dataset}: the answers of all {checked} rows score full marks")
         return 0
     keys: dict[str, set[str]] = {}
     for split in ("train", "test"):
@@ -47,7 +50,7 @@ def run(args: Args) -> int:
         keys[split] = _check(task, args)
     if both := keys["train"] & keys["test"]:
         raise DataError(f"{args.task}: {min(both)!r} is in the train and the test split")
-    print(
+    say(
         f"{args.task}: the oracle's answers to {args.examples} train and {args.examples} test "
         "examples score full marks, and the splits share none of them"
     )
@@ -78,7 +81,7 @@ def _check(task: Task, args: Args) -> set[str]:
 
 def _check_dataset(task: Dataset, args: Args) -> int:
     reward = Reward(list(args.reward))
-    task.require(("answer", *reward.requires), because="validate")
+    task.require(("answer", *reward.requires), "validate", reward.checks)
     for example_id in task.ids:
         example = task.example(example_id)
         answer = task.oracle(example)

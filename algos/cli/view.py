@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from textenv.algos.cli.shared.escape import count, one_line
+from textenv.algos.cli.shared.display import Terminal
+from textenv.algos.cli.shared.escape import count, one_line, printable
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.storage.files import load_rollout
@@ -42,16 +43,22 @@ def run(args: Args) -> int:
     path = _newest_run() if args.path is None else args.path
     if not path.exists():
         raise MissingFileError(f"{path} is not there")
-    console = Console(highlight=False)
+    console = Terminal(soft_wrap=False)
     if path.is_dir() and (files := _rollouts(path)) is not None:
-        console.print(escape(str(path)))
+        _say(console, str(path))
         _view_summary(console, path / "summary.json")
         _view_metrics(console, path / "metrics.jsonl")
-        for file in files[:-1]:
-            _say(console, f"{file.name}: {figures(load_rollout(file))}")
-        path = files[-1] if files else path
-        if not files:
-            return 0
+        newest = None
+        for file in files:
+            try:
+                newest = load_rollout(file)
+            except DataError as error:  # the rest of the run is shown all the same
+                _say(console, f"{file.name}: {error}")
+            else:
+                _say(console, f"{file.name}: {figures(newest)}")
+        if newest is not None:
+            console.print(_table(newest, args.episodes, args.seed))
+        return 0
     rollout = load_rollout(path)
     _say(console, f"{path.name}: {figures(rollout)}")
     console.print(_table(rollout, args.episodes, args.seed))
@@ -97,7 +104,7 @@ def _table(rollout: Buffer, episodes: int, seed: int) -> Table:
         first = t.observations[0] if len(t) else t.final_observation
         texts = one_line(first if t.prompt is None else t.prompt), _actions(t)
         cells = (str(number), str(len(t)), f"{t.total_reward:g}", _end(t), *texts)
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 
@@ -123,41 +130,57 @@ def _rollouts(folder: Path) -> list[Path] | None:
 def _view_summary(console: Console, path: Path) -> None:
     if not path.is_file():
         return
-    summary = _read(path)
-    before, after = (summary.get(when) or {} for when in ("before", "after"))
+    summary = _row(path.read_bytes())
+    if summary is None:
+        raise DataError(f"{path} is not JSON, or not an object")
     for key, value in summary.items():
         if isinstance(value, (str, int, float)):
             _say(console, f"  {key}: {value}")
+    before, after = (_part(summary, when) for when in ("before", "after"))
     for kind in before.keys() & after.keys():
         for figure in ("accuracy", "reward", "length"):
-            if (was := before[kind].get(figure)) is not None:
-                _say(console, f"  {kind} {figure}: {was:.3f} -> {after[kind][figure]:.3f}")
+            was, now = (_part(half, kind).get(figure) for half in (before, after))
+            if _is_number(was) and _is_number(now):
+                _say(console, f"  {kind} {figure}: {was:.3f} -> {now:.3f}")
 
 
 def _view_metrics(console: Console, path: Path) -> None:
-    """Show the last line of a run's metrics."""
+    """Show the last line of a run's metrics that is whole."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines:
+    rows = [_row(line) for line in path.read_bytes().splitlines()]
+    whole = [row for row in rows if row is not None]
+    if len(whole) < len(rows):
+        lost = count(len(rows) - len(whole), "line")
+        _say(console, f"  {path.name}: {lost} cut off, or not a JSON object")
+    if not whole:
         return
-    try:
-        metrics: Mapping[str, Any] = json.loads(lines[-1])
-    except ValueError as error:
-        raise DataError(f"{path}, line {len(lines)}, is not JSON: {error}") from error
-    cells = [f"{name} {value:.4g}" for name, value in metrics.items() if name != "step"]
-    _say(console, f"  last metrics, step {metrics.get('step', len(lines)):g}:")
+    metrics = {name: value for name, value in whole[-1].items() if _is_number(value)}
+    cells = [printable(f"{name} {value:.4g}") for name, value in metrics.items() if name != "step"]
+    _say(console, f"  last metrics, step {metrics.get('step', len(rows)):g}:")
     width = max(map(len, cells), default=1) + 2
     across = max(1, (console.width - 4) // width)
     for row in range(0, len(cells), across):
         _say(console, "    " + "".join(f"{cell:{width}}" for cell in cells[row : row + across]))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _row(line: bytes) -> Mapping[str, Any] | None:
+    """The JSON object that a line holds; None if it holds none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _part(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object in an object; an empty one if there is none."""
+    value = row.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
 
 
 def _newest_run() -> Path:
@@ -172,4 +195,4 @@ def _newest_run() -> Path:
 
 def _say(console: Console, line: str) -> None:
     """Print a line, cut to the width of the terminal."""
-    console.print(escape(line.rstrip()), no_wrap=True, overflow="ellipsis")
+    console.print(printable(line.rstrip(), keep=""), no_wrap=True, overflow="ellipsis")

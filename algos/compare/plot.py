@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,22 @@ from textenv.algos.compare.results import Comparison
 from textenv.algos.compare.statistics import Curve
 from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError
+
+
+def try_to_draw(name: str, draw: Callable[[], object]) -> None:
+    """Draw a picture; if that fails, a warning says why, and nothing else ends because of it.
+
+    Texts in the picture are drawn as they are: ``$a$`` is a name with two dollar signs.
+
+    Args:
+        name: what the picture is called in the warning.
+        draw: draws with matplotlib, and writes the file.
+    """
+    try:
+        with _matplotlib().rc_context({"text.parse_math": False}):
+            draw()
+    except Exception as error:  # of a library that parses, lays out and writes
+        warnings.warn(f"{name} was not drawn: {error}", stacklevel=2)
 
 
 def draw_curves(comparison: Comparison, path: Path) -> None:
@@ -42,12 +59,7 @@ def draw_panels(
         threshold: height of a dotted line across each panel; None draws none.
         path: the file to write.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", EXTRA, "A picture of the curves") from error
-
-    matplotlib.use("Agg")
+    _matplotlib()
     import matplotlib.pyplot as plt
 
     figure, every = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
@@ -64,6 +76,16 @@ def draw_panels(
     figure.suptitle(title)
     figure.savefig(path, dpi=120, format="png")
     plt.close(figure)
+
+
+def _matplotlib() -> Any:
+    """The library, which draws to files alone from now on."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", EXTRA, "A picture of the curves") from error
+    matplotlib.use("Agg")
+    return matplotlib
 
 
 def _draw(axes: Any, curve: Curve, colour: str, label: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.compare.plot import draw_curves
+from textenv.algos.compare.plot import draw_curves, try_to_draw
 from textenv.algos.compare.results import PARTS, Comparison
 
 FORMAT = "textenv.compare"
@@ -36,7 +36,10 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     write_whole(
         folder / "results.md", lambda path: path.write_text(to_markdown(comparison, summary))
     )
-    write_whole(folder / "curves.png", lambda path: draw_curves(comparison, path))
+    picture = folder / "curves.png"
+    try_to_draw(
+        str(picture), lambda: write_whole(picture, lambda path: draw_curves(comparison, path))
+    )
 
 
 def to_json(comparison: Comparison, summary: dict[str, Any]) -> str:

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +22,15 @@ from gymnasium.spaces import Space
 from textenv.algos.control.distributions import make_distribution
 from textenv.algos.control.observations import ObservationEncoder
 from textenv.algos.control.running_stats import RunningStats
+from textenv.algos.storage.replacing import replacing
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
+from textenv.wrappers.action_mask import choice_counts, parse_mask, warn_without_masks
 
 ACTIVATIONS = ("tanh", "relu")
 _FORMAT = "textenv.mlp_policy"
 _VERSION = 1
+_FILES = ("config.json", "model.safetensors")
 NORMALIZED_BOUND = 10.0
 """The absolute value that normalised observations are clipped to, as in SB3's VecNormalize."""
 _EPSILON = 1e-8
@@ -54,6 +54,7 @@ class MLPPolicy:
         normalization: mean (D,) and inverse deviation (D,) that observations are standardised
             by, if they are normalised.
         reward_scale: factor that turns the critic's output into units of the rewards.
+        masked: whether it has seen action masks; it then warns if it is called without infos.
 
     Raises:
         ConfigError: if the networks cannot take a space; names a wrapper that helps.
@@ -80,6 +81,7 @@ class MLPPolicy:
         self.hidden, self.activation = tuple(hidden), activation
         self.stats = RunningStats(self.encoder.size) if normalize_observations else None
         self.reward_scale = 1.0
+        self.masked = False
         self._rng = np.random.default_rng(seed)
         self._freeze_stats()
         self.set_weights(self._initial_weights())
@@ -100,8 +102,11 @@ class MLPPolicy:
             Box, ``unclipped_action``, the action before it was clipped to the bounds.
         """
         single = self.encoder.is_single(observation)
+        if infos is None and self.masked:
+            warn_without_masks()
         outputs, values = self.forward(self.encoder(observation))
-        mask = stack_masks([infos] if single else infos, len(outputs), self.distribution.outputs)
+        mask = stack_masks([infos] if single else infos, len(outputs), self.distribution.space)
+        self.masked = self.masked or mask is not None
         drawn, logprob = self.distribution.draw(
             outputs, self.weights.get("log_std"), self._rng, deterministic, mask
         )
@@ -162,29 +167,26 @@ class MLPPolicy:
         """Write ``model.safetensors`` and ``config.json``; `load_policy` reads them.
 
         Tensors are named and shaped as torch's layers are (``actor.hidden.0.weight``, (out, in)).
-        The folder appears complete or not at all; an earlier one is replaced.
+        The folder appears complete or not at all; an earlier policy in it is replaced.
+
+        Raises:
+            ConfigError: if the folder holds something else; it is left as it is.
         """
         from safetensors.numpy import save_file
 
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         config = {
             "format": _FORMAT,
             "version": _VERSION,
             "hidden": list(self.hidden),
             "activation": self.activation,
             "normalize_observations": self.stats is not None,
+            "masked": self.masked,
             "observation_space": describe_space(self.encoder.space),
             "action_space": describe_space(self.distribution.space),
         }
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
-            target = Path(temporary) / folder.name
-            target.mkdir()
+        with replacing(folder, _FILES) as target:
             save_file(self.tensors(), target / "model.safetensors")
             (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.rename(target, folder)
 
     def _freeze_stats(self) -> None:
         if self.stats is not None:
@@ -278,7 +280,7 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
     from safetensors.numpy import load_file
 
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
+    for name in _FILES:
         if not (folder / name).is_file():
             raise MissingFileError(f"{folder} holds no control policy: {name} is missing")
     try:
@@ -302,25 +304,20 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
             seed,
         )
         policy.set_tensors(load_file(folder / "model.safetensors"))
+        policy.masked = bool(config.get("masked", False))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} does not hold a control policy that loads: {error}") from error
     return policy
 
 
-def stack_masks(infos: Any, rows: int, size: int) -> np.ndarray | None:
+def stack_masks(infos: Any, rows: int, space: Space) -> np.ndarray | None:
     """Stack the action masks of a list of infos to (B, P); None if no info has one."""
-    if infos is None or not any(info and "action_mask" in info for info in infos):
+    given = [(row, info) for row, info in enumerate(infos or ()) if info and "action_mask" in info]
+    if not given:
         return None
-    masks = np.ones((rows, size), bool)
-    for mask, info in zip(masks, infos):
-        if "action_mask" in info:
-            given = np.asarray(info["action_mask"], bool).reshape(-1)
-            if given.shape != mask.shape or not given.any():
-                raise DataError(
-                    f"action_mask must have {size} entries, one or more of them true, "
-                    f"got {info['action_mask']!r:.80}"
-                )
-            mask[:] = given
+    masks = np.ones((rows, sum(choice_counts(space))), bool)
+    for row, info in given:
+        masks[row] = parse_mask(info["action_mask"], space)
     return masks
 
 

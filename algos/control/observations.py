@@ -57,6 +57,14 @@ class ObservationEncoder:
         self.size = sum(self._sizes)
         """D, the number of features."""
 
+    def takes(self, space: spaces.Space) -> bool:
+        """Whether observations of another space have the same entries and shapes as here."""
+        try:
+            other = ObservationEncoder(space)
+        except ConfigError:
+            return False
+        return (other._keys, other._shapes) == (self._keys, self._shapes)
+
     def is_single(self, observation: Any) -> bool:
         """Whether this is one observation, and not a batch of them."""
         part = observation if self._keys is None else observation[self._keys[0]]

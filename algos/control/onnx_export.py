@@ -32,7 +32,7 @@ from gymnasium import spaces
 from textenv.algos.control.distributions import Categorical
 from textenv.algos.control.mlp_policy import NORMALIZED_BOUND, MLPPolicy
 from textenv.algos.storage.space_json import describe_space
-from textenv.errors import ConfigTypeError, MissingDependencyError
+from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022, which the readers of game engines know
 
@@ -51,6 +51,7 @@ def export_onnx(policy: MLPPolicy, path: str | Path) -> Path:
 
     Raises:
         ConfigTypeError: if this is not an `MLPPolicy`.
+        ConfigError: if the path is a folder.
         MissingDependencyError: if ``onnx`` is not installed.
     """
     if not isinstance(policy, MLPPolicy):
@@ -64,6 +65,8 @@ def export_onnx(policy: MLPPolicy, path: str | Path) -> Path:
     model = _Graph(policy).model()
     onnx.checker.check_model(model, full_check=True)
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"export_onnx writes a file, and {path} is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         staged = Path(folder) / path.name

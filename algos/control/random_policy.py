@@ -14,6 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from textenv.algos.config import check_integer
 from textenv.algos.storage.space_json import describe_space
+from textenv.wrappers.action_mask import choice_counts, parse_mask
 
 
 class RandomPolicy:
@@ -43,8 +44,12 @@ class RandomPolicy:
         Args:
             observation: unused.
             deterministic: unused; the actions are random in any case.
-            infos: the info of the observation, or a list of them. A Discrete action is drawn from
-                those that ``action_mask`` allows.
+            infos: the info of the observation, or a list of them. What their ``action_mask`` does
+                not allow is never drawn.
+
+        Raises:
+            DataError: for a mask that does not fit the space, see
+                `textenv.wrappers.action_mask.parse_mask`.
         """
         if self.num_envs is None:
             return self._draw(infos), {}
@@ -63,9 +68,15 @@ class RandomPolicy:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _draw(self, info: Any) -> Any:
-        if info and "action_mask" in info and isinstance(self.action_space, Discrete):
-            return self.action_space.sample(np.asarray(info["action_mask"], np.int8))
-        return self.action_space.sample()
+        space: Any = self.action_space
+        if not info or "action_mask" not in info:
+            return space.sample()
+        mask = parse_mask(info["action_mask"], space)
+        if isinstance(space, Discrete):
+            return space.sample(mask.astype(np.int8))
+        ends = np.cumsum(choice_counts(space))[:-1]
+        drawn = [space.np_random.choice(np.flatnonzero(part)) for part in np.split(mask, ends)]
+        return (np.reshape(drawn, space.shape) + getattr(space, "start", 0)).astype(space.dtype)
 
     def _stack(self, actions: Sequence[Any]) -> Any:
         """Stack actions to a batch of the vector environment's action space."""

@@ -13,7 +13,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError
-from textenv.wrappers.step import DictStep, Step, standardize_reset, standardize_step
+from textenv.wrappers.step import (
+    CheckedStep,
+    DictStep,
+    Step,
+    standardize_reset,
+    standardize_step,
+)
 
 
 def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
@@ -27,7 +33,7 @@ def make_env(env: Any, env_kwargs: dict[str, Any] | None = None) -> Any:
             return gym.make(env, **(env_kwargs or {}))
         except gym.error.UnregisteredEnv as error:
             raise ConfigError(f"environment {env!r} is not registered: {error}") from error
-        except gym.error.DependencyNotInstalled as error:
+        except (gym.error.Error, ModuleNotFoundError) as error:  # an id or a module that is none
             raise ConfigError(f"environment {env!r} cannot be made: {error}") from error
     if env_kwargs:
         raise ConfigError("env_kwargs go with an environment's id, and env is not one")
@@ -67,7 +73,7 @@ def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int
             f"num_envs={num_envs} copies need an id or a function that makes environments, and "
             f"env is one environment, {env!r:.60}"
         )
-    made = [first, *(env() for _ in range(num_envs - 1))]
+    made = [CheckedStep(first), *(CheckedStep(env()) for _ in range(num_envs - 1))]
     refuse_shared(made)
     makers = [partial(lambda one: one, one) for one in made]
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -12,11 +12,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textenv.algos.episodes.trajectory import Trajectory
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, RewardError
 from textenv.wrappers.step import Step
 
 # The extras of a policy that are appended once a step, and the fields that they are appended to.
 _BY_STEP = {"value": "values", "logprob": "logprobs", "unclipped_action": "unclipped_actions"}
+
+
+LARGEST_REWARD = 1e15
+"""The largest reward that is trained on: the sum of many squares of it is a float32."""
+
+
+def check_reward(reward: Any, where: str) -> float:
+    """Check that a reward can be trained on, and return it as a float.
+
+    Args:
+        reward: a number, or an array without dimensions.
+        where: whose reward it is, for messages.
+
+    Raises:
+        RewardError: if it is NaN, infinite, or larger than `LARGEST_REWARD`.
+    """
+    value = float(reward)
+    if not abs(value) <= LARGEST_REWARD:
+        raise RewardError(
+            f"{where} has a reward of {value:g}; a reward must be a finite number, at most "
+            f"{LARGEST_REWARD:g} in size"
+        )
+    return value
 
 
 class PlayedTurn(NamedTuple):
@@ -95,7 +118,8 @@ class Lane:
         trajectory = self.trajectory
         trajectory.observations.append(self.observation)
         trajectory.actions.append(action)
-        trajectory.rewards.append(float(step["reward"]))
+        reward = check_reward(step["reward"], f"step {len(trajectory)} of the environment")
+        trajectory.rewards.append(reward)
         trajectory.infos.append(step["info"])
         trajectory.terminated, trajectory.truncated = step["terminated"], step["truncated"]
         trajectory.final_observation = step["observation"]
@@ -163,7 +187,9 @@ def _record_tokens(trajectory: Trajectory, extras: dict[str, Any]) -> None:
     logprobs = list(extras["token_logprobs"])
     entropies = list(extras.get("token_entropies") or [0.0] * count)
     support = extras.get("support")
-    trajectory.completion_truncated = extras.get("truncated")
+    if extras.get("truncated") is not None:
+        was_cut = bool(trajectory.completion_truncated)  # in an earlier turn
+        trajectory.completion_truncated = was_cut or bool(extras["truncated"])
     trajectory.temperature = extras.get("temperature")
     if trajectory.prompt_ids is None:
         trajectory.prompt_ids = prompt_ids

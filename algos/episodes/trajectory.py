@@ -87,7 +87,7 @@ class Trajectory:
     temperature: float | None = None
     """What the logits were divided by when the tokens were sampled."""
     completion_truncated: bool | None = None
-    """Whether the last completion ran out of tokens before an EOS."""
+    """Whether any completion of it ran out of tokens before it ended; None if nobody knows."""
 
     parent: int | None = None
     """Index in its group of the trajectory that this one branched from."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Space
 
+from textenv.algos.episodes.episode import check_reward
 from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
 from textenv.algos.storage.source import single_spaces
@@ -108,6 +109,15 @@ def common_source(rollouts: Sequence[Buffer]) -> RolloutSource:
                     f"rollouts of different environments cannot be trained on together: "
                     f"{name} of the first is {here!r:.200}, of number {number} {there!r:.200}"
                 )
+        for index, trajectory in enumerate(rollout):
+            steps = [len(getattr(trajectory, name)) for name in ("actions", "rewards")]
+            if len(set(steps)) > 1:
+                raise DataError(
+                    f"rollout {number}, trajectory {index}: {steps[0]} actions and {steps[1]} "
+                    "rewards; each action needs a reward"
+                )
+            for reward in trajectory.rewards:
+                check_reward(reward, f"rollout {number}, trajectory {index}")
     return first
 
 

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
@@ -42,10 +42,15 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
+from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
-from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
@@ -89,24 +94,31 @@ class OfflineTextConfig:
     """Longest completion of the trained policy, in tokens."""
     chat_template: bool | None = None
     """Whether prompts go through the chat template; unset: if the tokenizer has one."""
+    chat_template_kwargs: dict[str, bool | int | str] = field(default_factory=dict, hash=False)
+    """What the chat template is given beside the messages, as enable_thinking False."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion, those that the rollouts were recorded with."""
     micro_batch_size: int | None = None
     """Completions in one forward and backward; unset: all. Lower it if memory is short."""
     lora_rank: int = 0
-    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights."""
+    """Train low-rank adapters of this rank instead of all weights; 0 trains all weights.
+    If the model has adapters already, they are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """Factor of the adapters' output."""
+    """The output of new adapters is multiplied by this."""
     seed: int = 0
     """Seed of the minibatches, the adapters and the sampling of the trained policy."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", check_stops(self.stop))
         check_types(self)
         check_choice(self, method=METHODS, scale_rewards=SCALES)
         least_one = ("epochs", "batch_size", "max_completion_length", "micro_batch_size")
-        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_rank", "lora_scale")
+        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_scale")
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "max_importance"), (1, None)),
-            **dict.fromkeys((*least_zero, "seed"), (0, None)),
+            **dict.fromkeys(least_zero, (0, None)),
+            lora_rank=(0, LARGEST_RANK),
         )
 
 
@@ -151,7 +163,7 @@ class OfflineTextTrainer:
         self.model, self.tokenizer = model, tokenizer
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
-        settings = ("chat_template", "seed")
+        settings = ("chat_template", "chat_template_kwargs", "stop", "seed")
         self.policy = create_policy(
             model,
             tokenizer,
@@ -176,6 +188,7 @@ class OfflineTextTrainer:
         self._on_step = on_step
         self._updates = 0
         self.history: list[dict[str, float]] = []
+        self._end = config.epochs
 
     @property
     def passes(self) -> int:
@@ -194,10 +207,16 @@ class OfflineTextTrainer:
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the completions.
 
+        A further call goes on counting. If a call was interrupted, the next one makes the passes
+        that are left; else it makes ``epochs`` more, with a new schedule of the learning rate.
+
         Returns:
             The metrics of each pass; the same list as `history`.
         """
-        while len(self.history) < self.config.epochs:
+        if len(self.history) == self._end:
+            self._end += self.config.epochs
+            restart_schedule(self._trainer.optimizer)
+        while len(self.history) < self._end:
             metrics = self._trainer.train()
             # The model is not the one that sampled, so that this would not measure the sampler.
             metrics.pop("sampling/logprob_difference/max", None)
@@ -375,17 +394,17 @@ def check_tokens(trajectories: Sequence[Trajectory], policy: LanguageModelPolicy
     """
     size = _vocabulary(policy.model)
     encoded: dict[str, list[int]] = {}
+    is_known = set(np.flatnonzero(policy.model.known_ids).tolist()).issuperset
     for number, t in enumerate(trajectories):
         token_ids, prompt_ids = list(t.token_ids or ()), list(t.prompt_ids or ())
         largest = max(max(token_ids, default=0), max(prompt_ids, default=0))
         why = None
         if largest >= size:
             why = f"token id {largest}, and the model's vocabulary has {size}"
-        elif (
-            t.completion_truncated is False and token_ids[-1] not in policy.tokenizer.eos_token_ids
-        ):
-            eos = sorted(policy.tokenizer.eos_token_ids)
-            why = f"an end of id {token_ids[-1]}, and the model ends with {eos}"
+        elif not is_known([*prompt_ids, *token_ids]):
+            why = "a token id that is no token of the model"
+        elif t.completion_truncated is False and not policy.ends(token_ids):
+            why = f"an end of id {token_ids[-1]}, and the model ends with {policy.end_ids}"
         elif t.prompt is not None:
             if t.prompt not in encoded:
                 encoded[t.prompt] = policy.encode(t.prompt)

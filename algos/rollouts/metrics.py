@@ -1,6 +1,7 @@
 """Makes all metrics of a training step, for GRPO and for PPO.
 
-Metrics of text have TRL's names, and those of PPO have Stable-Baselines3's.
+Metrics of text have TRL's names, and those of PPO have Stable-Baselines3's. A table in
+``algos/training/README.md`` lists what differs.
 """
 
 from __future__ import annotations
@@ -144,10 +145,9 @@ def rollout_metrics(
     lengths = np.array([sum(t.token_mask or ()) for t in trajectories])
     groups = [[t.total_reward for t in group] for group in by_group(trajectories)]
     spans = np.array([max(g) - min(g) for g in groups])
-    stds = [np.std(g, ddof=1) for g in groups if len(g) > 1]
     metrics = {
         "reward": float(rewards.mean()),
-        "reward_std": float(np.mean(stds)) if stds else 0.0,
+        "reward_std": float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0,
         "frac_reward_zero_std": float((spans <= tolerance).mean()),
         "groups": float(len(groups)),
         "completions/count": float(len(trajectories)),

@@ -12,9 +12,7 @@ from textenv.algos.training.microbatches import LossResult, MicroBatch
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
-from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
-
-from textenv.algos.lm.models.weights import from_numpy  # noqa: E402
+from mlx.utils import tree_unflatten  # noqa: E402
 
 
 class SharedGradient:
@@ -30,13 +28,12 @@ class SharedGradient:
 
     def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
         """The loss of each microbatch, and the gradient of the sum of the losses."""
-        weights: Any = dict(tree_flatten(self._workers.policy.model.trainable_parameters()))
         results: list[LossResult] = []
         total: dict[str, mx.array] = {}
         for answer in self._workers.compute_gradient(microbatches):  # in their order
             results += answer.results
             for name, array in answer.gradient.items():
-                value = from_numpy(array, weights[name].dtype)
+                value = mx.array(array)
                 total[name] = total[name] + value if name in total else value
             mx.eval(total)
         return results, tree_unflatten(list(total.items()))

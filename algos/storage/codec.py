@@ -7,33 +7,39 @@ become one array (T, 4), and T dicts of such observations become one dict of arr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 
+from textenv.algos.config import check_types
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
+from textenv.algos.storage.checks import (
+    BOOLS,
+    COLUMNS,
+    FLOAT_LISTS,
+    FLOATS,
+    INT_LISTS,
+    INTS,
+    LARGEST_TEXT,
+)
 from textenv.errors import DataError
 
-# How each field of a trajectory is written. The others (infos, support, ...) may hold any value.
-COLUMNS = ("observations", "actions", "unclipped_actions")
-FLOAT_LISTS = (
-    *("rewards", "values", "logprobs"),
-    *("token_logprobs", "token_entropies", "token_weights", "token_advantages"),
+# What Python and NumPy raise for values of another kind, nested too deeply, or too large.
+FAULTS = (
+    *(TypeError, ValueError, KeyError, AttributeError, OverflowError),
+    *(RecursionError, MemoryError),
 )
-INT_LISTS = ("prompt_ids", "token_ids", "token_mask")
-FLOATS = ("last_value", "temperature", "shaping")
-INTS = (
-    *("seed", "group_id", "policy_version", "env_index", "episode", "first_step"),
-    *("parent", "branch_at"),
-)
-BOOLS = ("terminated", "truncated", "completion_truncated")
 
 _ARRAY = {"dtype", "shape", "data"}
 _SCALAR = {"dtype", "value"}
 _TUPLE, _DICT = "__tuple__", "__dict__"
 _KINDS = "biufU"  # of NumPy's dtypes: bool, integers, floats, text
+_IN_JSON = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "U": {str}}
+_MOST_EMPTY = 2**16  # rows of an array that has no items
+_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|[<>](U\d{1,9}|[iuf][1248])")
 
 
 def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
@@ -71,7 +77,7 @@ def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:
             raise DataError(f"{where}, trajectory {number}: unknown keys {sorted(unknown)}")
         try:
             trajectories.append(_decode_trajectory(row))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        except FAULTS as error:
             raise DataError(f"{where}, trajectory {number}: {error}") from error
     return Buffer(trajectories, decode_source(source, where))
 
@@ -103,7 +109,12 @@ def decode_source(row: Any, where: Any) -> RolloutSource | None:
         raise DataError(
             f"{where}: its source must be an object of {sorted(known)}, got {row!r:.80}"
         )
-    return RolloutSource(**{key: decode(value) for key, value in row.items()})
+    try:
+        source = RolloutSource(**{key: decode(value) for key, value in row.items()})
+        check_types(source)
+    except FAULTS as error:
+        raise DataError(f"{where}: its source: {error}") from error
+    return source
 
 
 def _encode_trajectory(trajectory: Trajectory) -> dict[str, Any]:
@@ -196,6 +207,8 @@ def encode_column(column: Any) -> Any:
 
 def decode_column(value: Any) -> Any:
     """Decode the packed column that `encode_column` wrote."""
+    if value == {}:
+        raise ValueError("a column must be an array, a list or an object of columns, got {}")
     if isinstance(value, dict) and value.keys() != _ARRAY:
         if value.keys() == {_TUPLE}:
             return tuple(decode_column(part) for part in value[_TUPLE])
@@ -226,7 +239,7 @@ def fill(shape: Any, data: Any) -> Any:
     if isinstance(shape, dict):
         return {key: fill(part, data[key]) for key, part in shape.items()}
     if shape != "list":
-        return np.asarray(data, _dtype(shape))
+        return np.asarray(data, _dtype(shape, len(data)))
     return data.tolist() if isinstance(data, np.ndarray) else list(data)
 
 
@@ -274,17 +287,40 @@ def decode(value: Any) -> Any:
     if isinstance(value, list):
         return [decode(item) for item in value]
     if not isinstance(value, dict):
-        return value
+        return _float(value) if isinstance(value, float) else value  # 1e999 is JSON
     keys = value.keys()
     if keys == _ARRAY:
-        return np.array(value["data"], _dtype(value["dtype"])).reshape(value["shape"])
+        return _decode_array(value["data"], value["dtype"], value["shape"])
     if keys == _SCALAR:
-        return _dtype(value["dtype"]).type(value["value"])
+        if isinstance(value["value"], list):
+            raise ValueError(f"a NumPy scalar must be one value, got {value['value']!r:.40}")
+        return _decode_array(value["value"], value["dtype"], [])[()]
     if keys == {_TUPLE}:
         return tuple(decode(item) for item in value[_TUPLE])
     if keys == {_DICT}:
         value = value[_DICT]
     return {key: decode(item) for key, item in value.items()}
+
+
+def _decode_array(data: Any, name: Any, shape: Any) -> np.ndarray:
+    """An array from its data, which must be what the dtype and the shape say.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"an array's shape must be a list of whole numbers, got {shape!r:.40}")
+    if not math.prod(shape) and max(shape) > _MOST_EMPTY:
+        raise ValueError(f"an array without items has the shape {shape}")
+    items = np.array(data, object)
+    dtype = _dtype(name, items.size)
+    if wrong := set(map(type, items.flat)) - _IN_JSON[dtype.kind]:
+        raise ValueError(f"an array of {name} holds {', '.join(kind.__name__ for kind in wrong)}")
+    with np.errstate(over="ignore"):  # refused below
+        array = np.array(data, dtype)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("an array holds NaN or an infinity")
+    return array.reshape(shape)
 
 
 def _is_marked(value: dict[str, Any]) -> bool:
@@ -293,10 +329,18 @@ def _is_marked(value: dict[str, Any]) -> bool:
     return keys in (_ARRAY, _SCALAR) or any(str(key).startswith("__") for key in keys)
 
 
-def _dtype(name: str) -> np.dtype:
+def _dtype(name: Any, count: int) -> np.dtype:
+    """The type of an array with this many items.
+
+    Raises:
+        ValueError: for another kind than numbers, bool and text, or for texts that need more memory
+            than `LARGEST_TEXT`.
+    """
+    if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+        raise ValueError(f"dtype {name!r:.40} is not one of numbers, bool or text")
     dtype = np.dtype(name)
-    if dtype.kind not in _KINDS:
-        raise ValueError(f"dtype {name!r} is not one of numbers, bool or text")
+    if dtype.kind == "U" and count * dtype.itemsize > LARGEST_TEXT:
+        raise ValueError(f"{count} texts of dtype {name} need more than {LARGEST_TEXT} bytes")
     return dtype
 
 

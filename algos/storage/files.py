@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.storage.checks import check_rollout
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
 
 # ending -> the module of this folder that writes and reads it
@@ -54,6 +55,7 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
     if (path.is_dir() and ending != "minari") or not path.suffix:
         if format not in FORMATS:
             raise ConfigError(unknown("format", format, FORMATS))
+        check_folder(path)
         write = _module(format).prepare(rollout)
         path.mkdir(parents=True, exist_ok=True)
         with _reserved_index(path) as (index, staging):
@@ -75,6 +77,17 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
     return path
 
 
+def check_folder(path: Path) -> None:
+    """Check that rollouts can be written to a folder, which need not exist.
+
+    Raises:
+        ConfigError: if it, or a part of its path, is a file; names that.
+    """
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"{path} cannot be a folder of rollouts: {place} is a file")
+
+
 def load_rollout(path: str | Path) -> Buffer:
     """Read a rollout that `save_rollout` or `textenv.wrappers.RecordTranscript` wrote.
 
@@ -90,7 +103,9 @@ def load_rollout(path: str | Path) -> Buffer:
     if not (path.is_dir() if ending == "minari" else path.is_file()):
         what = "folder" if ending == "minari" else "file"
         raise MissingFileError(f"rollout {path} is not a {what}")
-    return _module(ending).read(path)
+    rollout: Buffer = _module(ending).read(path)
+    check_rollout(rollout, path)
+    return rollout
 
 
 def load_rollouts(folder: str | Path, count: int | None = None) -> list[Buffer]:

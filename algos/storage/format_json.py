@@ -10,18 +10,21 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.storage.checks import LARGEST_LINE
 from textenv.algos.storage.codec import decode_rollout, encode_rollout, encode_source
 from textenv.errors import DataError
 
 FORMAT = "textenv.rollout"
 SCHEMA_VERSION = 3
+_LEAST_LIMIT = 2**28  # bytes that any file may unpack to
+_LARGEST_RATIO = 300  # rollouts pack to a tenth or a hundredth
 SCHEMA_PATH = Path(__file__).with_name("rollout.schema.json")
 
 
@@ -32,6 +35,11 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         lines = [json.dumps(row, allow_nan=False) for row in rows]
         if path.suffix == ".gz":
+            if (longest := max(map(len, lines), default=0)) > LARGEST_LINE:
+                raise DataError(
+                    f"a trajectory of {longest} bytes is larger than the {LARGEST_LINE} of a line: "
+                    "save it as Parquet"
+                )
             text = "".join(line + "\n" for line in [json.dumps(head, allow_nan=False), *lines])
             path.write_bytes(gzip.compress(text.encode(), mtime=0))
         else:
@@ -48,13 +56,11 @@ def read(path: Path) -> Buffer:
     rows: Any
     try:
         if path.name.endswith((".jsonl.gz", ".jsonl")):
-            opened = gzip.open if path.suffix == ".gz" else open
-            with opened(path, "rt", encoding="utf-8") as file:
-                head, *rows = [_parse(line) for line in file]
+            head, *rows = [_parse(line) for line in _lines(path)]
         else:
             head = _parse(path.read_text(encoding="utf-8"))
             rows = head.pop("trajectories", None) if isinstance(head, dict) else None
-    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, RecursionError) as error:
         raise DataError(f"{path} is cut off or not a rollout: {error}") from error
     check_header(head, path)
     if not isinstance(rows, list):
@@ -75,7 +81,7 @@ def make_header(rollout: Buffer) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "layout": {
             "num_envs": num_envs,
             "n_steps": total // num_envs if num_envs and even else None,
@@ -112,6 +118,25 @@ def check_count(head: dict[str, Any], count: int, path: Path) -> None:
     said = layout.get("num_trajectories") if isinstance(layout, dict) else None
     if said not in (None, count):
         raise DataError(f"{path} is cut off or changed: it holds {count} trajectories of {said}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file, unpacked one after another.
+
+    Raises:
+        ValueError: for a line longer than `LARGEST_LINE`, or a file that unpacks to far more than
+            rollouts do.
+    """
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    most = max(_LEAST_LIMIT, path.stat().st_size * _LARGEST_RATIO)
+    with opened(path, "rb") as file:
+        while line := file.readline(LARGEST_LINE + 1):
+            most -= len(line)
+            if len(line) > LARGEST_LINE:
+                raise ValueError(f"a line is longer than {LARGEST_LINE} bytes")
+            if most < 0:
+                raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size")
+            yield line.decode("utf-8")
 
 
 def _parse(text: str) -> Any:

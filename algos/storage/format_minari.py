@@ -33,7 +33,7 @@ from textenv.errors import DataError, MissingDependencyError
 
 _KEY = "textenv"
 _HELD = ("observations", "final_observation", "actions", "rewards")  # Minari has these itself
-_FAULTS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
+_FAULTS = (AssertionError, OSError, *codec.FAULTS)
 
 
 def prepare(rollout: Buffer) -> Callable[[Path], None]:

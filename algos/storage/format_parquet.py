@@ -48,7 +48,7 @@ def read(path: Path) -> Buffer:
     try:
         table = pq.read_table(path, partitioning=None)
         header = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is cut off or not a rollout: {error}") from error
     check_header(header, path)
     check_count(header, table.num_rows, path)
@@ -59,7 +59,7 @@ def read(path: Path) -> Buffer:
         }
         rows = zip(*columns.values(), strict=True)
         trajectories = [Trajectory(**dict(zip(columns, row))) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (pa.ArrowException, StopIteration, RuntimeError, *codec.FAULTS) as error:
         raise DataError(f"{path} is not a rollout: {error}") from error
     return Buffer(trajectories, codec.decode_source(header.get("source"), path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Space
 
+from textenv.algos.storage.codec import FAULTS
 from textenv.errors import ConfigError, DataError
 from textenv.spaces import UnicodeText
+
+LARGEST_SPACE = 2**26
+"""Numbers of an observation or an action."""
 
 
 def describe_space(space: Space) -> dict[str, Any]:
@@ -40,8 +45,13 @@ def make_space(description: Any) -> Space:
     if kind not in _KINDS:
         raise DataError(f"not the description of a space: {description!r:.80}")
     try:
+        shape = description.get("shape", ())
+        if math.prod(shape) > LARGEST_SPACE:
+            raise ValueError(f"it has more than {LARGEST_SPACE} numbers")
         return _KINDS[kind][2](description)
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except DataError:  # of a space in it
+        raise
+    except (AssertionError, *FAULTS) as error:
         raise DataError(f"not the description of a {kind}: {description!r:.80}: {error}") from error
 
 

@@ -17,6 +17,7 @@ from mlx.utils import tree_map  # noqa: E402
 from textenv.algos.lm.models.weights import as_numpy  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
 from textenv.algos.runtime.compile import gradients  # noqa: E402
+from textenv.algos.training.optimizer import widened  # noqa: E402
 
 LossFn = Callable[..., "tuple[mx.array, dict[str, mx.array]]"]
 """``loss_fn(logprobs, old_logprobs, advantages, mask) -> (loss, metrics)``; arrays are (N, T)."""
@@ -91,7 +92,8 @@ def accumulate(
         parts: the arguments of ``loss_fn`` for each microbatch, at least one.
 
     Returns:
-        What ``loss_fn`` gave for each microbatch, and the gradient.
+        What ``loss_fn`` gave for each microbatch, and the gradient, in float32 also of weights in
+        half precision, in which small parts would be lost from a sum.
     """
     value_and_grad = nn.value_and_grad(model, loss_fn)
     outputs: list[tuple[Any, ...]] = []
@@ -99,6 +101,7 @@ def accumulate(
     for part in parts:
         with gradients():
             output, grads = value_and_grad(*part)
+        grads = widened(grads)
         total = grads if total is None else tree_map(mx.add, total, grads)
         mx.eval(output, total)
         outputs.append(output)

@@ -13,12 +13,15 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
-from mlx.utils import tree_flatten, tree_map  # noqa: E402
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path  # noqa: E402
 
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 
 SCHEDULES = ("constant", "linear", "cosine")
+_START = "schedule_start"  # in the optimizer's state, so that compiled steps read it
+HALF = (mx.float16, mx.bfloat16)
 
 
 def default_learning_rate(model: nn.Module) -> float:
@@ -29,7 +32,8 @@ def default_learning_rate(model: nn.Module) -> float:
     """
     size = count_parameters(model)
     rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
-    return min(1e-3, 10 * rate) if has_lora(model) else rate
+    adapters_alone = has_lora(model) and count_parameters(model, trainable=True) < size / 2
+    return min(1e-3, 10 * rate) if adapters_alone else rate
 
 
 def make_adamw(
@@ -62,7 +66,24 @@ def make_adamw(
             first = learning_rate / warmup_steps
             warmup = optim.linear_schedule(first, learning_rate, warmup_steps)
             rate = optim.join_schedules([warmup, rate], [warmup_steps])
-    return optim.AdamW(rate, betas=[0.9, 0.95], weight_decay=weight_decay, bias_correction=True)
+    optimizer: Any = None
+
+    def scheduled(step: mx.array) -> mx.array:
+        return rate(step if optimizer is None else step - optimizer.state[_START])
+
+    optimizer = optim.AdamW(
+        scheduled if callable(rate) else rate,
+        betas=[0.9, 0.95],
+        weight_decay=weight_decay,
+        bias_correction=True,
+    )
+    optimizer.state[_START] = mx.array(optimizer.step)
+    return optimizer
+
+
+def restart_schedule(optimizer: optim.Optimizer) -> None:
+    """Let the schedule of an optimizer from `make_adamw` begin again; its moments stay."""
+    optimizer.state[_START] = mx.array(optimizer.step)
 
 
 class OptimizerStep:
@@ -70,6 +91,11 @@ class OptimizerStep:
 
     The update of MLX's own optimizers is compiled, into fewer operations on each weight. A user's
     own class is not compiled, since it may do what cannot be compiled.
+
+    If weights are in half precision, the optimizer moves a float32 copy of them, and the model is
+    given that copy rounded. Most steps are smaller than the distance from a half-precision number
+    to the next one, and would otherwise be lost. A weight that was changed from outside replaces
+    its copy.
 
     Args:
         model: the model whose trainable weights are updated.
@@ -80,8 +106,14 @@ class OptimizerStep:
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, max_grad_norm: float):
         self._model, self._optimizer = model, optimizer
         self._max_norm = max_grad_norm or math.inf
-        optimizer.init(model.trainable_parameters())
-        self._state = [model.state, optimizer.state]
+        self._copies = {  # float32, by name
+            name: weight.astype(mx.float32)
+            for name, weight in _by_name(model.trainable_parameters()).items()
+            if weight.dtype in HALF
+        }
+        optimizer.init(self._with_copies(model.trainable_parameters()))
+        self._state = [model.state, optimizer.state, self._copies]
+        mx.eval(self._state)  # another thread than this one may take the steps
         self._update: Callable[[Any, mx.array], None] = self._scaled_update
         if type(optimizer).__module__.startswith("mlx."):
             self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
@@ -96,7 +128,7 @@ class OptimizerStep:
             FloatingPointError: if the norm is not finite; the weights are left as they were.
         """
         flat: Any = tree_flatten(gradient)
-        squares = (mx.square(g.astype(mx.float32)).sum() for _, g in flat)
+        squares = (block_sum(mx.square(g.astype(mx.float32)).reshape(-1)) for _, g in flat)
         norm: Any = mx.sqrt(sum(squares, mx.zeros(())))
         value = float(norm.item())
         if not math.isfinite(value):
@@ -109,5 +141,35 @@ class OptimizerStep:
         return value
 
     def _scaled_update(self, gradient: Any, scale: mx.array) -> None:
+        gradient = widened(gradient)
         scaled = tree_map(lambda g: g * scale.astype(g.dtype), gradient)
-        self._optimizer.update(self._model, scaled)
+        if not self._copies:
+            self._optimizer.update(self._model, scaled)
+            return
+        weights = _by_name(self._model.trainable_parameters())
+        for name, copy in self._copies.items():
+            weight = weights[name]
+            same = copy.astype(weight.dtype) == weight
+            self._copies[name] = mx.where(same, copy, weight.astype(mx.float32))
+        moved = self._optimizer.apply_gradients(
+            scaled, self._with_copies(self._model.trainable_parameters())
+        )
+        self._copies.update(
+            {name: weight for name, weight in _by_name(moved).items() if name in self._copies}
+        )
+        rounded = tree_map_with_path(lambda name, w: w.astype(weights[name].dtype), moved)
+        self._model.update(rounded)
+
+    def _with_copies(self, weights: Any) -> Any:
+        """A tree of weights in which the float32 copies stand for the weights that have one."""
+        return tree_map_with_path(lambda name, weight: self._copies.get(name, weight), weights)
+
+
+def widened(tree: Any) -> Any:
+    """A tree of arrays in which those in half precision are made float32."""
+    return tree_map(lambda x: x.astype(mx.float32) if x.dtype in HALF else x, tree)
+
+
+def _by_name(tree: Any) -> dict[str, mx.array]:
+    flat: Any = tree_flatten(tree)
+    return dict(flat)

@@ -71,6 +71,7 @@ def random_model() -> Callable:
 
     def make(**config):
         model_class, args_class = mlx_lm.utils._get_classes(config)
+        mx.random.seed(3)  # for biases, which stay near what they begin as
         model = model_class(args_class.from_dict(config))
         key = mx.random.key(3)
         weights = []
@@ -287,3 +288,21 @@ def exact(monkeypatch):
     monkeypatch.setattr(qwen3, "swiglu", lambda gate, x: silu(gate) * x)
     with mx.stream(mx.cpu):
         yield mx
+
+
+def _large_rows(size: int):
+    """Logits over a large vocabulary; adding one by one loses the tails of the first three."""
+    rng = np.random.default_rng(size)
+    yield "tail at -12", np.r_[0, np.full(size - 1, -12.0)]
+    yield "tail at -17", np.r_[0, np.full(size - 1, -17.0)]
+    yield "normal", rng.normal(0, 3, size)
+    yield "Zipf", rng.permutation(-1.1 * np.log(np.arange(1, size + 1)))
+
+
+@pytest.fixture(params=[49_152, 151_936])
+def large_vocabulary(request):
+    """Logits (4, V) of a large vocabulary, and their log-probabilities in float64."""
+    rows = np.stack([row for _, row in _large_rows(request.param)]).astype(np.float32)
+    exact = rows.astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    return rows, exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))

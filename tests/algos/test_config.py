@@ -6,11 +6,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import tomli_w
 
-from textenv.algos import GRPOConfig
-from textenv.algos.config import check_bounds, check_types, from_table, read_toml, to_table
+from textenv.algos import GRPOConfig, PPOConfig
+from textenv.algos.config import (
+    LARGEST,
+    LARGEST_RANK,
+    LARGEST_REAL,
+    LARGEST_SEED,
+    check_bounds,
+    check_counts,
+    check_integer,
+    check_types,
+    from_table,
+    read_toml,
+    to_table,
+)
+from textenv.algos.offline.control import OfflineConfig
+from textenv.algos.offline.text import OfflineTextConfig
+from textenv.errors import ConfigError, ConfigTypeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,3 +148,56 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "latin.toml").write_bytes("name = 'ü'".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.toml: not TOML"):
         read_toml(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39, 10**400])
+@pytest.mark.parametrize("make", [GRPOConfig, PPOConfig, OfflineTextConfig, OfflineConfig])
+def test_every_fraction_is_finite_in_float32(make, value):
+    names = [f.name for f in dataclasses.fields(make) if f.type in ("float", "float | None")]
+    assert len(names) > 4
+    for name in names:
+        with pytest.raises(ConfigError, match=name):
+            make(**{name: value})
+
+
+@pytest.mark.parametrize("make", [GRPOConfig, PPOConfig, OfflineTextConfig, OfflineConfig])
+def test_every_whole_number_is_one_that_mlx_counts_to(make):
+    names = [f.name for f in dataclasses.fields(make) if f.type in ("int", "int | None")]
+    for name in names:
+        for value in (10**400, -(10**400), -1):
+            with pytest.raises(ConfigError, match=name):
+                make(**{name: value})
+    assert make(seed=LARGEST_SEED).seed == LARGEST_SEED
+    with pytest.raises(ConfigError, match=r"^seed must be at most 9223372036854775807, got 92233"):
+        make(seed=LARGEST_SEED + 1)
+
+
+def test_the_largest_learning_rate_is_float32s_own():
+    largest = float(np.finfo(np.float32).max)
+    assert largest == LARGEST_REAL and GRPOConfig(learning_rate=largest).learning_rate == largest
+    assert dataclasses.asdict(GRPOConfig(max_steps=2**31 - 1))["max_steps"] == LARGEST
+
+
+@pytest.mark.parametrize("make", [GRPOConfig, PPOConfig, OfflineTextConfig])
+def test_a_rank_that_no_model_has_is_refused_at_once(make):
+    assert make(lora_rank=LARGEST_RANK).lora_rank == 4096
+    with pytest.raises(ConfigError, match="lora_rank must be at least 0 and at most 4096, got 10"):
+        make(lora_rank=1_000_000)
+
+
+def test_items_of_tuples_are_checked_and_dataclasses_in_fields():
+    with pytest.raises(ConfigTypeError, match=r"words must be tuple\[str, \.\.\.\], got \(5,\)"):
+        Outer(words=(5,))
+    with pytest.raises(ConfigError, match="rate must be a finite number of float32, got inf"):
+        Outer(options={"rate": float("inf")})
+    outside = Unchecked()
+    outside.count = 2**31
+    with pytest.raises(ConfigError, match="count must be at most 2147483647, got 2147483648"):
+        check_types(Outer(anything=outside))
+
+
+def test_counts():
+    with pytest.raises(ConfigError, match="count must be an integer >= 1, got 0"):
+        check_counts(Unchecked(), ("no_such_field", "count"), 1)
+    with pytest.raises(ConfigError, match=r"^n must be at most \d+, got a whole number of 33220 "):
+        check_integer("n", 10**10000, 0)

@@ -112,14 +112,15 @@ LENGTH_CAP = 7
 
 
 def slow_loss(
-    loss_type, logprobs, old, advantages, mask, low, high, beta=0.0, ref=None
+    loss_type, logprobs, old, advantages, mask, low, high, beta=0.0, ref=None, corrected=False
 ) -> tuple[float, dict[str, float]]:
     """Token by token, by the papers' formulas, in Python floats."""
     n, width = mask.shape
     per_sequence, all_tokens, counts = [], [], {"low": 0, "high": 0, "region": 0}
-    kls = []
+    kls, clips_counted = [], 0
     for i in range(n):
         cells = [t for t in range(width) if mask[i, t]]
+        clips_counted += min(1, len(cells)) if loss_type == "gspo" else len(cells)
         mean = sum(logprobs[i, t] - old[i, t] for t in cells) / max(1, len(cells))
         losses = []
         for t in cells:
@@ -130,14 +131,15 @@ def slow_loss(
             else:
                 clipped = min(max(ratio, 1 - low), 1 + high)
                 loss = -min(ratio * advantage, clipped * advantage)
-            below = ratio < 1 - low and advantage < 0
+            below = ratio < 1 - low and advantage < 0 and loss_type != "cispo"
             above = ratio > 1 + high and advantage > 0
-            counts["low"] += below
-            counts["high"] += above
-            counts["region"] += below or above
+            share = 1 / len(cells) if loss_type == "gspo" else 1  # of a sequence, or a token
+            counts["low"] += below * share
+            counts["high"] += above * share
+            counts["region"] += (below or above) * share
             if beta:
                 d = ref[i, t] - logprobs[i, t]
-                kls.append(math.exp(d) - d - 1)
+                kls.append((math.exp(d) - d - 1) * (ratio if corrected else 1))
                 loss += beta * kls[-1]
             losses.append(loss)
         per_sequence.append(sum(losses) / max(1, len(losses)))
@@ -148,7 +150,7 @@ def slow_loss(
         "gspo": sum(per_sequence) / n,
         "dr_grpo": sum(all_tokens) / (n * LENGTH_CAP),
     }.get(loss_type, sum(all_tokens) / tokens)
-    metrics = {f"clip_ratio/{k}_mean": v / tokens for k, v in counts.items()}
+    metrics = {f"clip_ratio/{k}_mean": v / max(1, clips_counted) for k, v in counts.items()}
     return loss, metrics | ({"kl": sum(kls) / tokens} if beta else {})
 
 
@@ -168,10 +170,10 @@ def random_case(seed, n=6, width=5):
     return logprobs, old, rng.normal(0, 1, n).astype(np.float32), mask, ref
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize(("beta", "corrected"), [(0.0, False), (0.3, False), (0.3, True)])
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
-def test_loss_against_a_slow_loop(loss_type, per_token, beta):
+def test_loss_against_a_slow_loop(loss_type, per_token, beta, corrected):
     import mlx.core as mx
 
     for seed in range(3):
@@ -180,9 +182,10 @@ def test_loss_against_a_slow_loop(loss_type, per_token, beta):
             advantages = np.random.default_rng(seed).normal(0, 1, mask.shape).astype(np.float32)
             advantages[mask == 0] = np.nan
         expected, expected_metrics = slow_loss(
-            loss_type, logprobs, old, advantages, mask, 0.2, 0.3, beta, ref
+            *(loss_type, logprobs, old, advantages, mask, 0.2, 0.3, beta, ref, corrected)
         )
         settings = {"loss_type": loss_type, "epsilon": 0.2, "epsilon_high": 0.3, "beta": beta}
+        settings["use_bias_correction_kl"] = corrected
 
         def loss_fn(x, case=(old, advantages, mask, ref), settings=settings):
             old, advantages, mask, ref = map(mx.array, case)
@@ -270,6 +273,88 @@ def test_kl_of_a_log_ratio():
         assert loss.item() == pytest.approx(2 * k3, abs=2e-7)
 
 
+def kl_gradient(policy, old, reference, **settings):
+    """The expected gradient of the KL term by the logits, over tokens that ``old`` sampled."""
+    import mlx.core as mx
+
+    old, reference = mx.array(old), mx.array(reference)
+
+    def loss_fn(logits):
+        logprobs = logits - mx.logsumexp(logits)
+        loss, metrics = grpo.policy_loss(
+            *(logprobs[:, None], mx.log(old)[:, None], mx.zeros(len(old)), mx.ones((len(old), 1))),
+            # The mean over the batch becomes the mean under the policy that sampled.
+            weights=old[:, None],
+            beta=1.0,
+            ref_logprobs=mx.log(reference)[:, None],
+            **settings,
+        )
+        return loss, metrics["kl"]
+
+    (_, _), gradient = mx.value_and_grad(loss_fn)(mx.log(mx.array(policy)))
+    return np.array(gradient)
+
+
+POLICY, OLD, REFERENCE = [0.5, 0.3, 0.2], [0.4, 0.25, 0.35], [0.1, 0.6, 0.3]
+
+
+@pytest.mark.parametrize("old", [POLICY, OLD])
+def test_a_corrected_kl_has_the_gradient_of_the_reverse_divergence(old):
+    """d KL(p || r) / d logit_i = p_i (log(p_i / r_i) - KL), on the policy and off it."""
+    p, r = np.array(POLICY), np.array(REFERENCE)
+    divergence = (p * np.log(p / r)).sum()
+    found = kl_gradient(POLICY, old, REFERENCE, use_bias_correction_kl=True)
+    np.testing.assert_allclose(found, p * (np.log(p / r) - divergence), atol=1e-6)
+
+
+def test_a_plain_kl_has_the_gradient_of_the_forward_divergence():
+    """d KL(r || p) / d logit_i = p_i - r_i, on the policy; the default, as in GRPO's paper."""
+    found = kl_gradient(POLICY, POLICY, REFERENCE)
+    np.testing.assert_allclose(found, np.array(POLICY) - REFERENCE, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "cispo"])
+def test_a_corrected_kl_by_hand(loss_type):
+    # the ratio is 2, the reference is likelier by exp(.1): 2 * (exp(.1) - .1 - 1) = .0103418
+    one = np.ones((1, 1))
+    loss, metrics = grpo.policy_loss(
+        *(np.log(2 * one), 0 * one, 0 * one[0], one),
+        beta=3.0,
+        use_bias_correction_kl=True,
+        ref_logprobs=np.log(2 * one) + 0.1,
+        loss_type=loss_type,
+    )
+    assert metrics["kl"].item() == pytest.approx(0.0103418, abs=1e-6)
+    assert loss.item() == pytest.approx(3 * 0.0103418, abs=3e-6)
+
+
+def clip_ratios(loss_type, ratio, advantages, mask, **settings):
+    ratio = np.array(ratio)
+    _, metrics = grpo.policy_loss(
+        *(np.log(ratio), np.zeros_like(ratio), np.array(advantages), np.array(mask)),
+        loss_type=loss_type,
+        **settings,
+    )
+    return [metrics[f"clip_ratio/{name}_mean"].item() for name in ("low", "high", "region")]
+
+
+def test_cispo_counts_only_what_its_bound_stops():
+    """TRL's cispo_clip_ratio: above the bound with an advantage above 0; nothing bounds below."""
+    ratio, advantages = [[0.1, 3.0, 3.0, 1.1]], [[-1.0, 1.0, -1.0, 1.0]]
+    assert clip_ratios("cispo", ratio, advantages, [[1, 1, 1, 1]]) == [0, 0.25, 0.25]
+    assert clip_ratios("dapo", ratio, advantages, [[1, 1, 1, 1]]) == [0.25, 0.25, 0.5]
+    # TRL's bound of 5 is an epsilon_high of 4 here.
+    assert clip_ratios("cispo", [[4.9, 5.1]], [[1, 1]], [[1, 1]], epsilon_high=4.0)[1] == 0.5
+
+
+def test_gspo_counts_sequences():
+    """A completion of one token counts as much as one of four; one without tokens not at all."""
+    ratio = [[2.0, 1.0, 1.0, 1.0], [2.0] * 4, [0.5] * 4, [1.0] * 4, [9.0] * 4]
+    mask = [[1, 0, 0, 0], [1] * 4, [1] * 4, [1] * 4, [0] * 4]
+    advantages = [1.0, -1.0, -1.0, 1.0, 1.0]
+    assert clip_ratios("gspo", ratio, advantages, mask) == [0.25, 0.25, 0.5]
+
+
 @pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
 def test_parts_sum_to_the_whole(loss_type):
     logprobs, old, advantages, mask, ref = random_case(11)
@@ -289,6 +374,92 @@ def test_parts_sum_to_the_whole(loss_type):
     assert abs(parts[0]) > 1e-3
 
 
+def trls_loss(torch, loss_type, logprobs, old, advantages, mask, low, high, beta, ref, corrected):
+    """TRL's own loss, gradient and metrics, of a trainer that is given log-probabilities."""
+    from types import SimpleNamespace as Namespace
+
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    logprobs = torch.tensor(logprobs, requires_grad=True)
+    mask = torch.tensor(mask)
+    metrics = {}
+    trainer = Namespace(
+        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logprobs, 0 * mask, None),
+        accelerator=Namespace(
+            num_processes=1, sync_gradients=False, gather=lambda x: x, reduce=lambda x, **_: x
+        ),
+        args=Namespace(use_bias_correction_kl=corrected, delta=None, steps_per_generation=1),
+        model=Namespace(training=True),
+        loss_type="grpo" if loss_type == "gspo" else loss_type,
+        importance_sampling_level="sequence" if loss_type == "gspo" else "token",
+        # TRL's bound for cispo is epsilon_high itself.
+        **{"epsilon_low": low, "epsilon_high": 1 + high if loss_type == "cispo" else high},
+        **{"beta": beta, "max_completion_length": LENGTH_CAP, "top_entropy_quantile": 1.0},
+        **dict.fromkeys(("aux_loss_enabled", "_entropy_bonus_enabled", "use_vllm"), False),
+        **{"off_policy_mask_threshold": None, "current_gradient_accumulation_steps": 1},
+        _metrics={"train": _Lists(metrics), "eval": {}},
+    )
+    empty = torch.zeros((len(mask), 0))
+    inputs = {
+        **{"prompt_ids": empty, "prompt_mask": empty, "completion_ids": mask},
+        **{"completion_mask": mask, "old_per_token_logps": torch.tensor(old)},
+        **{"ref_per_token_logps": torch.tensor(ref), "advantages": torch.tensor(advantages)},
+        "num_items_in_batch": mask.sum(),
+    }
+    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
+    loss.backward()
+    return loss.item(), logprobs.grad.numpy(), metrics
+
+
+class _Lists(dict):
+    """TRL appends each metric to a list of its name."""
+
+    def __init__(self, found):
+        super().__init__()
+        self._found = found
+
+    def __missing__(self, name):
+        return type("", (), {"append": lambda _, value: self._found.__setitem__(name, value)})()
+
+
+@pytest.mark.parametrize(("beta", "corrected"), [(0.0, False), (0.3, False), (0.3, True)])
+@pytest.mark.parametrize("loss_type", list(grpo.LOSS_TYPES))
+def test_loss_and_metrics_are_those_of_trl(loss_type, beta, corrected):
+    pytest.importorskip("trl")
+    torch = pytest.importorskip("torch")
+    import mlx.core as mx
+
+    rng = np.random.default_rng(1)
+    old = rng.normal(-2, 1, (6, 5)).astype(np.float32)
+    logprobs, ref = (old + rng.normal(0, 0.4, (6, 5)).astype(np.float32) for _ in range(2))
+    mask = (np.arange(5) < rng.integers(1, 6, 6)[:, None]).astype(np.float32)
+    advantages = rng.normal(0, 1, 6).astype(np.float32)
+    case = (logprobs, old, advantages, mask)
+    expected, expected_gradient, theirs = trls_loss(
+        *(torch, loss_type, *case, 0.05, 0.1, beta, ref, corrected)
+    )
+
+    def loss_fn(x):
+        return grpo.policy_loss(
+            *(x, *map(mx.array, case[1:])),
+            **{"loss_type": loss_type, "epsilon": 0.05, "epsilon_high": 0.1, "beta": beta},
+            **{"use_bias_correction_kl": corrected, "ref_logprobs": mx.array(ref)},
+            max_completion_length=LENGTH_CAP,
+        )
+
+    (loss, metrics), gradient = mx.value_and_grad(loss_fn)(mx.array(logprobs))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(np.array(gradient), expected_gradient, rtol=1e-4, atol=1e-6)
+    theirs["clip_ratio/high_mean"] = theirs.pop(
+        "cispo_clip_ratio", theirs.get("clip_ratio/high_mean")
+    )
+    ours = {name: value.item() for name, value in metrics.items()}
+    shared = ours.keys() & theirs.keys()
+    assert {"clip_ratio/high_mean"} | ({"kl"} if beta else set()) <= shared
+    assert {n: ours[n] for n in shared} == pytest.approx({n: theirs[n] for n in shared}, rel=1e-4)
+    assert ours["clip_ratio/high_mean"] > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -301,6 +472,3 @@ def test_bad_loss_arguments(settings, words):
     ones = np.ones((1, 1))
     with pytest.raises(ValueError, match=words):
         grpo.policy_loss(ones, ones, ones[0], ones, **settings)
-
-
-# --- config -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from textenv.algos import GRPOConfig
+from textenv.algos.config import from_table, to_table
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,7 @@ from textenv.algos import GRPOConfig
         *(("num_generations", 1), ("temperature", -1.0), ("temperature", math.inf)),
         *(("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), ("min_p", 2.0)),
         *(("max_steps", 1.5), ("max_steps", True), ("max_steps", "9"), ("epsilon", None)),
+        *(("stop", "\n"), ("stop", [""]), ("stop", [3]), ("chat_template_kwargs", "think")),
         *(("beta", "0.1"), ("mask_truncated_completions", 1), ("chat_template", "yes")),
     ],
 )
@@ -33,6 +35,14 @@ def test_more_minibatches_than_completions():
     with pytest.raises(ValueError, match="num_minibatches=7 is more than the 6 completions"):
         GRPOConfig(num_minibatches=7, num_prompts=2, num_generations=3)
     assert GRPOConfig(num_minibatches=6, num_prompts=2, num_generations=3).num_minibatches == 6
+
+
+def test_stop_strings_and_settings_of_the_template_reach_the_policy():
+    config = GRPOConfig(stop=["\n\n"], chat_template_kwargs={"enable_thinking": False})
+    assert config.sampling["stop"] == config.stop == ("\n\n",)
+    assert config.sampling["chat_template_kwargs"] == {"enable_thinking": False}
+    assert hash(config) == hash(GRPOConfig(stop=("\n\n",)))
+    assert from_table(GRPOConfig, to_table(config), "a run") == config
 
 
 def test_config_accepts_its_edges():

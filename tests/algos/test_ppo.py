@@ -11,6 +11,7 @@ from textenv.algos.ppo import (
     bootstrap_value,
     explained_variance,
     gae,
+    last_epoch_mean,
     minibatches,
     policy_loss,
     value_loss,
@@ -152,6 +153,15 @@ def test_every_row_is_in_one_minibatch_of_an_epoch():
     epochs = [np.concatenate(batches[i : i + 3]).tolist() for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1]
+
+
+def test_the_mean_of_the_last_epoch():
+    """Ten rows in minibatches of four: 0 to 2 are the first epoch, 3 to 5 the second."""
+    config = PPOConfig(batch_size=4, n_epochs=2)
+    assert last_epoch_mean(dict(enumerate([9.0, 9.0, 9.0, 1.0, 2.0, 6.0])), config, 10) == 3
+    assert last_epoch_mean({0: 9.0, 2: 9.0, 4: 2.0, 5: 3.0}, config, 10) == 2.5  # two were skipped
+    assert last_epoch_mean({0: 9.0, 1: 1.0, 2: 5.0}, config, 10) == 5  # target_kl ended the first
+    assert last_epoch_mean({}, config, 10) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """PPO on control: its update against torch's on the same data, and what it learns."""
 
+import dataclasses
 import json
 
 import gymnasium as gym
@@ -8,12 +9,12 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tests.algos.control_envs import Bandit, Steps, choices, quick
-from textenv.algos import load_rollout
+from textenv.algos import Buffer, PPOConfig, load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.ppo import PPOTrainer, minibatches
 from textenv.algos.ppo_control import ControlUpdater, control_batch
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.errors import ConfigError, DataError
+from textenv.errors import ConfigError, DataError, MissingFileError
 
 # --- the update ----------------------------------------------------------------------------
 
@@ -86,8 +87,11 @@ def test_weights_after_an_update_are_those_of_torch(env, settings):
         )
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
-def test_an_update_is_that_of_sb3s_own_agent(env_id):
+@pytest.mark.parametrize(
+    ("env_id", "target_kl"),
+    [("CartPole-v1", None), ("Pendulum-v1", None), ("CartPole-v1", 2e-4), ("CartPole-v1", 2e-3)],
+)
+def test_an_update_is_that_of_sb3s_own_agent(env_id, target_kl):
     """Our weights and our rollout in SB3's policy and buffer; then its train() against ours.
 
     Whole-batch epochs, so that the order of the shuffled rows does not matter.
@@ -98,6 +102,7 @@ def test_an_update_is_that_of_sb3s_own_agent(env_id):
 
     size, settings = 256, {"n_epochs": 4, "learning_rate": 3e-3, "ent_coef": 0.02}
     config = quick(hidden=(8, 8), n_steps=size, batch_size=size, clip_range_vf=0.3, **settings)
+    config = dataclasses.replace(config, target_kl=target_kl)
     env = gym.make(env_id)
     learner = ControlUpdater(env, config)
     rollout = RolloutRunner(env, learner.policy, max_steps=size).collect()
@@ -105,7 +110,7 @@ def test_an_update_is_that_of_sb3s_own_agent(env_id):
     agent = sb3.PPO(
         *("MlpPolicy", env_id, settings["learning_rate"], size, size),
         **{k: v for k, v in settings.items() if k != "learning_rate"},
-        **{"clip_range_vf": 0.3, "policy_kwargs": kwargs, "device": "cpu"},
+        **{"clip_range_vf": 0.3, "policy_kwargs": kwargs, "device": "cpu", "target_kl": target_kl},
     )
     agent.set_logger(Logger(None, []))
     names = {}  # SB3's -> the name and the slice of ours
@@ -146,7 +151,20 @@ def test_an_update_is_that_of_sb3s_own_agent(env_id):
     ended = last.terminated or last.truncated
     buffer.compute_returns_and_advantage(torch.tensor([last.last_value or 0.0]), np.array([ended]))
     agent.train()
-    learner.update(rollout, 1.0)
+    metrics = learner.update(rollout, 1.0)
+    shown = agent.logger.name_to_value
+    for name in (
+        "approx_kl",
+        "clip_fraction",
+        "entropy_loss",
+        "policy_gradient_loss",
+        "value_loss",
+    ):
+        expected = float(shown[f"train/{name}"])
+        assert metrics[f"train/{name}"] == pytest.approx(expected, rel=1e-3, abs=1e-6), name
+    assert metrics["train/explained_variance"] == pytest.approx(
+        float(shown["train/explained_variance"]), abs=1e-5
+    )
     trained = agent.policy.state_dict()
     for name, expected in as_theirs().items():
         np.testing.assert_allclose(trained[name].numpy(), expected.numpy(), atol=1e-5)
@@ -352,3 +370,71 @@ def test_a_mask_that_is_changed_in_place_is_recorded_as_it_was(mode):
     learner = ControlUpdater(env, quick(n_steps=32, batch_size=32, n_epochs=1))
     metrics = learner.update(RolloutRunner(env, learner.policy, max_steps=32).collect(), 1.0)
     assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_seconds_of_a_step_are_told_apart(tmp_path, monkeypatch, clock):
+    """On a clock that each phase moves by an amount of its own."""
+
+    def takes(seconds, function):
+        def timed(*args, **kwargs):
+            clock(seconds)
+            return function(*args, **kwargs)
+
+        return timed
+
+    monkeypatch.setattr(Bandit, "step", takes(0.5, Bandit.step))
+    monkeypatch.setattr(MLPPolicy, "__call__", takes(0.25, MLPPolicy.__call__))
+    monkeypatch.setattr(Buffer, "save", takes(70, Buffer.save))
+    monkeypatch.setattr(ControlUpdater, "update", takes(900, ControlUpdater.update))
+    config = PPOConfig(total_timesteps=16, n_steps=8, batch_size=8, n_epochs=1)
+    trainer = PPOTrainer("mlp", Bandit(), config, export_to=tmp_path)
+    step = 8 * 0.75 + 70 + 900
+    for number, metrics in enumerate(trainer.train(), 1):
+        phases = [metrics[f"time/{name}"] for name in ("rollout", "export", "update")]
+        assert phases == [8 * 0.75, 70, 900]
+        assert metrics["time/environment"] == 8 * 0.5 and metrics["time/policy"] == 8 * 0.25
+        assert metrics["step_time"] == step and metrics["time/time_elapsed"] == number * step
+        assert metrics["time/fps"] == 8 / step
+
+
+# --- a saved policy is trained further ---------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A policy whose networks and normalisation are not those of the default settings."""
+    shape = {"hidden": (8, 8), "activation": "relu", "normalize_observations": True}
+    config = quick(total_timesteps=256, seed=3, normalize_rewards=True, **shape)
+    trainer = PPOTrainer("mlp", env="CartPole-v1", config=config)
+    trainer.train()
+    trainer.save(tmp_path / "model")
+    return trainer.policy, tmp_path / "model"
+
+
+@pytest.mark.parametrize("as_path", [True, False])
+def test_a_saved_policy_is_trained_further(saved, as_path):
+    policy, folder = saved
+    # One step on the whole rollout: its ratios are all 1 only if the loss computes the very
+    # networks that played.
+    config = PPOConfig(total_timesteps=256, n_steps=256, batch_size=256, n_epochs=1)
+    trainer = PPOTrainer(folder if as_path else str(folder), env="CartPole-v1", config=config)
+    assert trainer.policy.fingerprint() == policy.fingerprint()
+    assert trainer.config.hidden == (8, 8) and trainer.config.activation == "relu"
+    metrics = trainer.train()[-1]
+    assert abs(metrics["train/approx_kl"]) < 1e-6 and metrics["train/clip_fraction"] == 0
+    assert trainer.policy.fingerprint() != policy.fingerprint()
+    assert trainer.policy.stats.count == 512  # the statistics go on
+
+
+@pytest.mark.parametrize("env", ["Acrobot-v1", "MountainCarContinuous-v0"])
+def test_a_saved_policy_that_does_not_fit_the_environment(saved, env):
+    said = r"made for observations Box.*\(4,\).*Discrete\(2\), and the environment has .*Box"
+    with pytest.raises(ConfigError, match=said):
+        PPOTrainer(saved[1], env=env, config=quick())
+
+
+def test_a_folder_that_holds_no_policy(tmp_path):
+    with pytest.raises(MissingFileError, match=r"holds no control policy: config.json is missing"):
+        PPOTrainer(tmp_path, env="CartPole-v1", config=quick())
+    with pytest.raises(ConfigError, match=r"'mlp'.*or the folder of a policy.*'nowhere'"):
+        PPOTrainer("nowhere", env="CartPole-v1", config=quick())

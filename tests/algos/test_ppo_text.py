@@ -197,6 +197,32 @@ def test_epochs_end_where_the_policy_has_gone_too_far(fresh, sample):
     assert annealed["train/clip_range"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("target_kl", "seen"), [(None, 6), (1e-8, 2)])
+def test_the_kl_that_is_shown_is_that_of_the_last_epoch(
+    fresh, sample, target_kl, seen, monkeypatch
+):
+    """As Stable-Baselines3 shows it; the minibatch that was stopped counts too."""
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, ROWS)
+    learner = make_learner(
+        *(model, tokenizer), batch_size=4, n_epochs=3, learning_rate=3e-3, target_kl=target_kl
+    )
+    steps = []
+    original = learner._step
+
+    def step(*args):
+        steps.append(original(*args))
+        return steps[-1]
+
+    monkeypatch.setattr(learner, "_step", step)
+    metrics = learner.update(Buffer(trajectories), 1.0, None)
+    kls = [figures["train/approx_kl"] for figures in steps]
+    assert len(kls) == seen and kls[-1] > 1e-5
+    assert metrics["train/approx_kl"] == pytest.approx(np.mean(kls[-2:]))
+    losses = [figures["train/value_loss"] for figures in steps]
+    assert metrics["train/value_loss"] == pytest.approx(np.mean(losses))
+
+
 def test_a_gradient_that_is_no_number_changes_nothing(fresh, sample):
     import mlx.core as mx
 
@@ -226,8 +252,6 @@ def test_tokens_that_count_differently_are_refused(sample, fresh, given):
     with pytest.raises(DataError, match="train on them by GRPO"):
         learner.update(Buffer(trajectories), 1.0, None)
     assert same_weights(before, weights_of(model))
-
-
 
 
 # --- models in and out --------------------------------------------------------------------------

@@ -360,6 +360,22 @@ def test_a_saved_model_is_the_trained_one(tmp_path):
     assert action == model.predict(observation, deterministic=True)[0] and "value" in extras
 
 
+def test_a_model_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    trainer = SB3Trainer(build(), 256)
+    path = trainer.save(tmp_path)
+    before = path.read_bytes()
+
+    def half(path, *_, **__):
+        path.write_bytes(b"half")
+        raise OSError("no room on the disk")
+
+    monkeypatch.setattr(trainer.model, "save", half)
+    with pytest.raises(OSError, match="no room"):
+        trainer.save(tmp_path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.zip"]
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -391,5 +407,5 @@ def test_a_mask_must_be_there_to_be_used():
 def test_a_missing_extra_is_named(monkeypatch):
     model = build()
     monkeypatch.setitem(sys.modules, "stable_baselines3.common.on_policy_algorithm", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'textenv\[sb3\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install -e '\.\[sb3\]'"):
         SB3Trainer(model, 100)

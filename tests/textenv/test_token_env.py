@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import textenv
 from textenv.errors import ConfigError, ConfigTypeError
+from textenv.tokenizers import load_tokenizer
 
 EOS, PAD = 1, 0
 TASKS = ["arithmetic", "calculator", "countdown", "guess_number", "reverse", "sort"]
@@ -272,3 +273,22 @@ def test_any_tokens_earn_what_their_text_earns(name, seed, data):
         if over := terminated or truncated:
             break
     assert over
+
+
+def test_the_prompt_has_one_bos_and_no_eos_and_ids_without_a_token_are_masked():
+    """Of a tokenizer that puts both around a text, and has a hole among its ids."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {"<s>": 0, "</s>": 1, "a": 2, "b": 5}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokenizer = load_tokenizer(backend)
+    tokenizer.eos_token_ids = (1,)
+    for prompt in ("ab", "<s>ab"):
+        env = make(prompts=[prompt], reward_fn="length", tokenizer=tokenizer, task=None)
+        observation, info = env.reset()
+        assert observation["ids"][observation["mask"] == 1].tolist() == [0, 2, 5]
+        assert np.flatnonzero(info["action_mask"]).tolist() == [1, 2, 5]

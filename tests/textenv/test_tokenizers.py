@@ -244,3 +244,27 @@ def test_loading_brings_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done
+
+
+def test_what_stands_around_a_text_is_put_before_a_prompt_once_and_never_after_it():
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {"<s>": 0, "</s>": 1, "a": 2, "b": 3}
+    for single, before in (
+        ("<s> $A", [0]),
+        ("<s> <s> $A </s>", [0, 0]),
+        ("$A </s>", []),
+        ("$A", []),
+    ):
+        backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary))
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+        backend.add_special_tokens(["<s>", "</s>"])
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        tokenizer = load_tokenizer(backend)
+        assert tokenizer.encode_prompt("ab") == [*before, 2, 3]
+        assert tokenizer.encode_prompt("") == before
+        if before:
+            assert tokenizer.encode_prompt("<s>" * len(before) + "ab") == [*before, 2, 3]
+        assert tokenizer.ids == {0, 1, 2, 3}
+        assert tokenizer.special_ids == {0, 1}

@@ -101,8 +101,8 @@ def test_actions_that_do_not_begin_at_zero():
     [
         ({}, "no keys"),
         ({"a": 1}, "'a'"),
-        ({"action_mask": [1, 1]}, r"shape \(2,\)"),
-        ({"action_mask": [0, 0, 0]}, "with 0"),
+        ({"action_mask": [1, 1]}, "must have 3 entries"),
+        ({"action_mask": [0, 0, 0]}, "it allows none"),
     ],
 )
 def test_a_mask_that_is_none_is_named(info, match):
@@ -148,7 +148,7 @@ def test_nothing_is_valid_when_the_game_is_over(last, in_observation):
     assert env.observation_space.contains(observation)
     if in_observation:
         assert observation["action_mask"].tolist() == [0, 0]
-    with pytest.raises(InvalidAction, match="masked; 0 of 2 are valid"):
+    with pytest.raises(ResetNeeded, match="the episode is over"):
         env.step(5)
     env.reset()
     assert env.action_masks().tolist() == [False, True]
@@ -158,5 +158,5 @@ def test_a_game_that_goes_on_must_allow_something():
     env = ActionMask(Game({"action_mask": [0, 0]}))
     env.unwrapped.step = lambda action: (1, 0.0, False, False, {"action_mask": [0, 0]})
     env.reset()
-    with pytest.raises(DataError, match="with a valid action in it, got shape"):
+    with pytest.raises(DataError, match="must allow one choice or more"):
         env.step(5)

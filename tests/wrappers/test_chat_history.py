@@ -1,6 +1,7 @@
 """The transcript of an episode as chat messages."""
 
 import json
+import shutil
 
 import gymnasium as gym
 import pytest
@@ -113,6 +114,43 @@ def test_a_models_template_renders_the_messages(chat_model):
     twin = gym.make(env.spec)
     twin.reset(seed=1)
     assert twin.step("0")[0] == observation
+
+
+def test_info_has_the_messages_and_what_the_template_puts_after_the_action(chat_model):
+    pytest.importorskip("transformers")
+    env = ChatHistory(guess(), chat_model, system="Guess.")
+    before, info = env.reset(seed=1)
+    assert info["turn"] == before
+    assert [m["role"] for m in info["messages"]] == ["system", "user"]
+    for action in ("0", "1"):
+        observation, *_, info = env.step(action)
+        assert observation == before + action + info["turn"]
+        assert info["turn"] == "[user]\nhigher\n[assistant]"
+        assert info["messages"][-2:] == [
+            message("assistant", action),
+            message("user", "\nhigher\n"),
+        ]
+        before = observation
+    plain = ChatHistory(guess(), system="Guess.")
+    plain.reset(seed=1)
+    observation, *_, info = plain.step("0")
+    assert info["turn"] == "\nhigher\n"
+    assert info["messages"] == list(observation)
+
+
+def test_settings_reach_the_template(chat_model, tmp_path):
+    pytest.importorskip("transformers")
+    folder = tmp_path / "thinking"
+    shutil.copytree(chat_model, folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["chat_template"] += "{% if add_generation_prompt and not think %}[none]{% endif %}"
+    path.write_text(json.dumps(config))
+    for think in (True, False):
+        env = ChatHistory(guess(), str(folder), chat_template_kwargs={"think": think})
+        observation, _ = env.reset(seed=1)
+        shown = [observation, env.step("0")[4]["turn"]]
+        assert [text.endswith("[none]") for text in shown] == [not think] * 2
 
 
 def test_at_the_end_nobody_is_asked_to_speak(chat_model):

@@ -1,6 +1,7 @@
 """Step results as dicts, and the way back to Gymnasium's tuples."""
 
 import warnings
+from fractions import Fraction
 
 import gymnasium as gym
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from textenv.wrappers import DictStep, TupleStep, standardize_step
+from textenv.wrappers.step import CheckedStep
 
 KEYS = ["observation", "reward", "terminated", "truncated", "info"]
 STEP = {"observation": 1, "reward": 2.0, "terminated": False, "truncated": True, "info": {"a": 1}}
@@ -133,6 +135,78 @@ def test_a_step_that_is_no_tuple_is_refused_and_not_garbled(result):
 def test_a_tuple_of_another_length_is_a_type_error(result):
     with pytest.raises(TypeError):
         DictStep(Returns(result)).step(0)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        np.zeros(3),
+        np.zeros(2),
+        "ab",
+        (1, 2),
+        (1, {}, 3),
+        {"observation": 1, "info": {}},
+        None,
+        [1, {}],
+    ],
+)
+def test_a_reset_that_returns_something_else_names_the_method(result):
+    env = Returns(STEP)
+    env.reset = lambda **_: result
+    for checked in (DictStep(env), CheckedStep(env)):
+        with pytest.raises(
+            TypeError, match=r"reset of .*Returns.* must return \(observation, info\)"
+        ):
+            checked.reset()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"reward": np.array([1.0])}, r"reward .* must be a number, got an array of shape \(1,\)"),
+        ({"reward": [1.0]}, r"reward .* must be a number, got \[1.0\]"),
+        ({"reward": None}, "reward .* must be a number, got None"),
+        ({"reward": "1"}, "reward .* must be a number, got '1'"),
+        ({"terminated": np.array([True])}, r"terminated must be True or False, .* \(1,\)"),
+        ({"truncated": np.zeros((2, 1), bool)}, r"truncated must be True or False, .* \(2, 1\)"),
+        ({"terminated": None}, "terminated must be a flag"),
+        ({"info": None}, "info must be a dict, got NoneType"),
+    ],
+)
+def test_what_a_step_may_not_return_names_the_method(changed, says):
+    env = Returns(tuple({**STEP, **changed}.values()))
+    for checked in (DictStep(env), CheckedStep(env)):
+        with pytest.raises(TypeError, match=f"step of .*Returns.*{says}"):
+            checked.step(0)
+
+
+@pytest.mark.parametrize("reward", [1, True, np.float32(1), np.array(1.0), np.True_, Fraction(1)])
+def test_any_single_number_is_a_reward(reward):
+    step = DictStep(Returns(tuple({**STEP, "reward": reward}.values()))).step(0)
+    assert step["reward"] is reward
+    assert standardize_step({**STEP, "reward": reward})["reward"] is reward
+
+
+def test_rewards_of_a_vector_are_one_for_each_environment():
+    both = {**STEP, "terminated": np.zeros(2, bool), "truncated": np.zeros(2, bool)}
+    for reward in (np.zeros(2), [0.0, 1.0]):
+        assert standardize_step({**both, "reward": reward})["reward"] is reward
+    for reward in (np.zeros((2, 1)), 1.0, [0.0], np.zeros(3)):
+        envs = gym.vector.VectorEnv()
+        envs.num_envs, envs.observation_space, envs.action_space = 2, None, None
+        envs.step = lambda _: tuple({**both, "reward": reward}.values())  # noqa: B023
+        with pytest.raises(TypeError, match=r"step of .* an array of shape \(2,\), like the flags"):
+            DictStep(envs).step(0)
+        if np.ndim(reward) and isinstance(reward, np.ndarray):
+            with pytest.raises(TypeError, match=r"shape \(2,\), like the flags"):
+                standardize_step({**both, "reward": reward})
+
+
+def test_a_checked_step_changes_nothing():
+    env = gym.make("CartPole-v1")
+    checked = CheckedStep(env)
+    assert checked.spec is env.spec
+    assert np.array_equal(checked.reset(seed=3)[0], env.reset(seed=3)[0])
 
 
 def test_standardize_step_returns_the_dict():

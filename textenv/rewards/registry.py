@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from textenv.errors import ConfigError, unknown
 
 RewardFunction = Callable[..., Any]
 """``fn(prompt: str, completion: str, example: dict, **kwargs) -> float | dict[str, float]``."""
+
+Check = Callable[[Mapping[str, Any]], "str | None"]
+"""Says what is wrong with an example, or returns None."""
 
 _registry: dict[str, RewardFunction] = {}
 
@@ -23,6 +26,7 @@ def reward(
     requires: Sequence[str] = (),
     verifies: bool = False,
     batch: bool = False,
+    check: Check | None = None,
 ) -> Callable[[RewardFunction], RewardFunction]: ...
 def reward(
     name: str | RewardFunction | None = None,
@@ -31,6 +35,7 @@ def reward(
     requires: Sequence[str] = (),
     verifies: bool = False,
     batch: bool = False,
+    check: Check | None = None,
 ) -> Any:
     """Decorator that registers a reward function, so that ``reward_fn="its_name"`` finds it.
 
@@ -45,6 +50,8 @@ def reward(
             a list of rewards. A vector environment passes the completions of all its
             environments, a rollout those of one turn of all its episodes, and a single
             environment passes lists of one.
+        check: says what is wrong with an example, or returns None. Every row of a dataset is
+            checked before the first episode.
 
     Raises:
         ConfigError: if another function is registered under the name.
@@ -59,6 +66,7 @@ def reward(
         function.requires = tuple(requires)  # type: ignore[attr-defined]
         function.verifies = verifies  # type: ignore[attr-defined]
         function.batch = batch  # type: ignore[attr-defined]
+        function.check = check  # type: ignore[attr-defined]
         function.reward_name = key  # type: ignore[attr-defined]
         _registry[key] = function
         return function

@@ -6,6 +6,7 @@ A function reads its settings from the example. To set one for all examples, use
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -14,62 +15,98 @@ from collections.abc import Sequence
 from typing import Any
 
 from textenv.errors import MissingDependencyError
+from textenv.rewards.answers import (
+    answer_of,
+    as_number,
+    as_text,
+    texts_of,
+    why_missing,
+    why_no_number,
+)
+from textenv.rewards.limits import is_bounded
 from textenv.rewards.registry import reward
 
 
-@reward(requires=("answer",), verifies=True)
+@reward(requires=("answer",), verifies=True, check=why_missing)
 def exact_match(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """1 if the completion equals the example's ``answer``, ignoring spaces around both; else 0."""
-    return float(completion.strip() == str(example["answer"]).strip())
+    """1 if the completion equals the example's ``answer``, ignoring spaces around both; else 0.
+
+    An answer 42.0 is also met by 42, because pandas writes 42 so beside a missing value.
+    """
+    return float(completion.strip() in texts_of(answer_of(example)))
 
 
-@reward(requires=("answer",), verifies=True)
+@reward(requires=("answer",), verifies=True, check=why_missing)
 def contains(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """1 if the completion contains the example's ``answer``, else 0."""
-    return float(str(example["answer"]).strip() in completion)
+    """1 if the completion contains the example's ``answer``, else 0.
+
+    An answer 42.0 is also met by the number 42, because pandas writes 42 so beside a missing
+    value.
+    """
+    *whole, text = texts_of(answer_of(example))
+    if text in completion:
+        return 1.0
+    return float(any(re.search(rf"(?<![\d.]){re.escape(n)}(?!\d|\.\d)", completion) for n in whole))
 
 
-@reward(requires=("answer",), verifies=True)
+@reward(requires=("answer",), verifies=True, check=why_no_number)
 def numeric_match(
     prompt: str, completion: str, example: dict[str, Any], tolerance: float | None = None
 ) -> float:
     """1 if the completion is a number equal to ``answer`` within a relative 1e-6, else 0.
 
-    If the example has a ``tolerance``, it is used instead, as an absolute tolerance.
+    Thousands may be separated by commas. If the example has a ``tolerance``, it is used instead,
+    as an absolute tolerance.
     """
-    try:
-        value, answer = float(completion.strip()), float(example["answer"])
-    except ValueError:
+    answer, value = as_number(answer_of(example)), as_number(completion)
+    if value is None or answer is None:
         return 0.0
-    tolerance = example.get("tolerance", tolerance)
+    own = as_number(example.get("tolerance"))  # None also for the NaN of an empty cell
+    tolerance = tolerance if own is None else own
     if tolerance is not None:
         return float(abs(value - answer) <= float(tolerance))
     return float(math.isclose(value, answer, rel_tol=1e-6, abs_tol=1e-12))
 
 
-@reward(requires=("answer",), verifies=True)
+@reward(requires=("answer",), verifies=True, check=why_missing)
 def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
     r"""1 if the completion's last formula equals ``answer``, as 1/2 and ``\frac{1}{2}`` do; else 0.
 
     math-verify reads and compares the formulas. It looks in ``\boxed{}`` and between dollar signs
-    first. A text that is written for that purpose can make it take very long; ``reward_timeout``
-    with ``reward_process=True`` cuts it off.
+    first. A completion with a number that is too large to compute with scores 0. `Reward` calls
+    this function in a process with a time limit, because a formula can take very long.
 
     Raises:
         ValueError: if the answer is not a formula.
     """
-    try:
-        import math_verify
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("math-verify", "rewards", "reward 'math_equal'") from error
+    math_verify = _math_verify()
     # At its first use it warns that its own timeouts are off. They are off because they use a
     # signal, which works only in the main thread and which other code may use.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    gold = math_verify.parse(_marked(str(example["answer"])), parsing_timeout=None)
+    answer = answer_of(example)
+    gold = math_verify.parse(_marked(as_text(answer)), parsing_timeout=None)
     if not gold:
-        raise ValueError(f"answer {example['answer']!r} is not a formula that math-verify reads")
+        raise ValueError(f"answer {answer!r} is not a formula that math-verify reads")
+    if not is_bounded(completion):
+        return 0.0
     found = math_verify.parse(_marked(completion), parsing_timeout=None)
     return float(math_verify.verify(gold, found, timeout_seconds=None))
+
+
+def _math_verify() -> Any:
+    """The library math-verify, which takes a second to import."""
+    _require_math_verify()
+    return importlib.import_module("math_verify")
+
+
+def _require_math_verify() -> None:
+    if importlib.util.find_spec("math_verify") is None:
+        raise MissingDependencyError("math-verify", "rewards", "reward 'math_equal'")
+
+
+math_equal.limited = True  # type: ignore[attr-defined]
+math_equal.require = _require_math_verify  # type: ignore[attr-defined]
+math_equal.prepare = lambda *_: _math_verify()  # type: ignore[attr-defined]
 
 
 def _marked(text: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError
+from textenv.rewards.answers import as_text
 from textenv.spaces import has_lone_surrogate
 from textenv.tasks.base import Example, Task, check_split, split_of
 
@@ -44,13 +45,9 @@ class Dataset(Task):
         self.split = split
         self._first_row = first_row
         self._rows = [self._checked(i, row) for i, row in enumerate(rows)]
-        self.ids = [
-            i
-            for i, row in enumerate(self._rows)
-            if split is None or split_of(row["prompt"]) == split
-        ]
-        if not self.ids:
-            raise DataError(f"{name}: none of its {self.size} rows falls in the {split!r} split")
+        self._met: set[str | Callable[[Example], str | None]] = set()  # what all rows meet
+        self._whole: Dataset | None = None  # keeps what `from_path` remembers, for other splits
+        self.ids = self._ids_of(split)
 
     def example(self, example_id: int) -> Example:
         """A copy of the row with this index."""
@@ -65,10 +62,23 @@ class Dataset(Task):
         """The row's ``answer``; without one, NotImplementedError is raised."""
         if "answer" not in example:
             return super().oracle(example)
-        return str(example["answer"])
+        return as_text(example["answer"])
 
-    def require(self, keys: Sequence[str], because: str) -> None:
-        """Raise DataError if a row lacks one of ``keys``, naming the first such row."""
+    def require(
+        self,
+        keys: Sequence[str],
+        because: str,
+        checks: Sequence[Callable[[Example], str | None]] = (),
+    ) -> None:
+        """Raise DataError if a row lacks one of ``keys``, or a check says what is wrong with it.
+
+        The first such row is named. The rows are read once for the same keys and checks, however
+        many environments share this task.
+        """
+        keys = [key for key in keys if key not in self._met]
+        checks = [check for check in checks if check not in self._met]
+        if not keys and not checks:
+            return
         for i, row in enumerate(self._rows):
             for key in keys:
                 if key not in row:
@@ -76,6 +86,43 @@ class Dataset(Task):
                         f"{self._place(i)}: key {key!r} is missing, which {because} needs; "
                         f"the row has {', '.join(map(repr, row))}"
                     )
+            for check in checks:
+                if (why := check(row)) is not None:
+                    raise DataError(f"{self._place(i)}: {why}; {because} needs it")
+        self._met.update(keys, checks)
+
+    def in_split(self, split: str | None) -> Dataset:
+        """The same rows with another split; they are held in memory once.
+
+        Raises:
+            ConfigError: for an unknown split.
+            DataError: if no row falls in it.
+        """
+        if split is not None:
+            check_split(split)
+        other = copy.copy(self)
+        other.split, other.ids = split, self._ids_of(split)
+        other._met, other._whole = self._met, self
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dataset:
+        """The same object: its rows do not change, and they may be many."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the checks that were met: they may be functions that cannot be pickled.
+        return {**self.__dict__, "_met": set(), "_whole": None}
+
+    def _ids_of(self, split: str | None) -> list[int]:
+        if split is None:
+            return list(range(len(self._rows)))
+        ids = [i for i, row in enumerate(self._rows) if split_of(row["prompt"]) == split]
+        if not ids:
+            raise DataError(
+                f"{self.name}: none of its {self.size} rows falls in the {split!r} split; "
+                "use all rows instead"
+            )
+        return ids
 
     def _place(self, index: int) -> str:
         return f"{self.name}, row {index + self._first_row}"

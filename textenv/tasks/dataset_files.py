@@ -5,11 +5,16 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
 from textenv.tasks.dataset import Dataset, from_jsonl
+
+# What was read and is in use, by path, split of a folder, and the state of the file.
+_loaded: WeakValueDictionary[Any, Dataset] = WeakValueDictionary()
 
 
 def from_path(path: str | Path, split: str | None = None) -> Dataset:
@@ -17,6 +22,7 @@ def from_path(path: str | Path, split: str | None = None) -> Dataset:
 
     ``.csv`` and ``.parquet`` files are read as such, and files with any other ending as JSON
     Lines. If a folder holds several splits, the dataset is the whole split that ``split`` names.
+    A file that is in use already is not read again, for another split either.
 
     Raises:
         MissingFileError: if there is no such file or folder.
@@ -24,15 +30,28 @@ def from_path(path: str | Path, split: str | None = None) -> Dataset:
         MissingDependencyError: for Parquet if pyarrow is not installed, and for a folder if
             datasets is not.
     """
-    path = Path(path)
+    path, named = Path(path), None
+    read_from = path
     if path.is_dir():
-        return _from_folder(path, split)
+        read_from = path / "state.json"
+        if not read_from.is_file():  # a folder of several splits, each of which is a whole dataset
+            read_from, named, split = path / "dataset_dict.json", split, None
+    state = read_from.stat() if read_from.is_file() else None
+    key = os.path.abspath(path), str(path), named, state and (state.st_mtime_ns, state.st_size)
+    whole = _loaded.get(key)
+    if whole is None:
+        whole = _from_folder(path, named) if path.is_dir() else _from_file(path)
+        _loaded[key] = whole
+    return whole if split is None else whole.in_split(split)
+
+
+def _from_file(path: Path) -> Dataset:
     read = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
     if read is None:
-        return from_jsonl(path, split)
+        return from_jsonl(path)
     if not path.is_file():
         raise MissingFileError(f"dataset {path} is not a file")
-    return Dataset(read(path), name=str(path), split=split, first_row=1)
+    return Dataset(read(path), name=str(path), first_row=1)
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
@@ -95,10 +114,10 @@ def _from_folder(path: Path, split: str | None) -> Dataset:
                     f"{path} holds the splits {', '.join(map(repr, loaded))}, got split={split!r}: "
                     "name one, or give the folder of one as the dataset"
                 )
-            loaded, split = loaded[split], None
+            loaded = loaded[split]
         rows = loaded.to_list()
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise DataError(f"{path}: not a Hugging Face dataset: {error}") from error
-    return Dataset(rows, name=str(path), split=split, first_row=1)
+    return Dataset(rows, name=str(path), first_row=1)

@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from textenv.algos.cli.shared.escape import one_line, printable
 from textenv.algos.episodes.trajectory import Buffer
 
 _SAMPLES = 4  # completions
 _LINES = 10  # of an offline training
 _FIGURES = ("reward", "accuracy", "completions/mean_length", "entropy", "kl", "grad_norm")
+
+
+class Terminal(Console):
+    """A console of rich that shows texts, in tables too, as they are; see `printable`."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            **({"highlight": False, "soft_wrap": True, "markup": False, "emoji": False} | options)
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Prepare a text for printing; rich calls this for every text that is not its own."""
+        return super().render_str(printable(text), **options)
 
 
 def progress_bar(unit: str, console: Console, disable: bool = False) -> Progress:
@@ -42,7 +57,7 @@ class TextDisplay:
     """
 
     def __init__(self, total: int, console: Console | None = None, unit: str = "step"):
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Terminal()
         self._total, self._unit = total, unit
         self._progress = progress_bar(unit, self.console)
         self._bar = self._progress.add_task("train", total=total)
@@ -88,7 +103,7 @@ class ControlDisplay:
     """
 
     def __init__(self, total: int, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Terminal()
         self._progress = progress_bar(
             "transitions", self.console, disable=not self.console.is_terminal
         )
@@ -209,5 +224,5 @@ def _samples(rollout: Buffer) -> Table:
     for i in range(0, len(trajectories), max(1, len(trajectories) // _SAMPLES)):
         t = trajectories[i]
         text = "".join(map(str, t.actions))
-        table.add_row(escape(repr(t.prompt)[1:-1]), escape(repr(text)[1:-1]), f"{t.total_reward:g}")
+        table.add_row(one_line(t.prompt or ""), one_line(text), f"{t.total_reward:g}")
     return table

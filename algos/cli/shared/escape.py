@@ -1,16 +1,18 @@
-"""Prepares recorded text for a terminal: control characters are written as escapes."""
+"""Prints text that is not ours: without markup, and with control characters as escapes.
+
+Every command prints by `say`, or to a `Terminal` of `display`. Names, paths, metrics, completions
+and error messages come from files and models: they may hold codes that move a terminal's cursor.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
     r"""Write a text's control characters as escapes, except those in ``keep``.
-
-    A model's text may contain codes that move a terminal's cursor or change its colours.
 
     Example:
         >>> printable("red: \x1b[31m\n")
@@ -22,14 +24,24 @@ def printable(text: str, keep: str = "\n\t") -> str:
     )
 
 
+def say(text: object = "", file: TextIO | None = None) -> None:
+    """Print a line; control characters are written as escapes.
+
+    Args:
+        text: the line.
+        file: where to; None is standard output.
+    """
+    print(printable(str(text)), file=file)
+
+
 def shown(value: Any) -> str:
     """An observation or an action as text; arrays are shortened."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, np.ndarray):
-        return np.array2string(value, threshold=16, precision=4)
+        return printable(np.array2string(value, threshold=16, precision=4))
     if isinstance(value, dict):
-        return "\n".join(f"{key}: {shown(item)}" for key, item in value.items())
+        return "\n".join(f"{printable(str(key))}: {shown(item)}" for key, item in value.items())
     return printable(repr(value.item() if isinstance(value, np.generic) else value))
 
 

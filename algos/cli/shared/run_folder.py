@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
+from textenv.algos.compare.plot import try_to_draw
 from textenv.errors import ConfigError
 
 _LABELS = {
@@ -81,10 +82,13 @@ class RunFolder:
         _write(self.path / "summary.json", json.dumps(dict(summary), indent=2) + "\n")
 
     def draw(self, picture: Picture, history: list[dict[str, float]]) -> None:
-        """Draw one metric over another, and its running mean over ten rows, as a PNG."""
-        import matplotlib
+        """Draw one metric over another, and its running mean over ten rows, as a PNG.
 
-        matplotlib.use("Agg")
+        If it cannot be drawn, a warning says why.
+        """
+        try_to_draw(picture.file, lambda: self._draw(picture, history))
+
+    def _draw(self, picture: Picture, history: list[dict[str, float]]) -> None:
         import matplotlib.pyplot as plt
 
         across, up = picture.across, picture.up

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from textenv.algos.cli.shared.escape import say
 from textenv.algos.episodes.environments import make_env
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError, MissingFileError
@@ -66,17 +67,31 @@ def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env
     Raises:
         ConfigError: if both a task and a dataset are given, or the id is not registered.
     """
-    kwargs = task.env_kwargs()
-    env = make_env(env_id, kwargs)
+    env = make_env(env_id, task.env_kwargs())
     if not isinstance(env.unwrapped, TextGenerationEnv) or not evaluate:
         return env, None
     try:
-        test_env = gym.make(env_id, **kwargs, split="test")
-        train_env = gym.make(env_id, **kwargs, split="train")
+        return make_split(env_id, task, "train"), make_split(env_id, task, "test")
     except DataError:  # a dataset so small that one side is empty
-        print(f"{task.dataset} has too few rows to hold some back: it is evaluated on all of them")
+        say(f"{task.dataset} has too few rows to hold some back: it is evaluated on all of them")
         return env, env
-    return train_env, test_env
+
+
+def make_split(env_id: str, task: TextTask, split: str) -> gym.Env:
+    """Make the environment of one split.
+
+    Args:
+        env_id: id of an environment of text.
+        task: its task or dataset.
+        split: train or test, or all rows of a dataset.
+
+    Raises:
+        ConfigError: for all rows of a task without rows, or another unknown split.
+        DataError: if a dataset has no row in the split.
+    """
+    if split == "all" and task.dataset is None:
+        raise ConfigError("split 'all' is all rows of a --dataset; a task has train and test")
+    return gym.make(env_id, **task.env_kwargs(), split=None if split == "all" else split)
 
 
 def load_reward(name: str) -> str | Callable[..., Any]:

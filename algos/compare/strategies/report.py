@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.compare.plot import draw_panels
+from textenv.algos.compare.plot import draw_panels, try_to_draw
 from textenv.algos.compare.report import markdown_table, number, plain_text, write_whole
 from textenv.algos.compare.strategies.results import (
     BASELINE,
@@ -63,16 +63,18 @@ def write_report(comparison: StrategyComparison, folder: Path) -> None:
         (label, {name: comparison.curve(name, unit) for name in summary})
         for unit, label in labels.items()
     ]
-    write_whole(
-        folder / "curves.png",
-        lambda path: draw_panels(
+    picture = folder / "curves.png"
+
+    def draw(path: Path) -> None:
+        draw_panels(
             panels,
             "sampled accuracy, mean and 95% band",
             f"Rollout strategies at equal generated tokens: {comparison.title}",
             comparison.threshold(),
             path,
-        ),
-    )
+        )
+
+    try_to_draw(str(picture), lambda: write_whole(picture, draw))
 
 
 def read_comparison(path: Path) -> StrategyComparison:

@@ -1,4 +1,4 @@
-"""`Completion`: the tokens that were sampled for one prompt, with their log-probabilities."""
+"""`Completion`: the tokens that were sampled for one prompt, and what ends and receives one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Completion:
-    """One sampled completion. If it ended by itself, EOS is its last token."""
+    """One sampled completion. Its last token is what ended it, such as EOS, unless truncated."""
 
     token_ids: list[int] = field(default_factory=list)
     token_logprobs: list[float] = field(default_factory=list)
@@ -20,7 +20,7 @@ class Completion:
     support: list[np.ndarray] | None = None
     """For each token, the ids of the tokens that could be drawn; None if all could."""
     truncated: bool = True
-    """Whether it reached its limit of tokens before an EOS."""
+    """Whether it reached its limit of tokens before an EOS or a stop string."""
 
     def head(self, count: int) -> Completion:
         """The first ``count`` tokens, as a completion that reached its limit there."""
@@ -44,6 +44,9 @@ class Completion:
             rest.truncated,
         )
 
+
+Ends = Callable[[int, list[int]], bool]
+"""``ends(row, token_ids)`` says whether the last of a row's tokens so far ends its completion."""
 
 OnCompletion = Callable[[int, Completion], None]
 """``on_completion(row, completion)`` is called once the row's completion has ended."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textenv.algos.lm.generation.completions import Completion, OnCompletion, ignore
+from textenv.algos.lm.generation.completions import Completion, Ends, OnCompletion, ignore
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.runtime import backend
 
@@ -34,6 +34,7 @@ from textenv.algos.lm.generation.plain import PlainGenerator  # noqa: E402
 from textenv.algos.lm.generation.rows import DecodeBatch, Samples, prompt_cost  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.vocabulary import mask_unknown  # noqa: E402
 from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 
 _REFILL = 0.25  # the share of a batch's rows that must be free before others join
@@ -74,7 +75,9 @@ class Generator:
     ):
         self._model = model
         self._layers = check_architecture(model)
-        self._body, self._head = split_head(model)
+        self._body, head = split_head(model)
+        known = mask_unknown(model)
+        self._head = lambda hidden: known(head(hidden))
         self._step = Decoder(model, self._body, self._head)
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
@@ -93,6 +96,7 @@ class Generator:
         limits: Sequence[int] | None = None,
         branches: bool = False,
         on_completion: OnCompletion = ignore,
+        ends: Ends | None = None,
     ) -> list[Completion]:
         """Sample one completion for each row of ``prompts``.
 
@@ -112,6 +116,8 @@ class Generator:
                 memory until `forget`.
             on_completion: called with each row and its completion once that has ended, while others
                 go on.
+            ends: says whether a row's tokens so far end its completion without an EOS; it sees the
+                tokens of this call alone.
 
         Returns:
             N completions, in order.
@@ -122,13 +128,17 @@ class Generator:
         if self._model.runs_plainly:
             plain = PlainGenerator(self._model, self._body, self._head, self._eos, self._batch_size)
             self.tokens_prefilled += sum(map(len, {tuple(prompt) for prompt in prompts}))
-            done = plain.generate(prompts, max_tokens, params, uniforms, limits, on_completion)
+            done = plain.generate(
+                prompts, max_tokens, params, uniforms, limits, on_completion, ends
+            )
             self.tokens_decoded += sum(len(c.token_ids) for c in done)
             return done
         if branches and len(prompts) > self._batch_size:
-            return self._in_parts(prompts, max_tokens, params, uniforms, limits, on_completion)
+            return self._in_parts(
+                prompts, max_tokens, params, uniforms, limits, on_completion, ends
+            )
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
-        samples = Samples(most, params, uniforms, self._eos)
+        samples = Samples(most, params, uniforms, self._eos, ends)
         keeps = (continues or branches) and self._model.shares_prompts
         stamp = WeightsStamp(self._model) if keeps else None
         batch = self._go_on(prompts, branches)
@@ -157,6 +167,7 @@ class Generator:
         uniforms: np.ndarray,
         limits: Sequence[int] | None,
         on_completion: OnCompletion,
+        ends: Ends | None,
     ) -> list[Completion]:
         """Do what `generate` with branches does, one batch after another."""
         parts = []
@@ -166,6 +177,9 @@ class Generator:
             def told(row: int, completion: Completion, first: int = first) -> None:
                 on_completion(first + row, completion)
 
+            def ended(row: int, token_ids: list[int], first: int = first) -> bool:
+                return ends is not None and ends(first + row, token_ids)
+
             parts += self.generate(
                 prompts[some],
                 max_tokens,
@@ -174,6 +188,7 @@ class Generator:
                 limits=None if limits is None else limits[some],
                 branches=True,
                 on_completion=told,
+                ends=None if ends is None else ended,
             )
         return parts
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from textenv.algos.lm.generation.completions import Completion, OnCompletion, ignore
+from textenv.algos.lm.generation.completions import Completion, Ends, OnCompletion, ignore
 from textenv.algos.lm.generation.sampling import SamplingParams, draw, restrict
 from textenv.algos.runtime import backend
 from textenv.errors import DataError
@@ -61,6 +61,7 @@ class PlainGenerator:
         uniforms: np.ndarray,
         limits: Sequence[int] | None = None,
         on_completion: OnCompletion = ignore,
+        ends: Ends | None = None,
     ) -> list[Completion]:
         """Sample one completion for each row; see `Generator.generate`."""
         most = np.full(len(prompts), max_tokens) if limits is None else np.array(limits, int)
@@ -71,7 +72,8 @@ class PlainGenerator:
             for start in range(0, len(alike), self._batch_size):
                 rows = alike[start : start + self._batch_size]
                 some = [prompts[i] for i in rows]
-                for place, completion in self._batch(some, most[rows], params, uniforms[rows]):
+                batch = self._batch(some, most[rows], params, uniforms[rows], rows, ends)
+                for place, completion in batch:
                     completions[int(rows[place])] = completion
                     on_completion(int(rows[place]), completion)
         return [completions[i] for i in range(len(prompts))]
@@ -82,6 +84,8 @@ class PlainGenerator:
         limits: np.ndarray,
         params: SamplingParams,
         uniforms: np.ndarray,
+        numbers: np.ndarray,
+        ends: Ends | None,
     ) -> Iterator[tuple[int, Completion]]:
         """Yield the place and the completion of each prompt as it ends; prompts have one length."""
         max_tokens = int(limits.max())
@@ -107,6 +111,8 @@ class PlainGenerator:
                 if done[row].truncated and step < limits[row]:
                     kept = None if inside is None else inside[i]
                     self._append(done[row], tokens[i], logprobs[i], entropies[i], kept)
+                    if ends is not None and done[row].truncated:
+                        done[row].truncated = not ends(int(numbers[row]), done[row].token_ids)
             were = going
             going = np.array([done[row].truncated and step + 1 < limits[row] for row in rows])
             ended = [(row, done[row]) for row in rows[were & ~going].tolist()]

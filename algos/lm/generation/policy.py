@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,23 @@ import numpy as np
 from textenv.algos.config import check_integer
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+from textenv.tokenizers import load_tokenizer
 
 backend.prepare()
 
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.lm.generation.chat import ChatFormat, Messages  # noqa: E402
 from textenv.algos.lm.generation.completions import Completion  # noqa: E402
 from textenv.algos.lm.generation.generator import Generator  # noqa: E402
 from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
+from textenv.algos.lm.generation.stops import StopStrings, check_stops  # noqa: E402
 from textenv.algos.lm.models.properties import context_length  # noqa: E402
+from textenv.algos.lm.models.vocabulary import (  # noqa: E402
+    check_ids,
+    embedding_rows,
+    fit_vocabulary,
+)
 from textenv.algos.lm.models.weights import as_numpy, fingerprint, set_weights  # noqa: E402
 
 
@@ -40,6 +47,10 @@ class PolicyParams(SamplingParams):
     """Seed of the sampling noise."""
     chat_template: bool | None = None
     """Whether prompts go through the tokenizer's chat template; None: if it has one."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the chat template is given beside the messages, such as ``enable_thinking``."""
+    stop: Sequence[str] = ()
+    """Strings that end a completion; the answer is what comes before them."""
     batch_size: int = 512
     """How many completions are decoded at once; lower it if memory runs out."""
 
@@ -47,6 +58,11 @@ class PolicyParams(SamplingParams):
         super().__post_init__()
         for name, low in (("max_tokens", 1), ("seed", 0), ("batch_size", 1)):
             check_integer(name, getattr(self, name), low)
+        if not isinstance(self.chat_template_kwargs, Mapping):
+            raise ConfigTypeError(
+                f"chat_template_kwargs must be a mapping, got {self.chat_template_kwargs!r}"
+            )
+        object.__setattr__(self, "stop", check_stops(self.stop))
 
 
 class LanguageModelPolicy:
@@ -60,6 +76,7 @@ class LanguageModelPolicy:
     Raises:
         ConfigError: for an architecture that rollouts cannot batch, or a chat template that
             the tokenizer does not have.
+        DataError: for a tokenizer with more ids than the model has rows.
     """
 
     batched = True
@@ -69,12 +86,12 @@ class LanguageModelPolicy:
         self.model = model
         self.tokenizer = tokenizer
         self.params = params
-        has_template = bool(getattr(tokenizer, "has_chat_template", False))
-        if params.chat_template and not has_template:
-            raise ConfigError("chat_template is on, and the tokenizer has no chat template")
-        self._templated = has_template if params.chat_template is None else params.chat_template
-        self._eos = sorted(tokenizer.eos_token_ids)
-        self._generator = Generator(model, self._eos, params.batch_size)
+        tokens = load_tokenizer(tokenizer)
+        fit_vocabulary(model, tokens)
+        self._rows = embedding_rows(model)
+        self._format = ChatFormat(tokens, params.chat_template, params.chat_template_kwargs)
+        self._stops = StopStrings(tokenizer.decode, params.stop)
+        self._generator = Generator(model, self._format.ends, params.batch_size)
         self._rng = np.random.default_rng(params.seed)
         self._greedy = replace(params, temperature=0.0)
         self._warned_of_unknown = False
@@ -98,8 +115,9 @@ class LanguageModelPolicy:
         Args:
             observation: a prompt, or a list of prompts; equal ones are prefilled once.
             deterministic: take the most probable token each time.
-            infos: the info of each observation; in an episode's later turns, ``info["turn"]`` is
-                what the environment said.
+            infos: the info of each observation. In an episode's later turns, ``info["turn"]`` is
+                what the environment said. If there is a chat template, ``info["messages"]`` is
+                the conversation so far, and is read in place of the observation.
             context: the token ids of each episode so far, or None at its start. An episode goes
                 on from these, so that what the policy wrote is never encoded again. If no context
                 is given, the policy looks for the transcript among those of its last call.
@@ -120,10 +138,10 @@ class LanguageModelPolicy:
                 ended, while others go on.
 
         Returns:
-            The completion without its EOS, and extras: ``token_ids`` and ``token_logprobs`` (with
-            EOS and what was begun), ``token_entropies``, ``support``, ``temperature``,
-            ``prompt_ids`` (all tokens before the completion), ``truncated``, ``logprob`` (the sum
-            over the tokens). For a batch, lists of these.
+            The completion without its EOS or stop string, and extras: ``token_ids`` and
+            ``token_logprobs`` (with what ended it and what was begun), ``token_entropies``,
+            ``support``, ``temperature``, ``prompt_ids`` (all tokens before the completion),
+            ``truncated``, ``logprob`` (the sum over the tokens). For a batch, lists of these.
 
         Raises:
             ConfigTypeError: for an observation that is not text.
@@ -149,6 +167,9 @@ class LanguageModelPolicy:
             if ended is not None:
                 ended(row, *answers[row])
 
+        def stops(row: int, token_ids: list[int]) -> bool:
+            return self._stops.end([*heads[row].token_ids, *token_ids])
+
         self._generator.generate(
             [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
             max(left),
@@ -158,6 +179,7 @@ class LanguageModelPolicy:
             left,
             branches,
             on_completion,
+            stops if self._stops else None,
         )
         texts = [answers[row][0] for row in range(len(prompts))]
         rows = [answers[row][1] for row in range(len(prompts))]
@@ -211,35 +233,20 @@ class LanguageModelPolicy:
         """Free the memory that was kept for episodes to go on from."""
         self._generator.forget()
 
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, through the chat template if that is on."""
-        if self._templated:
-            message = [{"role": "user", "content": prompt}]
-            ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True)
-        else:
-            ids = self.tokenizer.encode(prompt)
-        ids = list(ids)
+    def encode(self, prompt: str, messages: Messages | None = None) -> list[int]:
+        """Token ids of a prompt, or of a conversation's messages, as the model reads them."""
+        ids = self._format.begin(prompt, messages)
         if not ids:
             raise DataError("the prompt is empty, and this model has no token to begin with")
-        self._check_length(prompt, len(ids))
+        self._check(prompt, ids)
         self._warn_of_unknown(prompt, ids)
         return ids
-
-    def encode_turn(self, text: str) -> list[int]:
-        """Token ids of what the environment says between two turns of the policy."""
-        if self._templated:
-            # A later message is encoded as what it adds to the rendered conversation.
-            before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            after = [*before, {"role": "user", "content": text.strip()}]
-            render = partial(self.tokenizer.apply_chat_template, tokenize=False)
-            text = render(after, add_generation_prompt=True).removeprefix(render(before))
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _encode_all(
         self, prompts: list[str], infos: list[Any], contexts: list[Any], recall: bool
     ) -> tuple[list[list[int]], bool]:
         """Token ids of each prompt, and whether any of them is an episode's later turn."""
-        encoded: dict[str, list[int]] = {}
+        encoded: dict[tuple[str, str], list[int]] = {}
         out, later = [], False
         for prompt, info, context in zip(prompts, infos, contexts):
             if not isinstance(prompt, str):
@@ -247,16 +254,18 @@ class LanguageModelPolicy:
                     f"a language model's observation is text, got {type(prompt).__name__}; "
                     "see textenv.wrappers for other observations"
                 )
-            turn = (info or {}).get("turn")
+            turn, messages = (info or {}).get("turn"), (info or {}).get("messages")
             if context is None and recall:
                 context, turn = self._recall(prompt)
-            if context is not None and turn is not None:
-                ids, later = [*context, *self.encode_turn(turn)], True
-                self._check_length(prompt, len(ids))
+            if context is not None and (turn is not None or messages is not None):
+                rendered = messages is None and self._format.is_rendered(prompt)
+                ids, later = self._format.go_on(context, turn or "", messages, rendered), True
+                self._check(prompt, ids)
             else:
-                if prompt not in encoded:
-                    encoded[prompt] = self.encode(prompt)
-                ids = encoded[prompt]
+                key = prompt, repr(messages)
+                if key not in encoded:
+                    encoded[key] = self.encode(prompt, messages)
+                ids = encoded[key]
             out.append(ids)
         return out, later
 
@@ -281,9 +290,19 @@ class LanguageModelPolicy:
         return None, None
 
     def decode(self, completion: Completion) -> str:
-        """Text of a completion, without its EOS."""
+        """Text of a completion, without its EOS or stop string."""
         ids = completion.token_ids
-        return self.tokenizer.decode(ids if completion.truncated else ids[:-1])
+        by_token = ids and ids[-1] in self._format.ends
+        return self._stops.cut(self.tokenizer.decode(ids[:-1] if by_token else ids))
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids of the tokens that end a completion: EOS, and the end in the chat template."""
+        return self._format.ends
+
+    def ends(self, token_ids: Sequence[int]) -> bool:
+        """Whether a completion of these tokens has ended by itself."""
+        return token_ids[-1] in self._format.ends or self._stops.end(token_ids)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights: names, types, shapes and bytes, in the order of the names."""
@@ -305,8 +324,12 @@ class LanguageModelPolicy:
         """A policy of the same model with other settings."""
         return LanguageModelPolicy(self.model, self.tokenizer, replace(self.params, **changes))
 
-    def _check_length(self, prompt: str, tokens: int) -> None:
-        context = context_length(self.model)
+    def _check(self, prompt: str, ids: list[int]) -> None:
+        context, tokens = context_length(self.model), len(ids)
+        try:
+            check_ids(self._rows, ids)
+        except DataError as error:
+            raise DataError(f"prompt {prompt[:40]!r}: {error}") from error
         if context is not None and tokens + self.params.max_tokens > context:
             raise DataError(
                 f"a prompt of {tokens} tokens and max_tokens={self.params.max_tokens} exceed the "
@@ -333,7 +356,8 @@ def create_policy(
         model: from `load_model`.
         tokenizer: from `load_model`.
         params: any of the fields of `PolicyParams`: ``max_tokens``, ``temperature``, ``top_p``,
-            ``top_k``, ``min_p``, ``seed``, ``chat_template``, ``batch_size``.
+            ``top_k``, ``min_p``, ``seed``, ``chat_template``, ``chat_template_kwargs``, ``stop``,
+            ``batch_size``.
 
     Raises:
         ConfigError: for an unknown setting, or a value out of range.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from textenv.algos.lm.generation.completions import Completion
+from textenv.algos.lm.generation.completions import Completion, Ends
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.runtime import backend
 from textenv.errors import DataError
@@ -213,6 +213,7 @@ class Samples:
         params: the sampling distribution.
         uniforms: (N, longest of all) the noise of each row and token.
         eos: tokens that end a completion.
+        ends: says whether other tokens end one; None: none do.
 
     Attributes:
         tokens: (N, longest of all).
@@ -226,6 +227,7 @@ class Samples:
         params: SamplingParams,
         uniforms: np.ndarray,
         eos: Sequence[int],
+        ends: Ends | None = None,
     ):
         rows, longest = len(limits), int(limits.max(initial=0))
         self.tokens = np.zeros((rows, longest), np.int32)
@@ -236,6 +238,8 @@ class Samples:
         )
         self.made = np.zeros(rows, int)
         self.ended: list[int] = []
+        self._stopped = np.zeros(rows, bool)  # by other than the limit
+        self._ends = ends
         self._limits, self._uniforms, self._eos = limits, uniforms, np.array(eos)
 
     def left(self, batch: DecodeBatch) -> int:
@@ -278,6 +282,11 @@ class Samples:
                     self._support[row].append(np.flatnonzero(inside).astype(np.int32))
             self.made[rows] = at + 1
             stops = (self.tokens[rows, at, None] == self._eos).any(axis=1)
+            if self._ends is not None:
+                for i in np.flatnonzero(~stops):
+                    tokens = self.tokens[rows[i], : at[i] + 1].tolist()
+                    stops[i] = self._ends(int(rows[i]), tokens)
+            self._stopped[rows] = stops
             ended = stops | (at + 1 == self._limits[rows])
             batch.going[here[ended]] = False
             self.ended += rows[ended].tolist()
@@ -292,5 +301,5 @@ class Samples:
             self._logprobs[row, :made].tolist(),
             self._entropies[row, :made].tolist(),
             None if self._support is None else self._support[row],
-            int(self.tokens[row, made - 1]) not in self._eos,
+            not self._stopped[row],
         )

@@ -22,7 +22,13 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from textenv.algos.lm.kernels.fast_math import exp_below  # noqa: E402
+from textenv.algos.lm.kernels.block_sums import (  # noqa: E402
+    BLOCK,
+    block_cumsum,
+    block_sum,
+    split_blocks,
+)
+from textenv.algos.lm.kernels.fast_math import exp_below, softmax  # noqa: E402
 
 _FINITE = -1e30  # above -inf, below any logit
 _BELOW_ONE = 1 - 2**-20  # keeps a draw below the last cumulative sum, despite rounding
@@ -81,9 +87,9 @@ def restrict(logits: mx.array, params: SamplingParams) -> mx.array:
         smallest = mx.min(mx.topk(logits, params.top_k, axis=-1), axis=-1, keepdims=True)
         logits = mx.where(logits >= smallest, logits, -mx.inf)
     if params.top_p < 1:
-        probs = mx.softmax(logits, axis=-1)
+        probs = softmax(logits)
         ranked = -mx.sort(-probs, axis=-1)
-        before = mx.cumsum(ranked, axis=-1) - ranked  # mass of the more probable tokens
+        before = block_cumsum(ranked) - ranked  # mass of the more probable tokens
         smallest = mx.min(mx.where(before < params.top_p, ranked, mx.inf), axis=-1, keepdims=True)
         logits = mx.where(probs >= smallest, logits, -mx.inf)
     if params.min_p > 0:
@@ -108,16 +114,34 @@ def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.a
     """
     top = mx.max(logits, axis=-1, keepdims=True)
     powers = exp_below(logits, top)  # (B, V)
-    cumulative = mx.cumsum(powers, axis=-1)
-    total = cumulative[:, -1:]
-    threshold = (uniforms * _BELOW_ONE)[:, None] * total
-    tokens = mx.sum(cumulative <= threshold, axis=-1)
+    tokens, total = _invert(powers, (uniforms * _BELOW_ONE)[:, None])
     chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
     normalizer = (top + mx.log(total))[:, 0]
     # A token that cannot be drawn has the power 0, and the product must not be 0 * inf.
     surprise = powers * mx.maximum(logits, _FINITE)
-    entropy = normalizer - mx.sum(surprise, axis=-1) / total[:, 0]
+    entropy = normalizer - block_sum(surprise) / total[:, 0]
     return tokens, chosen - normalizer, entropy
+
+
+def _invert(powers: mx.array, shares: mx.array) -> tuple[mx.array, mx.array]:
+    """The tokens (B,) at which the sums of weights (B, V) pass a share (B, 1) of the whole (B, 1).
+
+    In a large vocabulary the block of tokens is found first, and then the token in it.
+    """
+    if powers.shape[-1] <= BLOCK:
+        cumulative = mx.cumsum(powers, axis=-1)
+        total = cumulative[:, -1:]
+        return mx.sum(cumulative <= shares * total, axis=-1), total
+    blocks = split_blocks(powers)  # (B, V / BLOCK, BLOCK)
+    ends = mx.cumsum(mx.sum(blocks, axis=-1), axis=-1)
+    threshold = shares * ends[:, -1:]
+    block = mx.sum(ends <= threshold, axis=-1, keepdims=True)
+    before = mx.take_along_axis(mx.pad(ends, [(0, 0), (1, 0)]), block, axis=-1)
+    inside = mx.cumsum(mx.take_along_axis(blocks, block[..., None], axis=1)[:, 0], axis=-1)
+    # Rounding must not lead past the last token of the block that has a weight.
+    threshold = mx.minimum(threshold - before, inside[:, -1:] * _BELOW_ONE)
+    tokens = block[:, 0] * BLOCK + mx.sum(inside <= threshold, axis=-1)
+    return tokens, block_sum(powers, keepdims=True)  # the whole as `logsumexp` has it
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

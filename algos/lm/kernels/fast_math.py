@@ -29,6 +29,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.runtime.compile import keeps, piece  # noqa: E402
 
 _ODD = (
@@ -199,19 +200,19 @@ def exp_below(x: mx.array, top: mx.array) -> mx.array:
 @mx.custom_function
 def _fast_softmax(x: mx.array) -> mx.array:
     powers = exp_below(x, mx.max(x, axis=-1, keepdims=True))
-    return powers / mx.sum(powers, axis=-1, keepdims=True)
+    return powers / block_sum(powers, keepdims=True)
 
 
 @_fast_softmax.vjp
 def _fast_softmax_vjp(primal: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     weighted = cotangent * output
-    return weighted - output * mx.sum(weighted, axis=-1, keepdims=True)
+    return weighted - output * block_sum(weighted, keepdims=True)
 
 
 @mx.custom_function
 def _fast_logsumexp(x: mx.array) -> mx.array:
     top = mx.max(x, axis=-1, keepdims=True)
-    return mx.log(mx.sum(exp_below(x, top), axis=-1)) + top[..., 0]
+    return mx.log(block_sum(exp_below(x, top))) + top[..., 0]
 
 
 @_fast_logsumexp.vjp

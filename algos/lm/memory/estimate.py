@@ -120,13 +120,15 @@ class Workload:
 def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> dict[str, int]:
     """Bytes at the peak, by what takes them: in rollout, backward or optimizer step."""
     s = sizes
-    trained = s.trainable
+    wide = max(s.item, 4)  # what is trained is float32 or better, whatever the weights are
+    trained = s.trainable * wide // s.item
+    copies = trained if s.item < wide else 0
     if work.lora_rank:  # two factors for each of an attention layer's and an MLP's linear layers
         ends = (s.d + s.q) * 2 + (2 * s.d + s.kv) + 3 * (s.d + s.f)
-        trained = work.lora_rank * s.layers * ends * s.item
+        trained, copies = work.lora_rank * s.layers * ends * wide, 0
     common = {
         "weights": s.weights,
-        "optimizer": 2 * trained,
+        "optimizer": 2 * trained + copies,
         "reference model": s.weights if work.reference and not work.lora_rank else 0,
         "worker processes": work.workers * (s.weights + (PROCESS if on_cpu else 0)),
         "the process itself": PROCESS if on_cpu else 0,

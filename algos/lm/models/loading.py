@@ -21,6 +21,7 @@ from textenv.algos.lm.kernels.fast_math import use_fast_swiglu  # noqa: E402
 from textenv.algos.lm.kernels.rms_norm import use_fast_norm  # noqa: E402
 from textenv.algos.lm.kernels.rotary import use_fast_rope  # noqa: E402
 from textenv.algos.lm.memory.weights_size import check_weights  # noqa: E402
+from textenv.algos.lm.models.vocabulary import fit_vocabulary  # noqa: E402
 
 _FILES = ["*.json", "model*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
 
@@ -39,6 +40,7 @@ def resolve_model(model: Any, tokenizer: Any = None) -> tuple[nn.Module, Any]:
         return load_model(model)
     if tokenizer is None:
         raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
+    fit_vocabulary(model, tokenizer)
     return model, tokenizer
 
 
@@ -56,7 +58,8 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
 
     Raises:
         MissingFileError: if the folder, or a file in it, is missing; names it.
-        DataError: if the folder does not hold a model that mlx-lm can build; names it.
+        DataError: if the folder does not hold a model that mlx-lm can build, or holds a tokenizer
+            with more ids than the model has rows; names it.
         OutOfMemoryError: if the weights alone are too large for memory; none of them is read.
     """
     folder = find_folder(str(name), "model", _FILES)
@@ -85,6 +88,7 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
     if not hasattr(model, "_no_grad"):  # recurrent_gemma's class does not call its base's __init__
         nn.Module.__init__(model)
+    fit_vocabulary(model, tokenizer, folder)
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
     use_fast_swiglu(model)

@@ -3,64 +3,93 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from textenv.algos.runtime import backend
+from textenv.algos.storage.replacing import replacing
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx_lm.utils  # noqa: E402
-from mlx.utils import tree_unflatten  # noqa: E402
+from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 from textenv.algos.lm.models.lora import lora_layers  # noqa: E402
 from textenv.algos.lm.models.properties import quantized_layers  # noqa: E402
+
+MODEL_FILES = (
+    *(
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+    ),
+    *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.spm", "spiece.model", "sentencepiece*.model"),
+    *("*.tiktoken", "chat_template.jinja", "chat_template.json", "additional_chat_templates"),
+    *("value_head.safetensors", "strategy.json"),  # of PPO, and of a strategy
+)
+"""Patterns of the files that a folder of a language model may have, and that saving replaces."""
 
 
 def save_model(
     model: nn.Module,
     tokenizer: Any,
     folder: str | Path,
-    beside: Mapping[str, dict[str, mx.array]] | None = None,
+    beside: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
     """Write a folder that `mlx_lm.load` reads, with LoRA layers merged into the weights.
 
     The merged layers of a quantized model are written unquantized: rounded again, they would lose
-    much of what was learnt. The folder appears whole or not at all, and replaces one that exists.
+    much of what was learnt. The folder appears whole or not at all, and an earlier model in it is
+    replaced.
 
     Args:
         model: an mlx-lm model.
         tokenizer: its tokenizer.
         folder: the folder to write.
-        beside: other weights for safetensors files of these names; not ``model*``, which mlx-lm
-            reads.
+        beside: functions that write further files of `MODEL_FILES`, by their names.
+
+    Raises:
+        ConfigError: if the folder holds something else than a model; it is left as it is.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     source = getattr(model, "source", None)
     config = (
         mlx_lm.utils.load_config(source)
         if source is not None
         else dataclasses.asdict(model.args) | {"model_type": model.model_type}
     )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
-        target = Path(temporary) / folder.name
+    vocabulary = getattr(tokenizer, "vocab_files_names", {})  # names that a class has of its own
+    with replacing(folder, (*MODEL_FILES, *vocabulary.values())) as target:
         with _merged(model) as merged:
             mlx_lm.utils.save_model(target, model)
             config = _quantization_config(dict(config), model, merged)
+            _name_type(config, model)
         mlx_lm.utils.save_config(config, target / "config.json")
         tokenizer.save_pretrained(str(target))
-        for name, weights in (beside or {}).items():
-            mx.save_safetensors(str(target / name), weights)
-        if folder.exists():
-            shutil.rmtree(folder)
-        target.rename(folder)
+        for name, write in (beside or {}).items():
+            write(target / name)
+
+
+def _name_type(config: dict[str, Any], model: nn.Module) -> None:
+    """Let a config that names the type of its weights name that of a model's, in place.
+
+    A program that believes the config would round float32 weights on reading.
+    """
+    numbers: Counter[str] = Counter()
+    flat: Any = tree_flatten(model.parameters())
+    for _, weight in flat:
+        if mx.issubdtype(weight.dtype, mx.floating):
+            numbers[str(weight.dtype).rpartition(".")[2]] += weight.size
+    for part in (config, config.get("text_config")):
+        for key in ("torch_dtype", "dtype"):
+            if isinstance(part, dict) and part.get(key) and numbers:
+                part[key] = numbers.most_common(1)[0][0]
 
 
 @contextmanager

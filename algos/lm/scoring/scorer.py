@@ -9,7 +9,6 @@ Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -22,15 +21,21 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
 
 from textenv.algos.lm.cache.forking import fork_caches  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import GrowingCache  # noqa: E402
 from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
 from textenv.algos.lm.cache.positions import pad_left  # noqa: E402
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
-from textenv.algos.lm.models.lora import without_lora  # noqa: E402
+from textenv.algos.lm.models.vocabulary import (  # noqa: E402
+    check_ids,
+    embedding_rows,
+    mask_unknown,
+)
 from textenv.algos.lm.scoring.checkpointing import in_chunks, recompute_layers  # noqa: E402
 from textenv.algos.lm.scoring.plain import plain_hidden  # noqa: E402
 from textenv.algos.lm.scoring.tree_scoring import tree_hidden  # noqa: E402
@@ -52,6 +57,7 @@ class Scorer:
         self._model = model
         self._layers = check_architecture(model)
         self._body, self._head = split_head(model)
+        self._known, self._rows = mask_unknown(model), embedding_rows(model)
         if gradient_checkpointing:
             self._body = recompute_layers(model, self._body)
 
@@ -62,7 +68,11 @@ class Scorer:
             Log-probabilities (N, T) of its tokens over the support that they were sampled from,
             and the entropies (N, T) of these distributions, without a gradient. Where the mask is
             0, both have no meaning.
+
+        Raises:
+            DataError: for a token id that the model has no row for.
         """
+        check_ids(self._rows, batch.token_ids, *batch.prompts)
         if batch.parent is None or not self._model.shares_prompts:
             return self.score(batch, self.hidden(batch))
         caches, last = self._prefill(batch)
@@ -82,6 +92,7 @@ class Scorer:
 
     def hidden(self, batch: TokenBatch) -> mx.array:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
+        check_ids(self._rows, batch.token_ids, *batch.prompts)
         if self._model.runs_plainly:
             return plain_hidden(self._model, self._body, batch)
         layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)
@@ -152,6 +163,7 @@ class Scorer:
         def judge(logits: mx.array, where: slice) -> tuple[mx.array, mx.array]:
             if logits.dtype != mx.float64:
                 logits = logits.astype(mx.float32)
+            logits = self._known(logits)
             inside = None if support is None else mx.array(support[where])
             return token_logprobs(
                 logits / temperature[where], targets[where], inside, train_entropies
@@ -192,30 +204,29 @@ def token_logprobs(
     finite = mx.maximum(logits, _FINITE)
     if train_entropies:
         surprise = softmax(logits) * finite
-        return chosen - normalizer, normalizer - mx.sum(surprise, axis=-1)
+        return chosen - normalizer, normalizer - block_sum(surprise)
     fixed = mx.stop_gradient(normalizer)[:, None]
     surprise = exp_below(mx.stop_gradient(logits), fixed) * mx.stop_gradient(finite)
-    return chosen - normalizer, fixed[:, 0] - mx.sum(surprise, axis=-1)
+    return chosen - normalizer, fixed[:, 0] - block_sum(surprise)
 
 
-def frozen_scores(model: nn.Module, lora: bool) -> Callable[[TokenBatch], mx.array]:
+def frozen_scores(model: nn.Module) -> Callable[[TokenBatch], mx.array]:
     """A function of a batch that gives its log-probabilities (N, T) under the model as it is now.
 
-    It stays as it is when the model is trained.
-
-    Args:
-        model: an mlx-lm model.
-        lora: whether only adapters will be trained. Then the function uses the model without its
-            adapters; if not, it uses a copy.
+    It keeps the weights that are trained as they are now, and puts them in the place of the present
+    ones while it scores. So call this when the model is ready to be trained, with its adapters.
     """
-    if not lora:
-        scorer = Scorer(copy.deepcopy(model))
-        return lambda batch: scorer(batch)[0]
+    scorer = Scorer(model)
+    start = tree_map(mx.array, model.trainable_parameters())  # not changed in place by others
 
     def score(batch: TokenBatch) -> mx.array:
-        with without_lora(model):
-            logprobs = Scorer(model)(batch)[0]
+        present = model.trainable_parameters()
+        model.update(start)
+        try:
+            logprobs = scorer(batch)[0]
             mx.eval(logprobs)
+        finally:
+            model.update(present)
         return logprobs
 
     return score

@@ -28,6 +28,7 @@ import numpy as np
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.storage.checks import check_rollout
 from textenv.algos.storage.codec import decode_rollout, encode_rollout
 from textenv.algos.strategies.groups import is_uniform
 from textenv.algos.strategies.protocols import Group, Reuse, Setup, load_rng, save_rng
@@ -50,11 +51,12 @@ class Replay(Reuse):
     """How many trajectories are scored at once. Lower it if memory runs out."""
 
     def __post_init__(self) -> None:
+        for name in ("share", "cap"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be above 0 and finite, got {value}")
         check_types(self)
         check_bounds(self, max_staleness=(1, None), rows=(1, None))
-        for name in ("share", "cap"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
 
     def prepare(self, setup: Setup) -> None:
         """Start with an empty store.
@@ -125,9 +127,10 @@ class Replay(Reuse):
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         load_rng(self._rng, state["rng"])
-        self._store = [
-            decode_rollout(rows, None, "the replay store").trajectories for rows in state["groups"]
-        ]
+        groups = [decode_rollout(rows, None, "the replay store") for rows in state["groups"]]
+        for group in groups:
+            check_rollout(group, "the replay store")
+        self._store = [group.trajectories for group in groups]
 
 
 def importance_weights(now: np.ndarray, then: np.ndarray, cap: float) -> np.ndarray:

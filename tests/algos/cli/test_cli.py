@@ -1,11 +1,13 @@
 """The command line as a whole: its commands, their help, and what is not installed."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from textenv.algos import cli
 from textenv.algos.cli import COMMANDS, main
 
 
@@ -47,4 +49,34 @@ def test_without_mlx_the_error_names_the_extra(missing):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     extra = "mlx" if sys.platform == "darwin" else "cpu"
-    assert f"pip install 'textenv[{extra}]'" in done.stderr
+    assert f"pip install -e '.[{extra}]'" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_reader_who_leaves_ends_a_command_quietly():
+    for unbuffered in ("", "1"):
+        command = subprocess.Popen(
+            [sys.executable, "-m", "textenv", "envs"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+        command.stdout.close()
+        assert command.stderr.read() == b"" and command.wait() == 141
+
+
+def test_a_broken_pipe_of_another_kind_is_not_hidden(monkeypatch):
+    def run(*_):
+        raise BrokenPipeError("a worker")
+
+    monkeypatch.setattr(cli, "_run", run)
+    with pytest.raises(BrokenPipeError, match="a worker"):
+        main(["envs"])
+
+
+def test_a_file_that_cannot_be_used_is_one_line(refused, monkeypatch):
+    def run(*_):
+        open("/no/such\x1b")  # noqa: SIM115
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert refused("envs") == "textenv envs: /no/such\\x1b: No such file or directory\n"

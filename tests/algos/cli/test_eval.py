@@ -1,51 +1,77 @@
-"""textenv eval: figures against playing by hand."""
+"""textenv eval: tasks, datasets and rewards, and how completions end."""
 
-import gymnasium as gym
+import json
 
-from textenv.algos import MLPPolicy, create_policy, load_model
+import pytest
+
+from textenv.algos import evaluation
 from textenv.algos.cli import main
-from textenv.algos.evaluation import episode_returns, evaluate
 
 
-def test_model_folders_that_are_broken(tmp_path, refused):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    assert "config.json" in refused("eval", "--model", str(folder))
-    (folder / "config.json").write_text('{"model_type": "qwen3"}')
-    error = refused("eval", "--model", str(folder))
-    assert str(folder) in error and "tokenizer" in error
+@pytest.fixture
+def problems(tmp_path):
+    """Fifty sums and their answers."""
+    path = tmp_path / "sums.jsonl"
+    rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(10)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
-def test_figures_of_a_language_model_are_those_of_evaluate(capsys):
-    argv = ["--task", "sort", "--examples", "20", "--max-completion-length", "16", "--seed", "3"]
-    assert main(["eval", *argv]) == 0
-    policy = create_policy(*load_model("tiny-lm"), {"max_tokens": 16, "seed": 3})
-    env = gym.make("textenv:TextGen-v0", task="sort", split="test")
-    expected = []
-    for name, deterministic in (("greedy", True), ("sampled", False)):
-        found = evaluate(policy, env, 20, deterministic)
-        expected.append(
-            f"{name:<8} accuracy {found.accuracy:.3f}  reward {found.reward:.3f}  "
-            f"length {found.length:.1f} tokens  (20 test examples)"
-        )
-    assert capsys.readouterr().out.splitlines() == expected
+def lines(capsys):
+    return capsys.readouterr().out.splitlines()
 
 
-def test_figures_of_control_are_those_of_its_episodes(tmp_path, capsys):
-    env = gym.make("CartPole-v1")
-    policy = MLPPolicy(env.observation_space, env.action_space, seed=4)
-    policy.save(tmp_path / "policy")
-    argv = ["--model", str(tmp_path / "policy"), "--env", "CartPole-v1", "--episodes", "4"]
-    assert main(["eval", *argv, "--seed", "5"]) == 0
-    greedy, sampled = capsys.readouterr().out.splitlines()
-    returns = episode_returns(policy, env, 4, seed=5)
-    assert greedy == (
-        f"greedy   return {returns.mean():.1f} +- {returns.std():.1f}  "
-        f"lowest {returns.min():.1f}  highest {returns.max():.1f}  (4 episodes)"
-    )
-    assert sampled.startswith("sampled  return ") and sampled[8:] != greedy[8:]
+def test_a_dataset_is_evaluated_with_a_reward(problems, tmp_path, capsys):
+    own = tmp_path / "own.py"
+    own.write_text("def half(prompt, completion, example):\n    return 0.5\n")
+    argv = ["eval", "--dataset", str(problems), "--max-completion-length", "8"]
+    assert main([*argv, "--reward", f"{own}:half", "--split", "all"]) == 0
+    greedy, sampled = lines(capsys)
+    assert "reward 0.500" in greedy and "(50 all examples)" in greedy
+    assert sampled.startswith("sampled")
+    counts = []
+    for split in ("test", "train"):
+        assert main([*argv, "--reward", "exact_match", "--split", split]) == 0
+        counts.append(int(lines(capsys)[0].split("(")[1].split()[0]))
+    assert sum(counts) == 50 and 0 < counts[0] < counts[1]
 
 
-def test_what_cannot_be_evaluated(refused):
-    assert "examples" in refused("eval", "--examples", "0")
-    assert "'NoSuchEnv-v0' is not registered" in refused("eval", "--env", "NoSuchEnv-v0")
+def test_the_same_rows_are_held_back_as_in_training(problems, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ["train", "--dataset", str(problems), "--reward", "exact_match", "--out", str(out)]
+    argv += ["--max-steps", "1", "--num-prompts", "2", "--num-generations", "2"]
+    argv += ["--learning-rate", "0", "--max-completion-length", "8"]
+    assert main(argv) == 0
+    capsys.readouterr()
+    judged = json.loads((out / "summary.json").read_text())["after"]["greedy"]
+    argv = ["eval", "--dataset", str(problems), "--reward", "exact_match"]
+    assert main([*argv, "--max-completion-length", "8"]) == 0
+    greedy = lines(capsys)[0]
+    assert f"accuracy {judged['accuracy']:.3f}" in greedy
+    assert f"({judged['examples']} test examples)" in greedy
+
+
+def test_stop_strings_end_the_answers(problems, capsys, monkeypatch):
+    seen = []
+    play = evaluation.RolloutRunner.play
+
+    def watched(self, *args):
+        rollout = play(self, *args)
+        seen.extend(t.actions[0] for t in rollout.trajectories)
+        return rollout
+
+    monkeypatch.setattr(evaluation.RolloutRunner, "play", watched)
+    argv = ["eval", "--dataset", str(problems), "--reward", "exact_match", "--split", "all"]
+    assert main([*argv, "--stop", *"0123456789"]) == 0
+    assert set(seen) == {""}
+
+
+def test_what_does_not_go_together_is_refused(problems, refused, tmp_path):
+    assert "'all' is all rows" in refused("eval", "--split", "all")
+    assert "not both" in refused("eval", "--task", "sort", "--dataset", str(problems))
+    assert "reward_fn" in refused("eval", "--dataset", str(problems))
+    assert "no chat template" in refused("eval", "--chat-template-kwargs", "think", "True")
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    told = refused("eval", "--dataset", str(one), "--reward", "exact_match")
+    assert "'test' split; use all rows instead" in told

@@ -38,6 +38,24 @@ def prompts(n, **kwargs):
     return found
 
 
+def test_codes_in_what_was_recorded_do_not_reach_the_terminal(tmp_path, capsys):
+    code = "\x1b[2J\x07"
+    trajectory = Trajectory(
+        [code],
+        [code],
+        [0.5],
+        [{}],
+        {code: code},
+        True,
+        reset_info={"task": code, "example_id": code},
+    )
+    path = Buffer([trajectory]).save(tmp_path / "rollout.json")
+    assert main(["play", "--replay", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(r"\x1b[2J\x07") == 6
+    assert printed.replace("\n", "").isprintable()
+
+
 def test_answers_are_scored_and_the_right_one_is_told(monkeypatch, capsys):
     (first, right, number), (second, missed, _) = prompts(2)
     argv = ("--episodes", "2", "--seed", "3")

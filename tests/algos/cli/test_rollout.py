@@ -17,6 +17,7 @@ pytest.importorskip("tyro")
 
 from textenv.algos.cli import main
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
+from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.storage.files import load_rollouts
 
 
@@ -51,6 +52,16 @@ def test_control_at_random(tmp_path, capsys):
         first = next(t for t in rollouts[1] if t.env_index == index)
         if not (last.terminated or last.truncated):
             assert np.array_equal(last.final_observation, first.observations[0])
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_at_once(tmp_path, refused, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(RolloutRunner, "collect", lambda self: pytest.fail("collected"))
+    for out in ("file", "file/below"):
+        error = refused("rollout", "--out", str(tmp_path / out))
+        assert f"{tmp_path / 'file'} is a file" in error
+    assert "environment ''" in refused("rollout", "--env", "", "--out", str(tmp_path / "new"))
+    assert "seed must be at least 0" in refused("rollout", "--seed", "-5")
 
 
 def test_seeds(tmp_path):

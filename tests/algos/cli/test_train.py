@@ -130,6 +130,18 @@ def test_a_prompt_longer_than_the_context(tmp_path, refused):
         (["--model", "no-such-folder"], "no-such-folder"),
         (["--env", "NoSuchEnv-v0"], "NoSuchEnv"),
         (["--reward", "exact_mach"], "did you mean 'exact_match'"),
+        (["--env", ""], "environment ''"),
+        (["--env", "nosuchmod:X-v0"], "No module named 'nosuchmod'"),
+        (["--model", ""], "the name of the model is empty"),
+        (["--model", "foo bar/baz"], "model 'foo bar/baz'"),
+        (["--model", "x[/]"], "model 'x[/]'"),
+        (["--learning-rate", "inf"], "learning_rate must be a finite number"),
+        (["--max-steps", "1" + "0" * 21], "max_steps must be at most"),
+        (["--seed", "1" + "0" * 400], "seed must be at most"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--lora-rank", "1000000"], "lora_rank must be at least 0 and at most 4096"),
+        (["--eval-examples", "-5"], "eval_examples must be an integer >= 0, got -5"),
+        (["--rollouts-every", "-5"], "rollouts_every must be an integer >= 0, got -5"),
     ],
 )
 def test_settings_that_are_wrong(tmp_path, refused, argv, said):
@@ -145,6 +157,35 @@ def test_config_files_that_are_wrong(tmp_path, refused):
     path.write_text("[grpo\n")
     assert "not TOML" in refused("train", "--config", str(path))
     assert "not a file" in refused("train", "--config", str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("text = 5", "'text' must be a table, got 5"),
+        ("text = {reward = [5]}", "[text]: reward must be"),
+        ("from_rollouts = 5", "from_rollouts must be a path, got 5"),
+        ("from_rollouts = 'x'\nout = 5", "out must be a path, got 5"),
+        ("eval_examples = -5", "eval_examples must be an integer >= 0, got -5"),
+        ("grpo = {lora_scale = inf}", "[grpo]: lora_scale must be a finite number"),
+    ],
+)
+def test_values_of_a_config_file_that_are_wrong(tmp_path, refused, text, said):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    assert said in refused("train", "--config", str(path), "--out", str(tmp_path / "run"))
+
+
+def test_names_are_no_markup_and_no_formulas(tmp_path, capsys):
+    """A path with markup, a dataset whose name is a formula that does not parse, an escape code."""
+    out = tmp_path / "o[/][red]\x1b[31m"
+    dataset = tmp_path / "$a$b$\\foo$.jsonl"
+    dataset.write_text("".join(f'{{"prompt": "{n}+1=", "answer": "{n + 1}"}}\n' for n in range(99)))
+    argv = ["train", *SHORT, "--dataset", str(dataset), "--reward", "exact_match"]
+    assert main([*argv, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/o[/][red]\\x1b[31m" in printed and "\x1b" not in printed
+    assert (out / "reward.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_that_is_there_is_not_written_over(tmp_path, refused):
@@ -204,3 +245,8 @@ def test_ppo_on_control_leaves_its_rollouts_and_says_so(tmp_path, capsys):
     larger = tmp_path / "larger"
     assert main([*argv, "--size", "standard", "--out", str(larger)]) == 0
     assert read_toml(larger / "config.toml")["ppo"]["n_steps"] == 2048
+    further = tmp_path / "further"
+    assert main([*argv, "--model", str(out / "model"), "--out", str(further)]) == 0
+    before = json.loads((further / "summary.json").read_text())["before"]
+    assert before["greedy"] == summary["after"]["greedy"]
+    assert load_policy(further / "model").fingerprint() != load_policy(out / "model").fingerprint()

@@ -171,3 +171,29 @@ def test_rollouts_that_do_not_say_where_they_are_from(control, tmp_path, capsys)
     argv += ["--env", "CartPole-v1", "--eval-episodes", "2"]
     assert main(["train", *argv, "--out", str(tmp_path / "b")]) == 0
     assert "before: return greedy" in capsys.readouterr().out
+
+
+def test_code_that_a_file_names_is_not_imported(control, tmp_path, capsys, monkeypatch):
+    folder, out = tmp_path / "rollouts", tmp_path / "run"
+    folder.mkdir()
+    file = next(control.iterdir())
+    text = file.read_text().replace('"env_id": "CartPole-v1"', '"env_id": "evilmod:X-v0"')
+    (folder / file.name).write_text(text)
+    (tmp_path / "evilmod.py").write_text("open('ran', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["--method", "bc", "--epochs", "1", "--from-rollouts", str(folder), "--out", str(out)]
+    assert main(["train", *argv]) == 0
+    printed = capsys.readouterr().out
+    assert "evilmod:X-v0 cannot be made" in printed and "before: not evaluated" in printed
+    assert not (tmp_path / "ran").exists()
+
+
+def test_rewards_that_cannot_be_trained_on_are_refused(control, tmp_path, refused):
+    folder = tmp_path / "rollouts"
+    folder.mkdir()
+    file = next(control.iterdir())
+    text = file.read_text().replace('"rewards": [1.0,', '"rewards": [1e308,', 1)
+    (folder / file.name).write_text(text)
+    error = refused("train", "--from-rollouts", str(folder), "--out", str(tmp_path / "run"))
+    assert "rollout 0, trajectory 0 has a reward of 1e+308" in error

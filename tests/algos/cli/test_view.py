@@ -160,6 +160,42 @@ def test_a_run_that_failed_early_is_still_a_run(capsys, tmp_path):
     assert view(capsys, tmp_path)[1:] == ["  state: failed"]
 
 
+def test_a_run_whose_files_are_cut_off_is_shown_as_far_as_it_goes(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "600")
+    (tmp_path / "config.toml").write_text("")
+    lines = [b'{"step": 1, "reward": 0.5}', b'{"step": 2, "reward": 0.75}', b'{"step": 3, "rew\xc3']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    Buffer([episode("p", ["a"], [1.0])]).save(tmp_path / "rollout_1_20260101_000000.json")
+    (tmp_path / "rollout_0_20260101_000000.json").write_text('{"format": ')
+    shown = view(capsys, tmp_path)
+    assert shown[1] == "  metrics.jsonl: 1 line cut off, or not a JSON object"
+    assert shown[2:4] == ["  last metrics, step 2:", "    reward 0.75"]
+    assert any("rollout_0" in line and "is cut off or not a rollout" in line for line in shown)
+    assert shown[-1].split() == ["0", "1", "1", "terminated", "p", "a"]
+
+
+def test_metrics_that_are_no_numbers_are_left_out(capsys, tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    row = '{"step": null, "a": "text", "b": [1], "c": NaN, "d": true, "e": 1%s}' % ("0" * 400)
+    (tmp_path / "metrics.jsonl").write_text(row)
+    (tmp_path / "summary.json").write_text('{"before": 5, "after": {"greedy": 5}}')
+    assert view(capsys, tmp_path)[1:] == ["  before: 5", "  last metrics, step 1:", "    d 1"]
+
+
+def test_codes_in_names_of_files_and_metrics_do_not_reach_the_terminal(capsys, tmp_path):
+    run = tmp_path / "\x1b[2Jrun[b]"
+    run.mkdir()
+    (run / "config.toml").write_text("")
+    (run / "metrics.jsonl").write_text('{"step": 1, "\\u001b[31m[/]m": 1}')
+    (run / "summary.json").write_text('{"state\\u001b": "a\\u001b[0m\\nb[/]"}')
+    rollout = Buffer([episode("p[/]", ["\x1b[31m"], [1.0])])
+    rollout.save(run / "rollout_\x1b[31m.json")
+    shown = "\n".join(view(capsys, run))
+    assert shown.replace("\n", "").isprintable()
+    for text in (r"state\x1b: a\x1b[0m\nb[/]", r"\x1b[31m[/]m 1", r"rollout_\x1b[31m.json", "p[/]"):
+        assert text in shown, text
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

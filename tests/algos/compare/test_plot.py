@@ -1,9 +1,11 @@
 """Curves as a picture: what is drawn where."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from textenv.algos.compare.plot import draw_panels
+from textenv.algos.compare.plot import draw_panels, try_to_draw
 from textenv.algos.compare.statistics import Curve
 from textenv.errors import MissingDependencyError
 
@@ -55,3 +57,24 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         draw_panels([("x", {})], "", "", None, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_fails_is_a_warning(tmp_path):
+    def fail():
+        raise ZeroDivisionError("of the picture")
+
+    with pytest.warns(UserWarning, match="curves.png was not drawn: of the picture"):
+        try_to_draw("curves.png", fail)
+
+
+def test_without_matplotlib_the_warning_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.warns(UserWarning, match=r"curves.png was not drawn: .*matplotlib.*pip install"):
+        try_to_draw("curves.png", lambda: None)
+
+
+def test_names_in_a_picture_are_no_formulas(tmp_path):
+    path = tmp_path / "curves.png"
+    panels = [(r"$a$b$\foo$", {r"$x$y$\bar$": RISING})] * 2
+    try_to_draw("it", lambda: draw_panels(panels, r"$\l$", r"$a$b$\foo$", None, path))
+    assert path.read_bytes().startswith(b"\x89PNG")

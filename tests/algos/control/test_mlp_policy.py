@@ -181,13 +181,26 @@ def test_spaces_that_networks_cannot_take(observation, action, said):
 
 def test_masks_of_a_batch():
     infos = [{"action_mask": np.array([1, 0, 1])}, {}, {"action_mask": [0, 1, 1]}]
-    mask = stack_masks(infos, 3, 3)
+    space = spaces.Discrete(3)
+    mask = stack_masks(infos, 3, space)
     np.testing.assert_array_equal(mask, [[1, 0, 1], [1, 1, 1], [0, 1, 1]])
-    assert stack_masks([{}, {}], 2, 3) is None and stack_masks(None, 2, 3) is None
+    assert stack_masks([{}, {}], 2, space) is None and stack_masks(None, 2, space) is None
+    with pytest.raises(DataError, match="component 0 it allows none"):
+        stack_masks([{"action_mask": [0, 0, 0]}], 1, space)
     with pytest.raises(DataError, match="action_mask must have 3 entries"):
-        stack_masks([{"action_mask": [0, 0, 0]}], 1, 3)
-    with pytest.raises(DataError, match="action_mask must have 3 entries"):
-        stack_masks([{"action_mask": [1, 1]}], 1, 3)
+        stack_masks([{"action_mask": [1, 1]}], 1, space)
+
+
+def test_masks_of_several_choices():
+    space = spaces.MultiDiscrete([3, 2], start=[5, -1])
+    policy = MLPPolicy(BOX, space, (4,))
+    tuple_form = np.array([0, 1, 1], np.int8), np.array([1, 0], np.int8)  # Gymnasium's
+    for mask in (tuple_form, [0, 1, 1, 1, 0]):
+        infos = [{"action_mask": mask}] * 60
+        actions, _ = policy(np.zeros((60, 3), np.float32), infos=infos)
+        assert {*map(tuple, actions.tolist())} == {(6, -1), (7, -1)}
+    with pytest.raises(DataError, match="component 1 it allows none"):
+        policy(np.zeros(3, np.float32), infos={"action_mask": [0, 1, 1, 0, 0]})
 
 
 def test_a_plain_loop():

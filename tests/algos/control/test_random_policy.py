@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from textenv.algos import RolloutRunner
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.trajectory import _equal
+from textenv.errors import DataError
 from textenv.spaces import UnicodeText
 
 SPACES = [
@@ -57,6 +58,38 @@ def test_masks():
     assert [{*column} for column in drawn.T.tolist()] == [{1, 3}, {0, 1, 2, 3}, {0, 2}]
     single = RandomPolicy(Discrete(4))
     assert {int(single(None, infos={"action_mask": mask})[0]) for _ in range(50)} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    "space, mask, allowed",
+    [
+        (MultiDiscrete([2, 3]), (np.int8([0, 1]), np.int8([1, 0, 1])), {(1, 0), (1, 2)}),
+        (MultiDiscrete([2, 3]), [0, 1, 1, 0, 1], {(1, 0), (1, 2)}),
+        (MultiDiscrete([2, 2], start=[5, -1]), [[1, 1], [0, 1]], {(5, 0), (6, 0)}),
+        (MultiBinary(2), [1, 0, 1, 1], {(0, 0), (0, 1)}),
+    ],
+)
+def test_masks_of_several_choices(space, mask, allowed):
+    policy = RandomPolicy(space)
+    drawn = [policy(None, infos={"action_mask": mask})[0] for _ in range(60)]
+    assert all(action in space for action in drawn)
+    assert {*(tuple(action.tolist()) for action in drawn)} == allowed
+
+
+@pytest.mark.parametrize(
+    "space, mask, said",
+    [
+        (MultiDiscrete([2, 3]), [1, 1, 0, 0, 0], "component 1 it allows none"),
+        (MultiDiscrete([2, 3]), ([1, 1], [1, 1]), "5 entries"),
+        (Discrete(2), [0, 0], "component 0 it allows none"),
+        (Discrete(2), [0.5, 1], "each 0 or 1"),
+        (Discrete(2), None, "2 entries"),
+        (Box(0, 1, (2,)), [1, 1], r"action_mask is for Discrete.*Box"),
+    ],
+)
+def test_masks_that_do_not_fit(space, mask, said):
+    with pytest.raises(DataError, match=said):
+        RandomPolicy(space)(None, infos={"action_mask": mask})
 
 
 def test_in_the_rollout_loop():

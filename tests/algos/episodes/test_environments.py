@@ -1,6 +1,7 @@
 """Environments from ids, functions and objects, and what they are."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -162,3 +163,28 @@ def test_copies_have_settings_of_the_same_and_share_the_reward():
 def test_copies_that_cannot_be_made_warn():
     with pytest.warns(UserWarning, match=r"copies of Bare cannot be made \(it has no spec\)"):
         assert copies(Bare(), 2) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        (np.zeros(2, np.float32), "reset of .* must return"),
+        ((np.zeros(2, np.float32), {}), r"step of .*: the reward .* shape \(1,\)"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_environment_of_the_old_api_names_its_method(result, says, count):
+    class Old(gym.Env):
+        observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return result
+
+        def step(self, action):
+            return np.zeros(2, np.float32), np.ones(1), False, False, {}
+
+    env = as_dict_step(make_training_env(Old, None, count))
+    with pytest.raises(TypeError, match=says):
+        env.reset(seed=0)
+        env.step(np.zeros(count, int) if count > 1 else 0)

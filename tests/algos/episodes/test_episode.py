@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from textenv.algos.episodes.episode import Lane, PlayedTurn, replay
-from textenv.errors import ConfigError
+from textenv.algos.episodes.episode import LARGEST_REWARD, Lane, PlayedTurn, replay
+from textenv.errors import ConfigError, RewardError
 
 
 def begin(observation="ask", **kwargs):
@@ -56,6 +56,19 @@ def test_steps_are_recorded_with_what_the_policy_said_beside_them():
     assert lane.ended and t.truncated and not t.terminated
 
 
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, 1e308, -1.1e15, np.float32(np.nan)])
+def test_a_reward_that_cannot_be_trained_on_is_refused(reward):
+    lane = begin()
+    lane.record("a", {}, step("b", 1e15))
+    with pytest.raises(RewardError, match=r"^step 2 of the environment .* at most 1e\+15"):
+        lane.record("a", {}, step("b", reward))
+    assert lane.trajectory.rewards == [1e15]
+
+
+def test_the_largest_reward_leaves_room_for_squares_in_float32():
+    assert np.isfinite(np.full(10**6, np.float32(LARGEST_REWARD) ** 2, np.float32).sum())
+
+
 def test_tokens_of_turns_stand_one_after_another_and_what_was_said_between_is_masked():
     lane = begin(noise=100)
     kept = np.array([7, 8])
@@ -71,6 +84,19 @@ def test_tokens_of_turns_stand_one_after_another_and_what_was_said_between_is_ma
     # What the environment said could be nothing else.
     assert [ids.tolist() for ids in t.support] == [[7, 8], [7, 8], [5], [6], [6], [7, 8]]
     assert t.completion_truncated is True and t.temperature == 0.7
+
+
+@pytest.mark.parametrize(
+    ("cuts", "whole"),
+    [([True, False], True), ([False, True], True), ([False, False], False), ([None, None], None),
+     ([None, True], True), ([False, None], False)],
+)  # fmt: skip
+def test_a_conversation_counts_as_cut_if_any_turn_of_it_was(cuts, whole):
+    lane, ids = begin(), [1, 2]
+    for cut in cuts:
+        lane.record("a", tokens(ids, [3], truncated=cut), step("ask a more"))
+        ids = [*ids, 3, 4]
+    assert lane.trajectory.completion_truncated is whole
 
 
 def test_a_policy_that_tokenizes_its_turns_anew_is_refused():

@@ -184,3 +184,11 @@ def test_parts_of_two_runs_are_not_joined():
     first = Buffer([part(0, 0, [1, 1], seed=0)])
     second = Buffer([part(0, 7, [1], "terminated", first_step=2)])
     assert [len(e.trajectory) for e in join_episodes([first, second])] == [2, 1]
+
+
+@pytest.mark.parametrize("rewards", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_each_action_needs_a_reward(rewards):
+    played = part(0, 0, [1.0, 2.0], "terminated")
+    played.rewards = rewards
+    with pytest.raises(DataError, match=f"trajectory 0: 2 actions and {len(rewards)} rewards"):
+        common_source([Buffer([played], SPACES)])

@@ -185,6 +185,18 @@ def test_tokens_of_another_tokenizer_are_refused(rollouts, tiny):
     ):
         with pytest.raises(DataError, match=message):
             check_tokens([replace(first, **changed)], policy)
+    # An id that the tokenizer does not have, below the size of the model's head.
+    known = policy.model.known_ids.copy()
+    policy.model.known_ids[first.token_ids[0]] = False
+    with pytest.raises(DataError, match="no token of the model"):
+        check_tokens([first], policy)
+    policy.model.known_ids = known
+    # A stop string is an end for a policy that has it.
+    stopped = replace(first, token_ids=first.token_ids[:-1])
+    last = policy.tokenizer.decode(stopped.token_ids[-1:])
+    check_tokens([stopped], policy.with_params(stop=[last]))
+    with pytest.raises(DataError, match="an end of id"):
+        check_tokens([stopped], policy)
     # A completion that ran out of room has no end.
     cut = replace(first, token_ids=first.prompt_ids[:1], completion_truncated=True)
     check_tokens([cut], policy)

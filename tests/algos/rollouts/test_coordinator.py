@@ -139,9 +139,6 @@ def test_new_weights_reach_all_workers(coordinate, plain_logprobs):
         assert np.abs(was - new).max() > 1e-2
 
 
-# --- noise --------------------------------------------------------------------------------------
-
-
 def test_a_stale_version_is_refused(coordinate):
     coordinator = coordinate(1)
     pool = coordinator._workers._pool
@@ -231,9 +228,3 @@ def test_control():
         assert after.last_value == pytest.approx(new.values([after.final_observation])[0], abs=1e-6)
     with pytest.raises(ValueError, match=r"max_steps=126 .*num_workers=2 x num_envs=2"):
         collect(2, 126)
-
-
-# --- what goes wrong ----------------------------------------------------------------------------
-
-
-# --- the end ------------------------------------------------------------------------------------

@@ -56,8 +56,8 @@ def test_every_metric_by_hand():
     assert rollout_metrics(rollout) == pytest.approx(
         {
             "reward": (1 + 0 + 0.5 + 0.5 + 3) / 5,
-            # Of 1 and 0 it is the root of 1/2, of equal rewards 0; one reward alone has none.
-            "reward_std": 0.5**0.5 / 2,
+            # Of all rewards, as in TRL: 1, 0, 0.5, 0.5 and 3 around their mean of 1.
+            "reward_std": ((0 + 1 + 0.25 + 0.25 + 4) / 4) ** 0.5,
             "frac_reward_zero_std": 2 / 3,
             "groups": 3,
             "completions/count": 5,

@@ -166,9 +166,6 @@ def test_wrappers_are_copied_too():
     assert [t.rewards for t in rollout] == [[-float(i)] for i in range(1, 9)]
 
 
-# --- many turns -------------------------------------------------------------------------------
-
-
 def test_many_turns_need_room():
     env = gym.make("textenv:TextGen-v0", task="guess_number", task_kwargs={"max_turns": 3})
     with pytest.raises(ValueError, match=r"max_steps=11 .*num_generations=4 .*3 step"):

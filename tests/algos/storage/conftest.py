@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.algos.storage.shared import ENDINGS, NEEDS
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_model
 from textenv.algos.storage.format_json import SCHEMA_PATH
 from textenv.algos.storage.source import describe_source
@@ -65,3 +66,10 @@ def rollout(request):
 @pytest.fixture(scope="session")
 def schema():
     return json.loads(SCHEMA_PATH.read_text())
+
+
+@pytest.fixture(params=ENDINGS)
+def ending(request):
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param])
+    return request.param

@@ -42,7 +42,7 @@ def test_parquet_of_what_is_not_alike(tmp_path):
     pytest.importorskip("pyarrow")
     steps = [np.zeros(2), np.zeros(3, np.float32), "text", None, (1, 2)]
     trajectories = [
-        Trajectory(observations=steps, actions=[1, 2.5], unclipped_actions=None),
+        Trajectory(observations=steps, actions=[1, 2.5, 1, 2, 3], unclipped_actions=None),
         Trajectory(observations=[], actions=[3], unclipped_actions=[np.zeros((0, 2))]),
         Trajectory(final_observation=np.float32(1), unclipped_actions=[], values=[]),
     ]

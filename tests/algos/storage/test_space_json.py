@@ -120,6 +120,10 @@ BOX = {"type": "Box", "dtype": "float32", "shape": [2], "low": 0, "high": 1}
         ({"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"}, "description of a Discrete"),
         ({"type": "Tuple", "spaces": [{"type": "Box"}]}, "description of a Box"),
         ({"type": "Dict", "spaces": [1]}, "description of a Dict"),
+        ({**BOX, "shape": [10**10]}, "more than 67108864 numbers"),
+        ({"type": "MultiBinary", "shape": [10**6, 10**6]}, "more than 67108864 numbers"),
+        ({**BOX, "shape": "ab"}, "not the description of a Box"),
+        ({"type": "Discrete", "n": 10**400, "start": 0, "dtype": "int64"}, "of a Discrete"),
     ],
 )
 def test_what_is_no_description_is_refused(description, words):

@@ -19,9 +19,6 @@ from textenv.errors import ConfigError, ConfigTypeError, DataError
 make_sums = partial(make_env, prompts=SUMS)
 
 
-# --- parts --------------------------------------------------------------------------------------
-
-
 def test_parts_fill_their_slots_in_order():
     strategy = create_strategy("grpo", num_generations=6, parts=["drop", "uniform", "pods:keep=2"])
     assert [part.name for part in strategy.selection] == ["drop", "pods"]

@@ -9,8 +9,9 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.tuner.lora import LoRALinear
 
-from textenv.algos.training.optimizer import OptimizerStep
+from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate
 
 OPTIMIZERS = {
     "adamw": lambda: optim.AdamW(
@@ -79,3 +80,63 @@ def test_a_gradient_that_is_not_finite_moves_nothing(value):
     with pytest.raises(FloatingPointError, match="norm is"):
         step({"weight": mx.array([[value, 0.0], [0.0, 0.0]])})
     assert mx.array_equal(model.weight, before).item()
+
+
+def test_the_norm_of_many_weights():
+    """Squares added one by one come out 7% too low here, and the gradient is clipped less."""
+    model = nn.Embedding(40_000, 700)
+    step = OptimizerStep(model, optim.SGD(0.0), 1.0)
+    assert step({"weight": mx.ones((40_000, 700))}) == pytest.approx(28_000_000**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_half_precision_weights_move_as_those_of_float32_do(dtype, optimizer):
+    """After steps that are each far below the distance between two numbers, they are the same."""
+    make = {
+        "adamw": lambda: optim.AdamW(1e-6, bias_correction=True),
+        "adam": lambda: optim.Adam(1e-6, bias_correction=True),
+    }[optimizer]
+    mx.random.seed(0)
+    model = nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 20))
+    model.layers[0].freeze(keys=["bias"])
+    model.set_dtype(dtype)
+    exact = copy.deepcopy(model)
+    exact.set_dtype(mx.float32)
+    before = dict(tree_flatten(tree_map(mx.array, model.trainable_parameters())))
+    steps = OptimizerStep(model, make(), 1.0), OptimizerStep(exact, make(), 1.0)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        gradient = tree_map(
+            lambda w: mx.array(rng.normal(0.5, 1, w.shape)).astype(dtype),
+            model.trainable_parameters(),
+        )
+        wide = tree_map(lambda g: g.astype(mx.float32), gradient)
+        assert steps[0](gradient) == steps[1](wide)
+    moved = []
+    for name, weight in tree_flatten(exact.parameters()):
+        ours = dict(tree_flatten(model.parameters()))[name]
+        assert ours.dtype == dtype
+        assert mx.array_equal(ours, weight.astype(dtype)).item(), name
+        if name in before:
+            moved.append((ours != before[name]).astype(mx.float32).mean().item())
+    assert min(moved) > 0.1
+
+
+def test_half_precision_weights_set_from_outside_are_those_that_move():
+    model = nn.Linear(2, 1, bias=False)
+    model.set_dtype(mx.bfloat16)
+    step = OptimizerStep(model, optim.SGD(2**-10), 0)
+    model.update({"weight": mx.array([[4.0, 8.0]], mx.bfloat16)})
+    for _ in range(16):  # of 1/1024 each, where neighbours are 1/64 and 1/32 apart
+        step({"weight": mx.ones((1, 2), mx.bfloat16)})
+    assert model.weight.tolist() == [[4 - 1 / 64, 8.0]]
+    assert step._copies["weight"].tolist() == [[4 - 1 / 64, 8 - 1 / 64]]
+
+
+def test_the_default_rate_is_that_of_adapters_where_they_alone_are_trained():
+    """A model that mlx-lm loaded with adapters is trained whole, if lora_rank is 0."""
+    model = nn.Sequential(LoRALinear.from_base(nn.Linear(5000, 4000), r=2))
+    assert default_learning_rate(model) == 1e-5  # 20 million weights
+    model.layers[0].linear.freeze()
+    assert default_learning_rate(model) == pytest.approx(1e-4)

@@ -308,3 +308,44 @@ def test_what_cannot_be_trained_on(fresh, sample):
     model.freeze()
     with pytest.raises(ValueError, match="no trainable weights"):
         make_trainer(model, trajectories)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_bfloat16_weights_move_as_float32_ones_do(fresh, sample, lora):
+    """At a learning rate of 1e-6, in steps far below the distance of two bfloat16 numbers."""
+    import copy
+
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    from textenv.algos.lm.models.lora import add_lora
+    from textenv.algos.training.optimizer import make_adamw
+
+    model, tokenizer = fresh
+    if lora:
+        add_lora(model, 4, 10.0, 0)
+        factors = [(n, w) for n, w in weights_of(model).items() if n.endswith("lora_b")]
+        model.load_weights([(n, mx.array(w + 0.01)) for n, w in factors], strict=False)
+    model.set_dtype(mx.bfloat16)
+    exact = copy.deepcopy(model)
+    exact.set_dtype(mx.float32)
+    start, trained = weights_of(exact), dict(tree_flatten(exact.trainable_parameters()))
+    trajectories = sample(exact, tokenizer, PROMPTS)
+    for each in (model, exact):
+        trainer = make_trainer(
+            each, trajectories, optimizer=make_adamw(1e-6), num_iterations=10, on_policy=False
+        )
+        assert trainer.train()["updates"] == 10
+        if each is model:
+            ours = {name: np.array(copy) for name, copy in trainer._step._copies.items()}
+    theirs = weights_of(exact)
+    assert set(ours) == set(trained)
+    model.set_dtype(mx.float32)
+    now = weights_of(model)
+    for name, copied in ours.items():
+        change, expected = copied - start[name], theirs[name] - start[name]
+        share, wanted = (np.mean(x != 0) for x in (change, expected))
+        assert share > 0.9 * wanted, name
+        assert np.corrcoef(change.ravel(), expected.ravel())[0, 1] > 0.8, name
+        rounded = np.array(mx.array(copied).astype(mx.bfloat16).astype(mx.float32))
+        np.testing.assert_array_equal(now[name], rounded)

@@ -7,12 +7,14 @@ import re
 import sys
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import textenv
 from textenv import rewards
-from textenv.errors import ConfigError, MissingDependencyError, RewardError
+from textenv.errors import ConfigError, DataError, MissingDependencyError, RewardError
 from textenv.rewards import Reward
 from textenv.rewards.verifiers import format_tags, json_schema, numeric_match, regex
 
@@ -67,11 +69,95 @@ def test_numeric_match_knows_a_number_in_any_notation(number, notation):
     assert score("numeric_match", notation.format(number), {"answer": number})[0] == expected
 
 
-@given(st.text(), st.text())
+@given(st.text(), st.text().filter(str.strip))
 def test_matches_agree_with_each_other(completion, answer):
     exact = score("exact_match", completion, {"answer": answer})[0]
     assert score("contains", completion, {"answer": answer})[0] >= exact
     assert score("contains", f"so {answer}!", {"answer": answer})[0] == 1.0
+
+
+@pytest.mark.parametrize("name", ["exact_match", "contains", "numeric_match", "math_equal"])
+@pytest.mark.parametrize("answer", [None, "", " \n", math.nan, np.float32("nan"), [], {"a": 1}])
+def test_an_answer_that_is_missing_is_named_before_the_first_episode(name, answer):
+    examples = [{"answer": "4"}, {"answer": answer}]
+    with pytest.raises(DataError, match=r"row 1: 'answer' .*; reward_fn=.*needs it"):
+        gym.make("textenv:TextGen-v0", prompts=["a", "b"], examples=examples, reward_fn=name)
+    pytest.importorskip("math_verify")
+    with pytest.raises(ValueError, match=r"'a prompt'.*'answer'"):  # in a task of one's own
+        Reward(name)("", "None", {"prompt": "a prompt", "answer": answer})
+
+
+@pytest.mark.parametrize("answer", ["four", "4_2", "nan", "inf", "1,00", math.inf, True + 0j])
+def test_an_answer_that_is_no_number_is_named_before_the_first_episode(answer):
+    with pytest.raises(DataError, match="row 0: 'answer' must be a finite number"):
+        gym.make(
+            **{"id": "textenv:TextGen-v0", "prompts": ["a"], "reward_fn": "numeric_match"},
+            examples=[{"answer": answer}],
+        )
+
+
+@pytest.mark.parametrize("answer", [42.0, np.float64(42), "42.0"])  # as pandas and its CSV have it
+@pytest.mark.parametrize(
+    ("name", "completion", "expected"),
+    [
+        ("exact_match", "42", 1.0),
+        ("exact_match", "42.0", 1.0),
+        ("exact_match", "42.5", 0.0),
+        ("exact_match", "4", 0.0),
+        ("contains", "It is 42.", 1.0),
+        ("contains", "It is 42.0!", 1.0),
+        ("contains", "It is 420", 0.0),
+        ("contains", "It is 142", 0.0),
+        ("contains", "It is 42.5", 0.0),
+        ("contains", "It is 1.42", 0.0),
+        ("numeric_match", "42", 1.0),
+    ],
+)
+def test_a_whole_number_that_pandas_wrote_is_that_number(name, completion, answer, expected):
+    assert score(name, completion, {"answer": answer})[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "expected"),
+    [
+        ("1,000", 1000, 1.0),
+        ("1000", "1,000", 1.0),
+        ("-1,234,567.5", "-1234567.5", 1.0),
+        ("1,00", 100, 0.0),
+        ("10,00", 1000, 0.0),
+        (",100", 100, 0.0),
+        ("4_2", 42, 0.0),
+        ("inf", 42, 0.0),
+        ("1e999999999", 42, 0.0),
+        ("9" * 1_000_000, 42, 0.0),
+        ("1e3", 1000, 1.0),
+        ("+.5", 0.5, 1.0),
+        ("5.", 5, 1.0),
+    ],
+)
+def test_numbers_as_people_write_them(completion, answer, expected):
+    assert score("numeric_match", completion, {"answer": answer})[0] == expected
+
+
+def test_a_tolerance_that_is_missing_in_one_row_is_the_default():
+    for missing in (None, math.nan, ""):
+        example = {"answer": 4, "tolerance": missing}
+        assert run("numeric_match", "4", **example) == 1.0
+        assert run("numeric_match", "4.1", **example) == 0.0
+
+
+def test_a_check_of_ones_own_names_the_row():
+    def check(example):
+        return None if example["level"] > 0 else "'level' must be above 0"
+
+    @textenv.reward(requires=["level"], check=check)
+    def by_level(prompt, completion, example):
+        return 1.0
+
+    made = {"id": "textenv:TextGen-v0", "prompts": ["a", "b"], "reward_fn": "by_level"}
+    gym.make(**made, examples=[{"level": 1}, {"level": 2}])
+    with pytest.raises(DataError, match=r"row 1: 'level' must be above 0; reward_fn='by_level'"):
+        gym.make(**made, examples=[{"level": 1}, {"level": 0}])
 
 
 def run(spec, completion, **example):

@@ -1,12 +1,15 @@
 """Own prompts, and rows of a JSON Lines file."""
 
+import copy
 import json
+import pickle
 
 import gymnasium as gym
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import textenv
 from textenv.errors import ConfigError, DataError, MissingFileError
 from textenv.tasks.dataset import Dataset, from_jsonl, from_prompts
 
@@ -175,3 +178,34 @@ def test_the_lists_of_the_caller_are_not_the_datasets():
     task = Dataset(given)
     given[0]["prompt"] = "b"
     assert rows(task) == [{"prompt": "a"}]
+
+
+def test_rows_are_checked_once_however_many_environments_share_them():
+    seen = []
+
+    @textenv.reward("counted", requires=["answer"], check=seen.append)
+    def counted(prompt, completion, example):
+        return 1.0
+
+    task = from_prompts(["a", "b"], [{"answer": i} for i in range(2)])
+    envs = [gym.make("textenv:TextGen-v0", task=task, reward_fn=counted) for _ in range(5)]
+    envs += [gym.make("TextGen-v0", task=task.in_split(None), reward_fn=counted)]
+    envs += [gym.make(copy.deepcopy(envs[0].spec))]
+    assert seen == [{"prompt": p, "answer": i} for i, p in enumerate("ab")]
+    assert len(envs) == 7
+    other = pickle.loads(pickle.dumps(task))
+    assert rows(other) == rows(task)
+    with pytest.raises(DataError, match="'pattern' is missing"):
+        gym.make("TextGen-v0", task=task, reward_fn="regex")  # another check still finds a fault
+
+
+def test_another_split_shares_the_rows():
+    task = from_prompts([f"question {i}" for i in range(1000)], None)
+    halves = [task.in_split("train"), task.in_split("test")]
+    assert sorted(halves[0].ids + halves[1].ids) == task.ids
+    assert all(half._rows is task._rows for half in halves)
+    for half, split in zip(halves, ("train", "test")):
+        assert half.split == split
+        assert half.ids == from_prompts([f"question {i}" for i in range(1000)], None, split).ids
+    with pytest.raises(ConfigError, match="split must be one of"):
+        task.in_split("valid")

@@ -187,3 +187,21 @@ def test_line_ends_inside_quotes_are_text(tmp_path):
     assert [task.example(i)["prompt"] for i in task.ids] == ['a\r\n"b"', "d"]
     # The settings of the csv module are unchanged.
     assert list(csv.reader(io.StringIO("a,b"))) == [["a", "b"]]
+
+
+def test_a_file_in_use_is_read_once_for_both_splits(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    write = {"prompt": "question {}", "answer": 1}
+    path.write_text("".join(json.dumps({**write, "prompt": f"q {i}"}) + "\n" for i in range(100)))
+    loads, count = json.loads, []
+    monkeypatch.setattr(
+        "textenv.tasks.dataset.json.loads", lambda text: count.append(text) or loads(text)
+    )
+    made = {"id": "textenv:TextGen-v0", "dataset": str(path), "reward_fn": "exact_match"}
+    envs = [gym.make(**made, split=split) for split in ("train", "test", None, "train")]
+    ids = [set(env.unwrapped.task.ids) for env in envs]
+    assert len(count) == 100 and ids[0] | ids[1] == ids[2] == set(range(100))
+    assert ids[0] == ids[3] and not ids[0] & ids[1]
+    path.write_text('{"prompt": "another"}\n')  # a file that was changed is read again
+    assert from_path(path).example(0) == {"prompt": "another"}
+    assert envs[0].unwrapped.task.example(3)["prompt"] == "q 3"

@@ -9,6 +9,7 @@ from textenv.algos import Buffer, Trajectory
 from textenv.algos.cli.shared.display import (
     ControlDisplay,
     OfflineDisplay,
+    Terminal,
     TextDisplay,
     no_signal,
     ppo_line,
@@ -132,3 +133,18 @@ def test_samples_are_spread_over_the_rollout_and_codes_are_written_out():
     shown = out.export_text()
     assert [f"p{i}" in shown for i in range(8)] == [True, False] * 4
     assert r"\x1b[31m" in shown
+
+
+def test_a_terminal_shows_texts_as_they_are_in_tables_too():
+    from rich.table import Table
+
+    out = Terminal(force_terminal=True, width=60, file=io.StringIO())
+    text = "[red]x[/] :smile: \x1b]0;title\x07"
+    out.print(text)
+    table = Table("[bold]head", box=None)
+    table.add_row(text)
+    out.print(table)
+    plain = r"[red]x[/] :smile: \x1b]0;title\x07"
+    printed = out.file.getvalue()
+    assert printed.count(plain) == 2 and "[bold]head" in printed
+    assert "\x07" not in printed and "\x1b]" not in printed

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from textenv.algos.cli.shared.escape import count, one_line, printable, shown
+from textenv.algos.cli.shared.escape import count, one_line, printable, say, shown
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ def test_one_line_is_one_line():
 
 def test_one_is_one():
     assert [count(n, "episode") for n in (0, 1, 2)] == ["0 episodes", "1 episode", "2 episodes"]
+
+
+def test_what_is_said_has_no_codes_and_no_markup(capsys):
+    say("[red]a[/]\x1b[2J\nb")
+    assert capsys.readouterr().out == "[red]a[/]\\x1b[2J\nb\n"

@@ -127,3 +127,50 @@ def test_bad_settings_are_named(tiny, name, value):
 def test_an_unknown_setting_is_named(tiny):
     with pytest.raises(ValueError, match=r"unknown policy setting .temprature.*.temperature"):
         create_policy(*tiny, {"temprature": 1.0})
+
+
+def test_large_vocabularies_against_float64(large_vocabulary):
+    """Log-probabilities, entropies, and which token a number draws."""
+    import mlx.core as mx
+
+    rows, exact = large_vocabulary
+    entropies = -(np.exp(exact) * exact).sum(axis=1)
+    for share in (0.0, 0.1, 0.5, 0.9, 0.9999, 1 - 2**-24):
+        uniforms = np.full(len(rows), share, np.float32)
+        tokens, logprobs, entropy = map(np.array, draw(mx.array(rows), mx.array(uniforms)))
+        np.testing.assert_allclose(logprobs, exact[np.arange(len(rows)), tokens], atol=5e-5)
+        np.testing.assert_allclose(entropy, entropies, atol=1e-4)
+        for token, row in zip(tokens, np.exp(exact)):
+            before = row[:token].sum()
+            assert before - 2e-5 <= share <= before + row[token] + 2e-5
+
+
+def test_top_p_of_large_vocabularies_reaches_its_mass(large_vocabulary):
+    import mlx.core as mx
+
+    rows, exact = large_vocabulary
+    kept = np.array(restrict(mx.array(rows), SamplingParams(top_p=0.9))) > -np.inf
+    for row, inside in zip(np.exp(exact), kept):
+        mass, ties = row[inside].sum(), (row == row[inside].min()).sum()
+        assert mass >= 0.9 - 2e-6
+        assert mass - ties * row[inside].min() < 0.9 + 2e-6  # and no more than it needs
+
+
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([257, 511, 512, 1000, 5000]))
+@settings(max_examples=60, deadline=None)
+def test_draws_from_several_blocks_stay_in_the_support(seed, size):
+    import mlx.core as mx
+
+    rng = np.random.default_rng(seed)
+    uniforms = np.array([0, 2**-24, 0.25, 0.5, 0.75, 1 - 2**-23, 1 - 2**-24], np.float32)
+    row = np.full(size, -np.inf)
+    support = np.sort(rng.choice(size, rng.integers(1, 9), replace=False))
+    row[support] = rng.normal(0, 3, len(support))
+    logits = mx.broadcast_to(mx.array(row.astype(np.float32)), (len(uniforms), size))
+    tokens = np.array(draw(logits, mx.array(uniforms))[0])
+    ends = np.exp(row - row.max()).cumsum()
+    for share, token in zip(uniforms, tokens):
+        assert token in support
+        expected = np.searchsorted(ends, share * ends[-1], side="right")
+        near = np.abs(ends[support] / ends[-1] - share).min()
+        assert token == expected or near < 3e-6  # beside an end rounding decides

@@ -178,3 +178,29 @@ def test_turns_of_the_environment_are_read_and_not_scored(tiny, plain_logprobs):
     assert batch.mask.tolist() == [mask]
     expected = plain_logprobs(model, start, ids)
     np.testing.assert_allclose(Scorer(model)(batch)[0][0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("train_entropies", [False, True])
+def test_large_vocabularies_against_float64(large_vocabulary, train_entropies):
+    """Values, and the gradients of log-probabilities and of entropies."""
+    import mlx.core as mx
+
+    rows, exact = large_vocabulary
+    targets = np.array([0, 1, 7, int(rows[3].argmax())])
+    probs = np.exp(exact)
+    entropies = -(probs * exact).sum(axis=1)
+
+    def score(logits):
+        return scoring.token_logprobs(logits, mx.array(targets), None, train_entropies)
+
+    logprobs, entropy = score(mx.array(rows))
+    np.testing.assert_allclose(logprobs, exact[np.arange(4), targets], atol=5e-5)
+    np.testing.assert_allclose(entropy, entropies, atol=1e-4)
+    gradient = np.array(mx.grad(lambda x: score(x)[0].sum())(mx.array(rows)))
+    expected = -probs
+    expected[np.arange(4), targets] += 1
+    assert np.abs(gradient - expected).max() < 5e-5
+    if train_entropies:
+        gradient = np.array(mx.grad(lambda x: score(x)[1].sum())(mx.array(rows)))
+        expected = -probs * (exact + entropies[:, None])
+        assert np.abs(gradient - expected).max() < 5e-5 * np.abs(expected).max()

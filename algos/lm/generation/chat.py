@@ -1,0 +1,144 @@
+"""Encodes what a language model reads: plain text, or a conversation by its chat template.
+
+A conversation is only ever added to: the tokens of earlier turns stay those that the policy read
+and sampled, whatever the template makes of earlier turns later. What stands between an answer and
+the next one is what the template puts there, taken from a rendering of the conversation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from textenv.errors import ConfigError, DataError
+from textenv.tokenizers import load_tokenizer
+
+Messages = Sequence[Mapping[str, str]]
+"""``{"role", "content"}`` in order."""
+
+_ASKED = {"role": "user", "content": "question0"}
+_ANSWERED = {"role": "assistant", "content": "b"}
+
+
+class ChatFormat:
+    """Encodes prompts and conversations for one tokenizer, and knows what ends an answer.
+
+    Args:
+        tokenizer: any that `textenv.tokenizers.load_tokenizer` takes.
+        chat_template: whether prompts go through the chat template; None: if there is one.
+        settings: what the template is given beside the messages, such as ``enable_thinking``.
+
+    Attributes:
+        templated: whether prompts go through the chat template.
+        ends: ids of the tokens that end an answer, in ascending order: the tokenizer's EOS, and
+            the token that the chat template puts after an answer.
+
+    Raises:
+        ConfigError: for a chat template, or settings of one, that the tokenizer does not have.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat_template: bool | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self._tokenizer = load_tokenizer(tokenizer)
+        self._settings = dict(settings or {})
+        has_template = self._tokenizer.has_chat_template
+        if (chat_template or self._settings) and not has_template:
+            what = "chat_template is on" if chat_template else "chat_template_kwargs are given"
+            raise ConfigError(f"{what}, and the tokenizer has no chat template")
+        self.templated = has_template if chat_template is None else chat_template
+        self.ends = sorted(self._tokenizer.eos_token_ids)
+        self._closing = 1  # how many tokens after an answer are looked through for its end
+        self._markers: tuple[str, ...] = ()
+        self._after_prompt: tuple[str, ...] = ()
+        self._warned = False
+        if has_template:
+            try:
+                self._read_template()
+            except DataError as error:
+                if self.templated:
+                    raise
+                warnings.warn(
+                    f"{error}; only the EOS tokens {self.ends} end an answer", stacklevel=4
+                )
+
+    def begin(self, text: str, messages: Messages | None = None) -> list[int]:
+        """Token ids up to the first answer.
+
+        Args:
+            text: the prompt. If the template has been applied to it, that is not done again.
+            messages: the conversation; None: the prompt as a user's message.
+
+        Raises:
+            DataError: if the chat template does not take the messages.
+        """
+        if not self.templated or (messages is None and self.is_rendered(text)):
+            return self._tokenizer.encode_prompt(text)
+        messages = [{"role": "user", "content": text}] if messages is None else messages
+        shown = self._tokenizer.render_chat(messages, **self._settings)
+        return self._tokenizer.encode(shown, add_special_tokens=False)
+
+    def go_on(
+        self,
+        context: Sequence[int],
+        said: str,
+        messages: Messages | None = None,
+        rendered: bool = False,
+    ) -> list[int]:
+        """Token ids up to the next answer: those so far, and what stands between the answers.
+
+        An answer that was cut off is closed as the template closes one.
+
+        Args:
+            context: all token ids so far, the last answer's included.
+            said: what the environment said after the last answer.
+            messages: the conversation up to this; None: an answer, and then a user who says this.
+            rendered: whether the template has been applied to what was said.
+
+        Raises:
+            DataError: if the chat template does not take the messages, or does not show an answer.
+        """
+        if self.templated and not rendered:
+            if messages is None:
+                messages = [_ASKED, _ANSWERED, {"role": "user", "content": said.strip()}]
+            said = self._tokenizer.render_after_answer(messages, **self._settings)
+        between = self._tokenizer.encode(said, add_special_tokens=False)
+        if context and context[-1] in self.ends and context[-1] in between[: self._closing]:
+            between = between[between.index(context[-1]) + 1 :]  # the policy has sampled the end
+        return [*context, *between]
+
+    def is_rendered(self, text: str) -> bool:
+        """Whether a text has been through the chat template, which the first one is warned of.
+
+        It then begins with a special token of the template, or ends with what that puts there.
+        """
+        whole = text.startswith(self._markers) or text.endswith(self._after_prompt)
+        rendered = self.templated and whole
+        if rendered and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"prompt {text[:40]!r} begins or ends as the chat template has it: it is taken as "
+                "rendered already, and read as it is (chat_template=False says so without a doubt)",
+                stacklevel=6,
+            )
+        return rendered
+
+    def _read_template(self) -> None:
+        """Find the template's special tokens, and the one that it puts after an answer."""
+        tokenizer = self._tokenizer
+        special = tokenizer.special_ids - {getattr(tokenizer.backend, "unk_token_id", None)}
+        asked = tokenizer.render_chat([_ASKED], **self._settings)
+        markers = special.intersection(tokenizer.encode(asked, add_special_tokens=False))
+        self._markers = tuple(filter(None, (tokenizer.decode([i]) for i in markers)))
+        after = asked.rpartition(_ASKED["content"])[2]
+        self._after_prompt = (after,) if after.strip() else ()
+        closing = tokenizer.render_after_answer([_ASKED, _ANSWERED], False, **self._settings)
+        for count, token in enumerate(tokenizer.encode(closing, add_special_tokens=False), 1):
+            if token in special:
+                self._closing = count
+                self.ends = sorted({*self.ends, token})
+                return

@@ -1,0 +1,128 @@
+"""Folders of models that are saved to again, and folders that hold something else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from textenv.algos.storage.replacing import replacing
+
+OWN = ("config.json", "model*.safetensors")
+
+
+def save(folder, **files):
+    with replacing(folder, OWN) as target:
+        for name, text in files.items():
+            (target / name.replace("_", ".")).write_text(text)
+
+
+def content(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "a" / "model"
+    save(folder, config_json="1", model1_safetensors="1", model2_safetensors="1")
+    return folder
+
+
+def test_a_new_folder_appears_when_it_is_whole(tmp_path):
+    folder = tmp_path / "a" / "model"
+    with replacing(folder, OWN) as target:
+        (target / "config.json").write_text("1")
+        assert not folder.exists()
+    assert content(folder) == {"config.json": "1"}
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_an_earlier_model_is_replaced_with_all_its_files(saved):
+    """A weight file that the new one lacks would be read together with it."""
+    save(saved, config_json="2", model_safetensors="2")
+    assert content(saved) == {"config.json": "2", "model.safetensors": "2"}
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_what_fails_changes_nothing(saved, tmp_path, new):
+    before = content(saved)
+    folder = tmp_path / "other" if new else saved
+    with pytest.raises(OSError, match="disk"), replacing(folder, OWN) as target:
+        (target / "config.json").write_text("half")
+        raise OSError("no room on the disk")
+    assert content(saved) == before
+    assert not (tmp_path / "other").exists()
+    assert sorted(os.listdir(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_move_that_fails_is_taken_back(saved, monkeypatch, at):
+    before, rename, calls = content(saved), os.rename, []
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == at + 1:
+            raise PermissionError("not this one")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    moves = 5  # three old files out, two new ones in
+    if at < moves:
+        with pytest.raises(PermissionError):
+            save(saved, config_json="2", model_safetensors="2")
+        assert content(saved) == before
+    else:
+        save(saved, config_json="2", model_safetensors="2")
+        assert content(saved) == {"config.json": "2", "model.safetensors": "2"}
+
+
+@pytest.mark.parametrize("other", ["thesis.tex", "results.json", "src/main.py"])
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(saved, other):
+    (saved / other).parent.mkdir(exist_ok=True)
+    (saved / other).write_text("mine")
+    with pytest.raises(ValueError, match=rf"holds {other.split('/')[0]}, which"):
+        save(saved, config_json="2")
+    assert (saved / other).read_text() == "mine"
+    assert (saved / "config.json").read_text() == "1"
+
+
+def test_the_working_folder(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    save(".", config_json="2")
+    assert content(saved) == {"config.json": "2"}
+    assert os.path.samefile(os.getcwd(), saved)  # it is the same folder still
+    (saved / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"saved to \.: it holds notes.txt"):
+        save(".", config_json="3")
+    assert content(saved) == {"config.json": "2", "notes.txt": "mine"}
+
+
+def test_a_link_stays_a_link(saved, tmp_path):
+    (tmp_path / "latest").symlink_to(saved)
+    save(tmp_path / "latest", config_json="2")
+    assert (tmp_path / "latest").is_symlink()
+    assert content(saved) == {"config.json": "2"}
+    (tmp_path / "next").symlink_to(tmp_path / "run2")
+    save(tmp_path / "next", config_json="3")
+    assert content(tmp_path / "run2") == {"config.json": "3"}
+
+
+def test_what_a_killed_save_left_does_not_stop_the_next(saved):
+    (saved / ".saving-abc").mkdir()
+    save(saved, config_json="2")
+    assert (saved / "config.json").read_text() == "2"
+    assert (saved / ".saving-abc").is_dir()
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ValueError, match=r"model is a file"):
+        save(tmp_path / "model", config_json="1")
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "model").mkdir()
+    save(tmp_path / "model", config_json="1")
+    assert content(tmp_path / "model") == {"config.json": "1"}
