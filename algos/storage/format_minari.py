@@ -40,7 +40,8 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
     """Encode a rollout; returns a function that writes it to a path.
 
     Raises:
-        DataError: if the rollout does not name its spaces, or has values outside them.
+        DataError: if the rollout does not name its spaces, has values outside them, or arrays
+            without items.
     """
     minari = _minari()
     source = rollout.source or RolloutSource()
@@ -53,6 +54,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
     observation_space = _minari_space(make_space(source.observation_space), text)
     action_space = _minari_space(make_space(source.action_space), text)
     header, rows = make_header(rollout), codec.encode_rollout(rollout)
+    written = codec.decode_rollout(rows, header["source"], "the rollout")  # infos have text now
     episodes, rests = [], []
     for number, (trajectory, row) in enumerate(zip(rollout, rows)):
         try:
@@ -99,7 +101,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
                     _KEY: header,
                 }
             )
-            same = read(path) == rollout
+            same = read(path) == written
         except _FAULTS as error:
             raise DataError(f"Minari cannot hold this rollout: {error}") from error
         if not same:
@@ -175,7 +177,17 @@ def _to_minari(space: Space, column: Any) -> Any:
 
 
 def _minari_space(space: Space, characters: str) -> Space:
-    """The space as Minari can describe it: text with the characters that occur."""
+    """The space as Minari can describe it: text with the characters that occur.
+
+    Raises:
+        DataError: if arrays of the space have no items; Arrow divides by their number and ends the
+            process.
+    """
+    if 0 in (space.shape or ()):
+        raise DataError(
+            f"Minari cannot hold arrays without items, and {space} is a space of them: save the "
+            "rollout in another format"
+        )
     if isinstance(space, spaces.Dict):
         pairs = [(key, _minari_space(part, characters)) for key, part in space.spaces.items()]
         return spaces.Dict(pairs)  # type: ignore[arg-type]

@@ -12,7 +12,10 @@ import pytest
 
 import textenv.algos
 from textenv.algos import Buffer, Trajectory, load_rollout
+from textenv.algos.episodes.trajectory import RolloutSource
 from textenv.algos.storage.source import describe_source
+from textenv.algos.storage.space_json import describe_space
+from textenv.errors import DataError
 
 
 @pytest.fixture
@@ -85,6 +88,36 @@ def test_images_are_not_compressed_with_loss(minari, tmp_path):
     path = rollout.save(tmp_path / "r.minari")
     assert load_rollout(path) == rollout
     assert np.array_equal(minari.MinariDataset(path / "data")[0].observations, images)
+
+
+EMPTY = gym.spaces.Box(0, 1, (3, 0))
+WITHOUT_ITEMS = {
+    "alone": EMPTY,
+    "in a dict": gym.spaces.Dict(a=EMPTY, b=gym.spaces.Discrete(2)),
+    "deep": gym.spaces.Tuple([gym.spaces.Dict(a=gym.spaces.Dict(b=EMPTY)), gym.spaces.Discrete(2)]),
+}
+
+
+@pytest.mark.parametrize("place", WITHOUT_ITEMS)
+@pytest.mark.parametrize("what", ["observation", "action"])
+def test_arrays_without_items(minari, place, what, tmp_path):
+    """Arrow would divide by their number of items, which ends the process."""
+    items = {"observation": gym.spaces.Discrete(2), "action": gym.spaces.Discrete(2)}
+    items[what] = WITHOUT_ITEMS[place]
+    made = [items["observation"].sample() for _ in range(3)]
+    trajectory = Trajectory(
+        observations=made[:2],
+        actions=[items["action"].sample() for _ in range(2)],
+        rewards=[1.0, 0.0],
+        infos=[{}, {}],
+        final_observation=made[2],
+    )
+    described = {f"{name}_space": describe_space(space) for name, space in items.items()}
+    rollout = Buffer([trajectory], RolloutSource(**described))
+    with pytest.raises(DataError, match=r"arrays without items, and Box.*another format"):
+        rollout.save(tmp_path / "r.minari")
+    for ending in ("json", "jsonl.gz", "parquet"):
+        assert load_rollout(rollout.save(tmp_path / f"r.{ending}")) == rollout
 
 
 def test_what_minari_cannot_hold(minari, control, tmp_path):
