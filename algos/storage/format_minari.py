@@ -23,6 +23,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import WrapperSpec
 from gymnasium.spaces import Space
 
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
@@ -215,14 +216,31 @@ def _characters(value: Any) -> str:
 
 
 def _env_spec(source: RolloutSource) -> Any:
-    """What Minari makes the environment from; None if its id is not registered here."""
-    if source.env_id not in gym.registry:
+    """What Minari makes the environment from.
+
+    None if its id is not registered here, or if what is known does not make the same one: wrappers
+    that are not known, or arguments of which the rollout has only the names.
+    """
+    wrappers = source.env_wrappers
+    if source.env_id not in gym.registry or wrappers is None:
+        return None
+    if _has_names([source.env_kwargs, wrappers]) or any(w["kwargs"] is None for w in wrappers):
         return None
     spec = copy.deepcopy(gym.registry[source.env_id])
     kwargs = dict(source.env_kwargs)
     spec.max_episode_steps = kwargs.pop("max_episode_steps", spec.max_episode_steps)
     spec.kwargs = {**spec.kwargs, **kwargs}
+    spec.additional_wrappers = tuple(WrapperSpec(**wrapper) for wrapper in wrappers)
     return spec
+
+
+def _has_names(value: Any) -> bool:
+    """Whether a name in angle brackets, of a function, say, stands in place of an argument."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(map(_has_names, value))
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
 def _minari() -> ModuleType:

@@ -9,11 +9,13 @@ import shutil
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
 
 import textenv.algos
-from textenv.algos import Buffer, Trajectory, load_rollout
+from textenv.algos import Buffer, RolloutRunner, Trajectory, load_rollout
+from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.trajectory import RolloutSource
-from textenv.algos.storage.source import describe_source
+from textenv.algos.storage.source import describe_source, single_spaces
 from textenv.algos.storage.space_json import describe_space
 from textenv.errors import DataError
 
@@ -88,6 +90,57 @@ def test_images_are_not_compressed_with_loss(minari, tmp_path):
     path = rollout.save(tmp_path / "r.minari")
     assert load_rollout(path) == rollout
     assert np.array_equal(minari.MinariDataset(path / "data")[0].observations, images)
+
+
+def first_two():
+    space = gym.spaces.Box(-9, 9, (2,))
+    return TransformObservation(gym.make("CartPole-v1"), lambda seen: seen[:2], space)
+
+
+class Unrecorded(gym.ActionWrapper):
+    """Not one of those whose arguments Gymnasium knows."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def action(self, action):
+        return min(action, 1)
+
+
+def flat_lakes():
+    bare = gym.make_vec("FrozenLake-v1", 2, vectorization_mode="sync")
+    return gym.wrappers.vector.FlattenObservation(bare)
+
+
+@pytest.mark.parametrize(
+    "make, recovered",
+    [
+        (lambda: gym.make("CartPole-v1"), True),
+        (lambda: FlattenObservation(gym.make("FrozenLake-v1")), True),
+        (lambda: RescaleAction(gym.make("Pendulum-v1", max_episode_steps=9), -1.0, 0.5), True),
+        (first_two, False),
+        (lambda: Unrecorded(gym.make("CartPole-v1")), False),
+        (flat_lakes, False),
+    ],
+)
+def test_the_environment_that_a_dataset_recovers_has_its_spaces(minari, make, recovered, tmp_path):
+    env = make()
+    space, count = single_spaces(env)[1], getattr(env, "num_envs", None)
+    runner = RolloutRunner(env, RandomPolicy(space, num_envs=count), max_steps=6)
+    rollout = runner.collect()
+    rollout.source = describe_source(runner)
+    path = rollout.save(tmp_path / "r.minari")
+    assert load_rollout(path) == rollout
+    dataset = minari.MinariDataset(path / "data")
+    if not recovered:
+        with pytest.raises(ValueError, match="env_spec is None"):
+            dataset.recover_environment()
+        return
+    again = dataset.recover_environment()
+    assert again.observation_space == dataset.observation_space == env.observation_space
+    assert again.action_space == dataset.action_space == env.action_space
+    assert again.spec.max_episode_steps == env.spec.max_episode_steps
 
 
 EMPTY = gym.spaces.Box(0, 1, (3, 0))
