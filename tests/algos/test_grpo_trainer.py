@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -192,6 +193,25 @@ def test_equal_seeds_give_equal_runs(tiny_folder):
     first = run(0)
     np.testing.assert_equal(run(0), first)
     assert run(1)[1] != first[1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora_rank": 4, "beta": 0.1, "gradient_checkpointing": True}]
+)
+def test_another_thread_may_train_what_this_one_made(tiny_folder, settings):
+    """MLX's streams are of one thread: what is not computed yet cannot be computed in another."""
+    config = GRPOConfig(**SMALL, max_steps=2, **settings)
+    weights = []
+    for in_thread in (False, True):
+        trainer = GRPOTrainer(tiny_folder, make_env(), config)
+        if in_thread:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(trainer.train).result()
+        else:
+            trainer.train()
+        weights.append(weights_of(trainer.model))
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][name], err_msg=name)
 
 
 def test_what_cannot_be_trained(fresh):
