@@ -151,6 +151,9 @@ class RolloutSource:
     """Gymnasium's id of the environment; None if it has no spec."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """What ``gym.make`` was given beside the id."""
+    env_wrappers: list[dict[str, Any]] | None = None
+    """The wrappers put around what ``gym.make`` gives, from the inside out, each with its ``name``,
+    ``entry_point`` and ``kwargs`` (None if they were not recorded); None if they are not known."""
     num_envs: int = 1
     """Parallel environments that shared the transitions."""
     seed: int | None = None
