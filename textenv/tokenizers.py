@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -243,13 +243,17 @@ def _of_tokenizers(
 ) -> Tokenizer:
     return Tokenizer(
         backend,
-        lambda text, special: backend.encode(text, add_special_tokens=special).ids,
-        lambda ids: backend.decode(ids, skip_special_tokens=False),
+        partial(_encode_by_tokenizers, backend),
+        partial(backend.decode, skip_special_tokens=False),
         backend.get_vocab(with_added_tokens=True).values(),
         eos_token_ids,
         pad_token_id,
         chat,
     )
+
+
+def _encode_by_tokenizers(backend: Any, text: str, special: bool) -> Iterable[int]:
+    return backend.encode(text, add_special_tokens=special).ids
 
 
 def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None) -> Tokenizer:
@@ -270,16 +274,8 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
     # Only transformers and mlx-lm have this keyword; a user's own tokenizer adds no tokens.
     knows_special = hasattr(backend, "all_special_ids")
 
-    def encode(text: str, special: bool) -> Iterable[int]:
-        if knows_special:
-            return backend.encode(text, add_special_tokens=special)
-        return backend.encode(text)
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any) -> str:
-        return backend.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
-        )
-
+    encode = partial(_encode_by_object, backend, knows_special)
+    render = partial(_render_by_object, backend)
     # mlx-lm has templates that are functions, and says so by this.
     if chat is None and getattr(
         backend, "has_chat_template", getattr(backend, "chat_template", None) is not None
@@ -288,6 +284,20 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
     pad = getattr(backend, "pad_token_id", None)
     ids = range(vocab_size) if vocabulary is None else vocabulary.values()
     return Tokenizer(backend, encode, backend.decode, ids, eos, pad, chat)
+
+
+def _render_by_object(
+    backend: Any, messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any
+) -> str:
+    return backend.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
+    )
+
+
+def _encode_by_object(backend: Any, knows_special: bool, text: str, special: bool) -> Iterable[int]:
+    if knows_special:
+        return backend.encode(text, add_special_tokens=special)
+    return backend.encode(text)
 
 
 def _from_folder(folder: Path) -> Tokenizer:
