@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from textenv.algos.episodes.rollout import Rollout
-from textenv.algos.episodes.trajectory import Trajectory, policy_tokens
+from textenv.algos.episodes.trajectory import Trajectory, policy_tokens, scored_rewards
 from textenv.algos.strategies.groups import TOLERANCE, by_group
 from textenv.algos.strategies.strategy import Strategy
 
@@ -136,16 +136,19 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Rewards, lengths and groups of a rollout of text, under TRL's names.
 
+    Completions that no reward function scored count in no mean of rewards, and ``reward`` is 0 if
+    none was scored. Their share is ``completions/unscored_ratio``, if there are any.
+
     Args:
         trajectories: all trajectories that were played.
         tolerance: a group whose rewards differ by no more than this has no information.
     """
-    rewards = np.array([t.total_reward for t in trajectories])
+    rewards = np.array(scored_rewards(trajectories))
     lengths = np.array([sum(t.token_mask or ()) for t in trajectories])
-    groups = [[t.total_reward for t in group] for group in by_group(trajectories)]
-    spans = np.array([max(g) - min(g) for g in groups])
+    groups = [scored_rewards(group) for group in by_group(trajectories)]
+    spans = np.array([max(g) - min(g) if g else 0.0 for g in groups])
     metrics = {
-        "reward": float(rewards.mean()),
+        "reward": float(rewards.mean()) if len(rewards) else 0.0,
         "reward_std": float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0,
         "frac_reward_zero_std": float((spans <= tolerance).mean()),
         "groups": float(len(groups)),
@@ -158,6 +161,8 @@ def rollout_metrics(
         ),
         "num_tokens": float(policy_tokens(trajectories)),
     }
+    if len(rewards) < len(trajectories):
+        metrics["completions/unscored_ratio"] = 1 - len(rewards) / len(trajectories)
     components: dict[str, list[float]] = {}
     for trajectory in trajectories:
         for info in trajectory.infos:
@@ -189,9 +194,9 @@ class EpisodeStats:
         for trajectory in rollout:
             total, length = self._parts.pop(trajectory.env_index, (0.0, 0))
             whole = total + trajectory.total_reward, length + len(trajectory)
-            if trajectory.terminated or trajectory.truncated:
+            if (trajectory.terminated or trajectory.truncated) and not np.isnan(whole[0]):
                 self._finished.append(whole)
-            else:
+            elif not (trajectory.terminated or trajectory.truncated):
                 self._parts[trajectory.env_index] = whole
 
     def metrics(self) -> dict[str, float]:

@@ -87,6 +87,11 @@ def halves(prompt, completion, example):
 
 
 @pytest.mark.parametrize("wrap", [lambda text: text, said])
+def test_a_reward_that_abstains_is_none_there_too():
+    score = ours.reward_function(lambda prompt, completion, example: None)
+    assert score(["p"], ["c"]) == [None]
+
+
 def test_rewards_of_here_score_columns(wrap):
     score = ours.reward_function("exact_match")
     assert score.__name__ == "exact_match"

@@ -186,3 +186,32 @@ def test_episodes_are_put_together_over_rollouts():
     assert stats.metrics() == {"rollout/ep_rew_mean": 4, "rollout/ep_len_mean": 2}
     stats.add(Buffer([part(1, [1.0], True)]))
     assert stats.metrics()["rollout/ep_rew_mean"] == pytest.approx((5 + 3 + 9) / 3)
+
+
+def test_what_was_not_scored_counts_in_no_mean_of_rewards():
+    none = [{"rewards": {}, "scored": False}]
+    rollout = [
+        trajectory(1, [1.0], [1], infos=[{"rewards": {"judge": 1.0}}]),
+        trajectory(1, [0.0], [1], infos=none),
+        trajectory(1, [3.0], [1], infos=[{"rewards": {"judge": 3.0}}]),
+        trajectory(2, [2.0], [1], infos=[{"rewards": {"judge": 2.0}}]),
+        trajectory(2, [0.0], [1], infos=none),
+        trajectory(3, [0.0], [1], infos=none),
+        trajectory(3, [0.0], [1], infos=none),
+        # One turn was not scored, and the other was.
+        trajectory(4, [0.0, 2.0], [1, 0, 1], infos=[*none, {"rewards": {"judge": 2.0}}]),
+    ]
+    metrics = rollout_metrics(rollout)
+    assert metrics["completions/unscored_ratio"] == pytest.approx(4 / 8)
+    assert metrics["reward"] == metrics["rewards/judge/mean"] == pytest.approx(8 / 4)
+    assert metrics["frac_reward_zero_std"] == 3 / 4  # of the groups, the first one alone differs
+    assert rollout_metrics(rollout[5:7])["reward"] == 0.0
+    assert "completions/unscored_ratio" not in rollout_metrics(rollout[:1])
+
+
+def test_an_episode_that_was_not_scored_has_no_return():
+    stats = EpisodeStats()
+    ended = {"terminated": True}
+    none = [{"scored": False}]
+    stats.add([trajectory(1, [3.0], [1], **ended), trajectory(1, [0.0], [1], infos=none, **ended)])
+    assert stats.metrics()["rollout/ep_rew_mean"] == 3.0
