@@ -295,7 +295,11 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     def is_cut(self, action: str) -> bool:
         """Whether a completion has more than ``max_tokens`` tokens; False without a tokenizer."""
-        return self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
+        if self.tokenizer is None:
+            return False
+        # What a tokenizer of `transformers` puts around a text is no part of the completion.
+        bare = {"add_special_tokens": False} if hasattr(self.tokenizer, "all_special_ids") else {}
+        return len(self.tokenizer.encode(action, **bare)) > self.max_tokens
 
     def close(self) -> None:
         """Release what the episode and the reward functions hold, such as a process."""
