@@ -83,12 +83,12 @@ class Dataset(Task):
             for key in keys:
                 if key not in row:
                     raise DataError(
-                        f"{self._place(i)}: key {key!r} is missing, which {because} needs; "
+                        f"{self.place(i)}: key {key!r} is missing, which {because} needs; "
                         f"the row has {', '.join(map(repr, row))}"
                     )
             for check in checks:
                 if (why := check(row)) is not None:
-                    raise DataError(f"{self._place(i)}: {why}; {because} needs it")
+                    raise DataError(f"{self.place(i)}: {why}; {because} needs it")
         self._met.update(keys, checks)
 
     def in_split(self, split: str | None) -> Dataset:
@@ -124,26 +124,31 @@ class Dataset(Task):
             )
         return ids
 
-    def _place(self, index: int) -> str:
+    def longer_than(self, count: int) -> list[int]:
+        """The ids of the examples whose prompt has more than ``count`` bytes."""
+        return [i for i in self.ids if len(self._rows[i]["prompt"].encode()) > count]
+
+    def place(self, index: int) -> str:
+        """The name of a row in messages."""
         return f"{self.name}, row {index + self._first_row}"
 
     def _checked(self, index: int, row: Mapping[str, Any]) -> Example:
         if not isinstance(row, Mapping):
             raise DataError(
-                f"{self._place(index)}: expected an object with a prompt, got {type(row).__name__}"
+                f"{self.place(index)}: expected an object with a prompt, got {type(row).__name__}"
             )
         if "prompt" not in row:
             raise DataError(
-                f"{self._place(index)}: key 'prompt' is missing; "
+                f"{self.place(index)}: key 'prompt' is missing; "
                 f"the row has {', '.join(map(repr, row)) or 'no keys'}"
             )
         prompt = row["prompt"]
         if not isinstance(prompt, str):
             raise DataError(
-                f"{self._place(index)}: 'prompt' must be text, got {type(prompt).__name__}"
+                f"{self.place(index)}: 'prompt' must be text, got {type(prompt).__name__}"
             )
         if has_lone_surrogate(prompt):
-            raise DataError(f"{self._place(index)}: 'prompt' holds a lone surrogate")
+            raise DataError(f"{self.place(index)}: 'prompt' holds a lone surrogate")
         return dict(row)
 
 
