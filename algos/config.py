@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError, unknown
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LARGEST = 2**31 - 1
 """The largest whole number of a setting: MLX counts in 32 bits."""

@@ -285,7 +285,7 @@ class GRPOTrainer:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
-        self._memory = MemoryWatch(model, config, self.env, tokenizer)
+        self._memory = MemoryWatch(model, config, self.env, self.policy)
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )

@@ -21,7 +21,9 @@ from textenv.errors import ConfigError, unknown
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of `PPOTrainer`. Names, meanings and defaults are those of Stable-Baselines3.
+    """Settings of `PPOTrainer`. Names and defaults are those of Stable-Baselines3.
+
+    What differs in meaning stands in a table of ``algos/training/README.md``.
 
     Raises:
         ConfigError: for a value out of range, naming the field.

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def named_extras(source):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("MissingDependencyError"):
             given = [k.value for k in node.keywords if k.arg == "extra"] or node.args[1:2]
             yield from (g.value for g in given if isinstance(g, ast.Constant))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("how_to_install"):
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
         if isinstance(node, ast.Assign) and "EXTRA" in map(ast.unparse, node.targets):
             yield from (n.value for n in ast.walk(node) if getattr(n, "value", "") in EXTRAS)
 
@@ -53,10 +56,21 @@ def test_every_extra_that_a_message_names_exists():
         "raise MissingDependencyError('x', 'nothing', 'A thing')",
         "raise errors.MissingDependencyError('x', extra='nothing', purpose='A thing')",
         "print(\"pip install 'textenv[cpu,nothing]'\")",
+        "print(how_to_install('nothing'))",
     ],
 )
 def test_the_scan_sees_every_way_to_name_an_extra(source):
     assert "nothing" in set(named_extras(source))
+
+
+def test_nothing_says_to_install_textenv_from_the_index():
+    """On PyPI the name is not this package's, so such a command would run somebody else's code."""
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("*.t*ml"), *(ROOT / ".github").rglob("*")):
+        assert "install textenv" not in (path.read_text("utf-8") if path.is_file() else ""), path
+    for folder in ("textenv", "wrappers", "algos", "examples"):
+        for path in (p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md")):
+            found = re.search(r"install\b.*\btextenv(\[|['\"`\s]|$)", path.read_text("utf-8"))
+            assert not found, f"{path}: {found and found[0]}"
 
 
 def test_all_has_every_extra_but_those_that_are_left_out():
@@ -76,6 +90,50 @@ def test_versions_of_python_and_of_the_package():
     assert f"version = {{{textenv.__version__}}}" in citation
 
 
+def test_the_pins_are_within_the_bounds():
+    """Each package that is asked for by name has a pin, if any, that its lower bound allows."""
+    version = pytest.importorskip("packaging.version").Version
+    pins = dict(
+        re.findall(r"^([\w-]+)==([\w.+]+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+    )
+    pins = {name.replace("_", "-"): version(pin) for name, pin in pins.items()}
+    bounds = re.findall(
+        r"^([\w-]+)(?:\[\w+\])?>=([\w.]+)",
+        "\n".join(
+            [*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+        ),
+        re.M,
+    )
+    assert {"mlx", "mlx-lm", "tyro", "gymnasium"} <= {name for name, _ in bounds} & pins.keys()
+    for name, bound in bounds:
+        assert name not in pins or pins[name] >= version(bound), name
+
+
+def archived(names):
+    """Of these files those that MANIFEST.in puts into the source archive."""
+    for line in (ROOT / "MANIFEST.in").read_text("utf-8").splitlines():
+        match line.split():
+            case ["include", *wanted]:
+                yield from (name for name in names if name in wanted)
+            case ["graft", folder]:
+                yield from (name for name in names if name.startswith(f"{folder}/"))
+            case ["recursive-include", folder, "*.md"]:
+                yield from (n for n in names if n.startswith(f"{folder}/") and n.endswith(".md"))
+
+
+def test_the_source_archive_has_all_that_a_clone_has():
+    """What git tracks is named in MANIFEST.in, is in the wheel, or goes in by itself."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    names = [name for name in listed.stdout.split("\0") if name]
+    shipped = {*archived(names), "README.md", "LICENSE", "pyproject.toml", "MANIFEST.in"}
+    assert {"tests/test_packaging.py", "CHANGELOG.md", "algos/README.md", ".ci/run"} <= shipped
+    for name in map(Path, set(names) - shipped):
+        assert name.parts[0] in HOMES.values(), name
+        assert name.suffix == ".py" or ROOT / name in package_data(), name
+
+
 def test_every_folder_of_modules_is_a_package_of_the_wheel():
     listed = TABLE["tool"]["setuptools"]["packages"]
     homes = {"textenv": "textenv", "wrappers": "textenv.wrappers", "algos": "textenv.algos"}
@@ -87,19 +145,27 @@ def test_every_folder_of_modules_is_a_package_of_the_wheel():
     assert sorted(listed) == sorted(set(found))
 
 
-def test_files_that_are_no_modules_ship_too():
-    data = TABLE["tool"]["setuptools"]["package-data"]
-    homes = {"textenv.algos": "algos", "textenv.wrappers": "wrappers", "textenv": "textenv"}
+HOMES = {"textenv.algos": "algos", "textenv.wrappers": "wrappers", "textenv": "textenv"}
+
+
+def package_data():
+    """The files that package-data names."""
     shipped = set()
-    for package, patterns in data.items():
-        home = next(name for name in homes if f"{package}.".startswith(f"{name}."))
+    for package, patterns in TABLE["tool"]["setuptools"]["package-data"].items():
+        home = next(name for name in HOMES if f"{package}.".startswith(f"{name}."))
         below = package.removeprefix(home).strip(".").replace(".", "/")
         for pattern in patterns:
-            shipped |= set((ROOT / homes[home] / below).glob(pattern))
+            shipped |= set((ROOT / HOMES[home] / below).glob(pattern))
+    return shipped
+
+
+def test_files_that_are_no_modules_ship_too():
+    # Otherwise setuptools warns of textenv/assets, which it takes for a package that is left out.
+    assert TABLE["tool"]["setuptools"]["include-package-data"] is False
     others = {
         path
-        for folder in homes.values()
+        for folder in HOMES.values()
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc", ".md")
     }
-    assert others == shipped
+    assert others == package_data()

@@ -76,7 +76,9 @@ class TextGenerationEnv(gym.Env[str, str]):
         task_kwargs: difficulty settings of the task.
         reward_weights: weight of each reward component by name; 1 if it is not named.
         reward_timeout: seconds after which a reward function is cut off. It applies to async
-            functions and, with ``reward_process``, to all others but the task's own verifier.
+            functions and, with ``reward_process``, to all others. Verifiers that use the parser of
+            another library (those of reasoning-gym, and ``math_equal``) always have a limit, which
+            is 10 seconds if this is None, and score 0 then.
         reward_process: run reward functions in a separate process. It takes half a second to
             start and about 60 microseconds a call. The functions must be importable, which
             means that they are defined at the top level of a module.
@@ -125,7 +127,10 @@ class TextGenerationEnv(gym.Env[str, str]):
             timeout=reward_timeout,
             process=reward_process,
             on_timeout=reward_on_timeout,
+            verifier_is_cut_off=self.task.verifier_timeout is not None,
         )
+        if reward_timeout not in (None, self.task.verifier_timeout):
+            self.task = self.task.with_timeout(float(reward_timeout))
         self._begun: tuple[str, dict[str, Any]] | None = None
         self._episode: Episode = NOTHING
         self._transcript, self._turns = "", 0
@@ -260,6 +265,10 @@ class TextGenerationEnv(gym.Env[str, str]):
             begun = self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
             self._begun = action, dict(begun)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Calls in progress stay with this environment; a copy calls its functions itself.
+        return {**self.__dict__, "_begun": None}
+
     def _takes(self, action: str) -> bool:
         """Whether `step` would accept this action now."""
         return not self._needs_reset and self.action_space.contains(action)
@@ -276,7 +285,11 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     def is_cut(self, action: str) -> bool:
         """Whether a completion has more than ``max_tokens`` tokens; False without a tokenizer."""
-        return self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
+        if self.tokenizer is None:
+            return False
+        # What a tokenizer of `transformers` puts around a text is no part of the completion.
+        bare = {"add_special_tokens": False} if hasattr(self.tokenizer, "all_special_ids") else {}
+        return len(self.tokenizer.encode(action, **bare)) > self.max_tokens
 
     def close(self) -> None:
         """Release what the episode and the reward functions hold, such as a process."""

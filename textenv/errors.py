@@ -49,8 +49,19 @@ class MissingDependencyError(TextEnvError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(
-            f"{purpose} needs {package}, which is not installed: pip install 'textenv[{extra}]'"
+            f"{purpose} needs {package}, which is not installed: {how_to_install(extra)}"
         )
+
+
+def how_to_install(extra: str) -> str:
+    """What messages say of an extra.
+
+    They do not give pip the name ``textenv``, which on PyPI is not this package's.
+    """
+    return (
+        f"the extra textenv[{extra}] brings it, pip install -e '.[{extra}]' "
+        "in the folder of textenv's source"
+    )
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

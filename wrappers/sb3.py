@@ -2,7 +2,7 @@
 
 `SB3Policy` plays an agent in the rollout loop, `as_sb3_policy` lets Stable-Baselines3 evaluate a
 policy, and `load_sb3` loads a saved agent. Stable-Baselines3 and torch are imported only when they
-are used: ``pip install 'textenv[sb3]'``.
+are used; the extra ``sb3`` installs them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from textenv.algos.bench.hardware import shapes
 from textenv.algos.bench.process import cores
 from textenv.algos.bench.workload import MODEL_SIZES, Work
 from textenv.algos.runtime.backend import EXTRA
-from textenv.errors import ConfigError, unknown
+from textenv.errors import ConfigError, how_to_install, unknown
 
 OURS = "textenv"
 PARTS = {
@@ -26,8 +26,8 @@ PARTS = {
     "hardware": "matrix products and copies: the limits of this machine",
 }
 PEERS = {
-    "trl": (("trl", "torch", "datasets", "accelerate"), "pip install 'textenv[trl]'"),
-    "mlx-lm": (("mlx_lm",), f"pip install 'textenv[{EXTRA}]'"),
+    "trl": (("trl", "torch", "datasets", "accelerate"), how_to_install("trl")),
+    "mlx-lm": (("mlx_lm",), how_to_install(EXTRA)),
 }
 WORKERS = 2
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from textenv.algos.runtime import blas, heap
 from textenv.algos.runtime.backend import EXTRA
 from textenv.algos.runtime.versions import versions
+from textenv.errors import how_to_install
 
 
 @dataclass
@@ -34,7 +35,7 @@ def run(args: Args) -> int:
         f"{'C++ compiler':<18}{compiler or 'none: mx.compile on a CPU and the fast BLAS need one'}"
     )
     if importlib.util.find_spec("mlx") is None:
-        print(f"{'device':<18}none: pip install 'textenv[{EXTRA}]' for the native trainers")
+        print(f"{'device':<18}none: MLX is not installed; {how_to_install(EXTRA)}")
         return 0
     status, kept = blas.load(), heap.keep_freed_memory()
     import mlx.core as mx

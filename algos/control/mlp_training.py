@@ -21,6 +21,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import tanh  # noqa: E402
 from textenv.algos.runtime.compile import compiled  # noqa: E402
 
@@ -186,7 +187,7 @@ class Adam:
             self._split(flat), settings[2:], *data
         )
         gradient = mx.concatenate([grads[name].reshape(-1) for name in self._shapes])
-        norm = mx.sqrt((gradient * gradient).sum())
+        norm = mx.sqrt(block_sum(gradient * gradient))
         if self._max_grad_norm:
             gradient = gradient * mx.minimum(self._max_grad_norm / (norm + 1e-6), 1)
         first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient

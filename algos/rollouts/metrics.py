@@ -1,6 +1,7 @@
 """Makes all metrics of a training step, for GRPO and for PPO.
 
-Metrics of text have TRL's names, and those of PPO have Stable-Baselines3's.
+Metrics of text have TRL's names, and those of PPO have Stable-Baselines3's. A table in
+``algos/training/README.md`` lists what differs.
 """
 
 from __future__ import annotations

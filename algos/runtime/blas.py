@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textenv.algos.runtime.private import cache_folder, is_private
+from textenv.errors import how_to_install
 
 FUNCTIONS = ("sgemm", "dgemm", "cgemm")  # what MLX calls, and what blas_shim.c defines
 COMPILERS = ("cc", "gcc", "g++", "clang")
@@ -172,7 +173,7 @@ def _find_openblas() -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         for library in sorted(Path(folder, "lib").glob("libscipy_openblas*.so*")):
             return library
-    raise _NotLoadedError('scipy-openblas32 is not installed; pip install "textenv[cpu]"')
+    raise _NotLoadedError(f"scipy-openblas32 is not installed: {how_to_install('cpu')}")
 
 
 def _build_shim() -> Path:

@@ -32,7 +32,8 @@ def default_learning_rate(model: nn.Module) -> float:
     """
     size = count_parameters(model)
     rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
-    return min(1e-3, 10 * rate) if has_lora(model) else rate
+    adapters_alone = has_lora(model) and count_parameters(model, trainable=True) < size / 2
+    return min(1e-3, 10 * rate) if adapters_alone else rate
 
 
 def make_adamw(

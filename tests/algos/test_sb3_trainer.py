@@ -407,5 +407,5 @@ def test_a_mask_must_be_there_to_be_used():
 def test_a_missing_extra_is_named(monkeypatch):
     model = build()
     monkeypatch.setitem(sys.modules, "stable_baselines3.common.on_policy_algorithm", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'textenv\[sb3\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install -e '\.\[sb3\]'"):
         SB3Trainer(model, 100)

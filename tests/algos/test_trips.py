@@ -9,8 +9,6 @@ file. To see a trip, run this file: ``python tests/algos/test_trips.py``.
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 OWN = tuple(str(ROOT / folder) + "/" for folder in ("textenv", "wrappers", "algos"))
 INNER = {"<listcomp>", "<dictcomp>", "<genexpr>", "<setcomp>"}  # of the function around them
@@ -105,7 +103,6 @@ def trips(folder):
     return walk(calls, TO_THE_WEIGHTS), walk(calls, TO_THE_METRICS)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="frames have no qualified names before 3.11")
 def test_trips_are_short(tmp_path):
     (entered, changes), (to_metrics, _) = trips(tmp_path / "run")
     assert len(entered) <= 50, entered

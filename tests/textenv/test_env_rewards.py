@@ -1,7 +1,9 @@
 """How the text environment calls its reward functions, in a step and before it."""
 
 import asyncio
+import pickle
 import queue
+from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -149,3 +151,51 @@ def test_an_environment_scores_the_action_that_it_is_given():
     env.close()
     assert happened(1) == {("cancelled", "p", "closed")}
     assert events.empty()
+
+
+OWN = {"prompts": ["a", "b"], "examples": [{"answer": "4"}] * 2, "reward_fn": "exact_match"}
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"id": "textenv:TextGen-v0", **OWN, "reward_process": True},
+        {"id": "textenv:TextGen-v0", **OWN, "reward_fn": "math_equal"},
+        {"id": "textenv:TextGen-v0", "task": "calculator"},
+        {"id": "textenv:TextGen-v0", "task": "reasoning_gym:countdown"},
+        {"id": "textenv:TextGenTokens-v0", **OWN, "max_tokens": 2, "reward_process": True},
+    ],
+)
+def test_a_copy_of_an_environment_goes_on_as_it_does(made, copied):
+    if "reasoning_gym" in made.get("task", ""):
+        pytest.importorskip("reasoning_gym")
+    if made.get("reward_fn") == "math_equal":
+        pytest.importorskip("math_verify")
+    env = gym.make(**made)
+    is_text = isinstance(env.action_space, gym.spaces.Text)
+    answer = "4" if is_text else env.unwrapped.tokenizer.encode("4")[0]
+    try:
+        for started in (False, True):  # whether the process was
+            env.reset(seed=3)
+            if is_text and started:
+                env.unwrapped.prescore(answer)
+            other = copied(env)
+            try:
+                assert repr(other.step(answer)) == repr(env.step(answer))
+                assert repr(other.reset()) == repr(env.reset())
+            finally:
+                other.close()
+    finally:
+        env.close()
+
+
+def test_a_copy_has_a_process_of_its_own():
+    env = gym.make("textenv:TextGen-v0", **OWN, reward_process=True)
+    env.reset(seed=0)
+    env.step("4")
+    other = deepcopy(env)
+    env.close()
+    other.reset(seed=0)
+    assert other.step("4")[1] == 1.0
+    other.close()

@@ -33,7 +33,8 @@ def test_code_that_knows_pythons_errors_alone_catches_every_error(error):
 def test_a_missing_package_is_named_with_its_extra():
     error = MissingDependencyError("pyarrow", extra="tasks", purpose="a dataset in Parquet")
     assert str(error) == (
-        "a dataset in Parquet needs pyarrow, which is not installed: pip install 'textenv[tasks]'"
+        "a dataset in Parquet needs pyarrow, which is not installed: the extra textenv[tasks] "
+        "brings it, pip install -e '.[tasks]' in the folder of textenv's source"
     )
     with pytest.raises(ImportError):
         raise error

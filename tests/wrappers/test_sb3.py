@@ -370,7 +370,7 @@ def test_what_is_no_model_is_refused(model):
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "stable_baselines3.common.base_class", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'textenv\[sb3\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install -e '\.\[sb3\]'"):
         SB3Policy(None)
 
 

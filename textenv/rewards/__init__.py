@@ -33,8 +33,10 @@ from textenv.rewards.calls import (
     call,
     call_now,
     is_async,
+    result,
     takes_batch,
 )
+from textenv.rewards.limits import Limited
 from textenv.rewards.process import Worker
 from textenv.rewards.registry import RewardFunction, get, names
 
@@ -56,10 +58,11 @@ class Reward:
         has_verifier: whether there is a task with its own verifier.
         timeout: seconds that one call of a function may take; for a function that takes a batch,
             the call with the whole batch. Async functions are cut off, and with ``process`` the
-            others too, but never the task's own verifier.
+            others too. The task cuts off its own verifier.
         process: run the functions that are not async in a separate process (see `Worker` for
             its cost).
         on_timeout: the score of a function that was cut off; None raises RewardTimeoutError.
+        verifier_is_cut_off: whether the task cuts off its own verifier after the timeout.
 
     Raises:
         ConfigError: for an unknown name, a name that occurs twice, ``"correct"`` without a
@@ -76,6 +79,7 @@ class Reward:
         timeout: float | None = None,
         process: bool = False,
         on_timeout: float | None = None,
+        verifier_is_cut_off: bool = False,
     ):
         parts = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
         if not parts:
@@ -95,8 +99,12 @@ class Reward:
         self._timeout = None if timeout is None else _seconds(timeout)
         self._on_timeout = None if on_timeout is None else _number("reward_on_timeout", on_timeout)
         self._worker = self._made_worker() if process else None
-        self._check_timeout()
-        self._plain = self._worker is None and not any(
+        self._workers: dict[str, Worker | Limited | None] = {
+            name: Limited(function) if _limited(function) else self._worker
+            for name, function in self._functions.items()
+        }
+        self._check_timeout(verifier_is_cut_off)
+        self._plain = not any(self._workers.values()) and not any(
             is_async(function) or takes_batch(function) for function in self._functions.values()
         )
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
@@ -109,8 +117,8 @@ class Reward:
         return any(
             function is not _correct
             and not takes_batch(function)
-            and (self._worker is not None or is_async(function))
-            for function in self._functions.values()
+            and (self._workers[name] is not None or is_async(function))
+            for name, function in self._functions.items()
         )
 
     @property
@@ -133,7 +141,7 @@ class Reward:
         begun: list[dict[str, Future[Any]]] = [{} for _ in completions]
         for name, function in self._functions.items():
             if takes_batch(function):
-                outcomes = call(name, function, rows, self._timeout, self._worker)
+                outcomes = call(name, function, rows, self._timeout, self._workers[name])
                 for each, outcome in zip(begun, outcomes):
                     each[name] = Future()
                     each[name].set_result(outcome)
@@ -154,7 +162,7 @@ class Reward:
             return {}
         row = prompt, completion, example
         futures = {
-            name: begin(name, function, row, self._timeout, self._worker)
+            name: begin(name, function, row, self._timeout, self._workers[name])
             for name, function in self._functions.items()
             if function is not _correct
         }
@@ -220,16 +228,19 @@ class Reward:
             if function is _correct:
                 outcomes[name] = list(scores)
             elif name in begun:  # only `__call__` passes it, with one row
-                outcomes[name] = [begun[name].result()]
+                outcomes[name] = [result(begun[name], self._timeout)]
             else:
-                outcomes[name] = call(name, function, rows, self._timeout, self._worker)
+                outcomes[name] = call(name, function, rows, self._timeout, self._workers[name])
         return [
             self._sum({name: outcome[i] for name, outcome in outcomes.items()}, prompt, completion)
             for i, (prompt, completion) in enumerate(zip(rows.prompts, rows.completions))
         ]
 
     def close(self) -> None:
-        """Stop the process, if there is one. The next call starts it again."""
+        """Stop the process, if there is one. The next call starts it again.
+
+        The process of `textenv.rewards.limits` goes on: other rewards may be using it.
+        """
         if self._worker is not None:
             self._worker.close()
 
@@ -249,13 +260,16 @@ class Reward:
                     f"(prompt {_short(prompt)}, completion {_short(completion)})"
                 ) from outcome.cause
             if outcome is TIMED_OUT:
-                if self._on_timeout is None:
+                if self._timeout is None:  # the default limit of a function that needs one
+                    outcome = 0.0
+                elif self._on_timeout is None:
                     raise RewardTimeoutError(
                         f"reward function {name!r} took longer than reward_timeout="
                         f"{self._timeout:g} s (prompt {_short(prompt)}, completion "
                         f"{_short(completion)}); reward_on_timeout=SCORE scores it instead"
                     )
-                outcome, cut = self._on_timeout, True
+                else:
+                    outcome, cut = self._on_timeout, True
             for key, value in _components(name, outcome, prompt):
                 if key in components:
                     raise RewardError(f"two reward functions return a component {key!r}")
@@ -284,15 +298,17 @@ class Reward:
         plain = {
             name: function
             for name, function in self._functions.items()
-            if function is not _correct and not is_async(function)
+            if function is not _correct and not is_async(function) and not _limited(function)
         }
         return Worker(plain) if plain else None
 
-    def _check_timeout(self) -> None:
+    def _check_timeout(self, verifier_is_cut_off: bool) -> None:
         if self._timeout is None and self._on_timeout is not None:
             raise ConfigError("reward_on_timeout needs reward_timeout, which is not set")
         functions = [f for f in self._functions.values() if f is not _correct]
-        if self._timeout and self._worker is None and not any(map(is_async, functions)):
+        if verifier_is_cut_off and _correct in self._functions.values():
+            return
+        if self._timeout and not any(self._workers.values()) and not any(map(is_async, functions)):
             raise ConfigError(
                 f"reward_timeout can only cut off async functions, and none of "
                 f"{', '.join(self._functions)} is async"
@@ -324,6 +340,11 @@ def _correct(prompt: str, completion: str, example: dict[str, Any]) -> float:
 
 
 _correct.verifies = True  # type: ignore[attr-defined]
+
+
+def _limited(function: RewardFunction) -> bool:
+    """Whether a function uses the parser of another library, and needs a limit of time."""
+    return _declared(function, "limited", False)
 
 
 def _declared(function: RewardFunction, name: str, default: Any) -> Any:

@@ -76,7 +76,7 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch, tmp_path):
     runs.run_plan(results, rows, 1, tmp_path, watcher)
     assert [name for _, name, *_ in watcher.seen] == [OURS]
     assert runs.estimate(rows, 1) == 1.0
-    assert "| not installed: pip install 'textenv[trl]' |" in to_markdown(results)
+    assert "| not installed: the extra textenv[trl] brings it, " in to_markdown(results)
 
 
 def test_the_last_line_of_a_process_that_failed(tmp_path):

@@ -49,7 +49,7 @@ def test_without_mlx_the_error_names_the_extra(missing):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     extra = "mlx" if sys.platform == "darwin" else "cpu"
-    assert f"pip install 'textenv[{extra}]'" in done.stderr
+    assert f"pip install -e '.[{extra}]'" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")

@@ -239,7 +239,7 @@ def test_openblas_missing_warns_and_says_what_to_install(tmp_path):
     result = report(tmp_path, before="import sys\nsys.modules['scipy_openblas32'] = None\n")
     assert result["name"] == "bundled"
     (message,) = result["warnings"]
-    assert 'scipy-openblas32 is not installed; pip install "textenv[cpu]"' in message
+    assert "scipy-openblas32 is not installed: the extra textenv[cpu] brings it" in message
 
 
 @needs_openblas
