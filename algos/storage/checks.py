@@ -24,7 +24,10 @@ FLOAT_LISTS = (
 )
 INT_LISTS = ("prompt_ids", "token_ids", "token_mask")
 FLOATS = ("last_value", "temperature", "shaping")
-INTS = ("seed", "group_id", "policy_version", "env_index", "parent", "branch_at")
+INTS = (
+    *("seed", "group_id", "policy_version", "env_index", "episode", "first_step"),
+    *("parent", "branch_at"),
+)
 BOOLS = ("terminated", "truncated", "completion_truncated")
 
 LARGEST_LINE = 2**29
@@ -41,8 +44,11 @@ _BY_TOKEN = (
     *("token_mask", "token_logprobs", "token_entropies"),
     *("support", "token_weights", "token_advantages"),
 )
-_NEEDED = ("observations", "actions", "rewards", "infos", "reset_info", "terminated", "truncated")
-_FROM_ZERO = ("env_index", "parent", "branch_at")
+_NEEDED = (
+    *("observations", "actions", "rewards", "infos", "reset_info", "terminated", "truncated"),
+    "first_step",
+)
+_FROM_ZERO = ("env_index", "episode", "first_step", "parent", "branch_at")
 
 
 def check_rollout(rollout: Buffer, where: Any) -> None:
