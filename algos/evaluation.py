@@ -11,6 +11,7 @@ import numpy as np
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import max_turns
 from textenv.algos.episodes.policy_call import declared
+from textenv.algos.episodes.trajectory import scored_rewards
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
@@ -75,7 +76,7 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
     correct = [t.is_correct for t in trajectories if t.is_correct is not None]
     return Evaluation(
         accuracy=float(np.mean(correct)) if correct else None,
-        reward=float(np.mean([t.total_reward for t in trajectories])),
+        reward=float(np.mean(scored_rewards(trajectories) or [0.0])),
         length=float(np.mean([sum(t.token_mask or ()) for t in trajectories])),
         examples=len(ids),
     )

@@ -14,6 +14,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from textenv.errors import ConfigError, DataError
 from textenv.wrappers.copying import copied
+from textenv.wrappers.plain_info import plain_info
 
 HEADER = {"format": "textenv.rollout", "schema_version": 3}
 """The first line of a transcript file. Each other line is a trajectory."""
@@ -43,8 +44,8 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
     own file.
 
     Args:
-        env: any environment whose observations, actions and infos consist of arrays and of values
-            that JSON allows.
+        env: any environment whose observations and actions consist of arrays and of values that
+            JSON allows. In infos other values are written as text, see `plain_info`.
         folder: the folder of the file; it is made if it does not exist.
     """
 
@@ -122,7 +123,8 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
         if row is None or not row["actions"]:
             return
         try:
-            line = json.dumps(row, default=_encode, allow_nan=False)
+            plain = {"infos": plain_info(row["infos"]), "reset_info": plain_info(row["reset_info"])}
+            line = json.dumps(row | plain, default=_encode, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"episode {self._episodes} cannot be written as JSON: {error}"

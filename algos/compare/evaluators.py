@@ -126,7 +126,8 @@ class TextEvaluator:
     def __call__(self, policy: Any) -> list[float]:
         """Play the examples, and give the return of each."""
         runner = RolloutRunner(self._env, policy, max_steps=max_turns(self._env))
-        return [t.total_reward for t in runner.play(self._ids, deterministic=True)]
+        played = runner.play(self._ids, deterministic=True)
+        return [t.total_reward if t.is_scored else 0.0 for t in played]
 
     def close(self) -> None:
         """Close the environment."""

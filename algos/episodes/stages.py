@@ -175,8 +175,9 @@ def _start_of(batch: Any, i: int, observation: Any) -> dict[str, Any]:
 def sub_info(infos: dict[str, Any], i: int) -> dict[str, Any]:
     """The info of lane i from a vector environment; its ``_key`` says which lanes have ``key``."""
     info = {}
+    masks = {f"_{key}" for key in infos}  # keys need not be text
     for key, value in infos.items():
-        if key.startswith("_") and key[1:] in infos:
+        if key in masks:
             continue
         if f"_{key}" in infos and not infos[f"_{key}"][i]:
             continue

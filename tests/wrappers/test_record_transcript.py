@@ -119,19 +119,40 @@ def test_it_records_what_passes_where_it_stands(tmp_path):
     assert read(inner.path)[0]["actions"] == ["8"]
 
 
+class Odd(gym.Wrapper):
+    """Puts something odd into observations, or into infos."""
+
+    def __init__(self, env, **odd):
+        super().__init__(env)
+        self.odd = odd
+
+    def step(self, action):
+        observation, *values, info = self.env.step(action)
+        odd = self.odd
+        return odd.get("observation", observation), *values, {**info, **odd.get("info", {})}
+
+
 @pytest.mark.parametrize("bad", [float("nan"), object(), {1, 2}])
 def test_what_json_cannot_hold_is_named(tmp_path, bad):
-    class Odd(gym.Wrapper):
-        def step(self, action):
-            *values, info = self.env.step(action)
-            return *values, {**info, "odd": bad}
-
-    env = RecordTranscript(Odd(arithmetic()), tmp_path)
+    env = RecordTranscript(Odd(arithmetic(), observation=bad), tmp_path)
     env.reset()
     with pytest.raises(ValueError, match="episode 0 cannot be written as JSON"):
         env.step("1")
     env.close()
     assert names(tmp_path) == []
+
+
+def test_in_infos_it_is_written_as_text(tmp_path):
+    from textenv.algos import load_rollout
+
+    info = {"inf": float("inf"), "set": {1, 2}, (3, 4): np.float32("nan"), "plain": np.float32(1)}
+    env = RecordTranscript(Odd(arithmetic(), info=info), tmp_path)
+    env.reset()
+    env.step("1")
+    env.close()
+    [trajectory] = load_rollout(env.path)
+    written = {"inf": "<inf>", "set": "<{1, 2}>", "<(3, 4)>": "<nan>", "plain": 1.0}
+    assert trajectory.infos[0].items() >= written.items()
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):

@@ -165,3 +165,27 @@ def test_lanes_are_cut_by_the_space(space):
             seen[lane].append(step["observation"])
     for lane, one in enumerate(env.envs):
         assert data_equivalence(seen[lane], one.shown)
+
+
+class OddKeys(Count):
+    """Infos with keys that are not text, which only some lanes have."""
+
+    def step(self, action):
+        *values, info = super().step(action)
+        odd = {7: "seven", (1, 2): {3: self.steps}} if self.lane == 1 else {8: 0.5}
+        return *values, info | odd
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_keys_of_infos_that_are_not_text(mode):
+    vector = SyncVectorEnv([lambda i=i: OddKeys(i) for i in range(2)], autoreset_mode=mode)
+    stage = VectorStage(DictStep(vector))
+    stage.reset(None)
+    seen = [[], []]
+    for _ in range(6):
+        for lane, (step, _) in enumerate(stage.step(np.zeros(2, int))):
+            if step is not None:
+                info = step["info"]
+                seen[lane].append({key: info[key] for key in info if not isinstance(key, str)})
+    assert len(seen[0]) >= 4 and all(info == {8: 0.5} for info in seen[0])
+    assert seen[1][:3] == [{7: "seven", (1, 2): {3: t}} for t in (1, 2, 3)]

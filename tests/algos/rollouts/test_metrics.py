@@ -210,3 +210,32 @@ def test_an_episode_whose_beginning_is_not_known_does_not_count():
     assert stats.metrics() == {}
     stats.add([part(0, False, 4), part(1, True, 4)])
     assert stats.metrics() == {"rollout/ep_rew_mean": 2, "rollout/ep_len_mean": 2}
+
+
+def test_what_was_not_scored_counts_in_no_mean_of_rewards():
+    none = [{"rewards": {}, "scored": False}]
+    rollout = [
+        trajectory(1, [1.0], [1], infos=[{"rewards": {"judge": 1.0}}]),
+        trajectory(1, [0.0], [1], infos=none),
+        trajectory(1, [3.0], [1], infos=[{"rewards": {"judge": 3.0}}]),
+        trajectory(2, [2.0], [1], infos=[{"rewards": {"judge": 2.0}}]),
+        trajectory(2, [0.0], [1], infos=none),
+        trajectory(3, [0.0], [1], infos=none),
+        trajectory(3, [0.0], [1], infos=none),
+        # One turn was not scored, and the other was.
+        trajectory(4, [0.0, 2.0], [1, 0, 1], infos=[*none, {"rewards": {"judge": 2.0}}]),
+    ]
+    metrics = rollout_metrics(rollout)
+    assert metrics["completions/unscored_ratio"] == pytest.approx(4 / 8)
+    assert metrics["reward"] == metrics["rewards/judge/mean"] == pytest.approx(8 / 4)
+    assert metrics["frac_reward_zero_std"] == 3 / 4  # of the groups, the first one alone differs
+    assert rollout_metrics(rollout[5:7])["reward"] == 0.0
+    assert "completions/unscored_ratio" not in rollout_metrics(rollout[:1])
+
+
+def test_an_episode_that_was_not_scored_has_no_return():
+    stats = EpisodeStats()
+    ended = {"terminated": True}
+    none = [{"scored": False}]
+    stats.add([trajectory(1, [3.0], [1], **ended), trajectory(1, [0.0], [1], infos=none, **ended)])
+    assert stats.metrics()["rollout/ep_rew_mean"] == 3.0

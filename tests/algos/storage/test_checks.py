@@ -233,5 +233,7 @@ def test_parquet_is_checked_too(tmp_path):
 
 def test_what_is_in_memory_can_be_checked_by_itself():
     check_rollout(Buffer([Trajectory()]), "here")
-    with pytest.raises(DataError, match="here, trajectory 1: rewards must be finite numbers, got "):
+    with pytest.raises(
+        DataError, match="here, trajectory 1: rewards must be finite numbers, got NaN"
+    ):
         check_rollout(Buffer([Trajectory(), Trajectory(rewards=[HUGE])]), "here")
