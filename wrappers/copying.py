@@ -40,7 +40,9 @@ class OwnLastStep(gym.Wrapper):
 
     Vector environments that reset in the same step (Gymnasium's SyncVectorEnv with SAME_STEP, and
     Stable-Baselines3's DummyVecEnv) keep these until after the reset. An environment that gives out
-    its own array at every step has changed it by then.
+    its own array at every step has changed it by then. AsyncVectorEnv and SubprocVecEnv do the same
+    in their processes, where nothing can be put around an environment from outside: for such
+    environments, wrap what their functions make.
     """
 
     @classmethod

@@ -13,6 +13,7 @@ from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.stages import SingleStage, StepOutcome, VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.errors import ConfigError
+from textenv.wrappers.copying import copied
 
 
 class StepCollector:
@@ -100,9 +101,9 @@ class StepCollector:
         stage, lanes, clock = self._stage, self._lanes, time.perf_counter
         if isinstance(stage, VectorStage):
             starts_now: Any = np.array([lane.starts for lane in lanes])
-            infos: Any = [lane.info for lane in lanes]
+            infos: Any = [copied(lane.info) for lane in lanes]  # the policy's own
         else:
-            starts_now, infos = lanes[0].starts, lanes[0].info
+            starts_now, infos = lanes[0].starts, copied(lanes[0].info)
         began = clock()
         action, extras = self._call(stage.observation, episode_start=starts_now, infos=infos)
         acted = clock()

@@ -100,7 +100,7 @@ class TextPlayer:
                 self._call(
                     lane.observation,
                     episode_start=lane.starts,
-                    infos=lane.info,
+                    infos=copied(lane.info),
                     context=lane.context,
                     seeds=lane.noise,
                 )
@@ -110,7 +110,7 @@ class TextPlayer:
         actions, extras = self._call(
             [lane.observation for lane in lanes],
             episode_start=[lane.starts for lane in lanes],
-            infos=[lane.info for lane in lanes],
+            infos=[copied(lane.info) for lane in lanes],
             context=[lane.context for lane in lanes],
             seeds=None if lanes[0].noise is None else [lane.noise for lane in lanes],
             continues=min(len(lane.trajectory) for lane in lanes) + 1 < self._turns,

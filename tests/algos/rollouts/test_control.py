@@ -334,9 +334,13 @@ def test_what_is_recorded_does_not_change_afterwards(mode):
     env = steps_env(mode, lengths, own=True)
     own = np.ones((2, 2), np.int8)[:width]  # the policy's own array, which it fills again
 
-    def policy(observation):
+    def policy(observation, infos):
         own[:] = 1
         action = own[0] if mode is None else own
+        observation[:] = -1
+        for info in [infos] if mode is None else infos:
+            info["list"].clear()
+            info["nested"].clear()
         return action, {"unclipped_action": action}
 
     rollout = RolloutRunner(env, policy, max_steps=13 * width).collect()
