@@ -50,6 +50,7 @@ from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
+from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
@@ -360,6 +361,7 @@ class GRPOTrainer:
         Returns:
             The metrics of each step, which are also in `history`.
         """
+        check_prompts(self.policy, self.env)
         if self._steps == self._end:
             self._end += self.config.max_steps
             restart_schedule(self._trainer.optimizer)

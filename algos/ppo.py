@@ -31,6 +31,7 @@ from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.rollouts.metrics import PhaseClock, PPOMetrics
+from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
@@ -287,8 +288,14 @@ class PPOTrainer:
 
         Returns:
             The metrics of each update, which are also in `history`.
+
+        Raises:
+            DataError: if a prompt of a dataset does not fit the model's context, before the first
+                update.
         """
         config = self.config
+        if self._runner.is_text:
+            check_prompts(self.policy, self.env)
         if self._finished():
             self._before = self.num_timesteps, self._updates
         while not self._finished():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     ## Information
     ``reset`` gives ``task``, ``example_id`` and ``prompt``, and ``level`` if one was given.
-    ``step`` gives ``completion`` and ``rewards``. At the end of an episode it also gives
+    ``step`` gives ``completion`` and ``rewards``, and ``scored``, which is False, if every reward
+    function abstained. At the end of an episode it also gives
     ``is_correct``, if a verifier can tell. In tasks of several turns both give ``turn``.
 
     ## Arguments
@@ -83,6 +85,9 @@ class TextGenerationEnv(gym.Env[str, str]):
             start and about 60 microseconds a call. The functions must be importable, which
             means that they are defined at the top level of a module.
         reward_on_timeout: score of a function that was cut off. None raises an error.
+        reward_may_abstain: whether a reward function may return None, which leaves it out of the
+            sum. If all of them do, the reward is 0 and ``info["scored"]`` is False, and trainers
+            leave the completion out. False makes None an error.
         render_mode: ``"ansi"`` (`render` returns a string) or ``"human"`` (it is printed).
 
     ## Version History
@@ -107,6 +112,7 @@ class TextGenerationEnv(gym.Env[str, str]):
         reward_timeout: float | None = None,
         reward_process: bool = False,
         reward_on_timeout: float | None = None,
+        reward_may_abstain: bool = True,
         render_mode: str | None = None,
     ):
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
@@ -127,6 +133,7 @@ class TextGenerationEnv(gym.Env[str, str]):
             timeout=reward_timeout,
             process=reward_process,
             on_timeout=reward_on_timeout,
+            may_abstain=reward_may_abstain,
             verifier_is_cut_off=self.task.verifier_timeout is not None,
         )
         if reward_timeout not in (None, self.task.verifier_timeout):
@@ -162,6 +169,7 @@ class TextGenerationEnv(gym.Env[str, str]):
                     "reward_timeout": reward_timeout,
                     "reward_process": reward_process or None,
                     "reward_on_timeout": reward_on_timeout,
+                    "reward_may_abstain": None if reward_may_abstain else False,
                 }.items()
                 if value is not None
             },
@@ -236,6 +244,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         terminated = over and not cut
         truncated = not terminated and (cut or self._turns >= most_turns)
         info: dict[str, Any] = {"completion": action, "rewards": components}
+        if math.isnan(reward):  # every function abstained
+            reward, info["scored"] = 0.0, False
         if most_turns > 1:
             info["turn"] = said
         if terminated or truncated:

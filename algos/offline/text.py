@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.offline.data import common_source
@@ -156,7 +156,7 @@ class OfflineTextTrainer:
         self.config = config = config or OfflineTextConfig()
         common_source(rollouts)
         trajectories = grouped(rollouts)
-        self.data_reward = float(np.mean([t.total_reward for t in trajectories]))
+        self.data_reward = float(np.mean(scored_rewards(trajectories) or [0.0]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
         model, tokenizer = resolve_model(model, tokenizer)
@@ -366,7 +366,7 @@ def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         groups.setdefault(t.group_id, []).append(t)
     right: dict[tuple[tuple[int, ...], tuple[int, ...]], Trajectory] = {}
     for group in groups.values():
-        rewards = [t.total_reward for t in group]
+        rewards = scored_rewards(group) or [0.0]
         differ = max(rewards) - min(rewards) > _TOLERANCE
         for t in group:
             verdict = t.is_correct

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+import textenv
 from tests.algos.shared import accuracy, length, make_env, starts_with, vowels, weights_of
 from textenv.algos import (
     Buffer,
@@ -270,3 +271,35 @@ def test_the_seconds_of_a_step_are_told_apart(fresh, tmp_path, monkeypatch, cloc
         assert metrics["time/export"] == 70
         assert metrics["time/update"] == 900
         assert metrics["step_time"] == 8 * 3 + 5 + 70 + 900
+
+
+def test_a_reward_that_abstains_trains_as_if_those_completions_were_not_there():
+    """The gradient pushes towards the longer of the scored ones, and the rest has no advantage."""
+
+    def judge(prompt, completion, example):
+        return None if len(completion) % 2 else float(len(completion))
+
+    seen = []
+
+    def on_step(metrics, rollout):
+        seen.append((metrics, list(rollout)))
+
+    config = GRPOConfig(max_steps=2, num_prompts=2, num_generations=8, max_completion_length=4)
+    trainer = GRPOTrainer(
+        "tiny-lm",
+        env=textenv.TextGenerationEnv(["12+30=", "4+5="], judge),
+        config=config,
+        on_step=on_step,
+    )
+    trainer.train()
+    shares = []
+    for metrics, played in seen:
+        scored = [t for t in played if len(t.actions[0]) % 2 == 0]
+        share = 1 - len(scored) / len(played)
+        shares.append(share)
+        assert metrics.get("completions/unscored_ratio", 0.0) == pytest.approx(share)
+        if scored:
+            assert metrics["reward"] == pytest.approx(np.mean([len(t.actions[0]) for t in scored]))
+        for t in played:
+            assert t.is_scored == (t in scored) == np.isfinite(t.total_reward)
+    assert max(shares) > 0

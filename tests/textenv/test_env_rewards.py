@@ -199,3 +199,33 @@ def test_a_copy_has_a_process_of_its_own():
     other.reset(seed=0)
     assert other.step("4")[1] == 1.0
     other.close()
+
+
+def shy(prompt, completion, example):
+    return None if completion == "hard" else float(len(completion))
+
+
+def test_a_reward_that_abstains_is_no_score_in_every_form():
+    settings = {"prompts": ["p"], "reward_fn": shy}
+    env = gym.make("textenv:TextGen-v0", **settings)
+    env.reset(seed=0)
+    assert env.step("hard")[1:] == (
+        *(0.0, True, False),
+        {"completion": "hard", "rewards": {}, "scored": False},
+    )
+    env.reset(seed=0)
+    assert env.step("ab")[4] == {"completion": "ab", "rewards": {"shy": 2.0}}
+    for mode in (None, "sync", "async"):
+        envs = gym.make_vec("TextGen-v0", 3, vectorization_mode=mode, **settings)
+        envs.reset(seed=0)
+        _, rewards, _, _, infos = envs.step(["ab", "hard", "c"])
+        envs.close()
+        assert rewards.tolist() == [2.0, 0.0, 1.0]
+        assert infos["_scored"].tolist() == [False, True, False]
+        assert not infos["scored"].any()
+        assert infos["rewards"]["_shy"].tolist() == [True, False, True]
+    strict = gym.make("TextGen-v0", **settings, reward_may_abstain=False)
+    for each in (strict, gym.make(strict.unwrapped.spec)):
+        each.reset(seed=0)
+        with pytest.raises(textenv.errors.RewardError, match="shy returned None"):
+            each.step("hard")

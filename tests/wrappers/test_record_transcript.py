@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.algos.control_envs import Steps
 from textenv.wrappers import ChoiceAction, HashedBagOfWords, RecordTranscript
 from textenv.wrappers.record_transcript import HEADER
 
@@ -182,3 +183,20 @@ def test_each_of_a_vector_writes_its_own(tmp_path):
     vector.close()
     rows = [read(path)[0] for path in sorted(tmp_path.iterdir())]
     assert sorted(row["prompt"] for row in rows) == sorted(prompts)
+
+
+def test_what_is_recorded_does_not_change_afterwards(tmp_path):
+    """The environment gives out one array and one dict, and changes the actions too."""
+    env = RecordTranscript(Steps(3, own=True), tmp_path)
+    env.reset()
+    for _ in range(3):
+        env.step(np.ones(2, np.int8))
+    env.reset()
+    env.close()
+    [row] = read(tmp_path / "transcript_0.jsonl")
+    seen = [o["data"] for o in [*row["observations"], row["final_observation"]]]
+    assert seen == [[0.0], [1.0], [2.0], [3.0]]
+    assert [a["data"] for a in row["actions"]] == [[1, 1]] * 3
+    assert [i["nested"] for i in [row["reset_info"], *row["infos"]]] == [
+        {"t": [t]} for t in range(4)
+    ]

@@ -2,7 +2,8 @@
 
 A reward function is ``fn(prompt, completion, example, **kwargs) -> float | dict[str, float]``.
 A dict holds reward components. The reward is the weighted sum of all components, and each
-component is logged by name. A reward function may be ``async def``. With ``@reward(batch=True)``
+component is logged by name. None, alone or in a dict, abstains: it is left out of the sum. A
+reward function may be ``async def``. With ``@reward(batch=True)``
 it takes a whole batch: ``fn(prompts, completions, examples)`` returns a list of rewards.
 """
 
@@ -63,6 +64,7 @@ class Reward:
             its cost).
         on_timeout: the score of a function that was cut off; None raises RewardTimeoutError.
         verifier_is_cut_off: whether the task cuts off its own verifier after the timeout.
+        may_abstain: whether a function may return None; False makes it an error.
 
     Raises:
         ConfigError: for an unknown name, a name that occurs twice, ``"correct"`` without a
@@ -80,6 +82,7 @@ class Reward:
         process: bool = False,
         on_timeout: float | None = None,
         verifier_is_cut_off: bool = False,
+        may_abstain: bool = True,
     ):
         parts = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
         if not parts:
@@ -98,6 +101,7 @@ class Reward:
         self._is_score = list(self._functions.values()) == [_correct] and not self._weights
         self._timeout = None if timeout is None else _seconds(timeout)
         self._on_timeout = None if on_timeout is None else _number("reward_on_timeout", on_timeout)
+        self._may_abstain = may_abstain
         self._worker = self._made_worker() if process else None
         self._workers: dict[str, Worker | Limited | None] = {
             name: Limited(function) if _limited(function) else self._worker
@@ -187,7 +191,8 @@ class Reward:
 
         Returns:
             The weighted sum, the components by name (unweighted), and whether the completion
-            is correct, which is None if no function verifies it.
+            is correct, which is None if no function verifies it. If all functions abstain, the sum
+            is NaN and there are no components.
 
         Raises:
             RewardError: if a function raises, or returns something other than finite numbers.
@@ -270,16 +275,23 @@ class Reward:
                     )
                 else:
                     outcome, cut = self._on_timeout, True
-            for key, value in _components(name, outcome, prompt):
+            abstains = self._may_abstain and self._functions[name] is not _correct
+            for key, value in _components(name, outcome, prompt, abstains):
+                if value is None:
+                    cut = True
+                    continue
                 if key in components:
                     raise RewardError(f"two reward functions return a component {key!r}")
                 components[key] = value
-            if _declared(self._functions[name], "verifies", False):
+            if _declared(self._functions[name], "verifies", False) and outcome is not None:
                 correct = (correct is not False) and components.get(name, 0.0) >= 1.0
+        if not components:
+            return math.nan, {}, correct
         if not self._weights:
             return self._finite_total(sum(components.values()), components), components, correct
         unknown = self._weights.keys() - components.keys()
-        if unknown and not cut:  # a function that was cut off has a score instead of components
+        # A function that was cut off has a score instead of components, and one that abstains none.
+        if unknown and not cut:
             raise RewardError(
                 f"reward_weights names {sorted(unknown)}, but the components are "
                 f"{sorted(components)}"
@@ -360,7 +372,10 @@ def _requires(function: RewardFunction) -> set[str]:
     return {key for key in _declared(function, "requires", ()) if key not in given}
 
 
-def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
+def _components(
+    name: str, result: Any, prompt: str, abstains: bool
+) -> list[tuple[str, float | None]]:
+    """The components by name; None for one that abstains, if that is allowed."""
     if type(result) is float and math.isfinite(result):  # the common case: the rest is slow
         return [(name, result)]
     if isinstance(result, Mapping):
@@ -369,11 +384,16 @@ def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
                 f"reward function {name!r} returned {dict(result)!r} for prompt {_short(prompt)}; "
                 "expected components by name, at least one"
             )
-        return [(key, _finite(f"{name}[{key!r}]", value, prompt)) for key, value in result.items()]
-    return [(name, _finite(name, result, prompt))]
+        return [
+            (key, _finite(f"{name}[{key!r}]", value, prompt, abstains))
+            for key, value in result.items()
+        ]
+    return [(name, _finite(name, result, prompt, abstains))]
 
 
-def _finite(name: str, value: Any, prompt: str) -> float:
+def _finite(name: str, value: Any, prompt: str, abstains: bool) -> float | None:
+    if value is None and abstains:
+        return None
     # NumPy's scalars are registered as Real. Its booleans are not, nor are arrays of one element.
     if not isinstance(value, (numbers.Real, np.bool_)):
         raise RewardError(

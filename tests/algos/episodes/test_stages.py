@@ -1,11 +1,16 @@
 """Environments side by side, in every way in which Gymnasium resets them."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from textenv.algos.episodes.stages import SingleStage, VectorStage, sub_info
+from textenv.spaces import UnicodeText
 from textenv.wrappers import DictStep
 
 
@@ -108,6 +113,58 @@ def test_infos_are_those_of_the_lanes_that_have_them():
         {"number": 5, "nested": {}, "_private": 3},
     ]
     assert type(sub_info(infos, 0)["number"]) is int
+
+
+TEXT = UnicodeText(9)
+SPACES = [
+    spaces.Box(0, 9, (2, 3)),
+    spaces.Discrete(5, start=2),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    TEXT,
+    spaces.Tuple([TEXT, TEXT]),
+    spaces.Tuple([TEXT, spaces.Box(0, 1, (2,)), spaces.Discrete(4)]),
+    spaces.Dict(a=spaces.Tuple([spaces.Discrete(3), TEXT]), b=spaces.Box(0, 1)),
+    spaces.Sequence(spaces.Dict(role=TEXT, content=TEXT)),
+    spaces.Dict(chat=spaces.Sequence(TEXT), n=spaces.Discrete(3)),
+    spaces.Sequence(spaces.Box(0, 1, (2,)), stack=True),
+    spaces.Graph(spaces.Box(0, 1, (2,)), None),
+    spaces.OneOf([spaces.Discrete(3), TEXT]),
+]
+
+
+class Shown(gym.Env):
+    """Observes members of a space, and asserts that actions are the one that it asked for."""
+
+    def __init__(self, space):
+        self.observation_space = self.action_space = space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.shown = [self.observation_space.sample()]
+        return self.shown[-1], {}
+
+    def step(self, action):
+        assert data_equivalence(action, self.shown[-1])
+        self.shown.append(self.observation_space.sample())
+        return self.shown[-1], 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_lanes_are_cut_by_the_space(space):
+    """Each lane is given what its environment showed, and its action goes back to it."""
+    env = SyncVectorEnv([lambda: Shown(copy.deepcopy(space)) for _ in range(2)])
+    stage = VectorStage(DictStep(env))
+    seen = [[start["observation"]] for start in stage.reset([3, 4])]
+    for _ in range(4):
+        batch = stage.observation
+        actions = stage.actions(batch)
+        for lane, (step, _) in enumerate(stage.step(batch)):
+            assert data_equivalence(actions[lane], seen[lane][-1])
+            seen[lane].append(step["observation"])
+    for lane, one in enumerate(env.envs):
+        assert data_equivalence(seen[lane], one.shown)
 
 
 class OddKeys(Count):

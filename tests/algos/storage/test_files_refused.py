@@ -95,7 +95,7 @@ def test_a_file_that_misses_lines(tmp_path):
         load_rollout(path)
 
 
-HEADER = {"format": "textenv.rollout", "schema_version": 2}
+HEADER = {"format": "textenv.rollout", "schema_version": 3}
 
 
 ARRAY = {"dtype": "float32", "shape": [2, 2], "data": [1, 2, 3]}
@@ -104,7 +104,7 @@ ARRAY = {"dtype": "float32", "shape": [2, 2], "data": [1, 2, 3]}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({**HEADER, "schema_version": 1, "trajectories": []}, "schema version 1.*reads version 2"),
+        ({**HEADER, "schema_version": 1, "trajectories": []}, "schema version 1.*reads version 3"),
         ({"trajectories": []}, "not a rollout of textenv"),
         ([1, 2], "not a rollout of textenv"),
         ({**HEADER, "trajectories": [{}, {"colour": 1}]}, r"trajectory 1: unknown keys \['colour'"),
