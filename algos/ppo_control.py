@@ -26,6 +26,7 @@ from textenv.algos.control.mlp_training import (
     transition_arrays,
 )
 from textenv.algos.control.running_stats import RunningStats
+from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.ppo import (
     bootstrap_value,
@@ -108,9 +109,7 @@ class ControlUpdater:
         self.config, self.policy = config, policy
         self._rng = np.random.default_rng((config.seed, 1))
         self._reward_stats = RunningStats(1)
-        self._discounted: dict[
-            int | None, float
-        ] = {}  # return so far of unfinished episodes, by environment
+        self._discounted: EpisodeParts[float] = EpisodeParts()  # return of unfinished episodes
         self._optimizer = Adam(self.policy.weights, self._loss, config.max_grad_norm)
 
     def update(
@@ -196,12 +195,12 @@ class ControlUpdater:
         """Update the scale of the rewards with the discounted returns of a rollout."""
         returns = []
         for trajectory in rollout:
-            total = self._discounted.pop(trajectory.env_index, 0.0)
+            total = self._discounted.take(trajectory) or 0.0
             for reward in trajectory.rewards:
                 total = total * self.config.gamma + reward
                 returns.append(total)
             if not (trajectory.terminated or trajectory.truncated):
-                self._discounted[trajectory.env_index] = total
+                self._discounted.keep(trajectory, total)
         self._reward_stats.update(np.array(returns)[:, None])
         self.policy.reward_scale = float(np.sqrt(self._reward_stats.var[0] + _EPSILON))
 

@@ -260,7 +260,7 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
     """Adapt a tokenizer of `transformers` or mlx-lm, or one that the user wrote."""
     missing = [name for name in ("encode", "decode") if not hasattr(backend, name)]
     vocabulary = backend.get_vocab() if hasattr(backend, "get_vocab") else None
-    vocab_size = getattr(backend, "vocab_size", None)
+    vocab_size: Any = getattr(backend, "vocab_size", None)
     if missing or (vocabulary is None and not isinstance(vocab_size, int)):
         raise ConfigTypeError(
             "a tokenizer is a name, or an object with encode(text), decode(ids) and vocab_size; "

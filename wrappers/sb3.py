@@ -27,6 +27,7 @@ from textenv.errors import (
     unknown,
 )
 from textenv.wrappers.action_mask import parse_mask, warn_without_masks
+from textenv.wrappers.count_from_zero import from_zero
 
 # algorithm -> the package that contains it
 _PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")
@@ -70,6 +71,7 @@ class SB3Policy:
 
     Raises:
         ConfigTypeError: if ``model`` is not an algorithm of Stable-Baselines3.
+        ConfigError: if choices in its spaces do not count from 0, which Stable-Baselines3 ignores.
         MissingDependencyError: if Stable-Baselines3 is not installed.
     """
 
@@ -86,6 +88,13 @@ class SB3Policy:
                 f"SB3Policy drives a Stable-Baselines3 algorithm such as PPO, got "
                 f"{type(model).__name__}"
             )
+        for space in (model.action_space, model.observation_space):
+            if from_zero(space) is not space:
+                raise ConfigError(
+                    f"Stable-Baselines3 counts choices from 0, and the agent's environment has "
+                    f"{space}: train and play the agent in "
+                    "textenv.wrappers.CountFromZero(env)"
+                )
         self.model: Any = model
         takes = inspect.signature(model.policy.forward).parameters
         self.recurrent = "lstm_states" in takes

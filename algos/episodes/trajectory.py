@@ -55,6 +55,11 @@ class Trajectory:
     """How many optimizer steps had changed the policy before it played the episode."""
     env_index: int | None = None
     """The number of its environment among the parallel ones."""
+    episode: int | None = None
+    """The number of its episode among those of its environment, from 0; None: not counted."""
+    first_step: int = 0
+    """At which step of the episode it begins; more than 0 if an earlier rollout has the beginning.
+    """
 
     values: list[float] | None = None
     """The critic's value of each observation."""
@@ -151,6 +156,9 @@ class RolloutSource:
     """Gymnasium's id of the environment; None if it has no spec."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """What ``gym.make`` was given beside the id."""
+    env_wrappers: list[dict[str, Any]] | None = None
+    """The wrappers put around what ``gym.make`` gives, from the inside out, each with its ``name``,
+    ``entry_point`` and ``kwargs`` (None if they were not recorded); None if they are not known."""
     num_envs: int = 1
     """Parallel environments that shared the transitions."""
     seed: int | None = None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Trajectory, policy_tokens, scored_rewards
 from textenv.algos.strategies.groups import TOLERANCE, by_group
@@ -184,20 +185,23 @@ class EpisodeStats:
     """Mean return and length of the last 100 episodes, which rollouts may have cut into parts."""
 
     def __init__(self) -> None:
-        self._parts: dict[
-            int | None, tuple[float, int]
-        ] = {}  # of unfinished episodes, by environment
+        self._totals: EpisodeParts[float] = EpisodeParts()
         self._finished: deque[tuple[float, int]] = deque(maxlen=_EPISODES)
 
     def add(self, rollout: Iterable[Trajectory]) -> None:
-        """Add the trajectories of a rollout, in the order in which they ended."""
+        """Add the trajectories of a rollout, in the order in which they ended.
+
+        An episode whose beginning was not added does not count.
+        """
         for trajectory in rollout:
-            total, length = self._parts.pop(trajectory.env_index, (0.0, 0))
-            whole = total + trajectory.total_reward, length + len(trajectory)
-            if (trajectory.terminated or trajectory.truncated) and not np.isnan(whole[0]):
-                self._finished.append(whole)
-            elif not (trajectory.terminated or trajectory.truncated):
-                self._parts[trajectory.env_index] = whole
+            before = self._totals.take(trajectory)
+            if before is None and trajectory.first_step:
+                continue
+            total = (before or 0.0) + trajectory.total_reward
+            if not (trajectory.terminated or trajectory.truncated):
+                self._totals.keep(trajectory, total)
+            elif not np.isnan(total):  # a reward abstained
+                self._finished.append((total, trajectory.first_step + len(trajectory)))
 
     def metrics(self) -> dict[str, float]:
         """Mean return and length; nothing if no episode has ended yet."""

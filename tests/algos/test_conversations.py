@@ -6,6 +6,7 @@ import gymnasium as gym
 import pytest
 
 from tests.algos.lm.generation.shared import config_for, family
+from tests.algos.shared import make_env
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from textenv.wrappers import ChatHistory
 
@@ -65,3 +66,24 @@ def test_conversations_are_trained_on_as_they_were_played(random_model, algorith
             assert metrics["sampling/logprob_difference/max"] < 1e-4
     assert kinds == {"stop", "end", "cut"}
     assert len(seen) >= 2
+
+
+@pytest.mark.parametrize("part", ["tree", "segment_tree:segment=4"])
+def test_branches_of_a_tree_end_at_stop_strings(fresh, part):
+    """Though a string may begin in the tokens that a branch takes over."""
+    model, tokenizer = fresh
+    config = GRPOConfig(
+        **{"num_prompts": 4, "num_generations": 8, "max_completion_length": 16},
+        strategy=(part,),
+        stop=["a", "7", "bc"],
+    )
+    trainer = GRPOTrainer(model, make_env(), config, tokenizer=tokenizer)
+    kinds = set()
+    for t in trainer._runner.collect().played:
+        said = [tokenizer.decode(t.token_ids[:-1]), tokenizer.decode(t.token_ids)]
+        before, stopped = (any(s in text for s in config.stop) for text in said)
+        assert not before
+        by_itself = stopped or t.token_ids[-1] == tokenizer.eos_token_id
+        assert t.completion_truncated == (not by_itself)
+        kinds.add("stop" if stopped else "other")
+    assert kinds == {"stop", "other"}

@@ -6,8 +6,9 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tests.algos.control_envs import Bandit, choices, quick
+from tests.algos.control_envs import Bandit, Steps, choices, quick
 from textenv.algos import Buffer, PPOConfig, load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.ppo import PPOTrainer, minibatches
@@ -213,10 +214,11 @@ def test_max_steps_counts_optimizer_steps():
 
 @pytest.mark.filterwarnings("ignore:.*(overflow|invalid value).*:RuntimeWarning")
 def test_a_loss_that_is_not_finite_leaves_the_weights():
-    env = Bandit(reward=lambda action, observation, rng: np.inf)
+    env = Bandit()
     learner = ControlUpdater(env, quick())
     before = learner.policy.fingerprint()
     rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+    rollout.trajectories[0].rewards[0] = np.inf  # a runner would refuse it
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         learner.update(rollout, 1.0)
     assert learner.policy.fingerprint() == before
@@ -338,6 +340,37 @@ def test_each_rollout_is_exported_with_its_policy(tmp_path):
     assert (source.gamma, source.gae_lambda) == (0.9, 0.8)
     header = json.loads(files[0].read_text())
     assert header["format"] == "textenv.rollout"
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=str)
+def test_the_scale_of_the_rewards_is_that_of_each_environments_own_returns(mode):
+    """Episodes of 2, 7 and 1 steps, which rollouts cut, against the plain loop of each."""
+    lengths, gamma = [2, 7, 1], 0.9
+    env = SyncVectorEnv([lambda n=n: Steps(n, masked=True) for n in lengths], autoreset_mode=mode)
+    config = quick(n_steps=12, batch_size=12, n_epochs=1, gamma=gamma, normalize_rewards=True)
+    learner = ControlUpdater(env, config)
+    runner = RolloutRunner(env, learner.policy, max_steps=12)
+    steps, totals = [0, 0, 0], []
+    for _ in range(9):
+        rollout = runner.collect()
+        for lane, n in enumerate(lengths):
+            for _ in range(sum(len(t) for t in rollout if t.env_index == lane)):
+                done = steps[lane] % n + 1  # steps of this episode so far
+                totals.append((1 - gamma**done) / (1 - gamma))
+                steps[lane] += 1
+        learner.update(rollout, 1.0)
+        assert learner.policy.reward_scale == pytest.approx(np.std(totals), rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=str)
+def test_a_mask_that_is_changed_in_place_is_recorded_as_it_was(mode):
+    """Before the first step of the optimizer, new and old log-probabilities agree."""
+    env = SyncVectorEnv(
+        [lambda: Steps(4, masked=True, own=True) for _ in range(2)], autoreset_mode=mode
+    )
+    learner = ControlUpdater(env, quick(n_steps=32, batch_size=32, n_epochs=1))
+    metrics = learner.update(RolloutRunner(env, learner.policy, max_steps=32).collect(), 1.0)
+    assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_seconds_of_a_step_are_told_apart(tmp_path, monkeypatch, clock):

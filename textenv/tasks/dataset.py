@@ -175,20 +175,30 @@ def from_prompts(
     return Dataset([{**e, "prompt": p} for p, e in zip(prompts, examples)], split=split)
 
 
+def read_utf8(path: Path) -> bytes:
+    """The bytes of a file without the byte-order mark that some programs write before UTF-8.
+
+    Raises:
+        DataError: for the mark of another encoding.
+    """
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise DataError(f"{path}: its byte-order mark is not that of UTF-8; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
 def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
     """A dataset from a JSON Lines file with one object with a ``prompt`` on each line.
 
     Raises:
         MissingFileError: if there is no such file.
-        DataError: for a line that is not a JSON object, bytes that are not UTF-8, or a
-            byte-order mark; names the file and the line, counted from 1.
+        DataError: for a line that is not a JSON object, or bytes that are not UTF-8; names the file
+            and the line, counted from 1. A byte-order mark of UTF-8 is read over.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"dataset {path} is not a file")
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")
+    data = read_utf8(path)
     rows = []
     lines = data.rstrip().split(b"\n") if data.strip() else []
     for number, line in enumerate(lines, start=1):

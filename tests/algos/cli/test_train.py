@@ -98,7 +98,7 @@ def test_reward_functions_that_fail(tmp_path, problems, refused, body, said):
         (b'{"prompt": "1+1=", "answer": "2"}\n{"prompt": \n', "row 2"),
         (b'{"answer": "2"}\n', "'prompt'"),
         (b'{"prompt": "1+1="}\n', "'answer'"),
-        (b'\xef\xbb\xbf{"prompt": "1+1=", "answer": "2"}\n', "byte-order mark"),
+        (b"\xff\xfe{\x00", "byte-order mark"),
         (b"", "no rows"),
     ],
 )
