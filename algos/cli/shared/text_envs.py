@@ -52,6 +52,8 @@ class TextTask:
         """
         if self.task is not None and self.dataset is not None:
             raise ConfigError("give --task or --dataset, not both")
+        if self.task == "":
+            raise ConfigError("--task is empty; textenv envs lists the tasks")
         kwargs: dict[str, Any] = {}
         if self.task is not None:
             kwargs["task"] = self.task
