@@ -11,9 +11,13 @@ import numpy as np
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import max_turns
 from textenv.algos.episodes.policy_call import declared
+from textenv.algos.episodes.trajectory import scored_rewards
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
+
+MOST_STEPS = 100_000
+"""An evaluation gives up an episode of control that has not ended after so many steps."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
     correct = [t.is_correct for t in trajectories if t.is_correct is not None]
     return Evaluation(
         accuracy=float(np.mean(correct)) if correct else None,
-        reward=float(np.mean([t.total_reward for t in trajectories])),
+        reward=float(np.mean(scored_rewards(trajectories) or [0.0])),
         length=float(np.mean([sum(t.token_mask or ()) for t in trajectories])),
         examples=len(ids),
     )
@@ -96,15 +100,18 @@ def episode_returns(
         The returns (episodes,), float64: sums of the rewards, without a discount.
 
     Raises:
-        ConfigError: if fewer than one episode is asked for.
+        ConfigError: if fewer than one episode is asked for, or if one does not end.
     """
     check_integer("episodes", episodes, 1)
+    most = most_steps(env)
     given = declared(policy, ("episode_start", "infos"))
     returns = np.zeros(episodes)
     for episode in range(episodes):
         observation, info = env.reset(seed=seed + episode)
         ended, start = False, True
+        steps = 0
         while not ended:
+            refuse_endless(env, steps, most)
             now = {"episode_start": start, "infos": info}
             action, _ = policy(
                 observation, deterministic=deterministic, **{name: now[name] for name in given}
@@ -112,4 +119,30 @@ def episode_returns(
             observation, reward, terminated, truncated, info = env.step(action)
             returns[episode] += float(reward)
             ended, start = terminated or truncated, False
+            steps += 1
     return returns
+
+
+def most_steps(env: Any) -> int:
+    """After how many steps an evaluation gives an episode up: `MOST_STEPS`, or the TimeLimit's."""
+    return max(MOST_STEPS, getattr(getattr(env, "spec", None), "max_episode_steps", None) or 0)
+
+
+def refuse_endless(env: Any, steps: int, most: int) -> None:
+    """Give up an episode that goes on after ``most`` steps.
+
+    Raises:
+        ConfigError: if ``steps`` has reached ``most``; says how the environment gets a limit.
+    """
+    if steps >= most:
+        raise ConfigError(
+            f"an evaluation episode of {_name(env)} goes on after {most:,} steps: an environment "
+            "that never ends needs a limit. Register it with max_episode_steps, or wrap it in "
+            "gymnasium.wrappers.TimeLimit(env, max_episode_steps); or train without evaluation "
+            "(textenv train --eval-episodes 0)"
+        )
+
+
+def _name(env: Any) -> str:
+    spec = getattr(env, "spec", None)
+    return type(env.unwrapped).__name__ if spec is None else str(spec.id)

@@ -50,9 +50,14 @@ from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
+from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
-from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 
@@ -281,7 +286,7 @@ class GRPOTrainer:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
-        self._memory = MemoryWatch(model, config, self.env, tokenizer)
+        self._memory = MemoryWatch(model, config, self.env, self.policy)
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
@@ -319,6 +324,7 @@ class GRPOTrainer:
             gradient=None if self._workers is None else SharedGradient(self._workers),
             seed=config.seed,
         )
+        self._steps, self._end = 0, config.max_steps
         self._metrics = GRPOMetrics(strategy)
         self.exporter = Exporter(export_to, export_every)
         self._on_step = on_step
@@ -342,6 +348,10 @@ class GRPOTrainer:
     def train(self) -> list[dict[str, float]]:
         """Train for ``max_steps`` optimizer steps.
 
+        A further call goes on counting. If a call was interrupted, the next one trains for the
+        steps that are left; else it trains for ``max_steps`` more, with a new schedule of the
+        learning rate.
+
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
         The phases of a step follow one another, except that ``time/score`` (environments and
@@ -351,9 +361,12 @@ class GRPOTrainer:
         Returns:
             The metrics of each step, which are also in `history`.
         """
-        steps, version = 0, self._runner.policy_version
+        check_prompts(self.policy, self.env)
+        if self._steps == self._end:
+            self._end += self.config.max_steps
+            restart_schedule(self._trainer.optimizer)
         collector = self._workers or self._runner
-        while steps < self.config.max_steps:
+        while self._steps < self._end:
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
@@ -364,11 +377,12 @@ class GRPOTrainer:
             if len(rollout):  # a strategy may have kept nothing
                 self._trainer.buffer = rollout
                 with self._memory.updating(rollout):
-                    update = self._trainer.train(self.config.max_steps - steps)
+                    update = self._trainer.train(self._end - self._steps)
             clock.end("update")
-            steps += max(1, int(update.pop("updates")))
-            self._runner.policy_version = version + steps
-            metrics = self._metrics.step(rollout, update, clock, steps)
+            steps = max(1, int(update.pop("updates")))
+            self._steps += steps
+            self._runner.policy_version += steps
+            metrics = self._metrics.step(rollout, update, clock, self._steps)
             self.history.append(metrics)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)

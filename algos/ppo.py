@@ -31,6 +31,7 @@ from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.rollouts.metrics import PhaseClock, PPOMetrics
+from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
@@ -201,8 +202,9 @@ class PPOTrainer:
     """Trains by PPO: two small networks on control, or a language model on text.
 
     Args:
-        model: ``"mlp"`` on control; on text a name or folder for `load_model`, or an mlx-lm model
-            (with ``tokenizer``).
+        model: on control ``"mlp"`` for new networks, or the folder of a saved policy, which is
+            trained further (the optimizer starts anew); on text a name or folder for `load_model`,
+            or an mlx-lm model (with ``tokenizer``).
         env: an environment id, an environment, or a function that makes one.
         config: settings; None takes the environment's preset (`textenv.algos.ppo_config`), or the
             defaults if it has none.
@@ -220,8 +222,9 @@ class PPOTrainer:
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
-        ConfigError: for a model that does not fit the environment, spaces that the networks cannot
-            take, or an ``n_steps`` that the number of environments does not divide.
+        ConfigError: for a model or a saved policy that does not fit the environment, spaces that
+            the networks cannot take, or an ``n_steps`` that the number of environments does not
+            divide.
 
     Example:
         >>> config = PPOConfig(total_timesteps=512, n_steps=256, n_epochs=1)
@@ -255,26 +258,47 @@ class PPOTrainer:
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
+        self._before = 0, 0  # transitions and optimizer steps before the present training
 
     def _make_updater(self, model: Any, tokenizer: Any) -> Updater:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
 
             return TextUpdater(model, tokenizer, self.env, self.config)
-        if model != "mlp":
-            raise ConfigError(f"model must be 'mlp' on an environment of control, got {model!r}")
+        from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 
-        return ControlUpdater(self.env, self.config)
+        policy = None
+        if model != "mlp":
+            if not isinstance(model, (str, Path)) or not Path(model).is_dir():
+                raise ConfigError(
+                    "model must be 'mlp' on an environment of control, or the folder of a policy "
+                    f"that was saved, got {model!r:.80}"
+                )
+            policy = load_policy(model, self.config.seed)
+        updater = ControlUpdater(self.env, self.config, policy)
+        self.config = updater.config
+        return updater
 
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
 
+        A further call goes on counting. If a call was interrupted, the next one collects what is
+        left; else it collects ``total_timesteps`` more, and what is annealed begins again.
+
         Returns:
             The metrics of each update, which are also in `history`.
+
+        Raises:
+            DataError: if a prompt of a dataset does not fit the model's context, before the first
+                update.
         """
         config = self.config
-        while self.num_timesteps < config.total_timesteps and not self._spent():
+        if self._runner.is_text:
+            check_prompts(self.policy, self.env)
+        if self._finished():
+            self._before = self.num_timesteps, self._updates
+        while not self._finished():
             clock = PhaseClock()
             with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
                 rollout = self._runner.collect()
@@ -284,8 +308,9 @@ class PPOTrainer:
                 rollout, self._runner, gamma=config.gamma, gae_lambda=config.gae_lambda
             )
             clock.end("export")
-            remaining = max(0.0, 1 - self.num_timesteps / config.total_timesteps)
-            left = None if config.max_steps is None else config.max_steps - self._updates
+            timesteps, updates = self._since_start()
+            remaining = max(0.0, 1 - timesteps / config.total_timesteps)
+            left = None if config.max_steps is None else config.max_steps - updates
             update = self._updater.update(rollout, remaining, left)
             clock.end("update")
             self._updates += int(update["train/n_updates"])
@@ -312,8 +337,14 @@ class PPOTrainer:
         """Close the environments."""
         self._runner.close()
 
-    def _spent(self) -> bool:
-        return self.config.max_steps is not None and self._updates >= self.config.max_steps
+    def _since_start(self) -> tuple[int, int]:
+        """Transitions and optimizer steps since the present training began."""
+        return self.num_timesteps - self._before[0], self._updates - self._before[1]
+
+    def _finished(self) -> bool:
+        timesteps, updates = self._since_start()
+        most = self.config.max_steps
+        return timesteps >= self.config.total_timesteps or (most is not None and updates >= most)
 
 
 def bootstrap_value(trajectory: Trajectory, bootstrap_truncated: bool) -> float:

@@ -10,7 +10,7 @@ components of an action.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from textenv.algos.control.mlp_training import (
     transition_arrays,
 )
 from textenv.algos.control.running_stats import RunningStats
+from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.ppo import (
     bootstrap_value,
@@ -38,8 +39,9 @@ from textenv.algos.ppo import (
 )
 from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
+from textenv.algos.storage.source import single_spaces
 from textenv.algos.strategies.strategy import create_strategy
-from textenv.errors import DataError
+from textenv.errors import ConfigError, DataError
 
 backend.prepare()
 
@@ -82,26 +84,32 @@ class ControlUpdater:
     Args:
         env: the environment, single or vector; its spaces decide the networks.
         config: settings.
-        policy: the policy to train further; None makes one with new weights.
+        policy: the policy to train further; None makes one with new weights. The networks and the
+            normalisation of observations are its own, whatever the settings say.
+
+    Raises:
+        ConfigError: if the spaces of the policy and of the environment differ; names both.
     """
 
     strategy = create_strategy("ppo")
 
     def __init__(self, env: Any, config: PPOConfig, policy: MLPPolicy | None = None):
-        self.config = config
-        self.policy = policy or MLPPolicy(
-            getattr(env, "single_observation_space", env.observation_space),
-            getattr(env, "single_action_space", env.action_space),
-            config.hidden,
-            config.activation,
-            config.normalize_observations,
-            config.seed,
-        )
+        if policy is None:
+            spaces = single_spaces(env)
+            shape = config.hidden, config.activation, config.normalize_observations
+            policy = MLPPolicy(*spaces, *shape, config.seed)
+        else:
+            _check_spaces(policy, env)
+            config = replace(
+                config,
+                hidden=policy.hidden,
+                activation=policy.activation,
+                normalize_observations=policy.stats is not None,
+            )
+        self.config, self.policy = config, policy
         self._rng = np.random.default_rng((config.seed, 1))
         self._reward_stats = RunningStats(1)
-        self._discounted: dict[
-            int | None, float
-        ] = {}  # return so far of unfinished episodes, by environment
+        self._discounted: EpisodeParts[float] = EpisodeParts()  # return of unfinished episodes
         self._optimizer = Adam(self.policy.weights, self._loss, config.max_grad_norm)
 
     def update(
@@ -187,12 +195,12 @@ class ControlUpdater:
         """Update the scale of the rewards with the discounted returns of a rollout."""
         returns = []
         for trajectory in rollout:
-            total = self._discounted.pop(trajectory.env_index, 0.0)
+            total = self._discounted.take(trajectory) or 0.0
             for reward in trajectory.rewards:
                 total = total * self.config.gamma + reward
                 returns.append(total)
             if not (trajectory.terminated or trajectory.truncated):
-                self._discounted[trajectory.env_index] = total
+                self._discounted.keep(trajectory, total)
         self._reward_stats.update(np.array(returns)[:, None])
         self.policy.reward_scale = float(np.sqrt(self._reward_stats.var[0] + _EPSILON))
 
@@ -245,6 +253,19 @@ class ControlUpdater:
             "entropy_loss": entropy_loss,
         }
         return loss, {k: mx.stop_gradient(v) for k, v in parts.items()} | metrics
+
+
+def _check_spaces(policy: MLPPolicy, env: Any) -> None:
+    """Refuse an environment that a policy was not made for; None is no environment."""
+    if env is None:
+        return
+    observations, actions = single_spaces(env)
+    if not policy.encoder.takes(observations) or policy.distribution.space != actions:
+        raise ConfigError(
+            f"the policy was made for observations {policy.encoder.space} and actions "
+            f"{policy.distribution.space}, and the environment has observations {observations} "
+            f"and actions {actions}"
+        )
 
 
 def _standardised(advantages: np.ndarray) -> np.ndarray:

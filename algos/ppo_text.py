@@ -131,7 +131,7 @@ class TextUpdater:
             },
         )
         _warn_of_rate(model, config.learning_rate)
-        self._memory = MemoryWatch(model, config, env, tokenizer)
+        self._memory = MemoryWatch(model, config, env, self.policy)
         self._scorer = Scorer(model, config.gradient_checkpointing)
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()

@@ -54,7 +54,8 @@ class SB3Trainer:
 
     Raises:
         ConfigTypeError: if the agent is not on-policy, or ``total_timesteps`` is not an integer.
-        ConfigError: if the model has no environment, or ``total_timesteps`` is below 1.
+        ConfigError: if the model has no environment, or one whose choices do not count from 0, or
+            if ``total_timesteps`` is below 1.
 
     Example:
         >>> from stable_baselines3 import PPO

@@ -34,8 +34,8 @@ def read(folder: Path) -> tuple[list[dict], dict]:
     trajectories, source = [], {}
     for path in paths:
         rollout = json.loads(path.read_text(encoding="utf-8"))
-        if rollout["format"] != "textenv.rollout" or rollout["schema_version"] != 2:
-            raise SystemExit(f"{path} is not a rollout of schema version 2")
+        if rollout["format"] != "textenv.rollout" or rollout["schema_version"] != 3:
+            raise SystemExit(f"{path} is not a rollout of schema version 3")
         source = rollout["source"]
         for row in rollout["trajectories"]:
             trajectories.append(

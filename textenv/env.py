@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     ## Information
     ``reset`` gives ``task``, ``example_id`` and ``prompt``, and ``level`` if one was given.
-    ``step`` gives ``completion`` and ``rewards``. At the end of an episode it also gives
+    ``step`` gives ``completion`` and ``rewards``, and ``scored``, which is False, if every reward
+    function abstained. At the end of an episode it also gives
     ``is_correct``, if a verifier can tell. In tasks of several turns both give ``turn``.
 
     ## Arguments
@@ -76,11 +78,16 @@ class TextGenerationEnv(gym.Env[str, str]):
         task_kwargs: difficulty settings of the task.
         reward_weights: weight of each reward component by name; 1 if it is not named.
         reward_timeout: seconds after which a reward function is cut off. It applies to async
-            functions and, with ``reward_process``, to all others but the task's own verifier.
+            functions and, with ``reward_process``, to all others. Verifiers that use the parser of
+            another library (those of reasoning-gym, and ``math_equal``) always have a limit, which
+            is 10 seconds if this is None, and score 0 then.
         reward_process: run reward functions in a separate process. It takes half a second to
             start and about 60 microseconds a call. The functions must be importable, which
             means that they are defined at the top level of a module.
         reward_on_timeout: score of a function that was cut off. None raises an error.
+        reward_may_abstain: whether a reward function may return None, which leaves it out of the
+            sum. If all of them do, the reward is 0 and ``info["scored"]`` is False, and trainers
+            leave the completion out. False makes None an error.
         render_mode: ``"ansi"`` (`render` returns a string) or ``"human"`` (it is printed).
 
     ## Version History
@@ -105,6 +112,7 @@ class TextGenerationEnv(gym.Env[str, str]):
         reward_timeout: float | None = None,
         reward_process: bool = False,
         reward_on_timeout: float | None = None,
+        reward_may_abstain: bool = True,
         render_mode: str | None = None,
     ):
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
@@ -125,7 +133,11 @@ class TextGenerationEnv(gym.Env[str, str]):
             timeout=reward_timeout,
             process=reward_process,
             on_timeout=reward_on_timeout,
+            may_abstain=reward_may_abstain,
+            verifier_is_cut_off=self.task.verifier_timeout is not None,
         )
+        if reward_timeout not in (None, self.task.verifier_timeout):
+            self.task = self.task.with_timeout(float(reward_timeout))
         self._begun: tuple[str, dict[str, Any]] | None = None
         self._episode: Episode = NOTHING
         self._transcript, self._turns = "", 0
@@ -157,6 +169,7 @@ class TextGenerationEnv(gym.Env[str, str]):
                     "reward_timeout": reward_timeout,
                     "reward_process": reward_process or None,
                     "reward_on_timeout": reward_on_timeout,
+                    "reward_may_abstain": None if reward_may_abstain else False,
                 }.items()
                 if value is not None
             },
@@ -231,6 +244,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         terminated = over and not cut
         truncated = not terminated and (cut or self._turns >= most_turns)
         info: dict[str, Any] = {"completion": action, "rewards": components}
+        if math.isnan(reward):  # every function abstained
+            reward, info["scored"] = 0.0, False
         if most_turns > 1:
             info["turn"] = said
         if terminated or truncated:
@@ -260,6 +275,10 @@ class TextGenerationEnv(gym.Env[str, str]):
             begun = self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
             self._begun = action, dict(begun)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Calls in progress stay with this environment; a copy calls its functions itself.
+        return {**self.__dict__, "_begun": None}
+
     def _takes(self, action: str) -> bool:
         """Whether `step` would accept this action now."""
         return not self._needs_reset and self.action_space.contains(action)
@@ -276,7 +295,11 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     def is_cut(self, action: str) -> bool:
         """Whether a completion has more than ``max_tokens`` tokens; False without a tokenizer."""
-        return self.tokenizer is not None and len(self.tokenizer.encode(action)) > self.max_tokens
+        if self.tokenizer is None:
+            return False
+        # What a tokenizer of `transformers` puts around a text is no part of the completion.
+        bare = {"add_special_tokens": False} if hasattr(self.tokenizer, "all_special_ids") else {}
+        return len(self.tokenizer.encode(action, **bare)) > self.max_tokens
 
     def close(self) -> None:
         """Release what the episode and the reward functions hold, such as a process."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Tokenizer:
     """The interface to a tokenizer that this package uses, whatever library implements it.
 
     Attributes:
+        ids: all token ids.
         eos_token_ids: ids that end a text, in ascending order; empty if none is known.
         pad_token_id: the id to pad with. If the tokenizer names none, it is an EOS, or else 0.
         vocab_size: one more than the largest id.
@@ -47,7 +48,7 @@ class Tokenizer:
         backend: the library's own tokenizer.
         encode: ``encode(text, add_special_tokens) -> ids`` of the backend.
         decode: ``decode(ids) -> text`` of the backend.
-        vocab_size: one more than the largest id.
+        ids: all token ids.
         eos_token_ids: ids that end a text.
         pad_token_id: the id to pad with.
         chat: renders messages, ``chat(messages, add_generation_prompt, **settings) -> text``; None
@@ -59,13 +60,14 @@ class Tokenizer:
         backend: Any,
         encode: Callable[[str, bool], Iterable[int]],
         decode: Callable[[list[int]], str],
-        vocab_size: int,
+        ids: Iterable[int],
         eos_token_ids: Iterable[int] = (),
         pad_token_id: int | None = None,
         chat: Callable[..., str] | None = None,
     ):
         self.backend = backend
-        self.vocab_size = vocab_size
+        self.ids = frozenset(ids)
+        self.vocab_size = max(self.ids) + 1
         self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
         self.pad_token_id = (
             next(iter(self.eos_token_ids), 0) if pad_token_id is None else pad_token_id
@@ -115,13 +117,6 @@ class Tokenizer:
                 if whole[at : at + len(text)] == text:
                     return whole[:at]
         return []
-
-    @cached_property
-    def ids(self) -> frozenset[int]:
-        """All token ids. A tokenizer that lists none has those below ``vocab_size``."""
-        if hasattr(self.backend, "get_vocab"):
-            return frozenset(self.backend.get_vocab().values())
-        return frozenset(range(self.vocab_size))
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -248,24 +243,25 @@ def _of_tokenizers(
 ) -> Tokenizer:
     return Tokenizer(
         backend,
-        lambda text, special: backend.encode(text, add_special_tokens=special).ids,
-        lambda ids: backend.decode(ids, skip_special_tokens=False),
-        max(backend.get_vocab(with_added_tokens=True).values()) + 1,
+        partial(_encode_by_tokenizers, backend),
+        partial(backend.decode, skip_special_tokens=False),
+        backend.get_vocab(with_added_tokens=True).values(),
         eos_token_ids,
         pad_token_id,
         chat,
     )
 
 
+def _encode_by_tokenizers(backend: Any, text: str, special: bool) -> Iterable[int]:
+    return backend.encode(text, add_special_tokens=special).ids
+
+
 def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None) -> Tokenizer:
     """Adapt a tokenizer of `transformers` or mlx-lm, or one that the user wrote."""
-    vocab_size = (
-        max(backend.get_vocab().values()) + 1
-        if hasattr(backend, "get_vocab")
-        else getattr(backend, "vocab_size", None)
-    )
     missing = [name for name in ("encode", "decode") if not hasattr(backend, name)]
-    if missing or not isinstance(vocab_size, int):
+    vocabulary = backend.get_vocab() if hasattr(backend, "get_vocab") else None
+    vocab_size: Any = getattr(backend, "vocab_size", None)
+    if missing or (vocabulary is None and not isinstance(vocab_size, int)):
         raise ConfigTypeError(
             "a tokenizer is a name, or an object with encode(text), decode(ids) and vocab_size; "
             f"{type(backend).__name__} has no {(missing or ['vocab_size'])[0]}"
@@ -278,23 +274,30 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
     # Only transformers and mlx-lm have this keyword; a user's own tokenizer adds no tokens.
     knows_special = hasattr(backend, "all_special_ids")
 
-    def encode(text: str, special: bool) -> Iterable[int]:
-        if knows_special:
-            return backend.encode(text, add_special_tokens=special)
-        return backend.encode(text)
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any) -> str:
-        return backend.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
-        )
-
+    encode = partial(_encode_by_object, backend, knows_special)
+    render = partial(_render_by_object, backend)
     # mlx-lm has templates that are functions, and says so by this.
     if chat is None and getattr(
         backend, "has_chat_template", getattr(backend, "chat_template", None) is not None
     ):
         chat = render
     pad = getattr(backend, "pad_token_id", None)
-    return Tokenizer(backend, encode, backend.decode, vocab_size, eos, pad, chat)
+    ids = range(vocab_size) if vocabulary is None else vocabulary.values()
+    return Tokenizer(backend, encode, backend.decode, ids, eos, pad, chat)
+
+
+def _render_by_object(
+    backend: Any, messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any
+) -> str:
+    return backend.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
+    )
+
+
+def _encode_by_object(backend: Any, knows_special: bool, text: str, special: bool) -> Iterable[int]:
+    if knows_special:
+        return backend.encode(text, add_special_tokens=special)
+    return backend.encode(text)
 
 
 def _from_folder(folder: Path) -> Tokenizer:

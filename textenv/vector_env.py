@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from operator import add
 from typing import Any
@@ -249,6 +250,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             ends = np.array(last, bool)
         scored = single.reward.batch(before, actions, examples, scores)
         rewards, components, correct = zip(*scored)
+        abstained = [math.isnan(reward) for reward in rewards]
         transcripts = list(after)
         if max(map(len, transcripts)) > MAX_CHARACTERS:
             transcripts = [text[:MAX_CHARACTERS] for text in transcripts]
@@ -270,6 +272,9 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         columns: Columns = {"completion": actions, "rewards": components, "is_correct": told}
         if task.max_turns > 1:
             columns["turn"] = [""] * len(lanes) if self._one_answer else said
+        if any(abstained):
+            columns["scored"] = Some(False if none else None for none in abstained)
+            rewards = tuple(0.0 if none else each for each, none in zip(rewards, abstained))
         if self._limit is not None:  # also truncates an episode that terminates on its last step
             spent |= turn >= self._limit
         return columns, rewards, ends, spent

@@ -8,6 +8,7 @@ from textenv.wrappers.action_mask import ActionMask
 from textenv.wrappers.byte_observation import ByteObservation
 from textenv.wrappers.chat_history import ChatHistory
 from textenv.wrappers.choice_action import ChoiceAction
+from textenv.wrappers.count_from_zero import CountFromZero
 from textenv.wrappers.detokenize_action import DetokenizeAction
 from textenv.wrappers.hashed_bag_of_words import HashedBagOfWords
 from textenv.wrappers.record_transcript import RecordTranscript
@@ -19,6 +20,7 @@ __all__ = [
     "ByteObservation",
     "ChatHistory",
     "ChoiceAction",
+    "CountFromZero",
     "DetokenizeAction",
     "DictStep",
     "HashedBagOfWords",

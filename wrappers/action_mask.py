@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -15,13 +16,14 @@ from textenv.errors import ConfigError, ConfigTypeError, DataError
 ON_INVALID = ("error", "random")
 
 
-def parse_mask(mask: Any, space: Space) -> np.ndarray:
+def parse_mask(mask: Any, space: Space, over: bool = False) -> np.ndarray:
     """Read an action mask in any of its forms; all policies here read masks by this function.
 
     Args:
         mask: 1 for each choice that is allowed, and 0 for the others. For a MultiDiscrete it is one
             array, or Gymnasium's tuple with an array for each component.
         space: the action space of a single environment.
+        over: whether the episode is over, so that nothing needs to be allowed.
 
     Returns:
         An array of bool of shape (P,), the choices of all components one after another: n of a
@@ -41,12 +43,22 @@ def parse_mask(mask: Any, space: Space) -> np.ndarray:
         )
     allowed = flat.astype(bool)
     for number, part in enumerate(np.split(allowed, np.cumsum(counts)[:-1])):
-        if not part.any():
+        if not (part.any() or over):
             raise DataError(
                 f"action_mask must allow one choice or more in each component of {space}, and in "
                 f"component {number} it allows none: {mask!r:.80}"
             )
     return allowed
+
+
+def warn_without_masks() -> None:
+    """Warn that a policy that was trained with action masks is called without any."""
+    warnings.warn(
+        "this policy was trained with action masks and is given none here, so it may take actions "
+        "that are not allowed: pass infos= with their 'action_mask', or evaluate it by "
+        "sb3_contrib.common.maskable.evaluation.evaluate_policy",
+        stacklevel=3,
+    )
 
 
 def choice_counts(space: Space) -> list[int]:
@@ -84,8 +96,10 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
     * An invalid action is an error, or it is replaced by a random valid one. In the second case
       ``info["invalid_action"]`` says whether this step's action was replaced.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    When the episode is over, no action is valid if the environment says so or has no mask then.
+
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment with a `Discrete` action space whose infos have ``action_mask``, such
@@ -147,8 +161,11 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
 
         Raises:
             InvalidAction: if it is not valid, and ``on_invalid`` is ``"error"``.
+            ResetNeeded: if the episode is over, and no action is valid any more.
         """
         mask = self.action_masks()
+        if not mask.any():
+            raise ResetNeeded("the episode is over, and no action is valid: reset() must be called")
         space, start = self._space, int(self._space.start)
         if not space.contains(action):
             raise InvalidAction(f"action must be a member of {space}, got {action!r}")
@@ -162,18 +179,22 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
                 )
             action = self._rng.choice(allowed)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._read(info)
+        self._read(info, over=terminated or truncated)
         if self._on_invalid == "random":
             info = {**info, "invalid_action": not valid}
         return self._observe(observation), reward, terminated, truncated, info
 
-    def _read(self, info: dict[str, Any]) -> None:
+    def _read(self, info: dict[str, Any], over: bool = False) -> None:
+        n = int(self._space.n)
         if "action_mask" not in info:
+            if over:
+                self._mask = np.zeros(n, bool)
+                return
             raise DataError(
                 "ActionMask needs info['action_mask'] at every step; this info has "
                 f"{', '.join(map(repr, info)) or 'no keys'}"
             )
-        self._mask = parse_mask(info["action_mask"], self._space)
+        self._mask = parse_mask(info["action_mask"], self._space, over)
 
     def _observe(self, observation: Any) -> Any:
         if not self._in_observation:

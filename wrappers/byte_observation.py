@@ -17,8 +17,8 @@ class ByteObservation(gym.ObservationWrapper, RecordConstructorArgs):
     If a text has more than ``max_length`` bytes, its last bytes are kept, which are the newest
     part of a transcript. A NUL character in a text looks like padding.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose observation is text.

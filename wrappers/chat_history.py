@@ -30,8 +30,8 @@ class ChatHistory(gym.Wrapper, RecordConstructorArgs):
     there is a tokenizer, ``info["turn"]`` is what this wrapper shows after the action: the end of
     the assistant's message, the reply as a message, and the beginning of the next answer.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose observation and action are text.

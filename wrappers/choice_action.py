@@ -23,8 +23,8 @@ class ChoiceAction(gym.Wrapper, RecordConstructorArgs):
     ``action_mask`` at every step, which is 1 for each index with an answer. `ActionMask` uses
     this mask. An index past the end of the list is an error.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose action is text.

@@ -23,8 +23,8 @@ class DetokenizeAction(gym.ActionWrapper, RecordConstructorArgs):
     a fixed shape. Ids after an EOS are ignored. ``step`` also takes a shorter list of ids. For one
     token per step, use ``TextGenTokens-v0``.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose action is text.

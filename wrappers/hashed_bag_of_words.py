@@ -26,8 +26,8 @@ class HashedBagOfWords(gym.ObservationWrapper, RecordConstructorArgs):
     Words in the same slot cannot be told apart, and the order of words is lost. Counts stop at
     255.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose observation is text.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import uuid
@@ -14,8 +13,10 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from textenv.errors import ConfigError, DataError
+from textenv.wrappers.copying import copied
+from textenv.wrappers.plain_info import plain_info
 
-HEADER = {"format": "textenv.rollout", "schema_version": 2}
+HEADER = {"format": "textenv.rollout", "schema_version": 3}
 """The first line of a transcript file. Each other line is a trajectory."""
 
 
@@ -38,12 +39,13 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
     through its place in a stack of wrappers: as the innermost one it records text, as the
     outermost one what the agent saw and did.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments, and each writes its own file.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments, and each writes its
+    own file.
 
     Args:
-        env: any environment whose observations, actions and infos consist of arrays and of values
-            that JSON allows.
+        env: any environment whose observations and actions consist of arrays and of values that
+            JSON allows. In infos other values are written as text, see `plain_info`.
         folder: the folder of the file; it is made if it does not exist.
     """
 
@@ -73,10 +75,10 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
             "actions": [],
             "rewards": [],
             "infos": [],
-            "final_observation": copy.deepcopy(observation),
+            "final_observation": copied(observation),
             "terminated": False,
             "truncated": False,
-            "reset_info": copy.deepcopy(info),
+            "reset_info": copied(info),
         }
         if seed is not None:
             self._row["seed"] = seed
@@ -90,14 +92,15 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
         Raises:
             DataError: at the end of an episode that has values that JSON does not allow.
         """
+        taken = copied(action)  # before the environment can change it
         observation, reward, terminated, truncated, info = self.env.step(action)
         row = self._row
         if row is not None:
             row["observations"].append(row["final_observation"])
-            row["actions"].append(copy.deepcopy(action))
+            row["actions"].append(taken)
             row["rewards"].append(float(reward))
-            row["infos"].append(copy.deepcopy(info))
-            row["final_observation"] = copy.deepcopy(observation)
+            row["infos"].append(copied(info))
+            row["final_observation"] = copied(observation)
             row["terminated"], row["truncated"] = bool(terminated), bool(truncated)
             if terminated or truncated:
                 self._keep()
@@ -120,7 +123,8 @@ class RecordTranscript(gym.Wrapper, RecordConstructorArgs):
         if row is None or not row["actions"]:
             return
         try:
-            line = json.dumps(row, default=_encode, allow_nan=False)
+            plain = {"infos": plain_info(row["infos"]), "reset_info": plain_info(row["reset_info"])}
+            line = json.dumps(row | plain, default=_encode, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"episode {self._episodes} cannot be written as JSON: {error}"

@@ -26,7 +26,8 @@ from textenv.errors import (
     MissingFileError,
     unknown,
 )
-from textenv.wrappers.action_mask import parse_mask
+from textenv.wrappers.action_mask import parse_mask, warn_without_masks
+from textenv.wrappers.count_from_zero import from_zero
 
 # algorithm -> the package that contains it
 _PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")
@@ -70,6 +71,7 @@ class SB3Policy:
 
     Raises:
         ConfigTypeError: if ``model`` is not an algorithm of Stable-Baselines3.
+        ConfigError: if choices in its spaces do not count from 0, which Stable-Baselines3 ignores.
         MissingDependencyError: if Stable-Baselines3 is not installed.
     """
 
@@ -86,6 +88,13 @@ class SB3Policy:
                 f"SB3Policy drives a Stable-Baselines3 algorithm such as PPO, got "
                 f"{type(model).__name__}"
             )
+        for space in (model.action_space, model.observation_space):
+            if from_zero(space) is not space:
+                raise ConfigError(
+                    f"Stable-Baselines3 counts choices from 0, and the agent's environment has "
+                    f"{space}: train and play the agent in "
+                    "textenv.wrappers.CountFromZero(env)"
+                )
         self.model: Any = model
         takes = inspect.signature(model.policy.forward).parameters
         self.recurrent = "lstm_states" in takes
@@ -113,13 +122,16 @@ class SB3Policy:
             episode_start: whether each observation is the first of its episode, at which the
                 memory of RecurrentPPO is cleared. None means that each of them is.
             infos: the info of the observation, or a list of infos for a batch. MaskablePPO reads
-                their ``action_mask``. Without infos it masks nothing, as its ``predict`` does.
+                their ``action_mask``. Without infos it masks nothing, as its ``predict`` does,
+                and warns.
 
         Raises:
             DataError: if MaskablePPO is given infos without ``action_mask``.
         """
         import torch
 
+        if infos is None and self.masked:
+            warn_without_masks()
         model, policy = self.model, self.model.policy
         if not (self._critic or self._stochastic_actor):
             action, _ = model.predict(observation, deterministic=deterministic)
@@ -224,7 +236,7 @@ class _PredictingPolicy:
         self.policy = policy
         self._batched = getattr(policy, "batched", False)
         parameters = inspect.signature(policy).parameters
-        self._asks_start = "episode_start" in parameters
+        self._asks = {"episode_start", "infos"} & {*parameters}
 
     def predict(
         self,
@@ -232,6 +244,7 @@ class _PredictingPolicy:
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[np.ndarray, Any]:
         """Act on a batch of observations, as a VecEnv gives it.
 
@@ -240,6 +253,8 @@ class _PredictingPolicy:
             state: returned unchanged; a policy with a memory keeps it itself.
             episode_start: whether each observation is the first of its episode.
             deterministic: passed on to the policy.
+            action_masks: a mask for each observation, as sb3-contrib's ``get_action_masks`` gives
+                them. The policy finds each in the info of its observation.
 
         Returns:
             The actions, and ``state``.
@@ -247,20 +262,26 @@ class _PredictingPolicy:
         Raises:
             ConfigTypeError: if the policy returns text.
         """
+        infos = None
+        if action_masks is not None:
+            infos = [{"action_mask": mask} for mask in np.atleast_2d(action_masks)]
         if self._batched:
-            return np.asarray(self._act(observation, episode_start, deterministic)), state
+            actions = self._act(observation, deterministic, episode_start, infos)
+            return np.asarray(actions), state
         if isinstance(observation, dict):
             rows: list[Any] = [
                 dict(zip(observation, parts)) for parts in zip(*observation.values())
             ]
         else:
             rows = list(observation)
-        starts = [None] * len(rows) if episode_start is None else episode_start
-        actions = [self._act(row, start, deterministic) for row, start in zip(rows, starts)]
+        none = [None] * len(rows)
+        columns = zip(rows, none if episode_start is None else episode_start, infos or none)
+        actions = [self._act(row, deterministic, start, info) for row, start, info in columns]
         return np.stack(actions), state
 
-    def _act(self, observation: Any, episode_start: Any, deterministic: bool) -> Any:
-        given = {"episode_start": episode_start} if self._asks_start else {}
+    def _act(self, observation: Any, deterministic: bool, episode_start: Any, infos: Any) -> Any:
+        known = {"episode_start": episode_start, "infos": infos}
+        given = {name: value for name, value in known.items() if name in self._asks}
         answer = self.policy(observation, deterministic=deterministic, **given)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise ConfigTypeError(f"a policy must return (action, extras), got {answer!r:.80}")
@@ -285,9 +306,10 @@ def as_sb3_policy(policy: Callable[..., Any]) -> Any:
 
     Returns:
         An object with ``predict(observation, state=None, episode_start=None,
-        deterministic=False) -> (actions, state)``, for ``evaluate_policy`` and any VecEnv. A
-        policy that returns text cannot be used: Stable-Baselines3's vector environments refuse
-        Text spaces.
+        deterministic=False, action_masks=None) -> (actions, state)``, for any VecEnv and for
+        ``evaluate_policy``, also that of ``sb3_contrib.common.maskable.evaluation``, which gives
+        the masks. A policy that returns text cannot be used: Stable-Baselines3's vector
+        environments refuse Text spaces.
 
     Raises:
         ConfigTypeError: if the policy is not callable.

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
+from textenv.wrappers.copying import OwnLastStep
 
 
 class SB3VectorEnv(VectorEnv):
@@ -35,7 +36,7 @@ class SB3VectorEnv(VectorEnv):
 
     def __init__(self, venv: Any):
         try:
-            from stable_baselines3.common.vec_env import VecEnv
+            from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
         except ImportError as error:
             raise MissingDependencyError("stable-baselines3", "sb3", "SB3VectorEnv") from error
         if not isinstance(venv, VecEnv):
@@ -43,6 +44,8 @@ class SB3VectorEnv(VectorEnv):
                 f"SB3VectorEnv takes a VecEnv of Stable-Baselines3, got {type(venv).__name__}"
             )
         self.venv = venv
+        if isinstance(venv.unwrapped, DummyVecEnv):
+            venv.unwrapped.envs = OwnLastStep.around(venv.unwrapped.envs)
         self.num_envs = venv.num_envs
         self.single_observation_space = venv.observation_space
         self.single_action_space = venv.action_space

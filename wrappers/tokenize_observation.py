@@ -21,8 +21,8 @@ class TokenizeObservation(gym.ObservationWrapper, RecordConstructorArgs):
     L tokens, padded on the left, so that the newest is always the last. ``mask`` is 1 at each
     token and 0 at the padding.
 
-    It wraps a single environment. For a vector environment, ``gym.make_vec(..., wrappers=[...])``
-    wraps each of its environments.
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
 
     Args:
         env: an environment whose observation is text.

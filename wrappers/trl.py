@@ -20,6 +20,7 @@ not ended then, the model's final message is the last action. This was written f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ class TextEnvironment:
         self._env = gym.make(self.env_id, **self.env_kwargs)
         self._open = False
         self._reward = 0.0
+        self._scored = False
         self._components: dict[str, float] = {}
 
     def reset(self, **row: Any) -> str:
@@ -64,12 +66,14 @@ class TextEnvironment:
             )
         observation, _ = self._env.reset(options={"example_id": row["example_id"]})
         self._open, self._reward, self._components = True, 0.0, {}
+        self._scored = False
         return observation
 
     def _step(self, action: str) -> str:
         """Take an action, and return the environment's reply."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         self._reward += float(reward)
+        self._scored = self._scored or info.get("scored", True)
         for name, value in info.get("rewards", {}).items():
             self._components[name] = self._components.get(name, 0.0) + value
         self._open = not (terminated or truncated)
@@ -121,15 +125,16 @@ def environment_reward(
     environments: Sequence[TextEnvironment],
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
-) -> list[float]:
+) -> list[float | None]:
     """A TRL reward function for use with `environment_factory`: the sum of an episode's rewards.
 
-    The mean of each reward component is logged under ``components/{name}``.
+    It is None if the reward functions abstained. The mean of each reward component is logged under
+    ``components/{name}``.
     """
     for environment, completion in zip(environments, completions):
         environment._finish(_text(completion))
     _log([environment._components for environment in environments], log_metric)
-    return [environment._reward for environment in environments]
+    return [each._reward if each._scored else None for each in environments]
 
 
 def rows(
@@ -154,7 +159,7 @@ def rows(
 
 def reward_function(
     reward_fn: RewardSpec, reward_weights: Mapping[str, float] | None = None
-) -> Callable[..., list[float]]:
+) -> Callable[..., list[float | None]]:
     """Make one TRL reward function from reward functions of this package, without an environment.
 
     The columns of the dataset are the keys of the example: ``exact_match`` needs a column
@@ -172,8 +177,8 @@ def reward_function(
         completions: Sequence[Any],
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
-    ) -> list[float]:
-        """The reward of each completion."""
+    ) -> list[float | None]:
+        """The reward of each completion; None if every function abstained."""
         columns = {key: column for key, column in columns.items() if key not in _NOT_COLUMNS}
         scored = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions)):
@@ -183,7 +188,7 @@ def reward_function(
         components = [row[1] for row in scored]
         if any(len(row) > 1 for row in components):
             _log(components, log_metric)
-        return [row[0] for row in scored]
+        return [None if math.isnan(row[0]) else row[0] for row in scored]
 
     parts = [reward_fn] if isinstance(reward_fn, str) or callable(reward_fn) else reward_fn
     trl_reward.__name__ = "+".join(

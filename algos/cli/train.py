@@ -67,7 +67,8 @@ class PPOArgs:
     algo: Literal["ppo"] = "ppo"
     """The algorithm: grpo or ppo."""
     model: str | None = None
-    """On control mlp; on text tiny-lm, a folder, or a hub name. Unset: mlp or tiny-lm."""
+    """On control mlp, or the folder of a saved policy to train further; on text tiny-lm, a folder,
+    or a hub name. Unset: mlp or tiny-lm."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     size: Literal["fast", "standard", "stable"] | None = None

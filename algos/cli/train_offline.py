@@ -324,6 +324,8 @@ def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
         env = make_env(source.env_id, source.env_kwargs)
         if isinstance(env.unwrapped, TextGenerationEnv):
             env = _test_split(source.env_id, source.env_kwargs) or env
+        for rollout in rollouts:
+            check_source(rollout, env)
     except (TextEnvError, TypeError, ValueError) as error:
         return (
             None,

@@ -17,7 +17,7 @@ from rich.table import Table
 from textenv.algos.cli.shared.display import Terminal
 from textenv.algos.cli.shared.escape import count, one_line, printable
 from textenv.algos.config import check_integer
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.storage.files import load_rollout
 from textenv.errors import DataError, MissingFileError
 
@@ -69,7 +69,7 @@ def figures(rollout: Buffer) -> str:
     """Describe a rollout in one line: episodes, steps, rewards, how the episodes ended."""
     if not len(rollout):
         return "no episodes"
-    rewards = [t.total_reward for t in rollout]
+    rewards = scored_rewards(rollout) or [0.0]
     ends = [_end(t) for t in rollout]
     groups = {t.group_id for t in rollout} - {None}
     parts = [

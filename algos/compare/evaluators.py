@@ -8,11 +8,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from textenv.algos.episodes.environments import max_turns
+from textenv.algos.episodes.environments import max_turns, refuse_shared
+from textenv.algos.evaluation import most_steps, refuse_endless
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigTypeError
+from textenv.wrappers.copying import copied
 from textenv.wrappers.step import DictStep
 
 Evaluator = Callable[[Any], list[float]]
@@ -32,19 +34,26 @@ class EpisodeEvaluator:
 
     def __init__(self, make: Callable[[], gym.Env], starts: Sequence[EpisodeStart]):
         self._envs = [make() for _ in starts]
+        refuse_shared(self._envs)
         self._starts = list(starts)
         self._space = self._envs[0].observation_space
+        self._actions = batch_space(self._envs[0].action_space, len(self._envs))
+        self._most = most_steps(self._envs[0])
 
     def __call__(self, policy: Any) -> list[float]:
         """Play the episodes, and give the return of each.
 
         Args:
             policy: called as ``policy(observation, deterministic=True)``. If ``policy.batched``
-                is true, it is given a batch of all episodes, including those that are over.
+                is true, it is given a batch of all episodes, because it may have a memory of each.
+                An episode that is over stands there as it was before its last action.
+
+        Raises:
+            ConfigError: if an episode does not end.
         """
         envs = [DictStep(env) for env in self._envs]
         begun = [
-            env.reset(seed=seed, options=None if options is None else dict(options))
+            copied(env.reset(seed=seed, options=None if options is None else dict(options)))
             for env, (seed, options) in zip(envs, self._starts)
         ]
         observations = [start["observation"] for start in begun]
@@ -52,16 +61,18 @@ class EpisodeEvaluator:
         returns = [0.0] * len(envs)
         going = list(range(len(envs)))
         act = self._actor(policy)
-        first = True
+        steps = 0
         while going:
-            actions = act(observations, infos, first)
-            first = False
+            refuse_endless(self._envs[going[0]], steps, self._most)
+            actions = act(observations, infos, going, not steps)
+            steps += 1
             for i in list(going):
-                step = envs[i].step(actions[i])
-                observations[i], infos[i] = step["observation"], step["info"]
+                step = copied(envs[i].step(actions[i]))
                 returns[i] += float(step["reward"])
                 if step["terminated"] or step["truncated"]:
                     going.remove(i)
+                else:
+                    observations[i], infos[i] = step["observation"], step["info"]
         return returns
 
     def close(self) -> None:
@@ -69,22 +80,27 @@ class EpisodeEvaluator:
         for env in self._envs:
             env.close()
 
-    def _actor(self, policy: Any) -> Callable[[list[Any], list[Any], bool], Sequence[Any]]:
+    def _actor(
+        self, policy: Any
+    ) -> Callable[[list[Any], list[Any], list[int], bool], Mapping[int, Any]]:
+        """A function of observations, infos, the episodes that go on, and whether all begin."""
         if not callable(policy):
             raise ConfigTypeError(f"policy must be callable, got {type(policy).__name__}")
         takes = inspect.signature(policy).parameters
         batched = getattr(policy, "batched", False)
 
-        def act(observations: list[Any], infos: list[Any], first: bool) -> Sequence[Any]:
+        def act(
+            observations: list[Any], infos: list[Any], going: list[int], first: bool
+        ) -> Mapping[int, Any]:
             if not batched:
-                return [
-                    self._ask(policy, takes, observation, info, first)
-                    for observation, info in zip(observations, infos)
-                ]
+                return {
+                    i: self._ask(policy, takes, observations[i], infos[i], first) for i in going
+                }
             count = len(observations)
             empty: Any = create_empty_array(self._space, n=count)
             batch = concatenate(self._space, observations, empty)
-            return self._ask(policy, takes, batch, infos, np.full(count, first))
+            actions = self._ask(policy, takes, batch, infos, np.full(count, first))
+            return dict(enumerate(iterate(self._actions, actions)))
 
         return act
 
@@ -110,7 +126,8 @@ class TextEvaluator:
     def __call__(self, policy: Any) -> list[float]:
         """Play the examples, and give the return of each."""
         runner = RolloutRunner(self._env, policy, max_steps=max_turns(self._env))
-        return [t.total_reward for t in runner.play(self._ids, deterministic=True)]
+        played = runner.play(self._ids, deterministic=True)
+        return [t.total_reward if t.is_scored else 0.0 for t in played]
 
     def close(self) -> None:
         """Close the environment."""

@@ -4,7 +4,8 @@
 they are trained by their own ``learn()`` instead, which gives the same agent and the time that a
 user of Stable-Baselines3 would measure. Off-policy agents are always trained by ``learn()``. On
 control, PPO and its relatives get the environment's preset, translated; other agents get the
-settings below, or Stable-Baselines3's defaults.
+settings below, or Stable-Baselines3's defaults. Where choices do not count from 0, they are counted
+from 0 for these agents.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from textenv.algos.compare.results import Run
 from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.sb3_trainer import SB3Trainer
 from textenv.errors import ConfigError, MissingDependencyError
+from textenv.wrappers.count_from_zero import CountFromZero, from_zero, shift
 from textenv.wrappers.sb3 import SB3Policy
 
 _ANY = (Box, Discrete, MultiDiscrete, MultiBinary)
@@ -96,6 +98,8 @@ class SB3Contestant:
         self._on_policy = ALGORITHMS[algorithm].on_policy
         self._by_learn = by_learn or not self._on_policy
         env = arena.make()
+        self._spaces = env.observation_space, env.action_space
+        self._shifts = any(from_zero(space) is not space for space in self._spaces)
         self._check_spaces(env)
         self._policy = (
             "MultiInputPolicy" if isinstance(env.observation_space, Dict) else "MlpPolicy"
@@ -154,7 +158,7 @@ class SB3Contestant:
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.vec_env import VecNormalize
 
-        env = make_vec_env(self._arena.make, self._num_envs, seed=seed)
+        env = make_vec_env(self._make_env, self._num_envs, seed=seed)
         if self._normalizes:
             env = VecNormalize(
                 env,
@@ -173,6 +177,10 @@ class SB3Contestant:
             kwargs["action_noise"] = _noise(env.action_space)
         return self._class(self._policy, env, seed=seed, device="cpu", **kwargs)
 
+    def _make_env(self) -> Any:
+        env = self._arena.make()
+        return CountFromZero(env) if self._shifts else env
+
     @property
     def _normalizes(self) -> bool:
         config = self._config
@@ -180,9 +188,10 @@ class SB3Contestant:
 
     def _playing(self, model: Any) -> Callable[..., Any]:
         """The agent as a policy of raw observations, with a memory of its own."""
-        if not self._normalizes:
-            return SB3Policy(model)
-        return _Normalized(SB3Policy(model), model.get_env())
+        policy: Callable[..., Any] = SB3Policy(model)
+        if self._normalizes:
+            policy = _Normalized(policy, model.get_env())
+        return _Shifted(policy, *self._spaces) if self._shifts else policy
 
     def _train_from_rollouts(
         self, model: Any, total: int, watch: Watch, policy: Any
@@ -263,7 +272,7 @@ class _Normalized:
 
     batched = True
 
-    def __init__(self, policy: SB3Policy, env: Any):
+    def __init__(self, policy: Callable[..., Any], env: Any):
         self._policy = policy
         self._env = env
 
@@ -276,6 +285,27 @@ class _Normalized:
     ) -> tuple[Any, dict[str, Any]]:
         seen = self._env.normalize_obs(observation)
         return self._policy(seen, deterministic, episode_start, infos)
+
+
+class _Shifted:
+    """A policy that counts choices from 0, in an environment that does not."""
+
+    batched = True
+
+    def __init__(self, policy: Callable[..., Any], observation_space: Any, action_space: Any):
+        self._policy = policy
+        self._observation_space, self._action_space = observation_space, action_space
+
+    def __call__(
+        self,
+        observation: Any,
+        deterministic: bool = False,
+        episode_start: Any = None,
+        infos: Any = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        seen = shift(self._observation_space, observation, -1)
+        action, extras = self._policy(seen, deterministic, episode_start, infos)
+        return shift(self._action_space, action), extras
 
 
 def translate(config: PPOConfig) -> dict[str, Any]:

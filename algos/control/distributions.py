@@ -88,14 +88,17 @@ class Categorical:
         """Log-probabilities (B,) of actions (B, K), and entropies (B,)."""
         import mlx.core as mx
 
+        from textenv.algos.lm.kernels.block_sums import block_sum
+
         if mask is not None:
             outputs = mx.where(mask > 0, outputs, _MASKED)
         parts = mx.split(outputs, self._ends.tolist(), axis=1) if len(self._ends) else [outputs]
         logprob, entropy = mx.zeros(()), mx.zeros(())
         for k, logits in enumerate(parts):
-            logits = logits - mx.logsumexp(logits, axis=1, keepdims=True)
+            logits = logits - mx.stop_gradient(mx.max(logits, axis=1, keepdims=True))
+            logits = logits - mx.log(block_sum(mx.exp(logits), keepdims=True))
             logprob = logprob + mx.take_along_axis(logits, actions[:, k : k + 1], axis=1)[:, 0]
-            entropy = entropy - (mx.exp(logits) * logits).sum(axis=1)
+            entropy = entropy - block_sum(mx.exp(logits) * logits)
         return logprob, entropy
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from textenv.algos.control.running_stats import RunningStats
 from textenv.algos.storage.replacing import replacing
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
-from textenv.wrappers.action_mask import choice_counts, parse_mask
+from textenv.wrappers.action_mask import choice_counts, parse_mask, warn_without_masks
 
 ACTIVATIONS = ("tanh", "relu")
 _FORMAT = "textenv.mlp_policy"
@@ -54,6 +54,7 @@ class MLPPolicy:
         normalization: mean (D,) and inverse deviation (D,) that observations are standardised
             by, if they are normalised.
         reward_scale: factor that turns the critic's output into units of the rewards.
+        masked: whether it has seen action masks; it then warns if it is called without infos.
 
     Raises:
         ConfigError: if the networks cannot take a space; names a wrapper that helps.
@@ -80,6 +81,7 @@ class MLPPolicy:
         self.hidden, self.activation = tuple(hidden), activation
         self.stats = RunningStats(self.encoder.size) if normalize_observations else None
         self.reward_scale = 1.0
+        self.masked = False
         self._rng = np.random.default_rng(seed)
         self._freeze_stats()
         self.set_weights(self._initial_weights())
@@ -100,8 +102,11 @@ class MLPPolicy:
             Box, ``unclipped_action``, the action before it was clipped to the bounds.
         """
         single = self.encoder.is_single(observation)
+        if infos is None and self.masked:
+            warn_without_masks()
         outputs, values = self.forward(self.encoder(observation))
         mask = stack_masks([infos] if single else infos, len(outputs), self.distribution.space)
+        self.masked = self.masked or mask is not None
         drawn, logprob = self.distribution.draw(
             outputs, self.weights.get("log_std"), self._rng, deterministic, mask
         )
@@ -175,6 +180,7 @@ class MLPPolicy:
             "hidden": list(self.hidden),
             "activation": self.activation,
             "normalize_observations": self.stats is not None,
+            "masked": self.masked,
             "observation_space": describe_space(self.encoder.space),
             "action_space": describe_space(self.distribution.space),
         }
@@ -298,6 +304,7 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
             seed,
         )
         policy.set_tensors(load_file(folder / "model.safetensors"))
+        policy.masked = bool(config.get("masked", False))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} does not hold a control policy that loads: {error}") from error
     return policy

@@ -21,6 +21,7 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import tanh  # noqa: E402
 from textenv.algos.runtime.compile import compiled  # noqa: E402
 
@@ -128,6 +129,7 @@ class Adam:
             *(mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))),
             0,
         )
+        mx.eval(*self.state[:3])  # another thread than this one may take the steps
         self._loss_fn, self._max_grad_norm = loss_fn, max_grad_norm
         self._step: Any = compiled(self._one_step, "minibatches of few sizes need few")
 
@@ -185,7 +187,7 @@ class Adam:
             self._split(flat), settings[2:], *data
         )
         gradient = mx.concatenate([grads[name].reshape(-1) for name in self._shapes])
-        norm = mx.sqrt((gradient * gradient).sum())
+        norm = mx.sqrt(block_sum(gradient * gradient))
         if self._max_grad_norm:
             gradient = gradient * mx.minimum(self._max_grad_norm / (norm + 1e-6), 1)
         first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient

@@ -38,7 +38,7 @@ class ObservationEncoder:
         space: the observation space of a single environment.
 
     Raises:
-        ConfigError: for another kind of space; names a wrapper that helps.
+        ConfigError: for another kind of space, naming a wrapper that helps, or one without numbers.
     """
 
     def __init__(self, space: spaces.Space):
@@ -53,9 +53,18 @@ class ObservationEncoder:
             raise ConfigError(_refusal("observation", space, _OBSERVATION_HELP))
         self.space = space
         self._shapes = [part.shape or () for part in parts]
-        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
-        self.size = sum(self._sizes)
+        self.size = sum(int(np.prod(shape)) for shape in self._shapes)
         """D, the number of features."""
+        if not self.size:
+            raise ConfigError(f"observations must hold one number or more, got {space!r:.120}")
+
+    def takes(self, space: spaces.Space) -> bool:
+        """Whether observations of another space have the same entries and shapes as here."""
+        try:
+            other = ObservationEncoder(space)
+        except ConfigError:
+            return False
+        return (other._keys, other._shapes) == (self._keys, self._shapes)
 
     def is_single(self, observation: Any) -> bool:
         """Whether this is one observation, and not a batch of them."""
@@ -66,10 +75,7 @@ class ObservationEncoder:
         """Turn an observation, or a batch as a vector environment gives it, into rows (B, D)."""
         if self._keys is None:
             return np.asarray(observation, np.float32).reshape(-1, self.size)
-        parts = [
-            np.asarray(observation[key], np.float32).reshape(-1, size)
-            for key, size in zip(self._keys, self._sizes)
-        ]
+        parts = [_rows(observation[key], shape) for key, shape in zip(self._keys, self._shapes)]
         return np.concatenate(parts, axis=1)
 
     def rows(self, observations: Sequence[Any]) -> np.ndarray:
@@ -77,6 +83,13 @@ class ObservationEncoder:
         if self._keys is None:
             return np.asarray(observations, np.float32).reshape(-1, self.size)
         return np.concatenate([self(observation) for observation in observations])
+
+
+def _rows(part: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An entry of a Dict, or a batch of it, as rows; the entry may have no items."""
+    array = np.asarray(part, np.float32)
+    batch = array.shape[: array.ndim - len(shape)]
+    return array.reshape(int(np.prod(batch)), int(np.prod(shape)))
 
 
 def refuse_action_space(space: spaces.Space) -> ConfigError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -45,8 +47,8 @@ def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int
     environment of text stays single: a runner copies it as it needs it.
 
     Raises:
-        ConfigError: if ``env`` is one environment, and ``num_envs`` asks for copies of it, or if a
-            vector environment has another number.
+        ConfigError: if ``env`` is one environment, and ``num_envs`` asks for copies of it, if it is
+            a function that gives the same one again, or if a vector environment has another number.
     """
     if isinstance(env, VectorEnv):
         if num_envs not in (1, env.num_envs):
@@ -57,20 +59,38 @@ def make_training_env(env: Any, env_kwargs: dict[str, Any] | None, num_envs: int
         return first
     if isinstance(env, str):
         first.close()
-        return gym.make_vec(
+        vector = gym.make_vec(
             env,
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             **(env_kwargs or {}),
         )
+        refuse_shared(vector.unwrapped.envs)  # type: ignore[attr-defined]
+        return vector
     if not callable(env):
         raise ConfigError(
             f"num_envs={num_envs} copies need an id or a function that makes environments, and "
             f"env is one environment, {env!r:.60}"
         )
-    makers = [lambda: CheckedStep(first), *[lambda: CheckedStep(env())] * (num_envs - 1)]
+    made = [CheckedStep(first), *(CheckedStep(env()) for _ in range(num_envs - 1))]
+    refuse_shared(made)
+    makers = [partial(lambda one: one, one) for one in made]
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def refuse_shared(envs: Sequence[Any]) -> None:
+    """Refuse environments that are to be played side by side if two are one and the same object.
+
+    Raises:
+        ConfigError: if that is so.
+    """
+    if len({id(innermost(env)) for env in envs}) < len(envs):
+        raise ConfigError(
+            f"{len(envs)} environments were to be made, and the function that makes them gave the "
+            f"same {type(innermost(envs[0])).__name__} more than once: their episodes would be "
+            "mixed. It must make a new environment at each call"
+        )
 
 
 def max_turns(env: Any) -> int:
@@ -164,6 +184,7 @@ def copies(env: Any, count: int) -> list[DictStep]:
         kwargs = {**spec.kwargs, **getattr(innermost(env), "copy_kwargs", {})}
         bare = dataclasses.replace(spec, kwargs={})
         made = [DictStep(gym.make(bare, disable_env_checker=True, **kwargs)) for _ in range(count)]
+        refuse_shared([env, *made])
     except (gym.error.Error, ValueError, TypeError) as error:
         name = type(innermost(env)).__name__
         warnings.warn(

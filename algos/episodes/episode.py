@@ -55,6 +55,8 @@ class PlayedTurn(NamedTuple):
 class Lane:
     """The present episode of one environment, and the trajectory that records it.
 
+    It keeps the observations, actions and infos that it is given, so these must be copies.
+
     Args:
         start: ``{"observation", "info"}`` of the reset.
         policy_version: how many optimizer steps had changed the policy before.
@@ -62,6 +64,7 @@ class Lane:
         env_index: the number of the environment among the parallel ones.
         noise: seed of the policy's noise in this episode; None leaves the noise to the policy.
         group_id: the group of trajectories that start alike; None if there are no groups.
+        episode: the number of the episode among those of its lane; None: they are not counted.
     """
 
     def __init__(
@@ -72,10 +75,13 @@ class Lane:
         env_index: int | None = None,
         noise: int | None = None,
         group_id: int | None = None,
+        episode: int | None = None,
     ):
         self._noise = noise
         self.observation = start["observation"]
         self.info = start["info"]
+        """What the policy is shown beside the observation; when the episode is over, still the
+        info before its last action: an action mask of what is over may allow nothing."""
         self.starts = True
         """Whether the next action is the first of its episode."""
         self.trajectory = Trajectory(
@@ -83,6 +89,7 @@ class Lane:
             group_id=group_id,
             policy_version=policy_version,
             env_index=env_index,
+            episode=episode,
             reset_info=start["info"],
             final_observation=start["observation"],
         )
@@ -116,7 +123,9 @@ class Lane:
         trajectory.infos.append(step["info"])
         trajectory.terminated, trajectory.truncated = step["terminated"], step["truncated"]
         trajectory.final_observation = step["observation"]
-        self.observation, self.info, self.starts = step["observation"], step["info"], False
+        self.observation, self.starts = step["observation"], False
+        if not self.ended:
+            self.info = step["info"]
         for key, name in _BY_STEP.items():
             if key in extras:
                 if getattr(trajectory, name) is None:
@@ -131,7 +140,9 @@ class Lane:
     def cut(self, policy_version: int) -> Lane:
         """The rest of an episode that the end of a rollout cuts, with a trajectory of its own."""
         start = {"observation": self.observation, "info": self.info}
-        rest = Lane(start, policy_version, env_index=self.trajectory.env_index)
+        before = self.trajectory
+        rest = Lane(start, policy_version, env_index=before.env_index, episode=before.episode)
+        rest.trajectory.first_step = before.first_step + len(before)
         rest.starts = self.starts
         return rest
 

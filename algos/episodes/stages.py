@@ -2,7 +2,8 @@
 
 A *stage* holds the lanes of a rollout: one environment, or all those of a vector environment. It
 steps all of them. For each lane it gives the step and, if an episode has begun since, the start of
-that episode. So a loop over a stage need not know how its environments are reset.
+that episode. So a loop over a stage need not know how its environments are reset. What it gives for
+a lane is a copy, which the environments do not change any more.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import iterate
 
+from textenv.algos.episodes.environments import refuse_shared
+from textenv.errors import ConfigError
+from textenv.wrappers.copying import OwnLastStep, copied
 from textenv.wrappers.step import DictStep, Step
 
 
@@ -38,32 +43,46 @@ class SingleStage:
         """Start the first episode, and give its start."""
         start = self.env.reset(seed=seed)
         self.observation = start["observation"]
-        return [start]
+        return [copied(start)]
 
     def step(self, action: Any) -> list[StepOutcome]:
         """Step, and reset if the episode has ended."""
-        step = self.env.step(action)
-        over = step["terminated"] or step["truncated"]
-        start = self.env.reset() if over else None
-        self.observation = (start or step)["observation"]
+        raw = self.env.step(action)
+        self.observation = raw["observation"]
+        step, start = copied(raw), None
+        if step["terminated"] or step["truncated"]:
+            start = self.env.reset()
+            self.observation = start["observation"]
+            start = copied(start)
         return [StepOutcome(step, start)]
 
     @staticmethod
+    def actions(batch: Any) -> list[Any]:
+        """The policy's action, by lane."""
+        return [copied(batch)]
+
+    @staticmethod
     def rows(values: Any) -> list[Any]:
-        """The policy's answer, by lane."""
-        return [values]
+        """What the policy recorded under one name, by lane."""
+        return [copied(values)]
 
 
 class VectorStage:
     """A Gymnasium vector environment, in any of its three autoreset modes."""
 
     def __init__(self, env: DictStep):
+        vector: Any = env.env
         self.env = env
-        self.num_envs: int = env.env.num_envs  # type: ignore[union-attr]
-        self.mode = env.env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.num_envs: int = vector.num_envs
+        self.mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.observation: Any = None
         """What the policy is given, as a batch."""
         self._resets_next = np.zeros(self.num_envs, bool)
+        inner = vector.unwrapped
+        if isinstance(inner, SyncVectorEnv):
+            refuse_shared(inner.envs)
+            if self.mode == AutoresetMode.SAME_STEP:
+                inner.envs = OwnLastStep.around(inner.envs)
 
     def reset(self, seed: int | list[int] | None) -> list[dict[str, Any]]:
         """Start the first episodes; a list of seeds gives each lane one of its own."""
@@ -73,21 +92,23 @@ class VectorStage:
 
     def step(self, actions: Any) -> list[StepOutcome]:
         """Step all lanes."""
-        step = self.env.step(actions)
-        self.observation = step["observation"]
-        ended = np.logical_or(step["terminated"], step["truncated"])
+        batch = self.env.step(actions)
+        self.observation = batch["observation"]
+        ended = np.logical_or(batch["terminated"], batch["truncated"])
+        rows = self._observations(batch)
+        lanes = range(self.num_envs)
         if self.mode == AutoresetMode.NEXT_STEP:
             outcomes = [
-                StepOutcome(None, _start_of(step, i)) if self._resets_next[i] else _going(step, i)
-                for i in range(self.num_envs)
+                StepOutcome(None, _start_of(batch, i, rows[i]))
+                if self._resets_next[i]
+                else _going(batch, i, rows[i])
+                for i in lanes
             ]
             self._resets_next = ended
         elif self.mode == AutoresetMode.SAME_STEP:
-            outcomes = [
-                _ended(step, i) if ended[i] else _going(step, i) for i in range(self.num_envs)
-            ]
+            outcomes = [(_ended if ended[i] else _going)(batch, i, rows[i]) for i in lanes]
         else:
-            outcomes = [_going(step, i) for i in range(self.num_envs)]
+            outcomes = [_going(batch, i, rows[i]) for i in lanes]
             if ended.any():
                 starts = self._starts(self.env.reset(options={"reset_mask": ended}))
                 outcomes = [
@@ -96,62 +117,70 @@ class VectorStage:
                 ]
         return outcomes
 
+    def actions(self, batch: Any) -> list[Any]:
+        """The policy's actions, by lane.
+
+        Raises:
+            ConfigError: if they are not one for each lane.
+        """
+        actions = [copied(action) for action in iterate(self.env.action_space, batch)]
+        if len(actions) != self.num_envs:
+            raise ConfigError(
+                f"the policy gave {len(actions)} actions for {self.num_envs} environments"
+            )
+        return actions
+
     def rows(self, values: Any) -> list[Any]:
-        """The policy's answer, by lane."""
-        return [_item(values, i) for i in range(self.num_envs)]
+        """What the policy recorded under one name, by lane."""
+        return [copied(values[i]) for i in range(self.num_envs)]
+
+    def _observations(self, batch: Any) -> list[Any]:
+        """The observations by lane."""
+        return [copied(o) for o in iterate(self.env.observation_space, batch["observation"])]
 
     def _starts(self, start: dict[str, Any]) -> list[dict[str, Any]]:
         self.observation = start["observation"]
-        return [_start_of(start, i) for i in range(self.num_envs)]
+        rows = self._observations(start)
+        return [_start_of(start, i, rows[i]) for i in range(self.num_envs)]
 
 
-def _going(step: Step, i: int) -> StepOutcome:
-    return StepOutcome(
-        _sub_step(step, i, _item(step["observation"], i), sub_info(step["info"], i)), None
-    )
+def _going(batch: Step, i: int, observation: Any) -> StepOutcome:
+    return StepOutcome(_sub_step(batch, i, observation, copied(sub_info(batch["info"], i))), None)
 
 
-def _ended(step: Step, i: int) -> StepOutcome:
+def _ended(batch: Step, i: int, observation: Any) -> StepOutcome:
     """The outcome of a lane that ended and began anew in the same step."""
-    info = step["info"]
-    final = sub_info(info.get("final_info", {}), i)
-    begun = {k: v for k, v in sub_info(info, i).items() if k not in ("final_obs", "final_info")}
-    start = {"observation": _item(step["observation"], i), "info": begun}
-    return StepOutcome(_sub_step(step, i, info["final_obs"][i], final), start)
+    info = batch["info"]
+    final = copied(sub_info(info.get("final_info", {}), i))
+    start = _start_of(batch, i, observation)
+    for key in ("final_obs", "final_info"):
+        start["info"].pop(key, None)
+    return StepOutcome(_sub_step(batch, i, copied(info["final_obs"][i]), final), start)
 
 
-def _sub_step(step: Step, i: int, observation: Any, info: dict[str, Any]) -> Step:
+def _sub_step(batch: Step, i: int, observation: Any, info: dict[str, Any]) -> Step:
     return Step(
         observation=observation,
-        reward=step["reward"][i],
-        terminated=bool(step["terminated"][i]),
-        truncated=bool(step["truncated"][i]),
+        reward=batch["reward"][i],
+        terminated=bool(batch["terminated"][i]),
+        truncated=bool(batch["truncated"][i]),
         info=info,
     )
 
 
-def _start_of(batch: Any, i: int) -> dict[str, Any]:
-    return {"observation": _item(batch["observation"], i), "info": sub_info(batch["info"], i)}
+def _start_of(batch: Any, i: int, observation: Any) -> dict[str, Any]:
+    return {"observation": observation, "info": copied(sub_info(batch["info"], i))}
 
 
 def sub_info(infos: dict[str, Any], i: int) -> dict[str, Any]:
     """The info of lane i from a vector environment; its ``_key`` says which lanes have ``key``."""
     info = {}
+    masks = {f"_{key}" for key in infos}  # keys need not be text
     for key, value in infos.items():
-        if key.startswith("_") and key[1:] in infos:
+        if key in masks:
             continue
         if f"_{key}" in infos and not infos[f"_{key}"][i]:
             continue
         item = sub_info(value, i) if isinstance(value, dict) else value[i]
         info[key] = item.item() if isinstance(item, np.generic) else item
     return info
-
-
-def _item(batch: Any, i: int) -> Any:
-    """Lane i of a batch of observations, actions or extras, copied out of shared arrays."""
-    if isinstance(batch, dict):
-        return {key: _item(value, i) for key, value in batch.items()}
-    if isinstance(batch, tuple) and batch and not isinstance(batch[0], str):
-        return tuple(_item(part, i) for part in batch)
-    item = batch[i]
-    return item.copy() if isinstance(item, np.ndarray) else item

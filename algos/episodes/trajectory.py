@@ -55,6 +55,11 @@ class Trajectory:
     """How many optimizer steps had changed the policy before it played the episode."""
     env_index: int | None = None
     """The number of its environment among the parallel ones."""
+    episode: int | None = None
+    """The number of its episode among those of its environment, from 0; None: not counted."""
+    first_step: int = 0
+    """At which step of the episode it begins; more than 0 if an earlier rollout has the beginning.
+    """
 
     values: list[float] | None = None
     """The critic's value of each observation."""
@@ -127,9 +132,14 @@ class Trajectory:
         return self.branch_at or 0
 
     @property
+    def is_scored(self) -> bool:
+        """Whether a reward function scored any step; False if all of them abstained."""
+        return not self.infos or any(info.get("scored") is not False for info in self.infos)
+
+    @property
     def total_reward(self) -> float:
-        """Sum of the rewards: what a group of trajectories is compared by."""
-        return float(sum(self.rewards))
+        """Sum of the rewards: what a group of trajectories is compared by; NaN if not scored."""
+        return float(sum(self.rewards)) if self.is_scored else float("nan")
 
     @property
     def is_correct(self) -> bool | None:
@@ -146,6 +156,9 @@ class RolloutSource:
     """Gymnasium's id of the environment; None if it has no spec."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """What ``gym.make`` was given beside the id."""
+    env_wrappers: list[dict[str, Any]] | None = None
+    """The wrappers put around what ``gym.make`` gives, from the inside out, each with its ``name``,
+    ``entry_point`` and ``kwargs`` (None if they were not recorded); None if they are not known."""
     num_envs: int = 1
     """Parallel environments that shared the transitions."""
     seed: int | None = None
@@ -229,6 +242,11 @@ class Buffer:
         from textenv.algos.storage.files import save_rollout
 
         return save_rollout(self, path)
+
+
+def scored_rewards(trajectories: Iterable[Trajectory]) -> list[float]:
+    """The total rewards of those trajectories that were scored."""
+    return [t.total_reward for t in trajectories if t.is_scored]
 
 
 def policy_tokens(trajectories: Iterable[Trajectory]) -> int:

@@ -192,6 +192,7 @@ class OfflineTrainer:
         self.data_return = mean_return(self.episodes)
         self._kept, held = self._choose()
         self._data = transition_arrays(self._kept, self.policy)
+        self.policy.masked = self._data.masks is not None
         self._held = transition_arrays(held, self.policy) if held else None
         self.policy.update_stats(self._data.observations)
         returns = [_discounted(t.rewards, self.gamma) for t in self._kept]
@@ -200,11 +201,15 @@ class OfflineTrainer:
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
         self._on_step = on_step
         self.history: list[dict[str, float]] = []
+        self._end = self.passes
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the data, after those for awr's critic alone.
 
         If training is interrupted, the policy is as the last complete pass left it.
+
+        A further call goes on counting. If a call was interrupted, the next one makes the passes
+        that are left; else it makes ``epochs`` more.
 
         Returns:
             The metrics of each pass; the same list as `history`.
@@ -213,7 +218,9 @@ class OfflineTrainer:
             FloatingPointError: if the loss is not finite; the weights are then as they were
                 before the pass.
         """
-        while len(self.history) < self.passes:
+        if len(self.history) == self._end:
+            self._end += self.config.epochs
+        while len(self.history) < self._end:
             metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
             self.history.append(metrics | {"epoch": len(self.history) + 1.0})
             if self._on_step is not None:

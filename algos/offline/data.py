@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.spaces import Space
 
 from textenv.algos.episodes.episode import check_reward
+from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
 from textenv.algos.storage.source import single_spaces
 from textenv.algos.storage.space_json import make_space
@@ -35,35 +36,31 @@ class JoinedEpisode:
 def join_episodes(rollouts: Sequence[Buffer]) -> list[JoinedEpisode]:
     """Join the trajectories of several rollouts into episodes, in the order of their beginnings.
 
-    An environment's last trajectory in one rollout and its first in the next belong to one episode
-    if the second begins with exactly the observation that the first ended with.
+    Each trajectory says which episode of which environment it is of, and at which step of it it
+    begins. Two are joined if the second begins where the first ended, and with the very observation
+    that the first ended with (files of two runs may be in one folder).
 
     Args:
         rollouts: the rollouts, in the order in which they were collected.
     """
     parts: list[list[Trajectory]] = []
-    begun: list[bool] = []  # whether each starts at a reset
-    going: dict[int | None, int] = {}  # the episode that is not over in an environment
-    ended: set[int | None] = {None}  # environments whose next step follows a reset
+    numbers: EpisodeParts[int] = EpisodeParts()  # of the episodes that are not over
     for rollout in rollouts:
         for trajectory in rollout:
             if not len(trajectory):
                 continue
-            lane = trajectory.env_index
-            number = going.pop(lane, None)
-            if number is None or not _goes_on(parts[number][-1], trajectory):
+            number = numbers.take(trajectory)
+            if number is None or not _same(
+                parts[number][-1].final_observation, trajectory.observations[0]
+            ):
                 number = len(parts)
                 parts.append([])
-                begun.append(trajectory.seed is not None or lane in ended)
             parts[number].append(trajectory)
-            if trajectory.terminated or trajectory.truncated:
-                ended.add(lane)
-            else:
-                going[lane] = number
-                ended.discard(lane)
+            if not (trajectory.terminated or trajectory.truncated):
+                numbers.keep(trajectory, number)
     return [
-        JoinedEpisode(_joined(p), start and (p[-1].terminated or p[-1].truncated))
-        for p, start in zip(parts, begun)
+        JoinedEpisode(_joined(p), not p[0].first_step and (p[-1].terminated or p[-1].truncated))
+        for p in parts
     ]
 
 
@@ -166,10 +163,6 @@ def refuse_stale(rollouts: Sequence[Buffer], policy: Any) -> None:
                 "filtered_bc or bc (text: grpo or rft), or let PPO collect its own rollouts "
                 "(without --from-rollouts)"
             )
-
-
-def _goes_on(before: Trajectory, after: Trajectory) -> bool:
-    return after.seed is None and _same(before.final_observation, after.observations[0])
 
 
 def _same(a: Any, b: Any) -> bool:

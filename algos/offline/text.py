@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.offline.data import common_source
@@ -46,7 +46,11 @@ from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
-from textenv.algos.training.optimizer import default_learning_rate, make_adamw  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 METHODS = {
@@ -152,7 +156,7 @@ class OfflineTextTrainer:
         self.config = config = config or OfflineTextConfig()
         common_source(rollouts)
         trajectories = grouped(rollouts)
-        self.data_reward = float(np.mean([t.total_reward for t in trajectories]))
+        self.data_reward = float(np.mean(scored_rewards(trajectories) or [0.0]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
         model, tokenizer = resolve_model(model, tokenizer)
@@ -184,6 +188,7 @@ class OfflineTextTrainer:
         self._on_step = on_step
         self._updates = 0
         self.history: list[dict[str, float]] = []
+        self._end = config.epochs
 
     @property
     def passes(self) -> int:
@@ -202,10 +207,16 @@ class OfflineTextTrainer:
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the completions.
 
+        A further call goes on counting. If a call was interrupted, the next one makes the passes
+        that are left; else it makes ``epochs`` more, with a new schedule of the learning rate.
+
         Returns:
             The metrics of each pass; the same list as `history`.
         """
-        while len(self.history) < self.config.epochs:
+        if len(self.history) == self._end:
+            self._end += self.config.epochs
+            restart_schedule(self._trainer.optimizer)
+        while len(self.history) < self._end:
             metrics = self._trainer.train()
             # The model is not the one that sampled, so that this would not measure the sampler.
             metrics.pop("sampling/logprob_difference/max", None)
@@ -355,7 +366,7 @@ def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         groups.setdefault(t.group_id, []).append(t)
     right: dict[tuple[tuple[int, ...], tuple[int, ...]], Trajectory] = {}
     for group in groups.values():
-        rewards = [t.total_reward for t in group]
+        rewards = scored_rewards(group) or [0.0]
         differ = max(rewards) - min(rewards) > _TOLERANCE
         for t in group:
             verdict = t.is_correct

@@ -10,7 +10,7 @@ import numpy as np
 from textenv.algos.episodes.episode import Lane
 from textenv.algos.episodes.policy_call import PolicyCall
 from textenv.algos.episodes.rollout import Rollout
-from textenv.algos.episodes.stages import SingleStage, VectorStage
+from textenv.algos.episodes.stages import SingleStage, StepOutcome, VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.errors import ConfigError
 
@@ -18,8 +18,12 @@ from textenv.errors import ConfigError
 class StepCollector:
     """Collects exactly ``max_steps`` transitions; a cut episode goes on in the next rollout.
 
+    Every transition that is played belongs to a rollout. All lanes have equally many, unless the
+    environments need a step of their own for a reset (Gymnasium's NEXT_STEP): then lanes of longer
+    episodes have more, and those of a last step that are too many begin the next rollout.
+
     Args:
-        stage: the environments, which share the transitions evenly.
+        stage: the environments, which share the transitions.
         call: calls the policy.
         max_steps: how many transitions a rollout has.
         seed: the seed of the first reset; None leaves the environments' own seeding alone.
@@ -43,28 +47,56 @@ class StepCollector:
                 "a rollout is shared evenly by all environments"
             )
         self._stage, self._call, self._seconds = stage, call, seconds
-        self._share, self._seed = max_steps // stage.num_envs, seed
+        self._max_steps, self._seed = max_steps, seed
         self._lanes: list[Lane] = []  # the episodes under way
+        self._ended_early: list[Trajectory] = []  # episodes of the next rollout that are over
 
     def collect(self, version: int) -> Rollout:
         """Collect the next rollout; ``version`` is stamped on its trajectories."""
         if not self._lanes:
             seed = self._seed
             self._lanes = [
-                Lane(start, version, None if seed is None else seed + i, i)
+                Lane(start, version, None if seed is None else seed + i, i, episode=0)
                 for i, start in enumerate(self._stage.reset(seed))
             ]
+        kept, self._ended_early = self._ended_early, []
+        played = sum(map(len, kept))
         for lane in self._lanes:
-            lane.trajectory.policy_version = version
-        kept: list[Trajectory] = []
-        remaining = [self._share] * self._stage.num_envs
-        while any(remaining):
-            self._step(kept, remaining, version)
+            if not lane.ended:
+                played += len(lane.trajectory)
+            if not len(lane.trajectory):
+                lane.trajectory.policy_version = version
+        missing = self._max_steps - played
+        while missing:
+            missing = self._step(kept, missing, version)
         self._add_last_values(kept)
         return Rollout(kept)
 
-    def _step(self, kept: list[Trajectory], remaining: list[int], version: int) -> None:
-        """Step every environment, and record those that have not had their share yet."""
+    def _step(self, kept: list[Trajectory], missing: int, version: int) -> int:
+        """Step and record every environment; returns how many transitions are still missing."""
+        outcomes, actions, extras = self._play()
+        lanes = self._lanes
+        last = missing <= sum(step is not None for step, _ in outcomes)
+        for i, (step, start) in enumerate(outcomes):
+            lane = lanes[i]
+            if step is not None:
+                if not missing and len(lane.trajectory):
+                    kept.append(lane.trajectory)
+                    lane = lanes[i] = lane.cut(version)
+                lane.record(actions[i], {key: column[i] for key, column in extras.items()}, step)
+                if lane.ended:
+                    (kept if missing else self._ended_early).append(lane.trajectory)
+                elif missing and last:
+                    kept.append(lane.trajectory)
+                    lanes[i] = lane.cut(version)
+                missing -= bool(missing)
+            if start is not None:
+                episode = (lane.trajectory.episode or 0) + 1
+                lanes[i] = Lane(start, version, env_index=i, episode=episode)
+        return missing
+
+    def _play(self) -> tuple[list[StepOutcome], list[Any], dict[str, list[Any]]]:
+        """Ask the policy and step; the outcomes, the actions and the policy's extras by lane."""
         stage, lanes, clock = self._stage, self._lanes, time.perf_counter
         if isinstance(stage, VectorStage):
             starts_now: Any = np.array([lane.starts for lane in lanes])
@@ -74,24 +106,13 @@ class StepCollector:
         began = clock()
         action, extras = self._call(stage.observation, episode_start=starts_now, infos=infos)
         acted = clock()
+        actions = stage.actions(action)  # before the environment can change them
+        columns = {key: stage.rows(value) for key, value in extras.items()}
+        stepped = clock()
         outcomes = stage.step(action)
         self._seconds["policy"] += acted - began
-        self._seconds["environment"] += clock() - acted
-        actions = stage.rows(action)
-        columns = {key: stage.rows(value) for key, value in extras.items()}
-        for i, (step, start) in enumerate(outcomes):
-            lane = lanes[i]
-            if step is not None and remaining[i]:
-                lane.record(actions[i], {key: c[i] for key, c in columns.items()}, step)
-                remaining[i] -= 1
-                if lane.ended or not remaining[i]:
-                    kept.append(lane.trajectory)
-                    lanes[i] = lane.cut(version)
-            elif step is not None:  # this lane has its share and is stepped for the others
-                lane.observation, lane.info, lane.starts = step["observation"], step["info"], False
-                lanes[i] = lane.cut(version)
-            if start is not None:
-                lanes[i] = Lane(start, version, env_index=i)
+        self._seconds["environment"] += clock() - stepped
+        return outcomes, actions, columns
 
     def _add_last_values(self, kept: list[Trajectory]) -> None:
         """Add the critic's value of the last observation, if the episode would have gone on."""

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.rollout import Rollout
-from textenv.algos.episodes.trajectory import Trajectory, policy_tokens
+from textenv.algos.episodes.trajectory import Trajectory, policy_tokens, scored_rewards
 from textenv.algos.strategies.groups import TOLERANCE, by_group
 from textenv.algos.strategies.strategy import Strategy
 
@@ -136,16 +137,19 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Rewards, lengths and groups of a rollout of text, under TRL's names.
 
+    Completions that no reward function scored count in no mean of rewards, and ``reward`` is 0 if
+    none was scored. Their share is ``completions/unscored_ratio``, if there are any.
+
     Args:
         trajectories: all trajectories that were played.
         tolerance: a group whose rewards differ by no more than this has no information.
     """
-    rewards = np.array([t.total_reward for t in trajectories])
+    rewards = np.array(scored_rewards(trajectories))
     lengths = np.array([sum(t.token_mask or ()) for t in trajectories])
-    groups = [[t.total_reward for t in group] for group in by_group(trajectories)]
-    spans = np.array([max(g) - min(g) for g in groups])
+    groups = [scored_rewards(group) for group in by_group(trajectories)]
+    spans = np.array([max(g) - min(g) if g else 0.0 for g in groups])
     metrics = {
-        "reward": float(rewards.mean()),
+        "reward": float(rewards.mean()) if len(rewards) else 0.0,
         "reward_std": float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0,
         "frac_reward_zero_std": float((spans <= tolerance).mean()),
         "groups": float(len(groups)),
@@ -158,6 +162,8 @@ def rollout_metrics(
         ),
         "num_tokens": float(policy_tokens(trajectories)),
     }
+    if len(rewards) < len(trajectories):
+        metrics["completions/unscored_ratio"] = 1 - len(rewards) / len(trajectories)
     components: dict[str, list[float]] = {}
     for trajectory in trajectories:
         for info in trajectory.infos:
@@ -179,20 +185,23 @@ class EpisodeStats:
     """Mean return and length of the last 100 episodes, which rollouts may have cut into parts."""
 
     def __init__(self) -> None:
-        self._parts: dict[
-            int | None, tuple[float, int]
-        ] = {}  # of unfinished episodes, by environment
+        self._totals: EpisodeParts[float] = EpisodeParts()
         self._finished: deque[tuple[float, int]] = deque(maxlen=_EPISODES)
 
     def add(self, rollout: Iterable[Trajectory]) -> None:
-        """Add the trajectories of a rollout, in the order in which they ended."""
+        """Add the trajectories of a rollout, in the order in which they ended.
+
+        An episode whose beginning was not added does not count.
+        """
         for trajectory in rollout:
-            total, length = self._parts.pop(trajectory.env_index, (0.0, 0))
-            whole = total + trajectory.total_reward, length + len(trajectory)
-            if trajectory.terminated or trajectory.truncated:
-                self._finished.append(whole)
-            else:
-                self._parts[trajectory.env_index] = whole
+            before = self._totals.take(trajectory)
+            if before is None and trajectory.first_step:
+                continue
+            total = (before or 0.0) + trajectory.total_reward
+            if not (trajectory.terminated or trajectory.truncated):
+                self._totals.keep(trajectory, total)
+            elif not np.isnan(total):  # a reward abstained
+                self._finished.append((total, trajectory.first_step + len(trajectory)))
 
     def metrics(self) -> dict[str, float]:
         """Mean return and length; nothing if no episode has ended yet."""

@@ -14,6 +14,7 @@ from textenv.algos.episodes.stages import VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.strategies.protocols import Answer, Answers, OnAnswer, Start
 from textenv.errors import ConfigError
+from textenv.wrappers.copying import copied
 
 
 class TextPlayer:
@@ -179,7 +180,7 @@ class TextPlayer:
             begun = self._stage.reset(seeds + seeds[:1] * spare)
         else:
             begun = [
-                env.reset(seed=start.seed, options=start.options)
+                copied(env.reset(seed=start.seed, options=start.options))
                 for env, start in zip(self._copies, starts)
             ]
         lanes = [
@@ -204,7 +205,7 @@ class TextPlayer:
             outcomes = self._stage.step(every)
             return {i: outcomes[i].step for i in actions}
         self._prescoring.begin_all(actions)
-        return {i: self._copies[i].step(action) for i, action in actions.items()}
+        return {i: copied(self._copies[i].step(action)) for i, action in actions.items()}
 
     def _make_copies(self, count: int) -> int:
         """Make copies until there are ``count`` environments; returns how many can be used."""

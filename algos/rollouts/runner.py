@@ -35,8 +35,9 @@ class RolloutRunner:
     Text is collected in whole groups. All trajectories of a group start from one reset seed, and so
     from the same prompt. If the policy takes batches (``policy.batched``), a whole rollout is
     generated at once, in copies of the environment made from its spec. Control is collected for
-    exactly ``max_steps`` transitions, shared evenly by the lanes of a vector environment. If the
-    end of a rollout cuts an episode, the next rollout goes on with it.
+    exactly ``max_steps`` transitions, which the lanes of a vector environment share: evenly, unless
+    a reset takes a step of its own (Gymnasium's NEXT_STEP); then lanes of long episodes have more.
+    If the end of a rollout cuts an episode, the next rollout goes on with it.
 
     The policy is given what its parameters declare: ``episode_start`` and ``infos``; for text also
     ``context`` (the token ids of each episode so far), ``seeds`` (the seed of the noise of each

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from textenv.algos.runtime import blas, heap
+from textenv.algos.runtime import blas, heap, kernels
 from textenv.errors import MissingDependencyError
 
 EXTRA = "mlx" if sys.platform == "darwin" else "cpu"
@@ -13,7 +13,7 @@ EXTRA = "mlx" if sys.platform == "darwin" else "cpu"
 
 
 def prepare() -> None:
-    """Put the fast BLAS in place, and keep freed memory in the process.
+    """Put the fast BLAS in place, keep compiled code private, and freed memory in the process.
 
     Raises:
         MissingDependencyError: if mlx or mlx-lm is not installed; names the extra to install.
@@ -24,4 +24,5 @@ def prepare() -> None:
                 package.replace("_", "-"), EXTRA, "A language model or a native trainer"
             )
     blas.load()
+    kernels.keep_private()
     heap.keep_freed_memory()

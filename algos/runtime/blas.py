@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from textenv.algos.runtime.private import cache_folder, is_private
 from textenv.errors import how_to_install
 
 FUNCTIONS = ("sgemm", "dgemm", "cgemm")  # what MLX calls, and what blas_shim.c defines
@@ -179,11 +180,12 @@ def _build_shim() -> Path:
     """Return the compiled shim, building it if this source was not built on this machine before."""
     # OpenBLAS's path and version are not compiled in (see _bind). The C library's version is: a
     # shim built with a newer one does not load, and machines may share a home.
-    key = (_SOURCE.read_bytes(), FLAGS, platform.libc_ver())
+    key = (_SOURCE.read_bytes(), FLAGS, platform.libc_ver(), "with its hash")
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "textenv")
+    cache = _cache()
     shim = cache / f"blas_shim-{platform.machine()}-{digest}.so"
-    if os.path.exists(shim):  # Path.exists raises if a folder may not be read
+    if shim.exists():
+        _check_shim(shim)
         return shim
 
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
@@ -193,7 +195,6 @@ def _build_shim() -> Path:
             "apt install g++)"
         )
     try:
-        cache.mkdir(parents=True, exist_ok=True)
         # In the same folder, so that os.replace is atomic and no process finds half a file.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             built = Path(folder, shim.name)
@@ -207,13 +208,38 @@ def _build_shim() -> Path:
                 lines = result.stderr.splitlines() or [f"exit status {result.returncode}"]
                 error = next((line for line in lines if "error" in line), lines[0])
                 raise _NotLoadedError(f"{compiler} failed: {error}; install another compiler")
+            with built.open("ab") as file:  # loaders do not read what follows the library
+                file.write(hashlib.sha256(built.read_bytes()).digest())
+            built.chmod(0o600)
             os.replace(built, shim)
     except OSError as error:
-        raise _NotLoadedError(
-            f"the shim could not be built in {cache} ({error}); set XDG_CACHE_HOME to a folder "
-            "that can be written"
-        ) from error
+        raise _cannot_build(str(cache), error) from error
     return shim
+
+
+def _cache() -> Path:
+    try:
+        return cache_folder()
+    except OSError as error:
+        raise _cannot_build(str(error.filename), error) from error
+
+
+def _cannot_build(place: str, error: OSError) -> _NotLoadedError:
+    return _NotLoadedError(
+        f"the shim could not be built in {place} ({error}); set XDG_CACHE_HOME to a folder of your "
+        "own that can be written"
+    )
+
+
+def _check_shim(shim: Path) -> None:
+    """Check that a shim is ours, and as it was built: its last bytes are a hash of the others."""
+    try:
+        content = shim.read_bytes()
+        right = is_private(shim) and content[-32:] == hashlib.sha256(content[:-32]).digest()
+    except OSError as error:
+        raise _NotLoadedError(f"{shim} cannot be read ({error}); delete {shim}") from error
+    if not right:
+        raise _NotLoadedError(f"another hand has changed the shim; delete {shim}")
 
 
 def _cpu_info() -> str:

@@ -7,7 +7,6 @@ descriptions there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -24,7 +23,10 @@ FLOAT_LISTS = (
 )
 INT_LISTS = ("prompt_ids", "token_ids", "token_mask")
 FLOATS = ("last_value", "temperature", "shaping")
-INTS = ("seed", "group_id", "policy_version", "env_index", "parent", "branch_at")
+INTS = (
+    *("seed", "group_id", "policy_version", "env_index", "episode", "first_step"),
+    *("parent", "branch_at"),
+)
 BOOLS = ("terminated", "truncated", "completion_truncated")
 
 LARGEST_LINE = 2**29
@@ -41,8 +43,11 @@ _BY_TOKEN = (
     *("token_mask", "token_logprobs", "token_entropies"),
     *("support", "token_weights", "token_advantages"),
 )
-_NEEDED = ("observations", "actions", "rewards", "infos", "reset_info", "terminated", "truncated")
-_FROM_ZERO = ("env_index", "parent", "branch_at")
+_NEEDED = (
+    *("observations", "actions", "rewards", "infos", "reset_info", "terminated", "truncated"),
+    "first_step",
+)
+_FROM_ZERO = ("env_index", "episode", "first_step", "parent", "branch_at")
 
 
 def check_rollout(rollout: Buffer, where: Any) -> None:
@@ -71,30 +76,29 @@ def _check_values(trajectory: Trajectory) -> None:
             if name in _NEEDED:
                 raise ValueError(f"{name} is null")
         elif name in FLOAT_LISTS:
-            _check_items(name, value, {int, float}, "finite numbers", _is_finite)
+            _check_numbers(name, value)
         elif name == "token_mask":
-            _check_items(name, value, {int}, "0 and 1", lambda item: item in (0, 1))
+            _check_whole(name, value, 0, 1)
         elif name in INT_LISTS:
-            _check_items(name, value, {int}, "token ids", lambda item: 0 <= item <= _LARGEST_ID)
+            _check_whole(name, value, 0, _LARGEST_ID)
         elif name == "support":
             for ids in _a_list(name, value):
                 if ids is not None:
                     listed = ids.tolist() if isinstance(ids, np.ndarray) else ids
-                    _check_items(name, listed, {int}, "token ids", lambda i: 0 <= i <= _LARGEST_ID)
+                    _check_whole(name, listed, 0, _LARGEST_ID)
         elif name in FLOATS:
-            _check_items(name, [value], {int, float}, "a finite number", _is_finite)
+            _check_numbers(name, [value])
         elif name in INTS:
             least = 0 if name in _FROM_ZERO else -_LARGEST_INT
-            words = f"a whole number, at least {least}" if not least else "a whole number"
-            _check_items(name, [value], {int}, words, lambda i: least <= i <= _LARGEST_INT)  # noqa: B023
+            _check_whole(name, [value], least, _LARGEST_INT)
         elif name in BOOLS:
-            _check_items(name, [value], {bool}, "true or false")
+            _check_kinds(name, [value], {bool}, "true or false")
         elif name == "prompt":
-            _check_items(name, [value], {str}, "text")
+            _check_kinds(name, [value], {str}, "text")
         elif name == "infos":
-            _check_items(name, value, {dict}, "objects")
+            _check_kinds(name, value, {dict}, "objects")
         elif name == "reset_info":
-            _check_items(name, [value], {dict}, "an object")
+            _check_kinds(name, [value], {dict}, "an object")
 
 
 def _check_lengths(trajectory: Trajectory) -> None:
@@ -126,31 +130,26 @@ def _a_list(name: str, value: Any) -> list[Any]:
     return value
 
 
-def _check_items(
-    name: str,
-    value: Any,
-    kinds: set[type],
-    expected: str,
-    is_right: Callable[[Any], bool] | None = None,
-) -> None:
-    """Check the types of a list's items, then each of them."""
-    items: Iterable[Any] = _a_list(name, value)
-    if not set(map(type, items)) <= kinds:
-        wrong = next(item for item in items if type(item) not in kinds)
+def _check_kinds(name: str, value: Any, kinds: set[type], expected: str) -> None:
+    """Check the types of a list's items."""
+    if not set(map(type, _a_list(name, value))) <= kinds:
+        wrong = next(item for item in value if type(item) not in kinds)
         raise ValueError(f"{name} must be {expected}, got {wrong!r:.40}")
-    if is_right is not None and not all(map(is_right, items)):
-        wrong = next(item for item in items if not is_right(item))
-        raise ValueError(f"{name} must be {expected}, got {_short(wrong)}")
 
 
-def _is_finite(number: float) -> bool:
+def _check_numbers(name: str, value: Any) -> None:
+    """Check that all items of a list are finite numbers."""
+    _check_kinds(name, value, {int, float}, "finite numbers")
     try:
-        return math.isfinite(number)
+        finite = all(map(math.isfinite, value))
     except OverflowError:  # a whole number that no float is as large as
-        return False
+        finite = False
+    if not finite:
+        raise ValueError(f"{name} must be finite numbers, got NaN, an infinity or one beyond float")
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, int) and abs(value) > 10**30:
-        return f"a whole number of {value.bit_length()} bits"
-    return f"{value!r:.40}"
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    """Check that all items of a list are whole numbers in a range."""
+    _check_kinds(name, value, {int}, "whole numbers")
+    if value and (min(value) < least or max(value) > most):
+        raise ValueError(f"{name} must be whole numbers from {least} to {most}")

@@ -26,6 +26,7 @@ from textenv.algos.storage.checks import (
     LARGEST_TEXT,
 )
 from textenv.errors import DataError
+from textenv.wrappers.plain_info import plain_info
 
 # What Python and NumPy raise for values of another kind, nested too deeply, or too large.
 FAULTS = (
@@ -46,13 +47,14 @@ def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
     """Encode a rollout: a row of JSON values for each trajectory.
 
     Raises:
-        DataError: for a value that JSON cannot hold (NaN, an object); names the trajectory.
+        DataError: for a value that JSON cannot hold (NaN, an object), but in infos, where such a
+            value is written as text (`textenv.wrappers.plain_info`); names the trajectory.
     """
     rows = []
     for number, trajectory in enumerate(rollout):
         try:
             rows.append(_encode_trajectory(trajectory))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"trajectory {number} cannot be written: {error}") from error
     return rows
 
@@ -154,6 +156,8 @@ def _encoder(name: str) -> Callable[[Any], Any]:
         return _float
     if name in INTS:
         return int
+    if name in ("infos", "reset_info"):
+        return lambda value: encode(plain_info(value))
     return bool if name in BOOLS else encode
 
 
@@ -199,6 +203,7 @@ def unpack(column: Any) -> list[Any]:
 def encode_column(column: Any) -> Any:
     """Encode a packed column as JSON."""
     if isinstance(column, dict):
+        _check_keys(column)
         return {key: encode_column(part) for key, part in column.items()}
     if isinstance(column, tuple):
         return {_TUPLE: [encode_column(part) for part in column]}
@@ -270,9 +275,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, float):
         return _float(value)
     if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"key {key!r} is not text")
+        _check_keys(value)
         row = {key: encode(item) for key, item in value.items()}
         return {_DICT: row} if _is_marked(row) else row
     if isinstance(value, tuple):
@@ -321,6 +324,12 @@ def _decode_array(data: Any, name: Any, shape: Any) -> np.ndarray:
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError("an array holds NaN or an infinity")
     return array.reshape(shape)
+
+
+def _check_keys(value: dict[Any, Any]) -> None:
+    for key in value:
+        if not isinstance(key, str):  # json.dumps would make some of them text
+            raise TypeError(f"key {key!r} is not text")
 
 
 def _is_marked(value: dict[str, Any]) -> bool:

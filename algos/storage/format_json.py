@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
@@ -21,7 +22,7 @@ from textenv.algos.storage.codec import decode_rollout, encode_rollout, encode_s
 from textenv.errors import DataError
 
 FORMAT = "textenv.rollout"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _LEAST_LIMIT = 2**28  # bytes that any file may unpack to
 _LARGEST_RATIO = 300  # rollouts pack to a tenth or a hundredth
 SCHEMA_PATH = Path(__file__).with_name("rollout.schema.json")
@@ -73,13 +74,17 @@ def make_header(rollout: Buffer) -> dict[str, Any]:
     source = rollout.source
     num_envs = source.num_envs if source else None
     total = rollout.num_transitions
+    shares = Counter[int | None]()
+    for trajectory in rollout:
+        shares[trajectory.env_index] += len(trajectory)
+    even = num_envs is not None and set(shares.values()) == {total / num_envs}
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "layout": {
             "num_envs": num_envs,
-            "n_steps": total // num_envs if num_envs and total % num_envs == 0 else None,
+            "n_steps": total // num_envs if num_envs and even else None,
             "num_trajectories": len(rollout),
             "num_transitions": total,
             **_notes(),

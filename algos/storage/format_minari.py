@@ -23,6 +23,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import WrapperSpec
 from gymnasium.spaces import Space
 
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
@@ -40,7 +41,8 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
     """Encode a rollout; returns a function that writes it to a path.
 
     Raises:
-        DataError: if the rollout does not name its spaces, or has values outside them.
+        DataError: if the rollout does not name its spaces, has values outside them, or arrays
+            without items.
     """
     minari = _minari()
     source = rollout.source or RolloutSource()
@@ -53,6 +55,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
     observation_space = _minari_space(make_space(source.observation_space), text)
     action_space = _minari_space(make_space(source.action_space), text)
     header, rows = make_header(rollout), codec.encode_rollout(rollout)
+    written = codec.decode_rollout(rows, header["source"], "the rollout")  # infos have text now
     episodes, rests = [], []
     for number, (trajectory, row) in enumerate(zip(rollout, rows)):
         try:
@@ -99,7 +102,7 @@ def prepare(rollout: Buffer) -> Callable[[Path], None]:
                     _KEY: header,
                 }
             )
-            same = read(path) == rollout
+            same = read(path) == written
         except _FAULTS as error:
             raise DataError(f"Minari cannot hold this rollout: {error}") from error
         if not same:
@@ -175,7 +178,17 @@ def _to_minari(space: Space, column: Any) -> Any:
 
 
 def _minari_space(space: Space, characters: str) -> Space:
-    """The space as Minari can describe it: text with the characters that occur."""
+    """The space as Minari can describe it: text with the characters that occur.
+
+    Raises:
+        DataError: if arrays of the space have no items; Arrow divides by their number and ends the
+            process.
+    """
+    if 0 in (space.shape or ()):
+        raise DataError(
+            f"Minari cannot hold arrays without items, and {space} is a space of them: save the "
+            "rollout in another format"
+        )
     if isinstance(space, spaces.Dict):
         pairs = [(key, _minari_space(part, characters)) for key, part in space.spaces.items()]
         return spaces.Dict(pairs)  # type: ignore[arg-type]
@@ -203,14 +216,31 @@ def _characters(value: Any) -> str:
 
 
 def _env_spec(source: RolloutSource) -> Any:
-    """What Minari makes the environment from; None if its id is not registered here."""
-    if source.env_id not in gym.registry:
+    """What Minari makes the environment from.
+
+    None if its id is not registered here, or if what is known does not make the same one: wrappers
+    that are not known, or arguments of which the rollout has only the names.
+    """
+    wrappers = source.env_wrappers
+    if source.env_id not in gym.registry or wrappers is None:
+        return None
+    if _has_names([source.env_kwargs, wrappers]) or any(w["kwargs"] is None for w in wrappers):
         return None
     spec = copy.deepcopy(gym.registry[source.env_id])
     kwargs = dict(source.env_kwargs)
     spec.max_episode_steps = kwargs.pop("max_episode_steps", spec.max_episode_steps)
     spec.kwargs = {**spec.kwargs, **kwargs}
+    spec.additional_wrappers = tuple(WrapperSpec(**wrapper) for wrapper in wrappers)
     return spec
+
+
+def _has_names(value: Any) -> bool:
+    """Whether a name in angle brackets, of a function, say, stands in place of an argument."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(map(_has_names, value))
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
 def _minari() -> ModuleType:

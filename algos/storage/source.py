@@ -47,11 +47,13 @@ def describe_source(
     if policy is None and runner is not None:
         policy = runner.policy
     env_id, kwargs = _spec(env)
+    spec = _single_spec(env)
     observation_space, action_space = single_spaces(env)
     fingerprint = getattr(policy, "fingerprint", None)
     return RolloutSource(
         env_id=env_id,
         env_kwargs=_plain(kwargs),
+        env_wrappers=None if spec is None else _wrappers(env, spec),
         num_envs=getattr(_vector(env), "num_envs", 1),
         seed=getattr(runner, "seed", None),
         observation_space=describe_space(observation_space),
@@ -152,12 +154,17 @@ def single_spaces(env: Any) -> tuple[Space, Space]:
     return env.observation_space, env.action_space
 
 
+def _single_spec(env: Any) -> Any:
+    """Gymnasium's spec of a single environment; None if there is none."""
+    inner = getattr(_vector(env), "unwrapped", None)
+    if isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)):
+        return inner.get_attr("spec")[0]  # of one of them
+    return getattr(env, "spec", None)
+
+
 def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
     """Id of a single environment, and the arguments that ``gym.make`` was given beside it."""
-    vector = _vector(env)
-    spec = getattr(env, "spec", None)
-    if isinstance(getattr(vector, "unwrapped", None), (SyncVectorEnv, AsyncVectorEnv)):
-        spec = vector.unwrapped.get_attr("spec")[0]  # type: ignore[union-attr]  # of one of them
+    spec = _single_spec(env)
     if spec is None:
         return None, {}
     kwargs = {key: value for key, value in spec.kwargs.items() if key not in _OF_VECTORS}
@@ -166,6 +173,21 @@ def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
     if registered is not None and registered.max_episode_steps != limit:
         kwargs["max_episode_steps"] = limit
     return spec.id, kwargs
+
+
+def _wrappers(env: Any, spec: Any) -> list[dict[str, Any]] | None:
+    """The wrappers of a single environment; None if others, of a vector, change its spaces."""
+    vector = _vector(env)
+    if vector is not None and single_spaces(vector) != single_spaces(vector.unwrapped):
+        return None
+    return [
+        {
+            "name": wrapper.name,
+            "entry_point": wrapper.entry_point,
+            "kwargs": None if wrapper.kwargs is None else _plain(wrapper.kwargs),
+        }
+        for wrapper in spec.additional_wrappers
+    ]
 
 
 def _plain(value: Any) -> Any:

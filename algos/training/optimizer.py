@@ -20,6 +20,7 @@ from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 
 SCHEDULES = ("constant", "linear", "cosine")
+_START = "schedule_start"  # in the optimizer's state, so that compiled steps read it
 HALF = (mx.float16, mx.bfloat16)
 
 
@@ -31,7 +32,8 @@ def default_learning_rate(model: nn.Module) -> float:
     """
     size = count_parameters(model)
     rate = 1e-3 if size <= 1e7 else 1e-5 if size <= 3e8 else 1e-6
-    return min(1e-3, 10 * rate) if has_lora(model) else rate
+    adapters_alone = has_lora(model) and count_parameters(model, trainable=True) < size / 2
+    return min(1e-3, 10 * rate) if adapters_alone else rate
 
 
 def make_adamw(
@@ -64,7 +66,24 @@ def make_adamw(
             first = learning_rate / warmup_steps
             warmup = optim.linear_schedule(first, learning_rate, warmup_steps)
             rate = optim.join_schedules([warmup, rate], [warmup_steps])
-    return optim.AdamW(rate, betas=[0.9, 0.95], weight_decay=weight_decay, bias_correction=True)
+    optimizer: Any = None
+
+    def scheduled(step: mx.array) -> mx.array:
+        return rate(step if optimizer is None else step - optimizer.state[_START])
+
+    optimizer = optim.AdamW(
+        scheduled if callable(rate) else rate,
+        betas=[0.9, 0.95],
+        weight_decay=weight_decay,
+        bias_correction=True,
+    )
+    optimizer.state[_START] = mx.array(optimizer.step)
+    return optimizer
+
+
+def restart_schedule(optimizer: optim.Optimizer) -> None:
+    """Let the schedule of an optimizer from `make_adamw` begin again; its moments stay."""
+    optimizer.state[_START] = mx.array(optimizer.step)
 
 
 class OptimizerStep:
@@ -94,6 +113,7 @@ class OptimizerStep:
         }
         optimizer.init(self._with_copies(model.trainable_parameters()))
         self._state = [model.state, optimizer.state, self._copies]
+        mx.eval(self._state)  # another thread than this one may take the steps
         self._update: Callable[[Any, mx.array], None] = self._scaled_update
         if type(optimizer).__module__.startswith("mlx."):
             self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)

@@ -4,7 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.algos.control_envs import Steps
 from textenv import TextGenerationEnv
+from textenv.algos import evaluation
 from textenv.algos.evaluation import Evaluation, episode_returns, evaluate, evaluation_ids
 from textenv.errors import ConfigError
 
@@ -110,3 +112,20 @@ def test_a_policy_is_told_of_starts_and_infos_if_it_wants():
 def test_no_episodes_have_no_return():
     with pytest.raises(ConfigError, match="episodes"):
         episode_returns(lambda observation, deterministic: (0, {}), Walk(), 0)
+
+
+def test_an_episode_without_end_is_given_up(monkeypatch):
+    """The message names the remedies; a TimeLimit above the cap is believed."""
+    monkeypatch.setattr(evaluation, "MOST_STEPS", 20)
+    policy = lambda observation, deterministic: (0, {})  # noqa: E731
+    assert episode_returns(policy, Steps(20), 2).tolist() == [20, 20]
+    with pytest.raises(ConfigError) as caught:
+        episode_returns(policy, Steps(21))
+    for word in ("Steps goes on after 20 steps", "TimeLimit", "max_episode_steps"):
+        assert word in str(caught.value)
+    assert "--eval-episodes 0" in str(caught.value)
+    limited = gym.wrappers.TimeLimit(Steps(21), 10)
+    assert episode_returns(policy, limited, 1).tolist() == [10]
+    long = Steps(25)
+    long.spec = gym.envs.registration.EnvSpec("Steps-v0", max_episode_steps=30)
+    assert episode_returns(policy, long, 1).tolist() == [25]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+import textenv
 from tests.algos.shared import accuracy, length, make_env, starts_with, vowels, weights_of
 from textenv.algos import (
     Buffer,
@@ -194,6 +196,25 @@ def test_equal_seeds_give_equal_runs(tiny_folder):
     assert run(1)[1] != first[1]
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora_rank": 4, "beta": 0.1, "gradient_checkpointing": True}]
+)
+def test_another_thread_may_train_what_this_one_made(tiny_folder, settings):
+    """MLX's streams are of one thread: what is not computed yet cannot be computed in another."""
+    config = GRPOConfig(**SMALL, max_steps=2, **settings)
+    weights = []
+    for in_thread in (False, True):
+        trainer = GRPOTrainer(tiny_folder, make_env(), config)
+        if in_thread:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(trainer.train).result()
+        else:
+            trainer.train()
+        weights.append(weights_of(trainer.model))
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][name], err_msg=name)
+
+
 def test_what_cannot_be_trained(fresh):
     model, tokenizer = fresh
     with pytest.raises(ValueError, match="temperature must be above 0"):
@@ -250,3 +271,35 @@ def test_the_seconds_of_a_step_are_told_apart(fresh, tmp_path, monkeypatch, cloc
         assert metrics["time/export"] == 70
         assert metrics["time/update"] == 900
         assert metrics["step_time"] == 8 * 3 + 5 + 70 + 900
+
+
+def test_a_reward_that_abstains_trains_as_if_those_completions_were_not_there():
+    """The gradient pushes towards the longer of the scored ones, and the rest has no advantage."""
+
+    def judge(prompt, completion, example):
+        return None if len(completion) % 2 else float(len(completion))
+
+    seen = []
+
+    def on_step(metrics, rollout):
+        seen.append((metrics, list(rollout)))
+
+    config = GRPOConfig(max_steps=2, num_prompts=2, num_generations=8, max_completion_length=4)
+    trainer = GRPOTrainer(
+        "tiny-lm",
+        env=textenv.TextGenerationEnv(["12+30=", "4+5="], judge),
+        config=config,
+        on_step=on_step,
+    )
+    trainer.train()
+    shares = []
+    for metrics, played in seen:
+        scored = [t for t in played if len(t.actions[0]) % 2 == 0]
+        share = 1 - len(scored) / len(played)
+        shares.append(share)
+        assert metrics.get("completions/unscored_ratio", 0.0) == pytest.approx(share)
+        if scored:
+            assert metrics["reward"] == pytest.approx(np.mean([len(t.actions[0]) for t in scored]))
+        for t in played:
+            assert t.is_scored == (t in scored) == np.isfinite(t.total_reward)
+    assert max(shares) > 0

@@ -6,14 +6,15 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tests.algos.control_envs import Bandit, choices, quick
+from tests.algos.control_envs import Bandit, Steps, choices, quick
 from textenv.algos import Buffer, PPOConfig, load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.ppo import PPOTrainer, minibatches
 from textenv.algos.ppo_control import ControlUpdater, control_batch
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.errors import ConfigError, DataError
+from textenv.errors import ConfigError, DataError, MissingFileError
 
 # --- the update ----------------------------------------------------------------------------
 
@@ -213,10 +214,11 @@ def test_max_steps_counts_optimizer_steps():
 
 @pytest.mark.filterwarnings("ignore:.*(overflow|invalid value).*:RuntimeWarning")
 def test_a_loss_that_is_not_finite_leaves_the_weights():
-    env = Bandit(reward=lambda action, observation, rng: np.inf)
+    env = Bandit()
     learner = ControlUpdater(env, quick())
     before = learner.policy.fingerprint()
     rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+    rollout.trajectories[0].rewards[0] = np.inf  # a runner would refuse it
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         learner.update(rollout, 1.0)
     assert learner.policy.fingerprint() == before
@@ -340,6 +342,37 @@ def test_each_rollout_is_exported_with_its_policy(tmp_path):
     assert header["format"] == "textenv.rollout"
 
 
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=str)
+def test_the_scale_of_the_rewards_is_that_of_each_environments_own_returns(mode):
+    """Episodes of 2, 7 and 1 steps, which rollouts cut, against the plain loop of each."""
+    lengths, gamma = [2, 7, 1], 0.9
+    env = SyncVectorEnv([lambda n=n: Steps(n, masked=True) for n in lengths], autoreset_mode=mode)
+    config = quick(n_steps=12, batch_size=12, n_epochs=1, gamma=gamma, normalize_rewards=True)
+    learner = ControlUpdater(env, config)
+    runner = RolloutRunner(env, learner.policy, max_steps=12)
+    steps, totals = [0, 0, 0], []
+    for _ in range(9):
+        rollout = runner.collect()
+        for lane, n in enumerate(lengths):
+            for _ in range(sum(len(t) for t in rollout if t.env_index == lane)):
+                done = steps[lane] % n + 1  # steps of this episode so far
+                totals.append((1 - gamma**done) / (1 - gamma))
+                steps[lane] += 1
+        learner.update(rollout, 1.0)
+        assert learner.policy.reward_scale == pytest.approx(np.std(totals), rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=str)
+def test_a_mask_that_is_changed_in_place_is_recorded_as_it_was(mode):
+    """Before the first step of the optimizer, new and old log-probabilities agree."""
+    env = SyncVectorEnv(
+        [lambda: Steps(4, masked=True, own=True) for _ in range(2)], autoreset_mode=mode
+    )
+    learner = ControlUpdater(env, quick(n_steps=32, batch_size=32, n_epochs=1))
+    metrics = learner.update(RolloutRunner(env, learner.policy, max_steps=32).collect(), 1.0)
+    assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_seconds_of_a_step_are_told_apart(tmp_path, monkeypatch, clock):
     """On a clock that each phase moves by an amount of its own."""
 
@@ -363,3 +396,46 @@ def test_the_seconds_of_a_step_are_told_apart(tmp_path, monkeypatch, clock):
         assert metrics["time/environment"] == 8 * 0.5 and metrics["time/policy"] == 8 * 0.25
         assert metrics["step_time"] == step and metrics["time/time_elapsed"] == number * step
         assert metrics["time/fps"] == 8 / step
+
+
+# --- a saved policy is trained further ---------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A policy whose networks and normalisation are not those of the default settings."""
+    shape = {"hidden": (8, 8), "activation": "relu", "normalize_observations": True}
+    config = quick(total_timesteps=256, seed=3, normalize_rewards=True, **shape)
+    trainer = PPOTrainer("mlp", env="CartPole-v1", config=config)
+    trainer.train()
+    trainer.save(tmp_path / "model")
+    return trainer.policy, tmp_path / "model"
+
+
+@pytest.mark.parametrize("as_path", [True, False])
+def test_a_saved_policy_is_trained_further(saved, as_path):
+    policy, folder = saved
+    # One step on the whole rollout: its ratios are all 1 only if the loss computes the very
+    # networks that played.
+    config = PPOConfig(total_timesteps=256, n_steps=256, batch_size=256, n_epochs=1)
+    trainer = PPOTrainer(folder if as_path else str(folder), env="CartPole-v1", config=config)
+    assert trainer.policy.fingerprint() == policy.fingerprint()
+    assert trainer.config.hidden == (8, 8) and trainer.config.activation == "relu"
+    metrics = trainer.train()[-1]
+    assert abs(metrics["train/approx_kl"]) < 1e-6 and metrics["train/clip_fraction"] == 0
+    assert trainer.policy.fingerprint() != policy.fingerprint()
+    assert trainer.policy.stats.count == 512  # the statistics go on
+
+
+@pytest.mark.parametrize("env", ["Acrobot-v1", "MountainCarContinuous-v0"])
+def test_a_saved_policy_that_does_not_fit_the_environment(saved, env):
+    said = r"made for observations Box.*\(4,\).*Discrete\(2\), and the environment has .*Box"
+    with pytest.raises(ConfigError, match=said):
+        PPOTrainer(saved[1], env=env, config=quick())
+
+
+def test_a_folder_that_holds_no_policy(tmp_path):
+    with pytest.raises(MissingFileError, match=r"holds no control policy: config.json is missing"):
+        PPOTrainer(tmp_path, env="CartPole-v1", config=quick())
+    with pytest.raises(ConfigError, match=r"'mlp'.*or the folder of a policy.*'nowhere'"):
+        PPOTrainer("nowhere", env="CartPole-v1", config=quick())

@@ -295,3 +295,21 @@ def test_whatever_an_agent_says_the_answer_keeps_to_the_rules(name, seed, action
             break
         assert reward == 0 and turn < env.task.max_turns
     assert terminated or turn == env.task.max_turns
+
+
+def test_tokens_around_a_completion_do_not_count_against_its_limit():
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>"
+    )
+    assert len(tokenizer.encode("aaa")) == 5
+    env = own(tokenizer=tokenizer, max_tokens=3)
+    for action, cut in (("aaa", False), ("aaaa", True)):
+        env.reset(seed=0)
+        assert env.step(action)[2:4] == (not cut, cut)

@@ -1,7 +1,9 @@
 """How the text environment calls its reward functions, in a step and before it."""
 
 import asyncio
+import pickle
 import queue
+from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -149,3 +151,81 @@ def test_an_environment_scores_the_action_that_it_is_given():
     env.close()
     assert happened(1) == {("cancelled", "p", "closed")}
     assert events.empty()
+
+
+OWN = {"prompts": ["a", "b"], "examples": [{"answer": "4"}] * 2, "reward_fn": "exact_match"}
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"id": "textenv:TextGen-v0", **OWN, "reward_process": True},
+        {"id": "textenv:TextGen-v0", **OWN, "reward_fn": "math_equal"},
+        {"id": "textenv:TextGen-v0", "task": "calculator"},
+        {"id": "textenv:TextGen-v0", "task": "reasoning_gym:countdown"},
+        {"id": "textenv:TextGenTokens-v0", **OWN, "max_tokens": 2, "reward_process": True},
+    ],
+)
+def test_a_copy_of_an_environment_goes_on_as_it_does(made, copied):
+    if "reasoning_gym" in made.get("task", ""):
+        pytest.importorskip("reasoning_gym")
+    if made.get("reward_fn") == "math_equal":
+        pytest.importorskip("math_verify")
+    env = gym.make(**made)
+    is_text = isinstance(env.action_space, gym.spaces.Text)
+    answer = "4" if is_text else env.unwrapped.tokenizer.encode("4")[0]
+    try:
+        for started in (False, True):  # whether the process was
+            env.reset(seed=3)
+            if is_text and started:
+                env.unwrapped.prescore(answer)
+            other = copied(env)
+            try:
+                assert repr(other.step(answer)) == repr(env.step(answer))
+                assert repr(other.reset()) == repr(env.reset())
+            finally:
+                other.close()
+    finally:
+        env.close()
+
+
+def test_a_copy_has_a_process_of_its_own():
+    env = gym.make("textenv:TextGen-v0", **OWN, reward_process=True)
+    env.reset(seed=0)
+    env.step("4")
+    other = deepcopy(env)
+    env.close()
+    other.reset(seed=0)
+    assert other.step("4")[1] == 1.0
+    other.close()
+
+
+def shy(prompt, completion, example):
+    return None if completion == "hard" else float(len(completion))
+
+
+def test_a_reward_that_abstains_is_no_score_in_every_form():
+    settings = {"prompts": ["p"], "reward_fn": shy}
+    env = gym.make("textenv:TextGen-v0", **settings)
+    env.reset(seed=0)
+    assert env.step("hard")[1:] == (
+        *(0.0, True, False),
+        {"completion": "hard", "rewards": {}, "scored": False},
+    )
+    env.reset(seed=0)
+    assert env.step("ab")[4] == {"completion": "ab", "rewards": {"shy": 2.0}}
+    for mode in (None, "sync", "async"):
+        envs = gym.make_vec("TextGen-v0", 3, vectorization_mode=mode, **settings)
+        envs.reset(seed=0)
+        _, rewards, _, _, infos = envs.step(["ab", "hard", "c"])
+        envs.close()
+        assert rewards.tolist() == [2.0, 0.0, 1.0]
+        assert infos["_scored"].tolist() == [False, True, False]
+        assert not infos["scored"].any()
+        assert infos["rewards"]["_shy"].tolist() == [True, False, True]
+    strict = gym.make("TextGen-v0", **settings, reward_may_abstain=False)
+    for each in (strict, gym.make(strict.unwrapped.spec)):
+        each.reset(seed=0)
+        with pytest.raises(textenv.errors.RewardError, match="shy returned None"):
+            each.step("hard")

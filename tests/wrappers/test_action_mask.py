@@ -4,6 +4,7 @@ import gymnasium as gym
 import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 
+from textenv.errors import DataError
 from textenv.wrappers import ActionMask, ChoiceAction
 
 
@@ -114,3 +115,48 @@ def test_bad_settings_of_the_mask(letters):
         ActionMask(Masked({}), on_invalid="no")
     with pytest.raises(TypeError, match="Discrete, got UnicodeText"):
         ActionMask(letters())
+
+
+class Game(gym.Env):
+    """Two steps; nothing can be done when it is over, and the mask may be missing then."""
+
+    observation_space = gym.spaces.Discrete(3)
+    action_space = gym.spaces.Discrete(2, start=4)
+
+    def __init__(self, last):
+        self.last = last
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return 0, {"action_mask": [0, 1]}
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == 2
+        info = {"action_mask": [0, 1]} if not over else self.last
+        return self.steps, 1.0, over and action == 5, False, info
+
+
+@pytest.mark.parametrize("last", [{"action_mask": [0, 0]}, {}])
+@pytest.mark.parametrize("in_observation", [True, False])
+def test_nothing_is_valid_when_the_game_is_over(last, in_observation):
+    env = ActionMask(Game(last), in_observation=in_observation)
+    env.reset()
+    env.step(5)
+    observation, _, terminated, _, _ = env.step(5)
+    assert terminated and not env.action_masks().any()
+    assert env.observation_space.contains(observation)
+    if in_observation:
+        assert observation["action_mask"].tolist() == [0, 0]
+    with pytest.raises(ResetNeeded, match="the episode is over"):
+        env.step(5)
+    env.reset()
+    assert env.action_masks().tolist() == [False, True]
+
+
+def test_a_game_that_goes_on_must_allow_something():
+    env = ActionMask(Game({"action_mask": [0, 0]}))
+    env.unwrapped.step = lambda action: (1, 0.0, False, False, {"action_mask": [0, 0]})
+    env.reset()
+    with pytest.raises(DataError, match="must allow one choice or more"):
+        env.step(5)

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.algos.control_envs import Steps
 from textenv.wrappers import ChoiceAction, HashedBagOfWords, RecordTranscript
 from textenv.wrappers.record_transcript import HEADER
 
@@ -118,19 +119,40 @@ def test_it_records_what_passes_where_it_stands(tmp_path):
     assert read(inner.path)[0]["actions"] == ["8"]
 
 
+class Odd(gym.Wrapper):
+    """Puts something odd into observations, or into infos."""
+
+    def __init__(self, env, **odd):
+        super().__init__(env)
+        self.odd = odd
+
+    def step(self, action):
+        observation, *values, info = self.env.step(action)
+        odd = self.odd
+        return odd.get("observation", observation), *values, {**info, **odd.get("info", {})}
+
+
 @pytest.mark.parametrize("bad", [float("nan"), object(), {1, 2}])
 def test_what_json_cannot_hold_is_named(tmp_path, bad):
-    class Odd(gym.Wrapper):
-        def step(self, action):
-            *values, info = self.env.step(action)
-            return *values, {**info, "odd": bad}
-
-    env = RecordTranscript(Odd(arithmetic()), tmp_path)
+    env = RecordTranscript(Odd(arithmetic(), observation=bad), tmp_path)
     env.reset()
     with pytest.raises(ValueError, match="episode 0 cannot be written as JSON"):
         env.step("1")
     env.close()
     assert names(tmp_path) == []
+
+
+def test_in_infos_it_is_written_as_text(tmp_path):
+    from textenv.algos import load_rollout
+
+    info = {"inf": float("inf"), "set": {1, 2}, (3, 4): np.float32("nan"), "plain": np.float32(1)}
+    env = RecordTranscript(Odd(arithmetic(), info=info), tmp_path)
+    env.reset()
+    env.step("1")
+    env.close()
+    [trajectory] = load_rollout(env.path)
+    written = {"inf": "<inf>", "set": "<{1, 2}>", "<(3, 4)>": "<nan>", "plain": 1.0}
+    assert trajectory.infos[0].items() >= written.items()
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
@@ -161,3 +183,20 @@ def test_each_of_a_vector_writes_its_own(tmp_path):
     vector.close()
     rows = [read(path)[0] for path in sorted(tmp_path.iterdir())]
     assert sorted(row["prompt"] for row in rows) == sorted(prompts)
+
+
+def test_what_is_recorded_does_not_change_afterwards(tmp_path):
+    """The environment gives out one array and one dict, and changes the actions too."""
+    env = RecordTranscript(Steps(3, own=True), tmp_path)
+    env.reset()
+    for _ in range(3):
+        env.step(np.ones(2, np.int8))
+    env.reset()
+    env.close()
+    [row] = read(tmp_path / "transcript_0.jsonl")
+    seen = [o["data"] for o in [*row["observations"], row["final_observation"]]]
+    assert seen == [[0.0], [1.0], [2.0], [3.0]]
+    assert [a["data"] for a in row["actions"]] == [[1, 1]] * 3
+    assert [i["nested"] for i in [row["reset_info"], *row["infos"]]] == [
+        {"t": [t]} for t in range(4)
+    ]

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.algos.control_envs import Steps
 from textenv.algos import RolloutRunner
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.wrappers.sb3 import SB3Policy
@@ -87,3 +88,17 @@ def test_a_vec_env_takes_seeds_and_says_what_it_does_not_take():
         view.reset(options={"reset_mask": np.ones(2, bool)})
     with pytest.raises(ConfigTypeError, match="takes a VecEnv"):
         SB3VectorEnv(gym.make_vec(CARTPOLE, 2))
+
+
+def test_the_last_observation_is_not_that_of_the_next_episode():
+    """Stable-Baselines3 resets before it gives the last observation out."""
+    env = SB3VectorEnv(DummyVecEnv([lambda n=n: Steps(n, own=True) for n in (2, 3)]))
+    policy = lambda observation: (np.ones((2, 2), np.int8), {})  # noqa: E731
+    rollout = RolloutRunner(env, policy, max_steps=24, seed=None).collect()
+    assert len(rollout) == 6 + 4
+    for trajectory in rollout:
+        count = range(len(trajectory) + 1)
+        seen = [*trajectory.observations, trajectory.final_observation]
+        assert [o.tolist() for o in seen] == [[t] for t in count]
+        assert [info["list"] for info in trajectory.infos] == [[t] for t in count[1:]]
+        assert [action.tolist() for action in trajectory.actions] == [[1, 1]] * len(trajectory)

@@ -218,3 +218,8 @@ def test_trl_takes_a_reward_function_of_here(tmp_path, model_and_tokenizer, monk
     total = logs["rewards/length/mean"] + logs["rewards/exact_match/mean"]
     assert logs["reward"] == pytest.approx(total)
     assert logs["rewards/length/mean"] > 0
+
+
+def test_a_reward_that_abstains_is_none_there_too():
+    score = ours.reward_function(lambda prompt, completion, example: None)
+    assert score(["p"], ["c"]) == [None]

@@ -138,6 +138,15 @@ def test_through_make_vec():
     assert terminated.all() and set(rewards) <= {0.0, 1.0}
 
 
+@pytest.mark.parametrize("name", [name for name in STACKS if name in wrappers.__all__])
+def test_the_docstrings_say_how_a_vector_is_wrapped(name):
+    """Gymnasium refuses ``wrappers`` beside a vector entry point, which TextGen-v0 has."""
+    words = " ".join(getattr(wrappers, name).__doc__.split())
+    assert 'gym.make_vec(..., vectorization_mode="sync", wrappers=[...])' in words
+    with pytest.raises(gym.error.Error, match="wrappers"):
+        gym.make_vec("TextGen-v0", 2, wrappers=[lambda env: env], **OWN)
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True, None])
 @pytest.mark.parametrize(
     ("wrap", "name"),

@@ -2,7 +2,8 @@
 
 A reward function is ``fn(prompt, completion, example, **kwargs) -> float | dict[str, float]``.
 A dict holds reward components. The reward is the weighted sum of all components, and each
-component is logged by name. A reward function may be ``async def``. With ``@reward(batch=True)``
+component is logged by name. None, alone or in a dict, abstains: it is left out of the sum. A
+reward function may be ``async def``. With ``@reward(batch=True)``
 it takes a whole batch: ``fn(prompts, completions, examples)`` returns a list of rewards.
 """
 
@@ -33,8 +34,10 @@ from textenv.rewards.calls import (
     call,
     call_now,
     is_async,
+    result,
     takes_batch,
 )
+from textenv.rewards.limits import Limited
 from textenv.rewards.process import Worker
 from textenv.rewards.registry import RewardFunction, get, names
 
@@ -56,10 +59,12 @@ class Reward:
         has_verifier: whether there is a task with its own verifier.
         timeout: seconds that one call of a function may take; for a function that takes a batch,
             the call with the whole batch. Async functions are cut off, and with ``process`` the
-            others too, but never the task's own verifier.
+            others too. The task cuts off its own verifier.
         process: run the functions that are not async in a separate process (see `Worker` for
             its cost).
         on_timeout: the score of a function that was cut off; None raises RewardTimeoutError.
+        verifier_is_cut_off: whether the task cuts off its own verifier after the timeout.
+        may_abstain: whether a function may return None; False makes it an error.
 
     Raises:
         ConfigError: for an unknown name, a name that occurs twice, ``"correct"`` without a
@@ -76,6 +81,8 @@ class Reward:
         timeout: float | None = None,
         process: bool = False,
         on_timeout: float | None = None,
+        verifier_is_cut_off: bool = False,
+        may_abstain: bool = True,
     ):
         parts = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
         if not parts:
@@ -94,9 +101,14 @@ class Reward:
         self._is_score = list(self._functions.values()) == [_correct] and not self._weights
         self._timeout = None if timeout is None else _seconds(timeout)
         self._on_timeout = None if on_timeout is None else _number("reward_on_timeout", on_timeout)
+        self._may_abstain = may_abstain
         self._worker = self._made_worker() if process else None
-        self._check_timeout()
-        self._plain = self._worker is None and not any(
+        self._workers: dict[str, Worker | Limited | None] = {
+            name: Limited(function) if _limited(function) else self._worker
+            for name, function in self._functions.items()
+        }
+        self._check_timeout(verifier_is_cut_off)
+        self._plain = not any(self._workers.values()) and not any(
             is_async(function) or takes_batch(function) for function in self._functions.values()
         )
         self.requires = sorted({k for f in self._functions.values() for k in _requires(f)})
@@ -109,8 +121,8 @@ class Reward:
         return any(
             function is not _correct
             and not takes_batch(function)
-            and (self._worker is not None or is_async(function))
-            for function in self._functions.values()
+            and (self._workers[name] is not None or is_async(function))
+            for name, function in self._functions.items()
         )
 
     @property
@@ -133,7 +145,7 @@ class Reward:
         begun: list[dict[str, Future[Any]]] = [{} for _ in completions]
         for name, function in self._functions.items():
             if takes_batch(function):
-                outcomes = call(name, function, rows, self._timeout, self._worker)
+                outcomes = call(name, function, rows, self._timeout, self._workers[name])
                 for each, outcome in zip(begun, outcomes):
                     each[name] = Future()
                     each[name].set_result(outcome)
@@ -154,7 +166,7 @@ class Reward:
             return {}
         row = prompt, completion, example
         futures = {
-            name: begin(name, function, row, self._timeout, self._worker)
+            name: begin(name, function, row, self._timeout, self._workers[name])
             for name, function in self._functions.items()
             if function is not _correct
         }
@@ -179,7 +191,8 @@ class Reward:
 
         Returns:
             The weighted sum, the components by name (unweighted), and whether the completion
-            is correct, which is None if no function verifies it.
+            is correct, which is None if no function verifies it. If all functions abstain, the sum
+            is NaN and there are no components.
 
         Raises:
             RewardError: if a function raises, or returns something other than finite numbers.
@@ -220,16 +233,19 @@ class Reward:
             if function is _correct:
                 outcomes[name] = list(scores)
             elif name in begun:  # only `__call__` passes it, with one row
-                outcomes[name] = [begun[name].result()]
+                outcomes[name] = [result(begun[name], self._timeout)]
             else:
-                outcomes[name] = call(name, function, rows, self._timeout, self._worker)
+                outcomes[name] = call(name, function, rows, self._timeout, self._workers[name])
         return [
             self._sum({name: outcome[i] for name, outcome in outcomes.items()}, prompt, completion)
             for i, (prompt, completion) in enumerate(zip(rows.prompts, rows.completions))
         ]
 
     def close(self) -> None:
-        """Stop the process, if there is one. The next call starts it again."""
+        """Stop the process, if there is one. The next call starts it again.
+
+        The process of `textenv.rewards.limits` goes on: other rewards may be using it.
+        """
         if self._worker is not None:
             self._worker.close()
 
@@ -249,23 +265,33 @@ class Reward:
                     f"(prompt {_short(prompt)}, completion {_short(completion)})"
                 ) from outcome.cause
             if outcome is TIMED_OUT:
-                if self._on_timeout is None:
+                if self._timeout is None:  # the default limit of a function that needs one
+                    outcome = 0.0
+                elif self._on_timeout is None:
                     raise RewardTimeoutError(
                         f"reward function {name!r} took longer than reward_timeout="
                         f"{self._timeout:g} s (prompt {_short(prompt)}, completion "
                         f"{_short(completion)}); reward_on_timeout=SCORE scores it instead"
                     )
-                outcome, cut = self._on_timeout, True
-            for key, value in _components(name, outcome, prompt):
+                else:
+                    outcome, cut = self._on_timeout, True
+            abstains = self._may_abstain and self._functions[name] is not _correct
+            for key, value in _components(name, outcome, prompt, abstains):
+                if value is None:
+                    cut = True
+                    continue
                 if key in components:
                     raise RewardError(f"two reward functions return a component {key!r}")
                 components[key] = value
-            if _declared(self._functions[name], "verifies", False):
+            if _declared(self._functions[name], "verifies", False) and outcome is not None:
                 correct = (correct is not False) and components.get(name, 0.0) >= 1.0
+        if not components:
+            return math.nan, {}, correct
         if not self._weights:
             return self._finite_total(sum(components.values()), components), components, correct
         unknown = self._weights.keys() - components.keys()
-        if unknown and not cut:  # a function that was cut off has a score instead of components
+        # A function that was cut off has a score instead of components, and one that abstains none.
+        if unknown and not cut:
             raise RewardError(
                 f"reward_weights names {sorted(unknown)}, but the components are "
                 f"{sorted(components)}"
@@ -284,15 +310,17 @@ class Reward:
         plain = {
             name: function
             for name, function in self._functions.items()
-            if function is not _correct and not is_async(function)
+            if function is not _correct and not is_async(function) and not _limited(function)
         }
         return Worker(plain) if plain else None
 
-    def _check_timeout(self) -> None:
+    def _check_timeout(self, verifier_is_cut_off: bool) -> None:
         if self._timeout is None and self._on_timeout is not None:
             raise ConfigError("reward_on_timeout needs reward_timeout, which is not set")
         functions = [f for f in self._functions.values() if f is not _correct]
-        if self._timeout and self._worker is None and not any(map(is_async, functions)):
+        if verifier_is_cut_off and _correct in self._functions.values():
+            return
+        if self._timeout and not any(self._workers.values()) and not any(map(is_async, functions)):
             raise ConfigError(
                 f"reward_timeout can only cut off async functions, and none of "
                 f"{', '.join(self._functions)} is async"
@@ -326,6 +354,11 @@ def _correct(prompt: str, completion: str, example: dict[str, Any]) -> float:
 _correct.verifies = True  # type: ignore[attr-defined]
 
 
+def _limited(function: RewardFunction) -> bool:
+    """Whether a function uses the parser of another library, and needs a limit of time."""
+    return _declared(function, "limited", False)
+
+
 def _declared(function: RewardFunction, name: str, default: Any) -> Any:
     """An attribute of a reward function, also if it is wrapped in ``functools.partial``."""
     if isinstance(function, functools.partial):
@@ -339,7 +372,10 @@ def _requires(function: RewardFunction) -> set[str]:
     return {key for key in _declared(function, "requires", ()) if key not in given}
 
 
-def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
+def _components(
+    name: str, result: Any, prompt: str, abstains: bool
+) -> list[tuple[str, float | None]]:
+    """The components by name; None for one that abstains, if that is allowed."""
     if type(result) is float and math.isfinite(result):  # the common case: the rest is slow
         return [(name, result)]
     if isinstance(result, Mapping):
@@ -348,11 +384,16 @@ def _components(name: str, result: Any, prompt: str) -> list[tuple[str, float]]:
                 f"reward function {name!r} returned {dict(result)!r} for prompt {_short(prompt)}; "
                 "expected components by name, at least one"
             )
-        return [(key, _finite(f"{name}[{key!r}]", value, prompt)) for key, value in result.items()]
-    return [(name, _finite(name, result, prompt))]
+        return [
+            (key, _finite(f"{name}[{key!r}]", value, prompt, abstains))
+            for key, value in result.items()
+        ]
+    return [(name, _finite(name, result, prompt, abstains))]
 
 
-def _finite(name: str, value: Any, prompt: str) -> float:
+def _finite(name: str, value: Any, prompt: str, abstains: bool) -> float | None:
+    if value is None and abstains:
+        return None
     # NumPy's scalars are registered as Real. Its booleans are not, nor are arrays of one element.
     if not isinstance(value, (numbers.Real, np.bool_)):
         raise RewardError(

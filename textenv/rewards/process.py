@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -40,7 +41,7 @@ class _Call(NamedTuple):
     timeout: float | None
 
 
-def failure(error: Exception) -> Failed:
+def failure(error: BaseException) -> Failed:
     """The outcome of a call that raised ``error``."""
     own = isinstance(error, TextEnvError)
     return Failed(str(error) if own else f"raised {type(error).__name__}: {error}", error)
@@ -55,13 +56,14 @@ class Worker:
 
     Args:
         functions: the functions by name. A new process must be able to import each of them.
+        checked: whether daemonic processes are refused, which cannot start a process this way.
 
     Raises:
         ConfigError: for a function that cannot be sent to a process, or inside a daemonic process.
     """
 
-    def __init__(self, functions: Mapping[str, Callable[..., Any]]):
-        if multiprocessing.current_process().daemon:
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], *, checked: bool = True):
+        if checked and multiprocessing.current_process().daemon:
             raise ConfigError(
                 "reward_process=True starts a process, which daemonic processes are not allowed "
                 "to do: make the vector environment with vector_kwargs={'daemon': False}"
@@ -77,6 +79,7 @@ class Worker:
         self._functions = dict(functions)
         self._calls: queue.SimpleQueue[_Call | None] | None = None  # made by the first `submit`
         self._lock = threading.Lock()  # for the process: another thread may be calling it
+        self._calling = threading.Lock()  # one question is answered before the next is asked
         self._process: Any = None
         self._connection: Any = None
 
@@ -98,23 +101,38 @@ class Worker:
         self._calls.put(call)
         return call.future
 
+    def __reduce__(self) -> Any:
+        return type(self), (self._functions,)  # a copy starts a process of its own
+
     def _call(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Any:
+        with self._calling:
+            return self._ask(name, arguments, timeout)
+
+    def _ask(self, name: str, arguments: tuple[Any, ...], timeout: float | None) -> Any:
         with self._lock:
             if self._process is None:
                 self._start()
             process, connection = self._process, self._connection
+        message = ForkingPickler.dumps((name, arguments))  # before the process waits for it
+        answered = False
         try:
-            connection.send((name, arguments))
-            if not connection.poll(timeout):
-                self._stop()
+            connection.send_bytes(message)
+            if not self._comes(connection, timeout):
                 return TIMED_OUT
             returned, value = connection.recv()
+            answered = True
         except (EOFError, ConnectionError):
             process.join()
             code = process.exitcode
-            self._stop()
             return Failed(f"ended its process with exit code {code}")
+        finally:
+            if not answered:  # also after Ctrl-C: the next call must not get this one's answer
+                self._stop()
         return value if returned else Failed(value)
+
+    def _comes(self, connection: Any, timeout: float | None) -> bool:
+        """Whether an answer comes in time."""
+        return connection.poll(timeout)
 
     def close(self) -> None:
         """Kill the process and cancel the queued calls. The next call starts another process."""
@@ -133,6 +151,25 @@ class Worker:
                 self._process = self._connection = None
 
     def _start(self) -> None:
+        process, connection = self._launch()
+        killer = weakref.finalize(self, _kill, process)
+        try:
+            ready = connection.poll(_START_SECONDS) and connection.recv()
+        except (EOFError, ConnectionError):
+            ready = False
+        if not ready:
+            killer()
+            raise RewardError(self._no_start)
+        self._process, self._connection, self._killer = process, connection, killer
+
+    _no_start = (
+        "the process of reward_process=True did not start. It imports the main script again, whose "
+        "actions must be under `if __name__ == '__main__':`, and it imports the modules of the "
+        "reward functions"
+    )
+
+    def _launch(self) -> tuple[Any, Any]:
+        """Start the process, and return it with this end of the connection to it."""
         # Never "fork": the child of a process that has threads or uses MLX can hang.
         ways = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context(
@@ -144,19 +181,7 @@ class Worker:
         )
         process.start()
         theirs.close()
-        killer = weakref.finalize(self, _kill, process)
-        try:
-            ready = connection.poll(_START_SECONDS) and connection.recv()
-        except (EOFError, ConnectionError):
-            ready = False
-        if not ready:
-            killer()
-            raise RewardError(
-                "the process of reward_process=True did not start. It imports the main script "
-                "again, whose actions must be under `if __name__ == '__main__':`, and it imports "
-                "the modules of the reward functions"
-            )
-        self._process, self._connection, self._killer = process, connection, killer
+        return process, connection
 
 
 def _do_calls(calls: queue.SimpleQueue[_Call | None], ref: weakref.ReferenceType[Worker]) -> None:
@@ -169,7 +194,7 @@ def _do_calls(calls: queue.SimpleQueue[_Call | None], ref: weakref.ReferenceType
         if worker is not None and call.future.set_running_or_notify_cancel():
             try:
                 call.future.set_result(worker._call(call.name, call.arguments, call.timeout))
-            except Exception as error:  # the future raises it when its result is requested
+            except BaseException as error:  # the future raises it when its result is requested
                 call.future.set_exception(error)
         del worker
 
@@ -181,15 +206,19 @@ def _kill(process: Any) -> None:
 
 def _serve(connection: Any, functions: Mapping[str, Callable[..., Any]]) -> None:
     """Answer calls until the other end of the connection is closed; the target of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     connection.send(True)
     while True:
         try:
             name, arguments = connection.recv()
         except EOFError:
             return
-        try:
-            answer = (True, functions[name](*arguments))
-            data = ForkingPickler.dumps(answer)
-        except Exception as error:  # it is the user's code, which may raise anything
-            data = ForkingPickler.dumps((False, failure(error).message))
-        connection.send_bytes(data)
+        connection.send_bytes(answer_of(functions[name], arguments))
+
+
+def answer_of(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a function in its process; returns what is sent back, as bytes."""
+    try:
+        return ForkingPickler.dumps((True, function(*arguments)))
+    except Exception as error:  # it is the user's code, which may raise anything
+        return ForkingPickler.dumps((False, failure(error).message))

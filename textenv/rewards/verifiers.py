@@ -6,6 +6,7 @@ A function reads its settings from the example. To set one for all examples, use
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from textenv.rewards.answers import (
     why_missing,
     why_no_number,
 )
+from textenv.rewards.limits import is_bounded
 from textenv.rewards.registry import reward
 
 
@@ -71,16 +73,13 @@ def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
     r"""1 if the completion's last formula equals ``answer``, as 1/2 and ``\frac{1}{2}`` do; else 0.
 
     math-verify reads and compares the formulas. It looks in ``\boxed{}`` and between dollar signs
-    first. A text that is written for that purpose can make it take very long; ``reward_timeout``
-    with ``reward_process=True`` cuts it off.
+    first. A completion with a number that is too large to compute with scores 0. `Reward` calls
+    this function in a process with a time limit, because a formula can take very long.
 
     Raises:
         ValueError: if the answer is not a formula.
     """
-    try:
-        import math_verify
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("math-verify", "rewards", "reward 'math_equal'") from error
+    math_verify = _math_verify()
     # At its first use it warns that its own timeouts are off. They are off because they use a
     # signal, which works only in the main thread and which other code may use.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -88,8 +87,26 @@ def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
     gold = math_verify.parse(_marked(as_text(answer)), parsing_timeout=None)
     if not gold:
         raise ValueError(f"answer {answer!r} is not a formula that math-verify reads")
+    if not is_bounded(completion):
+        return 0.0
     found = math_verify.parse(_marked(completion), parsing_timeout=None)
     return float(math_verify.verify(gold, found, timeout_seconds=None))
+
+
+def _math_verify() -> Any:
+    """The library math-verify, which takes a second to import."""
+    _require_math_verify()
+    return importlib.import_module("math_verify")
+
+
+def _require_math_verify() -> None:
+    if importlib.util.find_spec("math_verify") is None:
+        raise MissingDependencyError("math-verify", "rewards", "reward 'math_equal'")
+
+
+math_equal.limited = True  # type: ignore[attr-defined]
+math_equal.require = _require_math_verify  # type: ignore[attr-defined]
+math_equal.prepare = lambda *_: _math_verify()  # type: ignore[attr-defined]
 
 
 def _marked(text: str) -> str:

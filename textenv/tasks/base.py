@@ -78,6 +78,8 @@ class Task(ABC):
     size: int | None = None
     max_turns: int = 1
     """Actions in an episode. When they are used up, the environment truncates the episode."""
+    verifier_timeout: float | None = None
+    """Seconds that one call of the verifier may take, if it can be cut off; else None."""
     levels: range | None = None
     """Levels of difficulty, easy ones first; None if the task has no levels."""
 
@@ -93,6 +95,10 @@ class Task(ABC):
             ConfigError: if the task has no levels, or not this one.
         """
         raise ConfigError(f"task {self.name!r} has no levels of difficulty")
+
+    def with_timeout(self, seconds: float) -> Task:
+        """The same task with another `verifier_timeout`, if its verifier can be cut off."""
+        return self
 
     @abstractmethod
     def example(self, example_id: int) -> Example:

@@ -83,12 +83,12 @@ class Dataset(Task):
             for key in keys:
                 if key not in row:
                     raise DataError(
-                        f"{self._place(i)}: key {key!r} is missing, which {because} needs; "
+                        f"{self.place(i)}: key {key!r} is missing, which {because} needs; "
                         f"the row has {', '.join(map(repr, row))}"
                     )
             for check in checks:
                 if (why := check(row)) is not None:
-                    raise DataError(f"{self._place(i)}: {why}; {because} needs it")
+                    raise DataError(f"{self.place(i)}: {why}; {because} needs it")
         self._met.update(keys, checks)
 
     def in_split(self, split: str | None) -> Dataset:
@@ -124,26 +124,31 @@ class Dataset(Task):
             )
         return ids
 
-    def _place(self, index: int) -> str:
+    def longer_than(self, count: int) -> list[int]:
+        """The ids of the examples whose prompt has more than ``count`` bytes."""
+        return [i for i in self.ids if len(self._rows[i]["prompt"].encode()) > count]
+
+    def place(self, index: int) -> str:
+        """The name of a row in messages."""
         return f"{self.name}, row {index + self._first_row}"
 
     def _checked(self, index: int, row: Mapping[str, Any]) -> Example:
         if not isinstance(row, Mapping):
             raise DataError(
-                f"{self._place(index)}: expected an object with a prompt, got {type(row).__name__}"
+                f"{self.place(index)}: expected an object with a prompt, got {type(row).__name__}"
             )
         if "prompt" not in row:
             raise DataError(
-                f"{self._place(index)}: key 'prompt' is missing; "
+                f"{self.place(index)}: key 'prompt' is missing; "
                 f"the row has {', '.join(map(repr, row)) or 'no keys'}"
             )
         prompt = row["prompt"]
         if not isinstance(prompt, str):
             raise DataError(
-                f"{self._place(index)}: 'prompt' must be text, got {type(prompt).__name__}"
+                f"{self.place(index)}: 'prompt' must be text, got {type(prompt).__name__}"
             )
         if has_lone_surrogate(prompt):
-            raise DataError(f"{self._place(index)}: 'prompt' holds a lone surrogate")
+            raise DataError(f"{self.place(index)}: 'prompt' holds a lone surrogate")
         return dict(row)
 
 
@@ -170,20 +175,30 @@ def from_prompts(
     return Dataset([{**e, "prompt": p} for p, e in zip(prompts, examples)], split=split)
 
 
+def read_utf8(path: Path) -> bytes:
+    """The bytes of a file without the byte-order mark that some programs write before UTF-8.
+
+    Raises:
+        DataError: for the mark of another encoding.
+    """
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise DataError(f"{path}: its byte-order mark is not that of UTF-8; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
 def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
     """A dataset from a JSON Lines file with one object with a ``prompt`` on each line.
 
     Raises:
         MissingFileError: if there is no such file.
-        DataError: for a line that is not a JSON object, bytes that are not UTF-8, or a
-            byte-order mark; names the file and the line, counted from 1.
+        DataError: for a line that is not a JSON object, or bytes that are not UTF-8; names the file
+            and the line, counted from 1. A byte-order mark of UTF-8 is read over.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"dataset {path} is not a file")
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")
+    data = read_utf8(path)
     rows = []
     lines = data.rstrip().split(b"\n") if data.strip() else []
     for number, line in enumerate(lines, start=1):

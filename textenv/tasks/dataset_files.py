@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import os
@@ -11,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
-from textenv.tasks.dataset import Dataset, from_jsonl
+from textenv.tasks.dataset import Dataset, from_jsonl, read_utf8
 
 # What was read and is in use, by path, split of a folder, and the state of the file.
 _loaded: WeakValueDictionary[Any, Dataset] = WeakValueDictionary()
@@ -56,9 +55,7 @@ def _from_file(path: Path) -> Dataset:
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a CSV file below its line of names; all values are text. The first is row 1."""
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}: starts with a byte-order mark; save it as plain UTF-8")
+    data = read_utf8(path)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import importlib.util
 import json
+import pickle
 import random
 from typing import Any
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
+from textenv.rewards.limits import DEFAULT_SECONDS, run_limited
 from textenv.tasks.base import Example, GeneratedTask, check_level, check_split
 from textenv.tasks.contained import Contained
 from textenv.tasks.unsafe_verifiers import defuse, is_safe
@@ -75,6 +78,8 @@ class ReasoningGym(GeneratedTask):
         MissingDependencyError: if reasoning-gym is not installed.
     """
 
+    verifier_timeout: float = DEFAULT_SECONDS
+
     def __init__(self, dataset: str, split: str = "train", level: int | None = None, **config: Any):
         check_split(split)
         self.name = f"{SOURCE}:{dataset}"
@@ -111,10 +116,16 @@ class ReasoningGym(GeneratedTask):
         """The same dataset at another level of its curriculum; the user's fields are kept."""
         check_level(self, level)
         if level not in self._at_levels:  # some datasets take a second to make
-            self._at_levels[level] = ReasoningGym(
-                self._source_name, self.split, level, **self._fields
-            )
+            made = ReasoningGym(self._source_name, self.split, level, **self._fields)
+            made.verifier_timeout = self.verifier_timeout
+            self._at_levels[level] = made
         return self._at_levels[level]
+
+    def with_timeout(self, seconds: float) -> ReasoningGym:
+        """The same dataset, whose verifier is cut off after so many seconds."""
+        other = copy.copy(self)
+        other.verifier_timeout, other._at_levels = seconds, {}
+        return other
 
     def generate(self, rng: random.Random) -> Example:
         """Draw a seed, and return the first item of the dataset with this seed.
@@ -132,7 +143,10 @@ class ReasoningGym(GeneratedTask):
         }
 
     def score(self, example: Example, completion: str) -> float:
-        """The score of the dataset's own verifier; 0 if it fails, or would run the completion."""
+        """The score of the dataset's own verifier, which runs in a process with a time limit.
+
+        It is 0 if the verifier fails, takes too long, or would run the completion.
+        """
         if not is_safe(self._source_name, completion):
             return 0.0
         entry = {
@@ -140,11 +154,11 @@ class ReasoningGym(GeneratedTask):
             "answer": example["answer"],
             "metadata": example["metadata"],
         }
-        with Contained(0).inside():
-            try:
-                return float(self._dataset.score_answer(completion, entry))
-            except Exception:  # three verifiers raise if a text is not an answer at all
-                return 0.0
+        if not self._class.__module__.startswith("reasoning_gym."):
+            return _score(self._dataset, entry, completion)  # another process may not find it
+        verifier = self._class, self._source_name, pickle.dumps(self._config)
+        outcome = run_limited(_verify, (*verifier, entry, completion), self.verifier_timeout)
+        return outcome if isinstance(outcome, float) else 0.0
 
     def oracle(self, example: Example) -> str:
         """The dataset's answer, or an answer in its metadata, that scores full marks.
@@ -181,6 +195,29 @@ class ReasoningGym(GeneratedTask):
         for name, attribute in curriculum.attributes.items():
             curriculum.set_attr_level(name, min(level, len(attribute.levels) - 1))
         return vars(curriculum.generate_configuration())
+
+
+def _score(dataset: Any, entry: dict[str, Any], completion: str) -> float:
+    with Contained(0).inside():
+        try:
+            return float(dataset.score_answer(completion, entry))
+        except Exception:  # three verifiers raise if a text is not an answer at all
+            return 0.0
+
+
+def _verify(made_by: Any, name: str, config: bytes, entry: Any, completion: str) -> float:
+    """The score of a completion; what the process of verifiers calls."""
+    return _score(_verifier(made_by, name, config), entry, completion)
+
+
+@functools.lru_cache(maxsize=32)
+def _verifier(made_by: Any, name: str, config: bytes) -> Any:
+    defuse(name, made_by.__module__)
+    with Contained(0).inside():
+        return made_by(config=dataclasses.replace(pickle.loads(config), seed=0, size=1))
+
+
+_verify.prepare = lambda *arguments: _verifier(*arguments[:3])  # type: ignore[attr-defined]
 
 
 def make(dataset: str, **kwargs: Any) -> ReasoningGym:

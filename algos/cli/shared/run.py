@@ -66,7 +66,8 @@ class TrainingRun:
         """Evaluate, train, save, and evaluate again.
 
         The folder appears before the first update. A training that is interrupted is saved and
-        evaluated as it is; one that fails leaves a summary that says so.
+        evaluated as it is. One that fails is saved too, if it had made a step, and leaves a summary
+        that says so.
 
         Returns:
             The exit code: 0, or 130 after Ctrl-C.
@@ -101,6 +102,8 @@ class TrainingRun:
         if state != "failed":
             self.trainer.save(self.folder.model)
             after = self.judge()
+        elif self.trainer.history:
+            self._save_what_was_learnt()
         self.folder.write_summary(
             {
                 "state": state,
@@ -116,6 +119,15 @@ class TrainingRun:
         if self.picture is not None and self.trainer.history:
             self.folder.draw(self.picture, self.trainer.history)
         return after
+
+    def _save_what_was_learnt(self) -> None:
+        """Write the model of a training that failed; the error that ended it matters more."""
+        begins = f"failed after {len(self.trainer.history)} {self.unit}"
+        try:
+            self.trainer.save(self.folder.model)
+            self.console.print(f"{begins}: the model so far is in {self.folder.model}")
+        except Exception as error:  # whatever broke may break this too
+            self.console.print(f"{begins}; the model cannot be saved: {error}")
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started

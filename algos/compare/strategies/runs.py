@@ -367,7 +367,9 @@ def _warm_up(arena: StrategyArena, entrants: Sequence[Entrant]) -> None:
 def _accuracy(runner: RolloutRunner, example_ids: Sequence[int], greedy: bool) -> float:
     if not example_ids:
         return 0.0
-    return float(np.mean([outcome(t) for t in runner.play(example_ids, greedy)]))
+    outcomes = np.array([outcome(t) for t in runner.play(example_ids, greedy)])
+    scored = outcomes[np.isfinite(outcomes)]
+    return float(scored.mean()) if len(scored) else 0.0
 
 
 class _SpentError(Exception):

@@ -17,7 +17,7 @@ from textenv.tokenizers import load_tokenizer
 Messages = Sequence[Mapping[str, str]]
 """``{"role", "content"}`` in order."""
 
-_ASKED = {"role": "user", "content": "a"}
+_ASKED = {"role": "user", "content": "question0"}
 _ANSWERED = {"role": "assistant", "content": "b"}
 
 
@@ -54,6 +54,7 @@ class ChatFormat:
         self.ends = sorted(self._tokenizer.eos_token_ids)
         self._closing = 1  # how many tokens after an answer are looked through for its end
         self._markers: tuple[str, ...] = ()
+        self._after_prompt: tuple[str, ...] = ()
         self._warned = False
         if has_template:
             try:
@@ -111,17 +112,18 @@ class ChatFormat:
         return [*context, *between]
 
     def is_rendered(self, text: str) -> bool:
-        """Whether a text has been through the chat template, and begins with a marker of it.
+        """Whether a text has been through the chat template, which the first one is warned of.
 
-        The first such text is warned of.
+        It then begins with a special token of the template, or ends with what that puts there.
         """
-        rendered = self.templated and text.startswith(self._markers)
+        whole = text.startswith(self._markers) or text.endswith(self._after_prompt)
+        rendered = self.templated and whole
         if rendered and not self._warned:
             self._warned = True
             warnings.warn(
-                f"prompt {text[:40]!r} begins with a special token of the chat template: it is "
-                "taken as rendered already, and read as it is (chat_template=False says so too)",
-                stacklevel=5,
+                f"prompt {text[:40]!r} begins or ends as the chat template has it: it is taken as "
+                "rendered already, and read as it is (chat_template=False says so without a doubt)",
+                stacklevel=6,
             )
         return rendered
 
@@ -132,6 +134,8 @@ class ChatFormat:
         asked = tokenizer.render_chat([_ASKED], **self._settings)
         markers = special.intersection(tokenizer.encode(asked, add_special_tokens=False))
         self._markers = tuple(filter(None, (tokenizer.decode([i]) for i in markers)))
+        after = asked.rpartition(_ASKED["content"])[2]
+        self._after_prompt = (after,) if after.strip() else ()
         closing = tokenizer.render_after_answer([_ASKED, _ANSWERED], False, **self._settings)
         for count, token in enumerate(tokenizer.encode(closing, add_special_tokens=False), 1):
             if token in special:

@@ -17,6 +17,7 @@ import numpy as np
 from textenv.algos.config import check_integer
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
+from textenv.tokenizers import load_tokenizer
 
 backend.prepare()
 
@@ -28,7 +29,11 @@ from textenv.algos.lm.generation.generator import Generator  # noqa: E402
 from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
 from textenv.algos.lm.generation.stops import StopStrings, check_stops  # noqa: E402
 from textenv.algos.lm.models.properties import context_length  # noqa: E402
-from textenv.algos.lm.models.vocabulary import embedding_rows, fit_vocabulary  # noqa: E402
+from textenv.algos.lm.models.vocabulary import (  # noqa: E402
+    check_ids,
+    embedding_rows,
+    fit_vocabulary,
+)
 from textenv.algos.lm.models.weights import as_numpy, fingerprint, set_weights  # noqa: E402
 
 
@@ -81,9 +86,10 @@ class LanguageModelPolicy:
         self.model = model
         self.tokenizer = tokenizer
         self.params = params
-        fit_vocabulary(model, tokenizer)
+        tokens = load_tokenizer(tokenizer)
+        fit_vocabulary(model, tokens)
         self._rows = embedding_rows(model)
-        self._format = ChatFormat(tokenizer, params.chat_template, params.chat_template_kwargs)
+        self._format = ChatFormat(tokens, params.chat_template, params.chat_template_kwargs)
         self._stops = StopStrings(tokenizer.decode, params.stop)
         self._generator = Generator(model, self._format.ends, params.batch_size)
         self._rng = np.random.default_rng(params.seed)
@@ -320,11 +326,10 @@ class LanguageModelPolicy:
 
     def _check(self, prompt: str, ids: list[int]) -> None:
         context, tokens = context_length(self.model), len(ids)
-        if self._rows is not None and max(ids) >= self._rows:
-            raise DataError(
-                f"prompt {prompt[:40]!r} holds token id {max(ids)}, and the model's embedding has "
-                f"{self._rows} rows: the model cannot read this special token"
-            )
+        try:
+            check_ids(self._rows, ids)
+        except DataError as error:
+            raise DataError(f"prompt {prompt[:40]!r}: {error}") from error
         if context is not None and tokens + self.params.max_tokens > context:
             raise DataError(
                 f"a prompt of {tokens} tokens and max_tokens={self.params.max_tokens} exceed the "

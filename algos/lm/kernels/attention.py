@@ -28,6 +28,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx_lm.models import base  # noqa: E402
 
+from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, on_cpu  # noqa: E402
 from textenv.algos.runtime.compile import keeps  # noqa: E402
 
@@ -138,7 +139,7 @@ def _attention(biases: list[mx.array | None]) -> Callable[..., list[mx.array]]:
         powers = [exp_below(s, top) for s in scores]
         total, out = mx.zeros(()), mx.zeros(())
         for power, values in zip(powers, flat[1::2]):
-            total = total + mx.sum(power, axis=-1, keepdims=True)
+            total = total + block_sum(power, keepdims=True)
             out = out + _times(power.astype(values.dtype), values)
         out = (out / total).astype(queries.dtype)  # (..., L, D)
         if keeps(*powers):

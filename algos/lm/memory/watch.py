@@ -46,7 +46,7 @@ class MemoryWatch:
         model: the model to train.
         config: a `GRPOConfig`, or a `PPOConfig` on text.
         env: the environment, whose prompts are measured.
-        tokenizer: the model's tokenizer.
+        tokenizer: encodes prompts: the policy, so that a chat template counts.
         limit: the memory that there is; None: what this process has at the time of each check.
 
     Raises:

@@ -23,6 +23,11 @@ from textenv.algos.lm.kernels.rotary import use_fast_rope  # noqa: E402
 from textenv.algos.lm.memory.weights_size import check_weights  # noqa: E402
 from textenv.algos.lm.models.vocabulary import fit_vocabulary  # noqa: E402
 
+_MOST = {  # the largest sizes that a config may name
+    "num_hidden_layers": 10_000,
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), 100_000),
+    **dict.fromkeys(("hidden_size", "vocab_size", "max_position_embeddings"), 10**9),
+}
 _FILES = ["*.json", "model*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
 
 
@@ -71,32 +76,90 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
         config = mlx_lm.utils.load_config(folder)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    except (AttributeError, TypeError, RecursionError) as error:  # of generation_config.json too
+        raise DataError(f"{folder}: a config is not a JSON object: {_said(error)}") from error
     if not isinstance(config, dict):
         raise DataError(f"{folder / 'config.json'} is not a JSON object")
+    check_config(config, folder)
     check_weights(folder)
     try:
         model, _ = mlx_lm.utils.load_model(folder)
     except FileNotFoundError as error:
         raise MissingFileError(f"{folder} holds no weights: {error}") from error
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise DataError(f"{folder} does not hold a model that loads: {error}") from error
+    except Exception as error:  # of any of mlx-lm's architectures
+        raise DataError(f"{folder} does not hold a model that loads: {_said(error)}") from error
     try:
         tokenizer = mlx_lm.utils.load_tokenizer(
             folder, eos_token_ids=config.get("eos_token_id", None)
         )
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
+    except Exception as error:  # of any of transformers' tokenizers
+        raise DataError(f"{folder} does not hold a tokenizer that loads: {_said(error)}") from error
+    check_template(tokenizer, folder)
     if not hasattr(model, "_no_grad"):  # recurrent_gemma's class does not call its base's __init__
         nn.Module.__init__(model)
     fit_vocabulary(model, tokenizer, folder)
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
-    use_fast_swiglu(model)
-    use_fast_norm(model)
-    use_fast_rope(model)
+    try:
+        use_fast_swiglu(model)
+        use_fast_norm(model)
+        use_fast_rope(model)
+    except (ValueError, TypeError, ArithmeticError) as error:  # a rope_theta of text, say
+        raise DataError(f"{folder} does not hold a model that runs: {_said(error)}") from error
     mx.eval(model.parameters())
     model.source = folder  # `save_model` reads the config there
     return model, tokenizer
+
+
+def check_config(config: dict[str, Any], folder: Path) -> None:
+    """Check what a model's config says before anything is built or run by it.
+
+    Raises:
+        DataError: for code in the folder, or a size that no model has; names the folder.
+    """
+    if config.get("model_file") is not None:
+        raise DataError(
+            f"{folder}: config.json names a file of code, {config['model_file']!r:.80}, and code "
+            "of a model's folder is not run: use an architecture that mlx-lm has"
+        )
+    ends = config.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and type(end) is not int:
+            raise DataError(f"{folder}: eos_token_id must be a token id, got {end!r:.40}")
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key, most in _MOST.items():
+            value = part.get(key)
+            if isinstance(value, (int, float)) and not (type(value) is int and 0 < value <= most):
+                raise DataError(
+                    f"{folder}: {key} of config.json must be a whole number from 1 to {most}, got "
+                    f"{value!r:.40}"
+                )
+
+
+def check_template(tokenizer: Any, folder: Path) -> None:
+    """Check that a tokenizer's chat template, if it has one, renders a user's message.
+
+    A template that refuses that message by its own ``raise_exception`` is one that runs.
+
+    Raises:
+        DataError: for a template that does not; names the folder.
+    """
+    if not getattr(tokenizer, "has_chat_template", False):
+        return
+    try:
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template may do anything that Python can
+        if type(error).__name__ != "TemplateError":
+            raise DataError(
+                f"{folder}: its chat template does not render a message: {_said(error)}"
+            ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _to_float32(value: mx.array) -> mx.array:

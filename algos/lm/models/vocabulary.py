@@ -40,14 +40,15 @@ def fit_vocabulary(model: nn.Module, tokenizer: Any, name: object = "the model")
     """
     tokenizer = load_tokenizer(tokenizer)
     rows = embedding_rows(model) or tokenizer.vocab_size
-    beyond = [i for i in tokenizer.ids - tokenizer.special_ids if i >= rows]
+    ids = np.fromiter(tokenizer.ids, int)
+    beyond = set(ids[ids >= rows].tolist()) - tokenizer.special_ids
     if beyond:
         raise DataError(
             f"{name}: the tokenizer has token ids up to {max(beyond)}, and the model's embedding "
             f"has {rows} rows; use the tokenizer that the model was made with"
         )
     known = np.zeros(rows, bool)
-    known[[i for i in tokenizer.ids if i < rows]] = True
+    known[ids[ids < rows]] = True
     model.known_ids = known
 
 
@@ -57,6 +58,25 @@ def embedding_rows(model: nn.Module) -> int | None:
     # A model may have others, which are smaller, such as one of positions.
     rows = [m.weight.shape[0] for _, m in model.named_modules() if isinstance(m, embeddings)]
     return max(rows, default=None)
+
+
+def check_ids(rows: int | None, *ids: Any) -> None:
+    """Refuse token ids that a model has no rows for, where it would read memory of others.
+
+    Args:
+        rows: from `embedding_rows`.
+        ids: lists or arrays of token ids.
+
+    Raises:
+        DataError: with the first list's largest id and the number of rows.
+    """
+    for some in ids:
+        largest = int(np.max(some, initial=0))
+        if rows is not None and largest >= rows:
+            raise DataError(
+                f"there is token id {largest}, and the model's embedding has {rows} rows: the "
+                "tokens are another model's, or a special token that this model cannot read"
+            )
 
 
 def mask_unknown(model: nn.Module) -> Callable[[mx.array], mx.array]:

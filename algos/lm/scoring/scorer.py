@@ -31,7 +31,11 @@ from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
-from textenv.algos.lm.models.vocabulary import mask_unknown  # noqa: E402
+from textenv.algos.lm.models.vocabulary import (  # noqa: E402
+    check_ids,
+    embedding_rows,
+    mask_unknown,
+)
 from textenv.algos.lm.scoring.checkpointing import in_chunks, recompute_layers  # noqa: E402
 from textenv.algos.lm.scoring.plain import plain_hidden  # noqa: E402
 from textenv.algos.lm.scoring.tree_scoring import tree_hidden  # noqa: E402
@@ -53,7 +57,7 @@ class Scorer:
         self._model = model
         self._layers = check_architecture(model)
         self._body, self._head = split_head(model)
-        self._known = mask_unknown(model)
+        self._known, self._rows = mask_unknown(model), embedding_rows(model)
         if gradient_checkpointing:
             self._body = recompute_layers(model, self._body)
 
@@ -64,7 +68,11 @@ class Scorer:
             Log-probabilities (N, T) of its tokens over the support that they were sampled from,
             and the entropies (N, T) of these distributions, without a gradient. Where the mask is
             0, both have no meaning.
+
+        Raises:
+            DataError: for a token id that the model has no row for.
         """
+        check_ids(self._rows, batch.token_ids, *batch.prompts)
         if batch.parent is None or not self._model.shares_prompts:
             return self.score(batch, self.hidden(batch))
         caches, last = self._prefill(batch)
@@ -84,6 +92,7 @@ class Scorer:
 
     def hidden(self, batch: TokenBatch) -> mx.array:
         """The hidden states (N, T, D) that predict the tokens of a batch."""
+        check_ids(self._rows, batch.token_ids, *batch.prompts)
         if self._model.runs_plainly:
             return plain_hidden(self._model, self._body, batch)
         layout = lay_out(batch.prompt_index, len(batch.prompts), self._model.shares_prompts)

@@ -48,7 +48,12 @@ class MaximumVariance(Selection):
         return [self._thin(group) if len(group) > self.keep else group for group in groups]
 
     def _thin(self, group: Group) -> Group:
-        return thin(group, most_varied([t.total_reward for t in group], self.keep))
+        scored = [i for i, t in enumerate(group) if t.is_scored]  # the others teach nothing
+        if len(scored) > self.keep:
+            varied = most_varied([group[i].total_reward for i in scored], self.keep)
+            return thin(group, [scored[i] for i in varied])
+        rest = [i for i in range(len(group)) if i not in scored]
+        return thin(group, sorted([*scored, *rest[: self.keep - len(scored)]]))
 
 
 def most_varied(rewards: Sequence[float], count: int) -> list[int]:

@@ -189,7 +189,7 @@ def test_settings_that_are_wrong(capsys, argv, says):
 
 def test_a_file_that_is_cut_off_is_named(capsys, tmp_path):
     path = tmp_path / "transcript_0.jsonl"
-    path.write_text('{"format": "textenv.rollout", "schema_version": 2}\n{"actions": [')
+    path.write_text('{"format": "textenv.rollout", "schema_version": 3}\n{"actions": [')
     assert main(["play", "--replay", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_on_a_terminal(tmp_path):
         "infos": [{}, {}], "final_observation": "x1a2b", "terminated": True, "truncated": False,
     }  # fmt: skip
     path = tmp_path / "transcript_0.jsonl"
-    header = {"format": "textenv.rollout", "schema_version": 2}
+    header = {"format": "textenv.rollout", "schema_version": 3}
     path.write_text(f"{json.dumps(header)}\n{json.dumps(row)}\n")
 
     def start(*argv):

@@ -98,7 +98,7 @@ def test_reward_functions_that_fail(tmp_path, problems, refused, body, said):
         (b'{"prompt": "1+1=", "answer": "2"}\n{"prompt": \n', "row 2"),
         (b'{"answer": "2"}\n', "'prompt'"),
         (b'{"prompt": "1+1="}\n', "'answer'"),
-        (b'\xef\xbb\xbf{"prompt": "1+1=", "answer": "2"}\n', "byte-order mark"),
+        (b"\xff\xfe{\x00", "byte-order mark"),
         (b"", "no rows"),
     ],
 )
@@ -245,3 +245,8 @@ def test_ppo_on_control_leaves_its_rollouts_and_says_so(tmp_path, capsys):
     larger = tmp_path / "larger"
     assert main([*argv, "--size", "standard", "--out", str(larger)]) == 0
     assert read_toml(larger / "config.toml")["ppo"]["n_steps"] == 2048
+    further = tmp_path / "further"
+    assert main([*argv, "--model", str(out / "model"), "--out", str(further)]) == 0
+    before = json.loads((further / "summary.json").read_text())["before"]
+    assert before["greedy"] == summary["after"]["greedy"]
+    assert load_policy(further / "model").fingerprint() != load_policy(out / "model").fingerprint()

@@ -197,3 +197,21 @@ def test_rewards_that_cannot_be_trained_on_are_refused(control, tmp_path, refuse
     (folder / file.name).write_text(text)
     error = refused("train", "--from-rollouts", str(folder), "--out", str(tmp_path / "run"))
     assert "rollout 0, trajectory 0 has a reward of 1e+308" in error
+
+
+def test_an_environment_with_other_spaces_than_the_rollouts_is_not_played(tmp_path, capsys):
+    """The rollouts are of a wrapped environment, and the id alone makes another one."""
+    from textenv.algos import RolloutRunner
+    from textenv.algos.control.random_policy import RandomPolicy
+    from textenv.algos.storage.source import describe_source
+
+    env = gym.wrappers.FlattenObservation(gym.make("FrozenLake-v1"))
+    runner = RolloutRunner(env, RandomPolicy(env.action_space), max_steps=64)
+    rollout = runner.collect()
+    rollout.source = describe_source(runner)
+    rollout.save(tmp_path / "rollouts")
+    argv = ["--from-rollouts", str(tmp_path / "rollouts"), "--method", "bc", "--epochs", "1"]
+    assert main(["train", *argv, "--out", str(tmp_path / "run")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "FrozenLake-v1 cannot be made as it was for the rollouts" in printed
+    assert "FrozenLake-v1 has Discrete(16)" in printed

@@ -12,7 +12,10 @@ from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.evaluators import EpisodeEvaluator
 from textenv.algos.compare.loop import compare
 from textenv.algos.ppo_config import PRESETS, PPOConfig
-from textenv.wrappers.sb3 import SB3Policy
+from textenv.algos.sb3_trainer import SB3Trainer
+from textenv.errors import ConfigError
+from textenv.wrappers import CountFromZero
+from textenv.wrappers.sb3 import SB3Policy, as_sb3_policy
 
 sb3 = pytest.importorskip("stable_baselines3")
 contrib = pytest.importorskip("sb3_contrib")
@@ -154,6 +157,80 @@ def test_every_kind_of_agent_runs_on_control(algorithm):
     contestant.settings |= {"n_epochs": 1} if algorithm == "RecurrentPPO" else {}
     run = contestant.train(0, 128, Watch(small.evaluator(), 64))
     assert [e.steps for e in run.evaluations] == [0, 64, 128] and run.parts["update"] > 0
+
+
+class Corner(gym.Env):
+    """Ten steps; the last choice is right; the observation is a choice too. Others are errors."""
+
+    def __init__(self, start=0, several=False):
+        if several:
+            self.action_space = gym.spaces.MultiDiscrete([2, 3], start=[start, -start])
+            self.right = [start + 1, 2 - start]
+        else:
+            self.action_space = gym.spaces.Discrete(3, start=start)
+            self.right = start + 2
+        self.observation_space = gym.spaces.Discrete(4, start=-start)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._seen(), {}
+
+    def _seen(self):
+        return int(self.np_random.integers(4)) + int(self.observation_space.start)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        return self._seen(), float(np.all(action == self.right)), self.t == 10, False, {}
+
+
+@pytest.fixture
+def corners():
+    ids = ("Corner-v0", "Corner-v5")
+    for env_id, start in zip(ids, (0, 5)):
+        gym.register(env_id, Corner, kwargs={"start": start})
+    yield ids
+    for env_id in ids:
+        del gym.registry[env_id]
+
+
+@pytest.mark.parametrize(
+    "algorithm, several, by_learn",
+    [
+        *(("PPO", False, False), ("PPO", True, False), ("PPO", False, True), ("A2C", True, False)),
+        *(("DQN", False, False), ("RecurrentPPO", False, False)),
+    ],
+)
+def test_choices_that_do_not_count_from_zero(algorithm, several, by_learn, corners):
+    """The agent learns to the bit as in the same environment with choices from 0."""
+    found = []
+    for env_id in corners:
+        small = replace(arena(env_id, total=256, every=128), env_kwargs={"several": several})
+        contestant = SB3Contestant(algorithm, small, by_learn)
+        contestant._num_envs = contestant.settings["num_envs"] = 1
+        contestant.settings |= {"learning_starts": 50} if algorithm == "DQN" else {"n_steps": 64}
+        found.append(contestant.train(0, 256, Watch(small.evaluator(), 128)))
+    assert len(found[0].evaluations) == 3
+    returns = [[e.returns for e in run.evaluations] for run in found]
+    assert returns[0] == returns[1]
+
+
+def test_agents_that_would_count_from_zero_are_refused(corners):
+    model = sb3.PPO("MlpPolicy", gym.make(corners[1]), n_steps=8, device="cpu")
+    with pytest.raises(ConfigError, match=r"counts choices from 0.*start=5.*CountFromZero"):
+        SB3Policy(model)
+    with pytest.raises(ConfigError, match=r"counts choices from 0"):
+        SB3Trainer(model, 8)
+    model = sb3.PPO("MlpPolicy", CountFromZero(gym.make(corners[1])), n_steps=8, device="cpu")
+    SB3Trainer(model, 8).train()
+
+
+def test_a_policy_from_here_plays_its_own_actions_in_sb3(corners):
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    policy = as_sb3_policy(lambda observation, deterministic=False: (np.int64(7), {}))
+    assert evaluate_policy(policy, gym.make(corners[1]), 2, warn=False) == (10, 0)
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3", "DDPG", "TQC"])

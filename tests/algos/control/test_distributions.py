@@ -75,3 +75,20 @@ def test_a_masked_action_is_never_drawn_and_the_rest_is_renormalised():
     scored, entropy = distribution.score(mx.array(outputs), None, mx.array(drawn), mx.array(mask))
     np.testing.assert_allclose(np.array(scored), logprob, atol=1e-5)
     np.testing.assert_allclose(np.array(entropy), np.log(2), atol=1e-5)
+
+
+def test_many_actions_against_float64():
+    """One by one, the numbers of a token environment's actions would not add up."""
+    import mlx.core as mx
+
+    size = 49_152
+    outputs = np.full((1, size), -12, np.float32)
+    outputs[0, 0] = 0
+    exact = outputs[0].astype(np.float64)
+    exact -= np.log(np.exp(exact).sum())
+    distribution = make_distribution(spaces.Discrete(size))
+    logprob, entropy = distribution.score(mx.array(outputs), None, mx.array([[0]]), None)
+    assert logprob.item() == pytest.approx(exact[0], abs=5e-5)
+    assert entropy.item() == pytest.approx(-(np.exp(exact) * exact).sum(), abs=1e-4)
+    _, logprob = distribution.draw(outputs, None, np.random.default_rng(0), True, None)
+    assert logprob[0] == pytest.approx(exact[0], abs=5e-5)

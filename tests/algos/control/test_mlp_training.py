@@ -1,5 +1,7 @@
 """Training of control's networks: the forward pass, Adam against torch's, rows of transitions."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -25,6 +27,19 @@ def test_numpy_and_mlx_compute_the_same(activation, hidden):
     ours = policy.forward(rows)
     np.testing.assert_allclose(ours[0], np.array(outputs), atol=2e-5)
     np.testing.assert_allclose(ours[1], np.array(values), atol=2e-5)
+
+
+def test_another_thread_may_take_the_steps():
+    data, found = [np.ones(3, np.float32)], []
+    for in_thread in (False, True):
+        adam = Adam({"a": np.ones(3)}, lambda w, _, x: ((w["a"] * x).sum(), {}), 0.0)
+        if in_thread:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(adam.step, 0.1, data).result()
+        else:
+            adam.step(0.1, data)
+        found.append(adam.weights["a"])
+    assert np.array_equal(*found) and found[0] == pytest.approx(0.9, abs=1e-5)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])

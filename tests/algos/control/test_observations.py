@@ -57,3 +57,16 @@ def test_the_wrapper_that_helps_with_actions_is_named():
     assert isinstance(error, ConfigError)
     assert "actions must be Discrete" in str(error) and "TransformAction" in str(error)
     assert str(refuse_action_space(spaces.Sequence(spaces.Discrete(2)))).endswith(")")  # no hint
+
+
+def test_an_entry_without_items():
+    space = spaces.Dict({"a": spaces.Box(0, 1, (0,)), "b": spaces.Box(0, 1, (2,))})
+    encoder = ObservationEncoder(space)
+    assert encoder.size == 2
+    one = {"a": np.zeros(0), "b": np.array([1.0, 2.0])}
+    np.testing.assert_array_equal(encoder(one), [[1, 2]])
+    np.testing.assert_array_equal(encoder.rows([one, one]), [[1, 2], [1, 2]])
+    batch = {"a": np.zeros((3, 0)), "b": np.ones((3, 2))}
+    np.testing.assert_array_equal(encoder(batch), np.ones((3, 2)))
+    with pytest.raises(ConfigError, match="must hold one number or more"):
+        ObservationEncoder(spaces.Box(0, 1, (3, 0)))

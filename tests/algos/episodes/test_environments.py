@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.algos.control_envs import Steps
 from textenv import TextGenerationEnv
+from textenv.algos import RolloutRunner
 from textenv.algos.episodes.environments import (
     as_dict_step,
     copies,
@@ -62,6 +64,31 @@ def test_copies_for_training_reset_in_the_same_step():
         made.close()
     assert make_training_env(TEXT, None, 3).unwrapped.__class__ is TextGenerationEnv
     assert not hasattr(make_training_env("CartPole-v1", None, 1), "num_envs")
+
+
+def test_one_environment_for_all_lanes_is_refused():
+    """A function that gives the same one again, itself or in new wrappers; an id's entry point."""
+    one = Steps(10)
+    same = "gave the same Steps more than once"
+    for make in (lambda: one, lambda: gym.wrappers.TimeLimit(one, 5)):
+        with pytest.raises(ConfigError, match=f"2 environments were to be made.*{same}"):
+            make_training_env(make, None, 2)
+    assert make_training_env(lambda: one, None, 1) is one
+    gym.register("OneForAll-v0", lambda: one)
+    try:
+        with pytest.raises(ConfigError, match=same):
+            make_training_env("OneForAll-v0", None, 2)
+    finally:
+        del gym.registry["OneForAll-v0"]
+    with pytest.raises(ConfigError, match=same):
+        RolloutRunner(SyncVectorEnv([lambda: one] * 2), lambda o: (0, {}), max_steps=4)
+
+
+def test_text_that_is_always_one_environment_is_played_one_after_another():
+    one = TextGenerationEnv(["a", "b"], "length")
+    one.spec = gym.envs.registration.EnvSpec("OneText-v0", lambda **_: one)
+    with pytest.warns(UserWarning, match=r"gave the same TextGenerationEnv.*one after another"):
+        assert copies(one, 2) == []
 
 
 def test_a_vector_environment_stays_what_it_is():

@@ -1,11 +1,16 @@
 """Environments side by side, in every way in which Gymnasium resets them."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from textenv.algos.episodes.stages import SingleStage, VectorStage, sub_info
+from textenv.spaces import UnicodeText
 from textenv.wrappers import DictStep
 
 
@@ -108,3 +113,79 @@ def test_infos_are_those_of_the_lanes_that_have_them():
         {"number": 5, "nested": {}, "_private": 3},
     ]
     assert type(sub_info(infos, 0)["number"]) is int
+
+
+TEXT = UnicodeText(9)
+SPACES = [
+    spaces.Box(0, 9, (2, 3)),
+    spaces.Discrete(5, start=2),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    TEXT,
+    spaces.Tuple([TEXT, TEXT]),
+    spaces.Tuple([TEXT, spaces.Box(0, 1, (2,)), spaces.Discrete(4)]),
+    spaces.Dict(a=spaces.Tuple([spaces.Discrete(3), TEXT]), b=spaces.Box(0, 1)),
+    spaces.Sequence(spaces.Dict(role=TEXT, content=TEXT)),
+    spaces.Dict(chat=spaces.Sequence(TEXT), n=spaces.Discrete(3)),
+    spaces.Sequence(spaces.Box(0, 1, (2,)), stack=True),
+    spaces.Graph(spaces.Box(0, 1, (2,)), None),
+    spaces.OneOf([spaces.Discrete(3), TEXT]),
+]
+
+
+class Shown(gym.Env):
+    """Observes members of a space, and asserts that actions are the one that it asked for."""
+
+    def __init__(self, space):
+        self.observation_space = self.action_space = space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.shown = [self.observation_space.sample()]
+        return self.shown[-1], {}
+
+    def step(self, action):
+        assert data_equivalence(action, self.shown[-1])
+        self.shown.append(self.observation_space.sample())
+        return self.shown[-1], 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_lanes_are_cut_by_the_space(space):
+    """Each lane is given what its environment showed, and its action goes back to it."""
+    env = SyncVectorEnv([lambda: Shown(copy.deepcopy(space)) for _ in range(2)])
+    stage = VectorStage(DictStep(env))
+    seen = [[start["observation"]] for start in stage.reset([3, 4])]
+    for _ in range(4):
+        batch = stage.observation
+        actions = stage.actions(batch)
+        for lane, (step, _) in enumerate(stage.step(batch)):
+            assert data_equivalence(actions[lane], seen[lane][-1])
+            seen[lane].append(step["observation"])
+    for lane, one in enumerate(env.envs):
+        assert data_equivalence(seen[lane], one.shown)
+
+
+class OddKeys(Count):
+    """Infos with keys that are not text, which only some lanes have."""
+
+    def step(self, action):
+        *values, info = super().step(action)
+        odd = {7: "seven", (1, 2): {3: self.steps}} if self.lane == 1 else {8: 0.5}
+        return *values, info | odd
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_keys_of_infos_that_are_not_text(mode):
+    vector = SyncVectorEnv([lambda i=i: OddKeys(i) for i in range(2)], autoreset_mode=mode)
+    stage = VectorStage(DictStep(vector))
+    stage.reset(None)
+    seen = [[], []]
+    for _ in range(6):
+        for lane, (step, _) in enumerate(stage.step(np.zeros(2, int))):
+            if step is not None:
+                info = step["info"]
+                seen[lane].append({key: info[key] for key in info if not isinstance(key, str)})
+    assert len(seen[0]) >= 4 and all(info == {8: 0.5} for info in seen[0])
+    assert seen[1][:3] == [{7: "seven", (1, 2): {3: t}} for t in (1, 2, 3)]

@@ -57,7 +57,7 @@ def test_the_critics_targets(end):
     if end == "in two":
         rollouts = [
             Buffer([part(0, 0, [1, 2], seed=1)], SPACES),
-            Buffer([part(0, 2, [3], "terminated")], SPACES),
+            Buffer([part(0, 2, [3], "terminated", first_step=2)], SPACES),
         ]
     else:
         rollouts = [Buffer([part(0, 0, [1, 2, 3], end, seed=1)], SPACES)]

@@ -6,8 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.algos.control_envs import Steps
 from tests.algos.offline.shared import SPACES, part, starts, three_rollouts
 from textenv.algos import Buffer, MLPPolicy, RolloutRunner, Trajectory
 from textenv.algos.episodes.trajectory import RolloutSource
@@ -19,6 +20,8 @@ from textenv.algos.offline.data import (
     refuse_stale,
     spaces_of,
 )
+from textenv.algos.storage.files import load_rollouts, save_rollout
+from textenv.algos.storage.source import describe_source
 from textenv.algos.storage.space_json import describe_space
 from textenv.errors import ConfigError, DataError
 
@@ -57,7 +60,11 @@ def test_dict_observations_join_too():
 
     def cut(first, last, **more):
         return Trajectory(
-            [seen(first)], [0], [1.0], [{}], final_observation=seen(last), env_index=0, **more
+            *([seen(first)], [0], [1.0], [{}]),
+            final_observation=seen(last),
+            env_index=0,
+            first_step=first,
+            **more,
         )
 
     joined = join_episodes([Buffer([cut(0, 1, seed=3)]), Buffer([cut(1, 2, terminated=True)])])
@@ -136,6 +143,47 @@ def test_spaces_are_those_of_the_source_or_of_the_environment():
     assert spaces_of(RolloutSource(), vector) == (env.observation_space, env.action_space)
     with pytest.raises(DataError, match="do not say what their spaces are"):
         spaces_of(RolloutSource(observation_space=source.observation_space))
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl.gz", "parquet", "minari"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_only_parts_that_follow_each_other_are_joined(tmp_path, ending, every):
+    """All even steps look alike, and every second rollout is missing."""
+    pytest.importorskip({"parquet": "pyarrow", "minari": "minari"}.get(ending, "gzip"))
+    env = SyncVectorEnv([lambda n=n: Steps(n, 2) for n in (10, 3)])
+    runner = RolloutRunner(env, lambda o: (np.zeros((2, 2), np.int8), {}), max_steps=8)
+    rollouts = []
+    for number in range(40):
+        rollout = runner.collect()
+        if number % every == 0:
+            rollout.source = describe_source(runner)
+            save_rollout(rollout, tmp_path / "rollouts", ending)
+            rollouts.append(rollout)
+    read = load_rollouts(tmp_path / "rollouts")
+    assert read == rollouts
+    joined = join_episodes(read)
+    whole = {0: 0, 1: 0}
+    for episode in joined:
+        t = episode.trajectory
+        length = (10, 3)[t.env_index]
+        assert [o[0] for o in t.observations] == [(t.first_step + i) % 2 for i in range(len(t))]
+        assert t.terminated == (t.first_step + len(t) == length)
+        assert episode.whole == (len(t) == length)
+        whole[t.env_index] += episode.whole
+    keys = [(e.trajectory.env_index, e.trajectory.episode) for e in joined]
+    if every == 1:  # one after another, and only a lane's last is not over
+        cut = [e.trajectory.env_index for e in joined if not e.whole]
+        assert len(set(keys)) == len(keys) and len(set(cut)) == len(cut)
+        assert min(whole.values()) > 10
+    else:
+        assert whole[1] and not whole[0] and len(set(keys)) < len(keys)
+
+
+def test_parts_of_two_runs_are_not_joined():
+    """Two runs number their environments and episodes alike."""
+    first = Buffer([part(0, 0, [1, 1], seed=0)])
+    second = Buffer([part(0, 7, [1], "terminated", first_step=2)])
+    assert [len(e.trajectory) for e in join_episodes([first, second])] == [2, 1]
 
 
 @pytest.mark.parametrize("rewards", [[], [1.0], [1.0, 2.0, 3.0]])

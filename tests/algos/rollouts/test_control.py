@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.algos.control_envs import Steps
 from textenv.algos import RolloutCoordinator, RolloutRunner, create_strategy
+from textenv.algos.offline.data import join_episodes
+from textenv.algos.rollouts.metrics import EpisodeStats
+from textenv.errors import ConfigError
 from textenv.wrappers import DictStep
 
 
@@ -137,7 +141,12 @@ def test_vector_rollouts_are_those_of_single_environments(mode, copy):
         lanes[int(trajectory.observations[0][0])].append(trajectory)
     first_seed = lanes[0][0].seed
     for lane, trajectories in lanes.items():
-        assert sum(map(len, trajectories)) == 50  # its exact share
+        played = sum(map(len, trajectories))
+        if mode == AutoresetMode.NEXT_STEP:  # a lane has what it played; the last step may be over
+            resets = sum(t.terminated or t.truncated for t in trajectories)
+            assert len(policy.seen) - played in (resets - 1, resets, resets + 1)
+        else:
+            assert played == 50  # its exact share
         assert trajectories[0].seed == first_seed + lane
         replay(lane, trajectories, first_seed + lane)
         lengths = [(len(t), 3 + t.reset_info["number"] % 5) for t in trajectories[:-1]]
@@ -308,3 +317,110 @@ def test_bad_strategies():
 def test_a_policy_that_answers_otherwise_is_refused(answer):
     with pytest.raises(TypeError, match="policy must return"):
         RolloutRunner(Counter(), lambda obs: answer, max_steps=4).collect()
+
+
+def steps_env(mode, lengths, **more):
+    """One environment if there is no mode, else a vector environment."""
+    if mode is None:
+        return Steps(lengths[0], **more)
+    return SyncVectorEnv([lambda n=n: Steps(n, **more) for n in lengths], autoreset_mode=mode)
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_what_is_recorded_does_not_change_afterwards(mode):
+    """An environment that gives out one array, list and dict, and changes the actions too."""
+    lengths = [5, 3]
+    width = 1 if mode is None else 2
+    env = steps_env(mode, lengths, own=True)
+    own = np.ones((2, 2), np.int8)[:width]  # the policy's own array, which it fills again
+
+    def policy(observation):
+        own[:] = 1
+        action = own[0] if mode is None else own
+        return action, {"unclipped_action": action}
+
+    rollout = RolloutRunner(env, policy, max_steps=13 * width).collect()
+    assert {t.env_index for t in rollout} == set(range(width))
+    for trajectory in rollout:
+        count = list(range(len(trajectory) + 1))
+        after, n = count[1:], lengths[trajectory.env_index]
+        seen = [*trajectory.observations, trajectory.final_observation]
+        assert [o.tolist() for o in seen] == [[t] for t in count]
+        assert [i["list"] for i in trajectory.infos] == [[t] for t in after]
+        assert [i["nested"] for i in trajectory.infos] == [{"t": [t]} for t in after]
+        assert trajectory.reset_info["list"] == [0] == trajectory.reset_info["nested"]["t"]
+        assert [a.tolist() for a in trajectory.actions] == [[1, 1]] * len(after)
+        assert [a.tolist() for a in trajectory.unclipped_actions] == [[1, 1]] * len(after)
+        assert trajectory.terminated == (len(trajectory) == n)
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_policy_only_sees_masks_of_what_goes_on(mode, own):
+    env = steps_env(mode, [2, 7, 1], masked=True, own=own)
+
+    def policy(observation, infos):
+        infos = [infos] if mode is None else infos
+        masks = np.array([info["action_mask"] for info in infos])
+        assert masks.sum(axis=1).tolist() == [1] * len(infos)
+        actions = masks.argmax(axis=1)  # `Steps` refuses all but the allowed one
+        return (actions[0] if mode is None else actions), {}
+
+    width = 1 if mode is None else 3
+    for trajectory in RolloutRunner(env, policy, max_steps=20 * width).collect():
+        shown = [trajectory.reset_info, *trajectory.infos]
+        masks = [info["action_mask"].tolist() for info in shown]
+        assert [m.index(1) for m in masks[: len(trajectory)]] == trajectory.actions
+        assert trajectory.actions == [t % 3 for t in range(len(trajectory))]
+        assert sum(masks[-1]) == (not trajectory.terminated)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_that_is_played_is_lost(mode):
+    """Lanes of 2, 7 and 1 steps an episode: the rollouts are the plain loop of each lane."""
+    lengths, count = [2, 7, 1], 12
+    calls = []
+
+    def policy(observation):
+        calls.append(0)
+        return np.zeros((3, 2), np.int8), {"value": observation[:, 0], "logprob": np.zeros(3)}
+
+    runner = RolloutRunner(steps_env(mode, lengths), policy, max_steps=count, seed=1)
+    rollouts = []
+    for version in range(12):
+        runner.policy_version = version
+        rollouts.append(runner.collect())
+        played = sum(map(sum, (map(len, r) for r in rollouts)))
+        assert len(rollouts[-1].trajectories) and rollouts[-1].num_transitions == count
+        assert played == count * (version + 1)
+        assert max(t.policy_version for t in rollouts[-1]) == version
+        assert min(t.policy_version for t in rollouts[-1]) >= version - 1
+    for lane, n in enumerate(lengths):
+        parts = [t for r in rollouts for t in r if t.env_index == lane]
+        found = [
+            (t.episode, t.first_step + i, t.observations[i][0], t.terminated and i == len(t) - 1)
+            for t in parts
+            for i in range(len(t))
+        ]
+        plain = [(k // n, k % n, k % n, k % n == n - 1) for k in range(len(found))]
+        assert found == plain
+        resets = 0 if mode != AutoresetMode.NEXT_STEP else found[-1][0] + found[-1][3]
+        # All that was played, but for the surplus of the last step.
+        assert len(calls) - resets - len(found) in (-1, 0, 1)
+        assert [t.values for t in parts] == [[o[0] for o in t.observations] for t in parts]
+    whole = [e.trajectory.total_reward for e in join_episodes(rollouts) if e.whole]
+    assert set(whole) == {1, 2, 7}
+    stats = EpisodeStats()
+    for rollout in rollouts:
+        stats.add(rollout)
+    assert (
+        stats.metrics()["rollout/ep_rew_mean"]
+        == np.mean(whole)
+        == pytest.approx(stats.metrics()["rollout/ep_len_mean"])
+    )
+
+
+def test_actions_are_counted():
+    env = steps_env(AutoresetMode.SAME_STEP, [2, 3])
+    with pytest.raises(ConfigError, match="gave 3 actions for 2 environments"):
+        RolloutRunner(env, lambda o: (np.zeros((3, 2)), {}), max_steps=4).collect()

@@ -127,16 +127,21 @@ def test_steps_of_ppo_on_control(clock):
     """Episodes that rollouts cut are put together, by environment; time runs on between steps."""
     made = PPOMetrics(is_text=False)
 
-    def part(env, rewards, ended):
+    def part(env, rewards, ended, first_step=0):
         blank = [None] * len(rewards)
         return Trajectory(
-            env_index=env, rewards=rewards, actions=blank, observations=blank, terminated=ended
+            env_index=env,
+            rewards=rewards,
+            actions=blank,
+            observations=blank,
+            terminated=ended,
+            first_step=first_step,
         )
 
     rollouts = [
         [part(0, [1.0, 2.0], True), part(0, [4.0], False), part(1, [8.0, 8.0], False)],
-        [part(1, [16.0], True), part(0, [32.0], False)],
-        [part(0, [64.0], True)],
+        [part(1, [16.0], True, 2), part(0, [32.0], False, 1)],
+        [part(0, [64.0], True, 2)],
     ]
     expected = [(3, 2), ((3 + 32) / 2, (2 + 3) / 2), ((3 + 32 + 100) / 3, (2 + 3 + 3) / 3)]
     elapsed, transitions = [10, 21, 32], [5, 7, 8]
@@ -174,15 +179,63 @@ def test_the_mean_return_is_that_of_the_last_hundred_episodes():
 
 
 def test_episodes_are_put_together_over_rollouts():
-    def part(env, rewards, ended):
+    def part(env, rewards, ended, first_step=0):
         return Trajectory(
-            actions=[0] * len(rewards), rewards=rewards, terminated=ended, env_index=env
+            actions=[0] * len(rewards),
+            rewards=rewards,
+            terminated=ended,
+            env_index=env,
+            first_step=first_step,
         )
 
     stats = EpisodeStats()
     stats.add(Buffer([part(0, [1.0, 1.0], False), part(1, [5.0], True), part(1, [7.0], False)]))
     assert stats.metrics() == {"rollout/ep_rew_mean": 5, "rollout/ep_len_mean": 1}
-    stats.add(Buffer([part(0, [1.0], True), part(1, [1.0], False)]))
+    stats.add(Buffer([part(0, [1.0], True, 2), part(1, [1.0], False, 1)]))
     assert stats.metrics() == {"rollout/ep_rew_mean": 4, "rollout/ep_len_mean": 2}
-    stats.add(Buffer([part(1, [1.0], True)]))
+    stats.add(Buffer([part(1, [1.0], True, 2)]))
     assert stats.metrics()["rollout/ep_rew_mean"] == pytest.approx((5 + 3 + 9) / 3)
+
+
+def test_an_episode_whose_beginning_is_not_known_does_not_count():
+    def part(first_step, ended, episode):
+        return Trajectory(
+            actions=[0], rewards=[1.0], terminated=ended, first_step=first_step, episode=episode
+        )
+
+    stats = EpisodeStats()
+    stats.add([part(3, True, 0)])
+    stats.add([part(0, False, 1), part(1, True, 2)])  # of another episode
+    stats.add([part(0, False, 3), part(2, True, 3)])  # the step between is missing
+    assert stats.metrics() == {}
+    stats.add([part(0, False, 4), part(1, True, 4)])
+    assert stats.metrics() == {"rollout/ep_rew_mean": 2, "rollout/ep_len_mean": 2}
+
+
+def test_what_was_not_scored_counts_in_no_mean_of_rewards():
+    none = [{"rewards": {}, "scored": False}]
+    rollout = [
+        trajectory(1, [1.0], [1], infos=[{"rewards": {"judge": 1.0}}]),
+        trajectory(1, [0.0], [1], infos=none),
+        trajectory(1, [3.0], [1], infos=[{"rewards": {"judge": 3.0}}]),
+        trajectory(2, [2.0], [1], infos=[{"rewards": {"judge": 2.0}}]),
+        trajectory(2, [0.0], [1], infos=none),
+        trajectory(3, [0.0], [1], infos=none),
+        trajectory(3, [0.0], [1], infos=none),
+        # One turn was not scored, and the other was.
+        trajectory(4, [0.0, 2.0], [1, 0, 1], infos=[*none, {"rewards": {"judge": 2.0}}]),
+    ]
+    metrics = rollout_metrics(rollout)
+    assert metrics["completions/unscored_ratio"] == pytest.approx(4 / 8)
+    assert metrics["reward"] == metrics["rewards/judge/mean"] == pytest.approx(8 / 4)
+    assert metrics["frac_reward_zero_std"] == 3 / 4  # of the groups, the first one alone differs
+    assert rollout_metrics(rollout[5:7])["reward"] == 0.0
+    assert "completions/unscored_ratio" not in rollout_metrics(rollout[:1])
+
+
+def test_an_episode_that_was_not_scored_has_no_return():
+    stats = EpisodeStats()
+    ended = {"terminated": True}
+    none = [{"scored": False}]
+    stats.add([trajectory(1, [3.0], [1], **ended), trajectory(1, [0.0], [1], infos=none, **ended)])
+    assert stats.metrics()["rollout/ep_rew_mean"] == 3.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.algos.shared import length
 from textenv.algos import RolloutRunner, create_strategy
 from textenv.algos.episodes.environments import as_dict_step
 from textenv.algos.episodes.episode import PlayedTurn
@@ -16,6 +17,7 @@ from textenv.algos.rollouts.player import TextPlayer
 from textenv.algos.strategies import Start
 from textenv.errors import ConfigError
 from textenv.spaces import UnicodeText
+from textenv.wrappers import ChatHistory
 
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
 
@@ -239,3 +241,56 @@ def test_a_tree_needs_copies():
         pytest.raises(ConfigError, match="a tree needs copies"),
     ):
         player.together(starts(1, 2), None)
+
+
+class OneDict(Talk):
+    """Gives out one list at every step, and changes it in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def reset(self, *, seed=None, options=None):
+        prompt, _ = super().reset(seed=seed)
+        self.said.clear()
+        return prompt, {"said": self.said}
+
+    def step(self, action):
+        self.said.append(self.turn)
+        return *super().step(action)[:4], {"said": self.said}
+
+
+@pytest.mark.parametrize("mode", [None, *AutoresetMode], ids=str)
+def test_infos_do_not_change_afterwards(mode):
+    gym.register("OneDict-v0", entry_point=OneDict, max_episode_steps=3)
+    makers = [lambda: gym.make("OneDict-v0")] * 4
+    env = makers[0]() if mode is None else SyncVectorEnv(makers, autoreset_mode=mode)
+    del gym.registry["OneDict-v0"]
+    runner = RolloutRunner(env, Speaker(), GROUPS_OF_4, max_steps=12)
+    for trajectory in [*runner.collect(), *runner.collect()]:
+        assert [info["said"] for info in trajectory.infos] == [[0], [0, 1], [0, 1, 2]]
+        assert trajectory.reset_info == {"said": []}
+
+
+@pytest.mark.parametrize("mode", AutoresetMode, ids=str)
+def test_a_vector_of_conversations_gives_each_lane_its_own(mode):
+    """A batch of conversations is a tuple of tuples of dicts."""
+    seen = []
+
+    def policy(observation):
+        seen.extend(observation)
+        return ["x"] * len(observation), {}
+
+    policy.batched = True
+    env = SyncVectorEnv(
+        [lambda: ChatHistory(gym.make("textenv:TextGen-v0", prompts=["a", "b"], reward_fn=length))]
+        * 2,
+        autoreset_mode=mode,
+    )
+    rollout = RolloutRunner(env, policy, create_strategy("grpo", num_generations=2), 4).collect()
+    starts = [({"role": "user", "content": prompt},) for prompt in "ab"]
+    assert all(chat in starts for chat in seen) and len(seen) == 4
+    for trajectory in rollout:
+        (start,) = trajectory.observations
+        assert start in starts
+        assert trajectory.final_observation[1] == {"role": "assistant", "content": "x"}

@@ -21,6 +21,7 @@ def test_what_is_missing_is_named_before_anything_is_loaded(monkeypatch, missing
 def test_the_blas_comes_first_and_freed_memory_is_kept(monkeypatch):
     calls = []
     monkeypatch.setattr(backend.blas, "load", lambda: calls.append("blas"))
+    monkeypatch.setattr(backend.kernels, "keep_private", lambda: calls.append("kernels"))
     monkeypatch.setattr(backend.heap, "keep_freed_memory", lambda: calls.append("heap"))
     backend.prepare()
-    assert calls == ["blas", "heap"]
+    assert calls == ["blas", "kernels", "heap"]

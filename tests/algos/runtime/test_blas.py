@@ -1,5 +1,6 @@
 """Each scenario runs in a process of its own, so that the order of the imports is known."""
 
+import hashlib
 import json
 import os
 import sys
@@ -239,3 +240,37 @@ def test_openblas_missing_warns_and_says_what_to_install(tmp_path):
     assert result["name"] == "bundled"
     (message,) = result["warnings"]
     assert "scipy-openblas32 is not installed: the extra textenv[cpu] brings it" in message
+
+
+@needs_openblas
+@pytest.mark.parametrize("how", ["a byte", "the mode", "all of it"])
+def test_a_shim_that_another_hand_has_changed_is_not_loaded(tmp_path, how):
+    run(LOAD, tmp_path)
+    (shim,) = (tmp_path / "textenv").iterdir()
+    content = shim.read_bytes()
+    if how == "the mode":
+        shim.chmod(0o666)
+    else:
+        shim.write_bytes(bytes([content[0] ^ 1]) + content[1:] if how == "a byte" else b"")
+    result = report(tmp_path)
+    assert result["name"] == "bundled" and f"delete {shim}" in result["warnings"][0]
+
+
+@needs_openblas
+def test_a_shim_in_a_folder_that_others_can_write_to_is_built_again(tmp_path):
+    run(LOAD, tmp_path)
+    (shim,) = (tmp_path / "textenv").iterdir()
+    right = shim.read_bytes()
+    shim.write_bytes(b"planted" + hashlib.sha256(b"planted").digest())
+    (tmp_path / "textenv").chmod(0o777)
+    run(LOAD, tmp_path)
+    assert shim.read_bytes() == right
+    assert (tmp_path / "textenv").stat().st_mode & 0o777 == 0o700
+
+
+@needs_openblas
+def test_a_relative_cache_is_not_one(tmp_path):
+    code = f"import os; os.chdir({str(tmp_path)!r})\n" + LOAD
+    run(code, "planted", HOME=str(tmp_path / "home"))
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert len(list((tmp_path / "home" / ".cache" / "textenv").iterdir())) == 1

@@ -107,6 +107,8 @@ def structured_rollout():
             terminated=True,
             seed=2**40,
             env_index=3,
+            episode=5,
+            first_step=17,
             values=[0.2],
             support=None,
         ),

@@ -43,7 +43,7 @@ ROW = {
 
 
 def write(path, row, source=None):
-    head = {"format": "textenv.rollout", "schema_version": 2, "source": source, "layout": {}}
+    head = {"format": "textenv.rollout", "schema_version": 3, "source": source, "layout": {}}
     path.write_text(json.dumps(head | {"trajectories": [row]}))
     return path
 
@@ -186,7 +186,7 @@ def test_arrays_as_they_are_written_come_back():
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     """A line of 600 MB, and a GB of short lines, each packed to a megabyte or less."""
-    head = json.dumps({"format": "textenv.rollout", "schema_version": 2}).encode() + b"\n"
+    head = json.dumps({"format": "textenv.rollout", "schema_version": 3}).encode() + b"\n"
     long, many = tmp_path / "long.jsonl.gz", tmp_path / "many.jsonl.gz"
     with gzip.open(long, "wb", compresslevel=1) as file:
         file.write(head)
@@ -233,5 +233,7 @@ def test_parquet_is_checked_too(tmp_path):
 
 def test_what_is_in_memory_can_be_checked_by_itself():
     check_rollout(Buffer([Trajectory()]), "here")
-    with pytest.raises(DataError, match="here, trajectory 1: rewards must be finite numbers, got "):
+    with pytest.raises(
+        DataError, match="here, trajectory 1: rewards must be finite numbers, got NaN"
+    ):
         check_rollout(Buffer([Trajectory(), Trajectory(rewards=[HUGE])]), "here")

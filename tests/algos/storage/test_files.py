@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -193,3 +194,39 @@ def test_names(tmp_path):
     with pytest.raises(ValueError, match="unknown format 'pickle'"):
         save_rollout(structured_rollout(), tmp_path / "folder", "pickle")
     assert list(tmp_path.iterdir()) == []
+
+
+class Odd:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+def test_infos_are_written_whatever_they_hold(tmp_path, ending):
+    """Nothing is trained on them: what JSON cannot hold is text."""
+    info = {
+        **{
+            "inf": math.inf,
+            "deep": [{"nan": math.nan}, (1, np.float32(-np.inf))],
+            3: "a",
+            None: "b",
+        },
+        **{"array": np.array([1.0, np.nan]), "objects": np.array([{4: 5}, None], object)},
+        **{"set": {6}, "bytes": b"ab", "complex": 1j, "odd": Odd(), "long": range(7)},
+        **{"good": np.float32([0.1, 2]), "flag": np.bool_(True), "text": "<inf>"},
+    }
+    rollout = control_rollout()
+    rollout.trajectories[0].infos[0] = info
+    rollout.trajectories[0].reset_info = {(1, 2): math.inf}
+    loaded = load_rollout(rollout.save(tmp_path / f"r.{ending}"))
+    found = loaded.trajectories[0].infos[0]
+    assert found.pop("odd").startswith("<<Odd instance at")
+    assert (
+        found.pop("array") == [1.0, "<nan>"] and found.pop("good").tolist() == info["good"].tolist()
+    )
+    assert found == {
+        **{"inf": "<inf>", "deep": [{"nan": "<nan>"}, (1, "<-inf>")], "<3>": "a", "<None>": "b"},
+        **{"objects": [{"<4>": 5}, None], "set": "<{6}>", "bytes": "<b'ab'>", "complex": "<1j>"},
+        **{"long": "<range(0, 7)>", "flag": True, "text": "<inf>"},
+    }
+    assert loaded.trajectories[0].reset_info == {"<(1, 2)>": "<inf>"}
+    assert load_rollout(loaded.save(tmp_path / f"again.{ending}")) == loaded

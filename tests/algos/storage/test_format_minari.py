@@ -9,10 +9,15 @@ import shutil
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
 
 import textenv.algos
-from textenv.algos import Buffer, Trajectory, load_rollout
-from textenv.algos.storage.source import describe_source
+from textenv.algos import Buffer, RolloutRunner, Trajectory, load_rollout
+from textenv.algos.control.random_policy import RandomPolicy
+from textenv.algos.episodes.trajectory import RolloutSource
+from textenv.algos.storage.source import describe_source, single_spaces
+from textenv.algos.storage.space_json import describe_space
+from textenv.errors import DataError
 
 
 @pytest.fixture
@@ -85,6 +90,87 @@ def test_images_are_not_compressed_with_loss(minari, tmp_path):
     path = rollout.save(tmp_path / "r.minari")
     assert load_rollout(path) == rollout
     assert np.array_equal(minari.MinariDataset(path / "data")[0].observations, images)
+
+
+def first_two():
+    space = gym.spaces.Box(-9, 9, (2,))
+    return TransformObservation(gym.make("CartPole-v1"), lambda seen: seen[:2], space)
+
+
+class Unrecorded(gym.ActionWrapper):
+    """Not one of those whose arguments Gymnasium knows."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def action(self, action):
+        return min(action, 1)
+
+
+def flat_lakes():
+    bare = gym.make_vec("FrozenLake-v1", 2, vectorization_mode="sync")
+    return gym.wrappers.vector.FlattenObservation(bare)
+
+
+@pytest.mark.parametrize(
+    "make, recovered",
+    [
+        (lambda: gym.make("CartPole-v1"), True),
+        (lambda: FlattenObservation(gym.make("FrozenLake-v1")), True),
+        (lambda: RescaleAction(gym.make("Pendulum-v1", max_episode_steps=9), -1.0, 0.5), True),
+        (first_two, False),
+        (lambda: Unrecorded(gym.make("CartPole-v1")), False),
+        (flat_lakes, False),
+    ],
+)
+def test_the_environment_that_a_dataset_recovers_has_its_spaces(minari, make, recovered, tmp_path):
+    env = make()
+    space, count = single_spaces(env)[1], getattr(env, "num_envs", None)
+    runner = RolloutRunner(env, RandomPolicy(space, num_envs=count), max_steps=6)
+    rollout = runner.collect()
+    rollout.source = describe_source(runner)
+    path = rollout.save(tmp_path / "r.minari")
+    assert load_rollout(path) == rollout
+    dataset = minari.MinariDataset(path / "data")
+    if not recovered:
+        with pytest.raises(ValueError, match="env_spec is None"):
+            dataset.recover_environment()
+        return
+    again = dataset.recover_environment()
+    assert again.observation_space == dataset.observation_space == env.observation_space
+    assert again.action_space == dataset.action_space == env.action_space
+    assert again.spec.max_episode_steps == env.spec.max_episode_steps
+
+
+EMPTY = gym.spaces.Box(0, 1, (3, 0))
+WITHOUT_ITEMS = {
+    "alone": EMPTY,
+    "in a dict": gym.spaces.Dict(a=EMPTY, b=gym.spaces.Discrete(2)),
+    "deep": gym.spaces.Tuple([gym.spaces.Dict(a=gym.spaces.Dict(b=EMPTY)), gym.spaces.Discrete(2)]),
+}
+
+
+@pytest.mark.parametrize("place", WITHOUT_ITEMS)
+@pytest.mark.parametrize("what", ["observation", "action"])
+def test_arrays_without_items(minari, place, what, tmp_path):
+    """Arrow would divide by their number of items, which ends the process."""
+    items = {"observation": gym.spaces.Discrete(2), "action": gym.spaces.Discrete(2)}
+    items[what] = WITHOUT_ITEMS[place]
+    made = [items["observation"].sample() for _ in range(3)]
+    trajectory = Trajectory(
+        observations=made[:2],
+        actions=[items["action"].sample() for _ in range(2)],
+        rewards=[1.0, 0.0],
+        infos=[{}, {}],
+        final_observation=made[2],
+    )
+    described = {f"{name}_space": describe_space(space) for name, space in items.items()}
+    rollout = Buffer([trajectory], RolloutSource(**described))
+    with pytest.raises(DataError, match=r"arrays without items, and Box.*another format"):
+        rollout.save(tmp_path / "r.minari")
+    for ending in ("json", "jsonl.gz", "parquet"):
+        assert load_rollout(rollout.save(tmp_path / f"r.{ending}")) == rollout
 
 
 def test_what_minari_cannot_hold(minari, control, tmp_path):

@@ -66,6 +66,6 @@ def test_parquet_of_another_version(control, tmp_path, monkeypatch):
     from textenv.algos.storage import format_json as rollout_json
 
     path = control.save(tmp_path / "r.parquet")
-    monkeypatch.setattr(rollout_json, "SCHEMA_VERSION", 3)
-    with pytest.raises(ValueError, match=r"r\.parquet has schema version 2; .*reads version 3"):
+    monkeypatch.setattr(rollout_json, "SCHEMA_VERSION", 4)
+    with pytest.raises(ValueError, match=r"r\.parquet has schema version 3; .*reads version 4"):
         load_rollout(path)

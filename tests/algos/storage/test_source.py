@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FlattenObservation, RescaleAction
 
 from textenv.algos import Buffer, RolloutRunner, create_policy, create_strategy
 from textenv.algos.control.random_policy import RandomPolicy
@@ -70,7 +71,7 @@ def test_of_a_vector_environment_it_is_the_single_one(make, wrap):
     source = describe_source(wrap(env))
     single = describe_source(cartpole(sutton_barto_reward=True))
     assert source.num_envs == 3 and single.num_envs == 1
-    for name in ("env_id", "env_kwargs", "observation_space", "action_space"):
+    for name in ("env_id", "env_kwargs", "env_wrappers", "observation_space", "action_space"):
         assert getattr(source, name) == getattr(single, name), name
     check_source(Buffer(source=source), cartpole())
     check_source(Buffer(source=single), wrap(env))
@@ -120,11 +121,32 @@ def test_kwargs_that_json_does_not_know():
     assert json.loads(json.dumps(source.env_kwargs, allow_nan=False)) == source.env_kwargs
 
 
+FLAT = {
+    "name": "FlattenObservation",
+    "entry_point": "gymnasium.wrappers.transform_observation:FlattenObservation",
+    "kwargs": {},
+}
+
+
+def test_wrappers_are_named():
+    lake = gym.make("FrozenLake-v1")
+    assert describe_source(lake).env_wrappers == []
+    assert describe_source(FlattenObservation(lake)).env_wrappers == [FLAT]
+    vector = SyncVectorEnv([lambda: FlattenObservation(gym.make("FrozenLake-v1"))] * 2)
+    assert describe_source(vector).env_wrappers == [FLAT]
+    half = RescaleAction(gym.make("Pendulum-v1"), -1.0, np.float32(0.5))
+    assert describe_source(half).env_wrappers[0]["kwargs"] == {"min_action": -1, "max_action": 0.5}
+    bare = gym.make_vec("FrozenLake-v1", 2, vectorization_mode="sync")
+    assert describe_source(gym.wrappers.vector.FlattenObservation(bare)).env_wrappers is None
+    same = gym.wrappers.vector.RecordEpisodeStatistics(bare)
+    assert describe_source(same).env_wrappers == []
+
+
 def test_an_environment_without_a_spec():
     env = cartpole().unwrapped
     env.spec = None
     source = describe_source(env)
-    assert source.env_id is None and source.env_kwargs == {}
+    assert source.env_id is None and source.env_kwargs == {} and source.env_wrappers is None
     check_source(Buffer(source=source), cartpole())
 
 

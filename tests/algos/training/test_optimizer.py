@@ -9,8 +9,9 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.tuner.lora import LoRALinear
 
-from textenv.algos.training.optimizer import OptimizerStep
+from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate
 
 OPTIMIZERS = {
     "adamw": lambda: optim.AdamW(
@@ -131,3 +132,11 @@ def test_half_precision_weights_set_from_outside_are_those_that_move():
         step({"weight": mx.ones((1, 2), mx.bfloat16)})
     assert model.weight.tolist() == [[4 - 1 / 64, 8.0]]
     assert step._copies["weight"].tolist() == [[4 - 1 / 64, 8 - 1 / 64]]
+
+
+def test_the_default_rate_is_that_of_adapters_where_they_alone_are_trained():
+    """A model that mlx-lm loaded with adapters is trained whole, if lora_rank is 0."""
+    model = nn.Sequential(LoRALinear.from_base(nn.Linear(5000, 4000), r=2))
+    assert default_learning_rate(model) == 1e-5  # 20 million weights
+    model.layers[0].linear.freeze()
+    assert default_learning_rate(model) == pytest.approx(1e-4)

@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -197,6 +198,102 @@ def test_the_tasks_own_verifier_alone_has_nothing_to_cut_off():
     for process in (False, True):
         with pytest.raises(ConfigError, match=r"none of correct is async$"):
             Reward("correct", has_verifier=True, timeout=1, process=process)
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()]
+)
+def test_what_is_no_exception_is_an_error_of_the_function_too(error):
+    async def quits(prompt, completion, example):
+        await asyncio.sleep(0)
+        raise error
+
+    async def fine(prompt, completion, example):
+        return 1.0
+
+    class Quits:
+        async def __call__(self, prompt, completion, example):
+            raise error
+
+    for function in (quits, Quits()):
+        for timeout in (None, 5):
+            scored = Reward(function, timeout=timeout)
+            says = f"raised {type(error).__name__}"
+            for begun in ({}, scored.begin("p", "c", {})):
+                with pytest.raises(RewardError, match=says):
+                    scored("p", "c", {}, begun=begun)
+            with pytest.raises(RewardError, match=says):
+                batch(scored, ["a", "b"])
+            assert Reward(fine)("p", "c", {})[0] == 1.0  # the loop still runs
+
+
+def test_a_plain_function_that_quits_does_not_end_the_program():
+    def quits(prompt, completion, example):
+        raise SystemExit(3)
+
+    with pytest.raises(RewardError, match="'quits' raised SystemExit: 3"):
+        Reward(quits)("p", "c", {})
+
+    def stopped(prompt, completion, example):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # Ctrl-C looks the same, and must end it
+        Reward(stopped)("p", "c", {})
+
+
+def test_an_async_function_that_blocks_is_cut_off_and_the_next_call_works():
+    ends = threading.Event()
+
+    async def blocks(prompt, completion, example):
+        if completion == "x":
+            ends.wait(60)
+        return float(len(completion))
+
+    try:
+        scored = Reward(blocks, timeout=0.3, on_timeout=-1.0)
+        began = time.monotonic()
+        assert scored("p", "x", {})[0] == -1.0
+        assert scored("p", "abc", {})[0] == 3.0
+        assert [total for total, *_ in batch(scored, ["x", "abc", "de"])] == [-1.0] * 3
+        assert [total for total, *_ in batch(scored, ["abc", "de"])] == [3.0, 2.0]
+        begun = [scored.begin("p", completion, {}) for completion in ("x", "abc")]
+        totals = [scored("p", c, {}, begun=b)[0] for c, b in zip(("x", "abc"), begun)]
+        assert totals == [-1.0, -1.0]  # the second one waited behind the first
+        assert scored("p", "abc", {})[0] == 3.0
+        with pytest.raises(RewardTimeoutError, match="'blocks' took longer"):
+            Reward(blocks, timeout=0.3)("p", "x", {})
+        assert time.monotonic() - began < 30
+    finally:
+        ends.set()
+
+
+def test_a_loop_that_is_busy_for_a_while_is_not_given_up():
+    async def busy(prompt, completion, example):
+        time.sleep(0.2)
+        return 1.0
+
+    assert [total for total, *_ in batch(Reward(busy, timeout=5), ["a"] * 5)] == [1.0] * 5
+
+
+def test_an_async_reward_inside_another_is_refused():
+    async def inner(prompt, completion, example):
+        return 1.0
+
+    inside = Reward(inner)
+
+    async def outer(prompt, completion, example):
+        return inside(prompt, completion, example)[0]
+
+    async def awaits(prompt, completion, example):
+        return await inner(prompt, completion, example)
+
+    async def in_a_thread(prompt, completion, example):
+        return (await asyncio.to_thread(inside, prompt, completion, example))[0]
+
+    with pytest.raises(RewardError, match="async reward function was called inside another"):
+        Reward(outer)("p", "c", {})
+    for fine in (awaits, in_a_thread):
+        assert Reward(fine, timeout=30)("p", "c", {})[0] == 1.0
 
 
 @pytest.mark.parametrize("weights", [None, {"judged": 2.0}])

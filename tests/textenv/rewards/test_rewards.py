@@ -2,6 +2,7 @@
 
 import decimal
 import fractions
+import math
 
 import numpy as np
 import pytest
@@ -65,7 +66,6 @@ def test_a_numpy_comparison_is_a_reward_as_pythons_is():
 @pytest.mark.parametrize(
     "value",
     [
-        None,
         float("nan"),
         float("inf"),
         -float("inf"),
@@ -202,3 +202,56 @@ def test_a_named_function_has_its_name_however_it_is_given():
 def test_the_name_of_the_tasks_verifier_is_taken():
     with pytest.raises(ConfigError, match="correct"):
         reward("correct")(returning(1.0))
+
+
+def test_none_abstains_and_is_left_out_of_the_sum():
+    half = {"a": None, "b": 0.5}
+    spec = [named("none", None), named("half", half), named("one", 1.0)]
+    made = Reward(spec, {"a": 10.0, "one": 2.0, "none": 3.0})
+    assert made("p", "c", {}) == (2.5, {"b": 0.5, "one": 1.0}, None)
+    total, components, correct = Reward([named("none", None), named("d", {"a": None})])(
+        "p", "c", {}
+    )
+    assert math.isnan(total) and (components, correct) == ({}, None)
+
+
+def test_a_verifier_that_abstains_does_not_say_whether_it_is_correct():
+    verifier = named("verifier", None)
+    verifier.verifies = True
+    assert Reward([verifier, named("one", 1.0)])("p", "c", {}) == (1.0, {"one": 1.0}, None)
+    assert Reward([verifier, "exact_match"])("p", "c", {"answer": "c"})[2] is True
+
+
+def test_a_batch_and_an_async_function_abstain_row_by_row():
+    def some(prompts, completions, examples):
+        return [None if not c else float(len(c)) for c in completions]
+
+    async def later(prompt, completion, example):
+        return None if completion == "b" else 1.0
+
+    some.batch = True
+    rows = ["a", "", "bb", "b"]
+    scored = Reward([some, later]).batch(["p"] * 4, rows, [{}] * 4, [None] * 4)
+    assert [row[0] for row in scored] == [2.0, 1.0, 3.0, 1.0]
+    assert [sorted(row[1]) for row in scored] == [
+        *(["later", "some"], ["later"], ["later", "some"], ["some"])
+    ]
+
+
+@pytest.mark.parametrize("value", [None, {"good": 1.0, "bad": None}])
+def test_a_switch_makes_none_an_error(value):
+    with pytest.raises(RewardError, match=r"returned None .*expected a finite number"):
+        Reward(named("given", value), may_abstain=False)("p", "c", {})
+
+
+def test_the_tasks_own_verifier_does_not_abstain():
+    with pytest.raises(RewardError, match="correct returned None"):
+        Reward("correct", has_verifier=True)("p", "c", {}, score=None)
+
+
+def named(name, value):
+    def function(prompt, completion, example):
+        return value
+
+    function.__name__ = name
+    return function

@@ -83,7 +83,7 @@ def test_an_answer_that_is_missing_is_named_before_the_first_episode(name, answe
     with pytest.raises(DataError, match=r"row 1: 'answer' .*; reward_fn=.*needs it"):
         gym.make("textenv:TextGen-v0", prompts=["a", "b"], examples=examples, reward_fn=name)
     pytest.importorskip("math_verify")
-    with pytest.raises(DataError, match=r"'a prompt'.*'answer'"):  # in a task of one's own
+    with pytest.raises(ValueError, match=r"'a prompt'.*'answer'"):  # in a task of one's own
         Reward(name)("", "None", {"prompt": "a prompt", "answer": answer})
 
 

@@ -51,7 +51,8 @@ def rows(task):
         (GOOD + b'{"prompt": "\\ud800"}\n', "row 2: 'prompt' holds a lone surrogate"),
         (GOOD + '{"prompt": "é"}\n'.encode("latin-1"), "row 2: not UTF-8"),
         (GOOD + b'{"prompt": "\xed\xa0\x80"}\n', "row 2: not UTF-8"),
-        (b"\xef\xbb\xbf" + GOOD, "byte-order mark"),
+        (b"\xef\xbb\xbf" * 2 + GOOD, "row 1: not JSON"),
+        (b"\x00\x00\xfe\xff", "byte-order mark"),
         (GOOD.decode().encode("utf-16"), "byte-order mark"),
         (GOOD.decode().encode("utf-32"), "byte-order mark"),
         (b"", "no rows"),
@@ -65,6 +66,10 @@ def test_a_broken_file_is_one_line_that_names_file_and_row(load, tmp_path, data,
     assert str(caught.value).startswith(str(tmp_path / "problems.jsonl"))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < len(str(tmp_path)) + 200
+
+
+def test_a_byte_order_mark_of_utf8_is_read_over(load):
+    assert load(b"\xef\xbb\xbf" + GOOD).example(0) == load(GOOD).example(0)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -80,6 +80,13 @@ def test_typed_formats_keep_types_and_csv_gives_text(tmp_path):
     assert from_path(tmp_path / "a.csv").example(0) == {"prompt": "a", "answer": "1.5"}
 
 
+def test_the_mark_that_spreadsheets_write_is_read_over(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + CSV.encode())
+    (tmp_path / "b.csv").write_bytes(CSV.encode())
+    marked, plain = (from_path(tmp_path / name) for name in ("a.csv", "b.csv"))
+    assert [marked.example(i) for i in marked.ids] == [plain.example(i) for i in plain.ids]
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -89,7 +96,7 @@ def test_typed_formats_keep_types_and_csv_gives_text(tmp_path):
         (CSV.encode() + b'a,"b"c\n', "row 31: not CSV"),
         (CSV.encode() + b'"' + b"a" * 200_000 + b'",b\n', "row 31: not CSV: field larger"),
         (CSV.encode() + "é,b\n".encode("latin-1"), "line 32: not UTF-8"),
-        (b"\xef\xbb\xbf" + CSV.encode(), "byte-order mark"),
+        (CSV.encode("utf-16"), "byte-order mark"),
         (b"prompt,prompt\na,b\n", "two columns have one name"),
         (b"question,answer\na,b\n", "row 1: key 'prompt' is missing.*'question', 'answer'"),
         (b"prompt,answer\n", "no rows"),

@@ -106,14 +106,32 @@ def test_what_is_interrupted_is_saved_and_judged(tmp_path, clock):
     assert "interrupted after 1 steps: saving what there is" in console.export_text()
 
 
-def test_what_fails_leaves_a_summary_and_no_model(tmp_path, clock):
-    run, events, _ = make_run(tmp_path, clock, FloatingPointError("no number"))
+def test_what_fails_leaves_a_summary_and_what_it_had_learnt(tmp_path, clock):
+    run, events, console = make_run(tmp_path, clock, FloatingPointError("no number"), unit="steps")
     with pytest.raises(FloatingPointError):
         run.carry_out()
-    assert events[-1] == "display closes"
+    assert events[-2:] == ["display closes", "save"]
+    assert "failed after 1 steps: the model so far is in" in console.export_text()
+    assert (tmp_path / "run" / "model").is_dir()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["state"] == "failed" and summary["after"] is None
-    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_what_fails_before_its_first_step_leaves_no_model(tmp_path, clock):
+    run, events, _ = make_run(tmp_path, clock, ValueError("too long"))
+    run.trainer.history.clear()
+    with pytest.raises(ValueError, match="too long"):
+        run.carry_out()
+    assert events[-1] == "display closes" and not (tmp_path / "run" / "model").exists()
+
+
+def test_a_model_that_cannot_be_saved_does_not_hide_why_the_training_failed(tmp_path, clock):
+    run, _, console = make_run(tmp_path, clock, FloatingPointError("no number"), unit="steps")
+    run.trainer.save = lambda folder: (_ for _ in ()).throw(OSError("disk full"))
+    with pytest.raises(FloatingPointError, match="no number"):
+        run.carry_out()
+    assert "the model cannot be saved: disk full" in console.export_text()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "failed"
 
 
 def test_there_is_no_folder_before_the_first_evaluation_went_well(tmp_path, clock):

@@ -136,6 +136,20 @@ def test_a_rendered_prompt_is_read_as_it_is(name, templated):
         assert chat.begin(text) == rendered(tokenizer, messages)  # neither BOS nor EOS is added
 
 
+def test_a_rendered_prompt_is_known_by_its_end_if_the_markers_are_plain_text():
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    chat = ChatFormat(chat_tokenizer(template))
+    once = chat.begin("Hi")
+    for text in ("user: Hi\nassistant:", "system: Be brief.\nuser: Hi\nassistant:"):
+        with pytest.warns(UserWarning, match="rendered already"):
+            again = ChatFormat(chat_tokenizer(template)).begin(text)
+        assert chat_tokenizer(template).decode(again) == text
+    assert again[-len(once) :] == once
+
+
 def test_a_plain_prompt_has_one_bos_and_no_eos():
     tokenizer = chat_tokenizer(None, ["<s>"], "<s>", "<eos>", ["<s>"], ["<eos>"])
     s, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

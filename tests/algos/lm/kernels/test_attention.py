@@ -138,3 +138,15 @@ def test_half_precision_stays_half_and_sums_in_float32(dtype):
     (out,), gradients = mx.vjp(run, [queries, keys, values, own], [mx.ones_like(queries)])
     assert out.dtype == dtype and all(g.dtype == dtype for g in gradients)
     np.testing.assert_allclose(np.array(out.astype(mx.float32)), 1, rtol=1e-2)
+
+
+def test_many_keys_of_little_weight_count_beside_one_of_much():
+    """The value of the first key is 1, and its weight is what the other 40,000 leave."""
+    count = 40_000
+    keys = mx.array(np.r_[0, np.full(count, -17)].astype(np.float32)).reshape(1, 1, 1, -1, 1)
+    values = (mx.arange(count + 1) == 0).astype(mx.float32).reshape(1, 1, 1, -1, 1)
+    queries = mx.ones((1, 1, 1, 1, 1, 1))
+    expected = 1 / (1 + count * np.exp(-17))
+    got = attend(queries, [KeyBlock(keys, values, None)]).item()
+    assert got == pytest.approx(expected, abs=2e-5)
+    assert expected < 1 - 1e-3

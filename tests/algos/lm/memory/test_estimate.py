@@ -88,7 +88,7 @@ def test_growth_by_layers_is_what_is_measured(
         load = Workload(2, 96, 6, batch.token_ids.shape[1], 96, False, checkpointing)
         expected.append(estimate_memory(sizes, load)["kept for the backward"])
     growth = (expected[1] - expected[0]) / (measured[1] - measured[0])
-    assert 0.75 < growth < 1.35
+    assert 0.65 < growth < 1.35
 
 
 def test_half_precision_weights_are_trained_in_float32():

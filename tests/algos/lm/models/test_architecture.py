@@ -240,8 +240,8 @@ def test_log_probabilities_are_those_of_each_sequence_alone(read, sample, name):
             logit[token] - np.log(np.exp(logit[support]).sum())
             for logit, token, support in zip(logits, t.token_ids, t.support)
         ]
-        np.testing.assert_allclose(t.token_logprobs, expected, atol=1e-4)
-        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-4)
+        np.testing.assert_allclose(t.token_logprobs, expected, atol=3e-4)
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=3e-4)
 
 
 @pytest.mark.parametrize("name", ["mamba", "falcon_h1", "recurrent_gemma", "deepseek_v32"])

@@ -23,6 +23,11 @@ def edit(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+def edit_tokenizer(folder, **changes):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_what_is_loaded(tiny_folder, tiny_config):
     import mlx.core as mx
     import mlx_lm
@@ -87,6 +92,37 @@ BROKEN = {
     "weights are cut off": lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 100),
     "tokenizer is cut off": lambda f: (f / "tokenizer.json").write_text("{"),
     "no tokenizer data": lambda f: (f / "tokenizer.json").unlink(),
+    "code of its own": lambda f: edit(f, model_file="evil.py"),
+    "no heads": lambda f: edit(f, num_attention_heads=0),
+    "fewer than no heads": lambda f: edit(f, num_key_value_heads=-1),
+    "no width": lambda f: edit(f, hidden_size=0),
+    "heads of no width": lambda f: edit(f, head_dim=0),
+    "heads of a fraction": lambda f: edit(f, head_dim=8.5),
+    "a billion layers": lambda f: edit(f, num_hidden_layers=10**9),
+    "a width of 400 digits": lambda f: edit(f, hidden_size=10**400),
+    "an activation width of none": lambda f: edit(f, intermediate_size=0),
+    "a context of text": lambda f: edit(f, max_position_embeddings="x"),
+    "a context of less than nothing": lambda f: edit(f, max_position_embeddings=-1),
+    "a rope of text": lambda f: edit(f, rope_theta="x"),
+    "a rope of nothing": lambda f: edit(f, rope_theta=0),
+    "an end of text": lambda f: edit(f, eos_token_id="x"),
+    "ends of text": lambda f: edit(f, eos_token_id=["x"]),
+    "generation is a list": lambda f: (f / "generation_config.json").write_text("[]"),
+    "generation ends in text": lambda f: (f / "generation_config.json").write_text(
+        '{"eos_token_id": "x"}'
+    ),
+    "tokenizer config is a list": lambda f: (f / "tokenizer_config.json").write_text("[]"),
+    "tokenizer config is a number": lambda f: (f / "tokenizer_config.json").write_text("5"),
+    "tokenizer is a list": lambda f: (f / "tokenizer.json").write_text("[]"),
+    "unknown template type": lambda f: edit_tokenizer(f, chat_template_type="nosuch"),
+    "unknown tool parser": lambda f: edit_tokenizer(f, tool_parser_type="nosuch"),
+    "template is cut off": lambda f: edit_tokenizer(f, chat_template="{% if"),
+    "template divides by zero": lambda f: edit_tokenizer(f, chat_template="{{ 1/0 }}"),
+    "template without end": lambda f: edit_tokenizer(
+        f, chat_template="{% for i in range(10**12) %}x{% endfor %}"
+    ),
+    "template of what is not there": lambda f: edit_tokenizer(f, chat_template="{{ a.b.c }}"),
+    "template is a number": lambda f: edit_tokenizer(f, chat_template=5),
 }
 MISSING = {
     "no config": "config.json",
@@ -100,6 +136,24 @@ def test_broken_folders_are_named(folder, what):
     BROKEN[what](folder)
     with pytest.raises(ValueError, match=str(folder)):
         load_model(folder)
+
+
+def test_code_in_a_folder_is_not_run_even_by_an_mlx_lm_that_would(folder, monkeypatch):
+    """As mlx-lm was before it asked for trust_remote_code."""
+    import mlx_lm.utils
+
+    (folder / "evil.py").write_text("raise SystemExit('it ran')")
+    edit(folder, model_file="evil.py")
+    monkeypatch.setattr(
+        mlx_lm.utils, "load_model", lambda _: exec((folder / "evil.py").read_text())
+    )
+    with pytest.raises(ValueError, match=r"names a file of code, 'evil\.py'"):
+        load_model(folder)
+
+
+def test_a_template_that_refuses_a_message_by_itself_is_one_that_runs(folder):
+    edit_tokenizer(folder, chat_template="{{ raise_exception('a system message comes first') }}")
+    load_model(folder)
 
 
 @pytest.mark.parametrize("what", MISSING)

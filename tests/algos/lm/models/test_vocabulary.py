@@ -96,12 +96,11 @@ def test_gradients_are_those_of_the_masked_distribution(wide, sample, monkeypatc
             np.testing.assert_allclose(grads[name], grad, atol=1e-4, err_msg=name)
 
 
-def test_the_mask_stays_with_copies_and_in_another_order(wide, sample):
-    """A reference model is a copy, and may be made before there is a policy."""
+def test_reference_scores_and_copies_of_the_model_have_the_mask_too(wide, sample):
     model, tokenizer = wide
     fit_vocabulary(model, tokenizer)
     batch = make_batch(sample(model, tokenizer, ["12+30="] * 4))
-    before = np.array(frozen_scores(model, lora=False)(batch))
+    before = np.array(frozen_scores(model)(batch))
     assert (copy.deepcopy(model).known_ids == model.known_ids).all()
     own = batch.mask > 0
     np.testing.assert_allclose(before[own], batch.old_logprobs[own], atol=1e-4)
@@ -163,3 +162,15 @@ def test_a_special_token_beyond_the_embedding_is_refused_in_a_text(tiny_folder, 
     assert policy("12+30=")[0] is not None
     with pytest.raises(ValueError, match=rf"token id {KNOWN}.*{KNOWN} rows"):
         policy("<image>=")
+
+
+def test_rollouts_of_another_models_tokens_are_refused_when_they_are_scored(tiny, sample):
+    batch = make_batch(sample(*tiny, ["12+30=", "a"]))
+    scorer = Scorer(tiny[0])
+    for ids in (batch.token_ids[0], batch.prompts[0]):
+        kept, ids[0] = ids[0], KNOWN
+        for score in (scorer, scorer.hidden):
+            with pytest.raises(ValueError, match=rf"token id {KNOWN}, .*{KNOWN} rows"):
+                score(batch)
+        ids[0] = kept
+    scorer(batch)

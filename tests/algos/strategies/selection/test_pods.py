@@ -64,3 +64,12 @@ def test_more_than_there_are_is_refused_before_anything_is_made():
     with pytest.raises(ConfigError, match="keep must be at least 2, got 1"):
         MaximumVariance(keep=1)
     assert create_strategy("grpo", num_generations=8, parts=["pods:keep=8"]).selection[0].keep == 8
+
+
+def test_what_was_not_scored_is_left_out_first():
+    none = [{"scored": False}]
+    group = [Trajectory(rewards=[r], infos=[{}]) for r in (1.0, 0.0, 0.5, 0.6)]
+    unscored = [Trajectory(rewards=[0.0], infos=none) for _ in range(2)]
+    part = MaximumVariance(keep=2)
+    assert part.select([[unscored[0], *group, unscored[1]]]) == [[group[0], group[1]]]
+    assert part.select([[unscored[0], group[0], unscored[1]]]) == [[unscored[0], group[0]]]
