@@ -16,6 +16,9 @@ class CountFromZero(gym.Wrapper, RecordConstructorArgs):
     Agents of Stable-Baselines3 do not know of another ``start``: in a ``Discrete(3, start=5)`` they
     take the actions 0, 1 and 2. Spaces in a Dict observation are counted from 0 too.
 
+    It wraps a single environment. For a vector environment, ``gym.make_vec(...,
+    vectorization_mode="sync", wrappers=[...])`` wraps each of its environments.
+
     Args:
         env: any environment.
     """

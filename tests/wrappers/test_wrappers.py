@@ -16,6 +16,7 @@ from textenv.wrappers import (
     ByteObservation,
     ChatHistory,
     ChoiceAction,
+    CountFromZero,
     DetokenizeAction,
     HashedBagOfWords,
     RecordTranscript,
@@ -49,6 +50,7 @@ STACKS = {
     "ActionMask observed": lambda folder: ActionMask(
         ChoiceAction(HashedBagOfWords(own(), 8), "choices", n=4), "random", in_observation=True
     ),
+    "CountFromZero": lambda folder: CountFromZero(ChoiceAction(own(), ["yes", "no"])),
     "HashedBagOfWords": lambda folder: HashedBagOfWords(own(), size=16),
     "ByteObservation": lambda folder: ByteObservation(own(), max_length=10),
     "ChatHistory": lambda folder: ChatHistory(own(), system="Be brief."),
