@@ -38,7 +38,13 @@ _ARRAY = {"dtype", "shape", "data"}
 _SCALAR = {"dtype", "value"}
 _TUPLE, _DICT = "__tuple__", "__dict__"
 _KINDS = "biufU"  # of NumPy's dtypes: bool, integers, floats, text
-_IN_JSON = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "U": {str}}
+_IN_JSON: dict[str, set[type]] = {
+    "b": {bool},
+    "i": {int},
+    "u": {int},
+    "f": {int, float},
+    "U": {str},
+}
 _MOST_EMPTY = 2**16  # rows of an array that has no items
 _DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|[<>](U\d{1,9}|[iuf][1248])")
 
