@@ -17,6 +17,9 @@ LARGEST = 2**31 - 1
 LARGEST_RANK = 4096
 """The largest rank of LoRA's adapters."""
 
+LARGEST_WIDTH = 65_536
+"""The most units of a hidden layer of control, and the most environments side by side."""
+
 LARGEST_SEED = 2**63 - 1
 """The largest seed."""
 
@@ -80,6 +83,17 @@ def check_integer(name: str, value: Any, least: int) -> None:
         raise ConfigError(f"{name} must be an integer >= {least}, got {_shown(value)}")
     if value > LARGEST_SEED:
         raise ConfigError(f"{name} must be at most {LARGEST_SEED}, got {_shown(value)}")
+
+
+def check_widths(name: str, widths: typing.Iterable[int]) -> None:
+    """Check that hidden layers have from 1 to `LARGEST_WIDTH` units.
+
+    Raises:
+        ConfigError: for the first that has not; names the field and the number.
+    """
+    for width in widths:
+        if not 1 <= width <= LARGEST_WIDTH:
+            raise ConfigError(f"{name} must be from 1 to {LARGEST_WIDTH} each, got {width}")
 
 
 def check_counts(config: Any, names: typing.Iterable[str], least: int) -> None:

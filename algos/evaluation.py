@@ -13,7 +13,7 @@ from textenv.algos.episodes.environments import max_turns
 from textenv.algos.episodes.policy_call import declared
 from textenv.algos.episodes.trajectory import scored_rewards
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, RewardError
 from textenv.tasks.dataset import Dataset
 
 MOST_STEPS = 100_000
@@ -69,14 +69,23 @@ def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = T
         env: a TextGen environment of the split to evaluate on.
         examples: how many examples; fewer if the task has fewer.
         deterministic: whether answers are greedy, or sampled.
+
+    Raises:
+        RewardError: if the reward functions abstained from all of them.
     """
     ids = evaluation_ids(env, examples)
     runner = RolloutRunner(env, policy, max_steps=max_turns(env))
     trajectories = runner.play(ids, deterministic).trajectories
+    rewards = scored_rewards(trajectories)
+    if not rewards:
+        raise RewardError(
+            f"{' and '.join(env.unwrapped.reward.names)} returned None for all {len(ids)} "
+            "completions: a reward function must score some of them"
+        )
     correct = [t.is_correct for t in trajectories if t.is_correct is not None]
     return Evaluation(
         accuracy=float(np.mean(correct)) if correct else None,
-        reward=float(np.mean(scored_rewards(trajectories) or [0.0])),
+        reward=float(np.mean(rewards)),
         length=float(np.mean([sum(t.token_mask or ()) for t in trajectories])),
         examples=len(ids),
     )

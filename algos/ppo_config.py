@@ -13,7 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from textenv.algos.config import LARGEST_RANK, check_bounds, check_types
+from textenv.algos.config import (
+    LARGEST_RANK,
+    LARGEST_WIDTH,
+    check_bounds,
+    check_types,
+    check_widths,
+)
 from textenv.algos.control.mlp_policy import ACTIVATIONS
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.errors import ConfigError, unknown
@@ -122,7 +128,7 @@ class PPOConfig:
             self,
             **dict.fromkeys(
                 (
-                    *("total_timesteps", "max_steps", "num_envs", "n_steps", "batch_size"),
+                    *("total_timesteps", "max_steps", "n_steps", "batch_size"),
                     *("n_epochs", "max_completion_length", "micro_batch_size"),
                 ),
                 (1, None),
@@ -135,8 +141,10 @@ class PPOConfig:
                 (0, None),
             ),
             lora_rank=(0, LARGEST_RANK),
+            num_envs=(1, LARGEST_WIDTH),
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
+        check_widths("hidden", self.hidden)
         if self.activation not in ACTIVATIONS:
             raise ConfigError(unknown("activation", self.activation, ACTIVATIONS))
         if self.n_steps % self.num_envs:

@@ -42,7 +42,8 @@ def parse_mask(mask: Any, space: Space, over: bool = False) -> np.ndarray:
             f"{space}, got {mask!r:.80}"
         )
     allowed = flat.astype(bool)
-    for number, part in enumerate(np.split(allowed, np.cumsum(counts)[:-1])):
+    parts = np.split(allowed, np.cumsum(counts)[:-1]) if len(counts) > 1 else [allowed]
+    for number, part in enumerate(parts):
         if not (part.any() or over):
             raise DataError(
                 f"action_mask must allow one choice or more in each component of {space}, and in "

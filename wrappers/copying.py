@@ -49,7 +49,7 @@ class OwnLastStep(gym.Wrapper):
         return [env if isinstance(env, cls) else cls(env) for env in envs]
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> Any:  # type: ignore[override]
         """The spec of the environment: this wrapper is no part of it."""
         return self.env.spec
 

@@ -54,4 +54,5 @@ def _is_plain(value: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
-    return f"<{_SHORT.repr(value)}>"
+    text = _SHORT.repr(value)
+    return text if text.startswith("<") and text.endswith(">") else f"<{text}>"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from textenv.algos.cli.shared.display import Terminal, progress_bar
-from textenv.algos.config import check_counts
+from textenv.algos.config import LARGEST_WIDTH, check_bounds, check_counts
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -48,6 +48,7 @@ class Args:
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
     check_counts(args, ("n_steps", "num_envs", "rollouts"), 1)
+    check_bounds(args, num_envs=(1, LARGEST_WIDTH))
     check_folder(args.out)
     env = _make_env(args)
     text = is_text(env)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.config import check_bounds, check_choice, check_types
+from textenv.algos.config import check_bounds, check_choice, check_types, check_widths
 from textenv.algos.control.mlp_policy import ACTIVATIONS, MLPPolicy
 from textenv.algos.control.mlp_training import (
     Adam,
@@ -114,6 +114,7 @@ class OfflineConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_choice(self, method=METHODS, activation=ACTIVATIONS)
+        check_widths("hidden", self.hidden)
         check_bounds(
             self,
             **dict.fromkeys(("epochs", "batch_size"), (1, None)),

@@ -90,7 +90,8 @@ def _check_values(trajectory: Trajectory) -> None:
             _check_numbers(name, [value])
         elif name in INTS:
             least = 0 if name in _FROM_ZERO else -_LARGEST_INT
-            _check_whole(name, [value], least, _LARGEST_INT)
+            if type(value) is not int or not least <= value <= _LARGEST_INT:  # the quick way
+                _check_whole(name, [value], least, _LARGEST_INT)
         elif name in BOOLS:
             _check_kinds(name, [value], {bool}, "true or false")
         elif name == "prompt":

@@ -196,6 +196,14 @@ def test_items_of_tuples_are_checked_and_dataclasses_in_fields():
         check_types(Outer(anything=outside))
 
 
+@pytest.mark.parametrize("make", [PPOConfig, OfflineConfig])
+def test_widths_of_layers(make):
+    for width in (0, -1, 65_537, 10**9):
+        with pytest.raises(ConfigError, match=f"hidden must be from 1 to 65536 each, got {width}"):
+            make(hidden=(64, width))
+    assert make(hidden=(65_536, 1)).hidden == (65_536, 1) and make(hidden=()).hidden == ()
+
+
 def test_counts():
     with pytest.raises(ConfigError, match="count must be an integer >= 1, got 0"):
         check_counts(Unchecked(), ("no_such_field", "count"), 1)

@@ -8,7 +8,7 @@ from tests.algos.control_envs import Steps
 from textenv import TextGenerationEnv
 from textenv.algos import evaluation
 from textenv.algos.evaluation import Evaluation, episode_returns, evaluate, evaluation_ids
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, RewardError
 
 
 def numbers(count=8):
@@ -129,3 +129,17 @@ def test_an_episode_without_end_is_given_up(monkeypatch):
     long = Steps(25)
     long.spec = gym.envs.registration.EnvSpec("Steps-v0", max_episode_steps=30)
     assert episode_returns(policy, long, 1).tolist() == [25]
+
+
+def test_rewards_that_abstain_from_everything_are_named():
+    env = gym.make("textenv:TextGen-v0", prompts=["a", "b"], reward_fn=lambda *_: None)
+    with pytest.raises(RewardError, match="<lambda> returned None for all 2 completions"):
+        evaluate(lambda prompt, deterministic=False: ("x", {}), env)
+
+
+def test_completions_that_are_not_scored_count_in_no_mean():
+    def judge(prompt, completion, example):
+        return None if prompt == "a" else 3.0
+
+    env = gym.make("textenv:TextGen-v0", prompts=["a", "b"], reward_fn=judge)
+    assert evaluate(lambda prompt, deterministic=False: ("x", {}), env).reward == 3.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ from textenv.algos import (
 )
 from textenv.algos.lm.generation.generator import Generator
 from textenv.algos.lm.scoring.batch import make_batch
+from textenv.errors import RewardError
 
 SMALL = {"num_prompts": 4, "num_generations": 8, "max_completion_length": 6, "warmup_steps": 0}
 
@@ -213,6 +215,17 @@ def test_another_thread_may_train_what_this_one_made(tiny_folder, settings):
         weights.append(weights_of(trainer.model))
     for name, value in weights[0].items():
         np.testing.assert_array_equal(value, weights[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, 1e308])
+def test_rewards_of_an_environment_that_are_no_numbers_to_train_on(fresh, reward):
+    model, tokenizer = fresh
+    env = gym.wrappers.TransformReward(make_env(), lambda _: reward)
+    trainer = GRPOTrainer(model, env, GRPOConfig(**SMALL, max_steps=1), tokenizer=tokenizer)
+    before = weights_of(model)
+    with pytest.raises(RewardError, match="step 1 of the environment has a reward of"):
+        trainer.train()
+    assert all(np.array_equal(value, before[name]) for name, value in weights_of(model).items())
 
 
 def test_what_cannot_be_trained(fresh):

@@ -398,6 +398,23 @@ def test_the_seconds_of_a_step_are_told_apart(tmp_path, monkeypatch, clock):
         assert metrics["time/fps"] == 8 / step
 
 
+class OddInfos(Bandit):
+    """Infos that JSON cannot hold, with keys that are not text."""
+
+    def step(self, action):
+        *values, _ = super().step(action)
+        return *values, {"best": np.inf, 3: {4: object}}
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_infos_do_not_keep_a_rollout_from_being_exported(num_envs, tmp_path):
+    config = quick(total_timesteps=256, num_envs=num_envs)
+    PPOTrainer("mlp", env=OddInfos, config=config, export_to=tmp_path).train()
+    [file] = tmp_path.iterdir()
+    info = {"best": "<inf>", "<3>": {"<4>": "<class 'object'>"}}
+    assert all(found == info for t in load_rollout(file) for found in t.infos)
+
+
 # --- a saved policy is trained further ---------------------------------------------------------
 
 

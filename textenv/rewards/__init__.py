@@ -126,6 +126,11 @@ class Reward:
         )
 
     @property
+    def names(self) -> list[str]:
+        """The names of the functions."""
+        return list(self._functions)
+
+    @property
     def takes_batches(self) -> bool:
         """Whether at least one function takes a batch."""
         return any(map(takes_batch, self._functions.values()))

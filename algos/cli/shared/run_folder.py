@@ -47,6 +47,9 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        for place in path.parents:
+            if place.exists() and not place.is_dir():
+                raise ConfigError(f"{path} cannot be a folder, since {place} is a file")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(
                 f"{path} is there already and not an empty folder: choose another --out"

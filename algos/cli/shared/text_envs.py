@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ import gymnasium as gym
 from textenv.algos.cli.shared.escape import say
 from textenv.algos.episodes.environments import make_env
 from textenv.env import TextGenerationEnv
-from textenv.errors import ConfigError, DataError, MissingFileError
+from textenv.errors import ConfigError, DataError
+from textenv.rewards import from_file
 
 
 @dataclass
@@ -28,6 +28,9 @@ class TextTask:
     """Text: file of your own examples, rows {"prompt", "answer", ...}, instead of a task."""
     reward: tuple[str, ...] = ()
     """Text: reward functions, as names or FILE.py:FUNCTION; unset: the task's own verifier."""
+    reward_timeout: float | None = None
+    """Text: seconds that a call of a reward function may take before it scores 0; unset: 10 for
+    verifiers with the parser of another library, no limit for others."""
 
     @property
     def name(self) -> str:
@@ -37,7 +40,9 @@ class TextTask:
     @property
     def given(self) -> bool:
         """Whether any of the options is set."""
-        return bool(self.task or self.task_kwargs or self.dataset or self.reward)
+        return bool(
+            self.task or self.task_kwargs or self.dataset or self.reward or self.reward_timeout
+        )
 
     def env_kwargs(self) -> dict[str, Any]:
         """The arguments of ``gym.make``.
@@ -47,6 +52,8 @@ class TextTask:
         """
         if self.task is not None and self.dataset is not None:
             raise ConfigError("give --task or --dataset, not both")
+        if self.task == "":
+            raise ConfigError("--task is empty; textenv envs lists the tasks")
         kwargs: dict[str, Any] = {}
         if self.task is not None:
             kwargs["task"] = self.task
@@ -56,6 +63,10 @@ class TextTask:
             kwargs["dataset"] = str(self.dataset)
         if self.reward:
             kwargs["reward_fn"] = [load_reward(name) for name in self.reward]
+        if self.reward_timeout is not None:
+            kwargs["reward_timeout"], kwargs["reward_on_timeout"] = self.reward_timeout, 0.0
+            if self.reward:  # an async one would not need the process
+                kwargs["reward_process"] = True
         return kwargs
 
 
@@ -104,12 +115,4 @@ def load_reward(name: str) -> str | Callable[..., Any]:
     path, colon, function = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         return name
-    if not Path(path).is_file():
-        raise MissingFileError(f"--reward {name}: {path} is not a file")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise ConfigError(f"--reward {name}: {path} has no function {function!r}")
-    return getattr(module, function)
+    return from_file.load(path, function)

@@ -218,6 +218,7 @@ def frozen_scores(model: nn.Module) -> Callable[[TokenBatch], mx.array]:
     """
     scorer = Scorer(model)
     start = tree_map(mx.array, model.trainable_parameters())  # not changed in place by others
+    mx.eval(start)  # another thread than this one may score
 
     def score(batch: TokenBatch) -> mx.array:
         present = model.trainable_parameters()

@@ -131,6 +131,7 @@ def test_a_prompt_longer_than_the_context(tmp_path, refused):
         (["--env", "NoSuchEnv-v0"], "NoSuchEnv"),
         (["--reward", "exact_mach"], "did you mean 'exact_match'"),
         (["--env", ""], "environment ''"),
+        (["--task", ""], "--task is empty"),
         (["--env", "nosuchmod:X-v0"], "No module named 'nosuchmod'"),
         (["--model", ""], "the name of the model is empty"),
         (["--model", "foo bar/baz"], "model 'foo bar/baz'"),

@@ -219,7 +219,7 @@ def test_infos_are_written_whatever_they_hold(tmp_path, ending):
     rollout.trajectories[0].reset_info = {(1, 2): math.inf}
     loaded = load_rollout(rollout.save(tmp_path / f"r.{ending}"))
     found = loaded.trajectories[0].infos[0]
-    assert found.pop("odd").startswith("<<Odd instance at")
+    assert found.pop("odd").startswith("<Odd instance at")
     assert (
         found.pop("array") == [1.0, "<nan>"] and found.pop("good").tolist() == info["good"].tolist()
     )

@@ -27,6 +27,8 @@ def test_what_is_there_is_left_alone(tmp_path):
     for path in (tmp_path, tmp_path / "mine"):
         with pytest.raises(ConfigError, match="choose another --out"):
             RunFolder(path)
+    with pytest.raises(ConfigError, match=r"below cannot be a folder, since .*mine is a file"):
+        RunFolder(tmp_path / "mine" / "below")
 
 
 def test_metrics_are_added_line_by_line(tmp_path):

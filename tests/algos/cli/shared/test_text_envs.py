@@ -64,3 +64,31 @@ def test_rewards_from_files(tmp_path):
         load_reward(f"{path}:other")
     with pytest.raises(MissingFileError, match="is not a file"):
         load_reward(f"{tmp_path / 'none.py'}:half")
+
+
+def test_a_time_limit_reaches_every_kind_of_reward(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import time, textenv\n"
+        "@textenv.reward(requires=['answer'])\n"
+        "def slow_on_x(prompt, completion, example):\n"
+        "    time.sleep(60 if completion == 'x' else 0)\n"
+        "    return 1.0\n"
+    )
+    reward = (f"{tmp_path / 'mine.py'}:slow_on_x", "exact_match")
+    task = TextTask(dataset=rows_file(tmp_path, 2), reward=reward, reward_timeout=1.0)
+    env, _ = make_text_envs("TextGen-v0", task, False)
+    for completion, expected in (("x", 0.0), ("0", 2.0), ("1", 1.0)):
+        env.reset(options={"example_id": 0})
+        assert env.step(completion)[1] == expected
+    env.close()
+    task = TextTask(task="arithmetic", reward_timeout=1.0)
+    with pytest.raises(ConfigError, match="reward_timeout can only cut off"):
+        make_text_envs("TextGen-v0", task, False)
+
+
+def test_a_time_limit_reaches_the_verifier_of_another_library():
+    pytest.importorskip("reasoning_gym")
+    task = TextTask(task="reasoning_gym:countdown", reward_timeout=2.5)
+    assert task.given
+    for env in make_text_envs("TextGen-v0", task, True):
+        assert env.unwrapped.task.verifier_timeout == 2.5
