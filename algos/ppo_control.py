@@ -96,8 +96,8 @@ class ControlUpdater:
     def __init__(self, env: Any, config: PPOConfig, policy: MLPPolicy | None = None):
         if policy is None:
             spaces = single_spaces(env)
-            shape = config.hidden, config.activation, config.normalize_observations
-            policy = MLPPolicy(*spaces, *shape, config.seed)
+            normalize = config.normalize_observations
+            policy = MLPPolicy(*spaces, config.hidden, config.activation, normalize, config.seed)
         else:
             _check_spaces(policy, env)
             config = replace(
@@ -150,7 +150,7 @@ class ControlUpdater:
             figures = self._optimizer.step(rate, minibatch, [clip])
             history.append(figures)
             most = None if config.target_kl is None else 1.5 * config.target_kl
-            if most is not None and figures["approx_kl"].item() > most:
+            if most is not None and float(figures["approx_kl"]) > most:
                 self._optimizer.state = kept
                 break
             updates += 1
@@ -161,7 +161,7 @@ class ControlUpdater:
             raise
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
-        kls = {i: figures["approx_kl"].item() for i, figures in enumerate(history)}
+        kls = {i: float(figures["approx_kl"]) for i, figures in enumerate(history)}
         means["approx_kl"] = last_epoch_mean(kls, config, len(batch))
         metrics = {f"train/{name}": mean for name, mean in means.items()}
         if self.policy.distribution.learns_std:
