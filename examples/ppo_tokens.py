@@ -1,6 +1,6 @@
 """PPO in one file, one token a step: a text environment as an ordinary discrete environment.
 
-    pip install torch
+    pip install torch --index-url https://download.pytorch.org/whl/cpu
     python examples/ppo_tokens.py                           # about 6 seconds
     python examples/ppo_tokens.py --total-timesteps 20000   # a short look
 

@@ -1,6 +1,6 @@
 """Train a PyTorch policy from exported rollouts, without textenv.
 
-    pip install torch
+    pip install torch --index-url https://download.pytorch.org/whl/cpu
     python examples/rollouts_to_offline.py                        # writes the rollouts
     python examples/train_in_pytorch.py runs/rollouts_to_offline/rollouts
     python examples/train_in_pytorch.py --score                   # plays the trained policy
