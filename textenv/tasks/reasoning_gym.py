@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import pickle
 import random
 from typing import Any
 
@@ -156,7 +155,7 @@ class ReasoningGym(GeneratedTask):
         }
         if not self._class.__module__.startswith("reasoning_gym."):
             return _score(self._dataset, entry, completion)  # another process may not find it
-        verifier = self._class, self._source_name, pickle.dumps(self._config)
+        verifier = self._class, self._source_name, _Config(self._config)
         outcome = run_limited(_verify, (*verifier, entry, completion), self.verifier_timeout)
         return outcome if isinstance(outcome, float) else 0.0
 
@@ -197,6 +196,19 @@ class ReasoningGym(GeneratedTask):
         return vars(curriculum.generate_configuration())
 
 
+class _Config:
+    """A dataset's config as a key of a cache: equal if it reads the same."""
+
+    def __init__(self, fields: Any):
+        self.fields, self._text = fields, repr(fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Config) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
 def _score(dataset: Any, entry: dict[str, Any], completion: str) -> float:
     with Contained(0).inside():
         try:
@@ -205,16 +217,16 @@ def _score(dataset: Any, entry: dict[str, Any], completion: str) -> float:
             return 0.0
 
 
-def _verify(made_by: Any, name: str, config: bytes, entry: Any, completion: str) -> float:
+def _verify(made_by: Any, name: str, config: _Config, entry: Any, completion: str) -> float:
     """The score of a completion; what the process of verifiers calls."""
     return _score(_verifier(made_by, name, config), entry, completion)
 
 
 @functools.lru_cache(maxsize=32)
-def _verifier(made_by: Any, name: str, config: bytes) -> Any:
+def _verifier(made_by: Any, name: str, config: _Config) -> Any:
     defuse(name, made_by.__module__)
     with Contained(0).inside():
-        return made_by(config=dataclasses.replace(pickle.loads(config), seed=0, size=1))
+        return made_by(config=dataclasses.replace(config.fields, seed=0, size=1))
 
 
 _verify.prepare = lambda *arguments: _verifier(*arguments[:3])  # type: ignore[attr-defined]

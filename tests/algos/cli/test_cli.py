@@ -36,7 +36,7 @@ def test_validate_and_envs(tmp_path, capsys, refused):
     assert main(["validate", "--dataset", str(problems)]) == 0
     assert main(["envs"]) == 0
     assert "TextGen-v0" in capsys.readouterr().out
-    problems.write_text('{"prompt": "a", "answer": " "}\n{"prompt": "b"}\n')
+    problems.write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b"}\n')
     assert "row 2" in refused("validate", "--dataset", str(problems))
 
 
