@@ -71,6 +71,7 @@ def test_a_time_limit_reaches_every_kind_of_reward(tmp_path):
         "import time, textenv\n"
         "@textenv.reward(requires=['answer'])\n"
         "def slow_on_x(prompt, completion, example):\n"
+        "    'Full marks; x takes a minute.'\n"
         "    time.sleep(60 if completion == 'x' else 0)\n"
         "    return 1.0\n"
     )
