@@ -8,37 +8,42 @@ from typing import Any
 
 import numpy as np
 
+MOST_LEVELS = 100
+"""How deep lists and objects may be nested in what is written to a file."""
+
 _KINDS = "biufU"  # of NumPy's dtypes: bool, integers, floats, text
 _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 200
 
 
-def plain_info(value: Any) -> Any:
+def plain_info(value: Any, depth: int = 0) -> Any:
     """Replace what JSON cannot hold by text in angle brackets, such as ``"<inf>"``.
 
     Nothing is trained on infos, so that no value in them need keep a rollout from being written.
     Such a value reads back as its text. Keys that are not text become text too: 3 is ``"<3>"``. An
-    array with such values becomes nested lists.
+    array with such values becomes nested lists, and what is nested deeper than `MOST_LEVELS` text.
 
     Args:
         value: an info, or anything in one.
+        depth: how many lists and dicts it is in.
 
     Returns:
         A copy; arrays, NumPy's numbers and tuples stay what they are.
     """
-    if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else _text(key): plain_info(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, tuple):
-        return tuple(map(plain_info, value))
-    if isinstance(value, list):
-        return list(map(plain_info, value))
+    if isinstance(value, (dict, tuple, list)):
+        if depth >= MOST_LEVELS:
+            return _text(value)
+        if isinstance(value, dict):
+            return {
+                key if isinstance(key, str) else _text(key): plain_info(item, depth + 1)
+                for key, item in value.items()
+            }
+        items = (plain_info(item, depth + 1) for item in value)
+        return tuple(items) if isinstance(value, tuple) else list(items)
     if isinstance(value, (np.ndarray, np.generic)):
         if _is_plain(value):
             return value
-        return plain_info(value.tolist()) if isinstance(value, np.ndarray) else _text(value)
+        return plain_info(value.tolist(), depth) if isinstance(value, np.ndarray) else _text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else _text(value)
     return value if value is None or isinstance(value, (str, bool, int)) else _text(value)

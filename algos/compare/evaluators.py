@@ -8,9 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from textenv.algos.episodes.environments import max_turns, refuse_shared
+from textenv.algos.episodes.stages import actions_by_lane
 from textenv.algos.evaluation import most_steps, refuse_endless
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigTypeError
@@ -100,7 +101,7 @@ class EpisodeEvaluator:
             empty: Any = create_empty_array(self._space, n=count)
             batch = concatenate(self._space, observations, empty)
             actions = self._ask(policy, takes, batch, infos, np.full(count, first))
-            return dict(enumerate(iterate(self._actions, actions)))
+            return dict(enumerate(actions_by_lane(self._actions, actions, count)))
 
         return act
 

@@ -118,21 +118,22 @@ class VectorStage:
         return outcomes
 
     def actions(self, batch: Any) -> list[Any]:
-        """The policy's actions, by lane.
-
-        Raises:
-            ConfigError: if they are not one for each lane.
-        """
-        actions = [copied(action) for action in iterate(self.env.action_space, batch)]
-        if len(actions) != self.num_envs:
-            raise ConfigError(
-                f"the policy gave {len(actions)} actions for {self.num_envs} environments"
-            )
-        return actions
+        """The policy's actions, by lane; see `actions_by_lane`."""
+        return list(map(copied, actions_by_lane(self.env.action_space, batch, self.num_envs)))
 
     def rows(self, values: Any) -> list[Any]:
-        """What the policy recorded under one name, by lane."""
-        return [copied(values[i]) for i in range(self.num_envs)]
+        """What the policy recorded under one name, by lane.
+
+        Raises:
+            ConfigError: if it has no entry for one of the lanes.
+        """
+        try:
+            return [copied(values[i]) for i in range(self.num_envs)]
+        except (TypeError, LookupError) as error:
+            raise ConfigError(
+                f"the policy's extras must have one entry for each of the {self.num_envs} "
+                f"environments, got {values!r:.80}"
+            ) from error
 
     def _observations(self, batch: Any) -> list[Any]:
         """The observations by lane."""
@@ -142,6 +143,29 @@ class VectorStage:
         self.observation = start["observation"]
         rows = self._observations(start)
         return [_start_of(start, i, rows[i]) for i in range(self.num_envs)]
+
+
+def actions_by_lane(space: Any, batch: Any, num_envs: int) -> list[Any]:
+    """The actions that a policy gave for a vector environment, one after another.
+
+    Args:
+        space: the vector environment's action space.
+        batch: what the policy gave.
+        num_envs: how many environments there are.
+
+    Raises:
+        ConfigError: if it is not a batch of so many actions.
+    """
+    try:
+        actions = list(iterate(space, batch))
+    except (TypeError, KeyError) as error:  # of what is not a batch
+        raise ConfigError(
+            f"the policy must give a batch of {num_envs} actions, one for each environment, "
+            f"got {batch!r:.80}"
+        ) from error
+    if len(actions) != num_envs:
+        raise ConfigError(f"the policy gave {len(actions)} actions for {num_envs} environments")
+    return actions
 
 
 def _going(batch: Step, i: int, observation: Any) -> StepOutcome:

@@ -26,7 +26,7 @@ from textenv.algos.storage.checks import (
     LARGEST_TEXT,
 )
 from textenv.errors import DataError
-from textenv.wrappers.plain_info import plain_info
+from textenv.wrappers.plain_info import MOST_LEVELS, plain_info
 
 # What Python and NumPy raise for values of another kind, nested too deeply, or too large.
 FAULTS = (
@@ -261,12 +261,16 @@ def _like(first: Any, item: Any) -> bool:
 # --- any value --------------------------------------------------------------------------------
 
 
-def encode(value: Any) -> Any:
+def encode(value: Any, depth: int = 0) -> Any:
     """Encode a value as JSON; arrays, NumPy scalars and tuples become objects that say so.
+
+    Args:
+        value: the value.
+        depth: how many lists and dicts it is in.
 
     Raises:
         TypeError: for an object of a kind that JSON cannot hold.
-        ValueError: for NaN or infinity.
+        ValueError: for NaN or infinity, or for values nested deeper than `MOST_LEVELS`.
     """
     if isinstance(value, np.ndarray):
         return {
@@ -280,23 +284,29 @@ def encode(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return _float(value)
+    inner = _deeper(depth)
     if isinstance(value, dict):
         _check_keys(value)
-        row = {key: encode(item) for key, item in value.items()}
+        row = {key: encode(item, inner) for key, item in value.items()}
         return {_DICT: row} if _is_marked(row) else row
     if isinstance(value, tuple):
-        return {_TUPLE: [encode(item) for item in value]}
+        return {_TUPLE: [encode(item, inner) for item in value]}
     if isinstance(value, list):
-        return [encode(item) for item in value]
+        return [encode(item, inner) for item in value]
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def decode(value: Any) -> Any:
-    """Decode the value that `encode` wrote."""
-    if isinstance(value, list):
-        return [decode(item) for item in value]
-    if not isinstance(value, dict):
+def decode(value: Any, depth: int = 0) -> Any:
+    """Decode the value that `encode` wrote; ``depth`` is as there.
+
+    Raises:
+        ValueError: for a value that `encode` does not write.
+    """
+    if not isinstance(value, (list, dict)):
         return _float(value) if isinstance(value, float) else value  # 1e999 is JSON
+    inner = _deeper(depth)
+    if isinstance(value, list):
+        return [decode(item, inner) for item in value]
     keys = value.keys()
     if keys == _ARRAY:
         return _decode_array(value["data"], value["dtype"], value["shape"])
@@ -305,10 +315,17 @@ def decode(value: Any) -> Any:
             raise ValueError(f"a NumPy scalar must be one value, got {value['value']!r:.40}")
         return _decode_array(value["value"], value["dtype"], [])[()]
     if keys == {_TUPLE}:
-        return tuple(decode(item) for item in value[_TUPLE])
+        return tuple(decode(item, inner) for item in value[_TUPLE])
     if keys == {_DICT}:
         value = value[_DICT]
-    return {key: decode(item) for key, item in value.items()}
+    return {key: decode(item, inner) for key, item in value.items()}
+
+
+def _deeper(depth: int) -> int:
+    """One level more; Python's own limit depends on its version."""
+    if depth >= MOST_LEVELS:
+        raise ValueError(f"lists and objects are nested deeper than {MOST_LEVELS} levels")
+    return depth + 1
 
 
 def _decode_array(data: Any, name: Any, shape: Any) -> np.ndarray:

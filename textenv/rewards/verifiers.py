@@ -142,10 +142,10 @@ def json_schema(
     kind.check_schema(schema)
     try:
         value = json.loads(completion, parse_constant=_not_json)
+        # The registry is empty, so that a schema's reference to a URL is not fetched.
+        return float(kind(schema, registry=referencing.Registry()).is_valid(value))
     except (ValueError, RecursionError):  # also for too many digits, or if nested too deeply
         return 0.0
-    # The registry is empty, so that a schema's reference to a URL is not fetched.
-    return float(kind(schema, registry=referencing.Registry()).is_valid(value))
 
 
 def _not_json(name: str) -> float:

@@ -428,3 +428,18 @@ def test_actions_are_counted():
     env = steps_env(AutoresetMode.SAME_STEP, [2, 3])
     with pytest.raises(ConfigError, match="gave 3 actions for 2 environments"):
         RolloutRunner(env, lambda o: (np.zeros((3, 2)), {}), max_steps=4).collect()
+
+
+@pytest.mark.parametrize("answer", [1, None, np.int64(1)])
+def test_one_action_for_a_vector_is_refused(answer):
+    env = steps_env(AutoresetMode.SAME_STEP, [2, 3])
+    with pytest.raises(ConfigError, match="a batch of 2 actions, one for each environment, got"):
+        RolloutRunner(env, lambda o: (answer, {}), max_steps=4).collect()
+
+
+def test_extras_of_a_vector_have_an_entry_for_each_environment():
+    env = steps_env(AutoresetMode.SAME_STEP, [2, 3])
+    for values in (0.5, [0.5]):
+        policy = lambda o, values=values: (np.zeros(2, int), {"value": values})  # noqa: E731
+        with pytest.raises(ConfigError, match="one entry for each of the 2 environments, got"):
+            RolloutRunner(env, policy, max_steps=4).collect()

@@ -160,9 +160,29 @@ def test_deep_nesting_is_refused(tmp_path, place):
         path.write_text(path.read_text().replace('"HERE"', DEEP))
     with pytest.raises(DataError, match=r"r\.json"):
         load_rollout(path)
-    below_json = json.loads("[" * 900 + "]" * 900)
-    with pytest.raises(DataError, match=r"r\.json"):
-        load_rollout(write(path, ROW | {"infos": [{"a": below_json}, {}]}))
+
+
+def nested(levels: int):
+    """So many lists in each other."""
+    return json.loads("[" * levels + "]" * levels)
+
+
+def test_the_depth_does_not_depend_on_python(tmp_path):
+    """Infos are a list of objects: two of the levels."""
+    path = tmp_path / "r.json"
+    kept = load_rollout(write(path, ROW | {"infos": [{"a": nested(98)}, {}]}))
+    assert kept.trajectories[0].infos[0] == {"a": nested(98)}
+    with pytest.raises(DataError, match=r"r\.json, trajectory 0: .*deeper than 100 levels"):
+        load_rollout(write(path, ROW | {"infos": [{"a": nested(99)}, {}]}))
+
+
+def test_a_deep_info_is_written_as_text(tmp_path):
+    trajectory = load_rollout(write(tmp_path / "r.json", ROW)).trajectories[0]
+    trajectory.infos[0] = {"a": nested(99)}
+    Buffer([trajectory]).save(tmp_path / "s.json")
+    info = load_rollout(tmp_path / "s.json").trajectories[0].infos[0]
+    text = json.dumps(info)
+    assert text.count("[") == 97 + 1 and "<[]>" in text
 
 
 def test_an_infinity_by_another_name_is_refused(tmp_path):
