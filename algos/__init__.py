@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from textenv.algos.episodes.trajectory import Buffer as Buffer
     from textenv.algos.episodes.trajectory import Trajectory as Trajectory
     from textenv.algos.episodes.trajectory import Transition as Transition
-    from textenv.algos.grpo import GRPOTrainer as GRPOTrainer
     from textenv.algos.grpo_config import GRPOConfig as GRPOConfig
+    from textenv.algos.grpo_trainer import GRPOTrainer as GRPOTrainer
     from textenv.algos.lm.generation.policy import create_policy as create_policy
     from textenv.algos.lm.models.loading import load_model as load_model
     from textenv.algos.offline.control import OfflineConfig as OfflineConfig
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Buffer": "episodes.trajectory",
     "GRPOConfig": "grpo_config",
-    "GRPOTrainer": "grpo",
+    "GRPOTrainer": "grpo_trainer",
     "MLPPolicy": "control.mlp_policy",
     "OfflineConfig": "offline.control",
     "OfflineTextConfig": "offline.text",

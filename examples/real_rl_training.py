@@ -12,7 +12,7 @@ import random
 import gymnasium as gym
 
 from textenv.algos import GRPOConfig, GRPOTrainer
-from textenv.algos.evaluation import evaluate
+from textenv.algos.evaluation.measure import evaluate
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--max-steps", type=int, default=60)

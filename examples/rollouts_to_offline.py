@@ -34,7 +34,7 @@ from textenv.algos import (
     load_policy,
     load_rollouts,
 )
-from textenv.algos.evaluation import episode_returns
+from textenv.algos.evaluation.measure import episode_returns
 
 _EVALUATION_SEED = 10**6  # far from those of training
 

@@ -140,7 +140,7 @@ def score(path: Path, episodes: int) -> None:
     import gymnasium as gym
 
     import textenv  # noqa: F401  (registers its environments)
-    from textenv.algos.evaluation import episode_returns
+    from textenv.algos.evaluation.measure import episode_returns
 
     saved = json.loads(path.read_text(encoding="utf-8"))
     weights = {name: torch.tensor(value) for name, value in saved["weights"].items()}

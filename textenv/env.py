@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
-from textenv import tasks
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.rewards import NOTHING_BEGUN, Begun, Reward, RewardSpec
+from textenv.making import make_reward, make_task
+from textenv.resets import draw_ids, named
+from textenv.rewards import NOTHING_BEGUN, Begun, RewardSpec
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
-from textenv.tasks.dataset import Dataset, from_prompts
-from textenv.tasks.dataset_files import from_path
 
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
-_MAX_ID = 2**48  # ids of generated examples are drawn below this
 
 
 class TextGenerationEnv(gym.Env[str, str]):
@@ -119,14 +116,14 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
-        self.task = _make_task(prompts, examples, task, dataset, split, task_kwargs)
+        self.task = make_task(prompts, examples, task, dataset, split, task_kwargs)
         self.example: Example | None = None
         self.max_tokens = max_tokens
         self.tokenizer = tokenizer
         self.render_mode = render_mode
         self.observation_space = UnicodeText(MAX_CHARACTERS)
         self.action_space = UnicodeText(MAX_CHARACTERS)
-        self.reward = _make_reward(
+        self.reward = make_reward(
             self.task,
             reward_fn,
             reward_weights,
@@ -340,88 +337,6 @@ def prescore_together(envs: Sequence[TextGenerationEnv], actions: Sequence[str])
         for (env, action), outcomes in zip(pairs, together):
             env.prescore(action)
             env._begun[1].update(outcomes)  # type: ignore[index]
-
-
-def named(options: dict[str, Any]) -> tuple[int | None, int | None]:
-    """The ``example_id`` and the ``level`` in reset options, checked; None for what is absent."""
-    if not isinstance(options, Mapping):
-        raise ConfigTypeError(f"options must be a dict, got {type(options).__name__}")
-    if unknown := options.keys() - {"example_id", "level"}:
-        names = ", ".join(sorted(map(repr, unknown)))
-        raise ConfigError(f"unknown reset options {names}; known: 'example_id', 'level'")
-    example_id = options.get("example_id")
-    if "example_id" in options:
-        if isinstance(example_id, bool) or not isinstance(example_id, (int, np.integer)):
-            raise ConfigTypeError(f"example_id must be an integer, got {type(example_id).__name__}")
-        example_id = int(example_id)
-    return example_id, options.get("level")
-
-
-def draw_ids(task: Task, rngs: Sequence[np.random.Generator]) -> list[int]:
-    """Draw one example id of a task from each random generator."""
-    if task.size is None:
-        # Ten times as fast as integers() and, for a power of two, just as uniform.
-        return [rng.bit_generator.random_raw() % _MAX_ID for rng in rngs]
-    if isinstance(task, Dataset):
-        return [task.ids[int(rng.integers(len(task.ids)))] for rng in rngs]
-    return [int(rng.integers(task.size)) for rng in rngs]
-
-
-def _make_task(
-    prompts: Sequence[str] | None,
-    examples: Sequence[Mapping[str, Any]] | None,
-    task: str | Task | None,
-    dataset: str | Path | None,
-    split: str | None,
-    task_kwargs: Mapping[str, Any] | None,
-) -> Task:
-    given = {"prompts": prompts, "task": task, "dataset": dataset}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise ConfigError(f"give one of prompts, task and dataset, got {' and '.join(named)}")
-    if examples is not None and prompts is None:
-        raise ConfigError("examples belong to prompts, and no prompts are given")
-    if task_kwargs and (prompts is not None or dataset is not None):
-        raise ConfigError("task_kwargs are settings of a task; prompts and dataset take none")
-    for name, value, kinds in (
-        ("task", task, (str, Task)),
-        ("dataset", dataset, (str, Path)),
-        ("task_kwargs", task_kwargs, (Mapping,)),
-        ("examples", examples, (Sequence,)),
-    ):
-        if value is not None and not isinstance(value, kinds):
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
-    if task_kwargs and "split" in task_kwargs:
-        raise ConfigError("split is a separate argument and not a key of task_kwargs")
-    if isinstance(task, Task):
-        if split is not None or task_kwargs:
-            raise ConfigError(
-                "split and task_kwargs need the name of a task, and task is a Task object"
-            )
-        return task
-    if prompts is not None:
-        return from_prompts(prompts, examples, split)
-    if dataset is not None:
-        return from_path(dataset, split)
-    return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
-
-
-def _make_reward(
-    task: Task, reward_fn: RewardSpec | None, weights: Mapping[str, float] | None, **calling: Any
-) -> Reward:
-    own_examples = isinstance(task, Dataset)
-    if reward_fn is None:
-        if own_examples:
-            raise ConfigError(
-                "own prompts and datasets need a reward_fn: a function "
-                "fn(prompt, completion, example) or a name such as 'exact_match'"
-            )
-        reward_fn = "correct"
-    reward = Reward(reward_fn, weights, has_verifier=not own_examples, **calling)
-    if isinstance(task, Dataset):
-        task.require(reward.requires, f"reward_fn={reward_fn!r}", reward.checks)
-    return reward
 
 
 def why_too_long(task: Task, example_id: int, prompt: str) -> str:

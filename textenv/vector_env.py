@@ -13,15 +13,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from textenv.env import (
-    MAX_CHARACTERS,
-    TextGenerationEnv,
-    draw_ids,
-    named,
-    why_invalid,
-    why_too_long,
-)
+from textenv.env import MAX_CHARACTERS, TextGenerationEnv, why_invalid, why_too_long
 from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.resets import draw_ids, named
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.vector_info import (

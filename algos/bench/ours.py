@@ -18,7 +18,8 @@ import numpy as np  # noqa: E402
 from mlx import nn  # noqa: E402
 
 from textenv.algos.episodes.environments import make_env  # noqa: E402
-from textenv.algos.grpo import GRPOConfig, GRPOTrainer  # noqa: E402
+from textenv.algos.grpo_config import GRPOConfig  # noqa: E402
+from textenv.algos.grpo_trainer import GRPOTrainer  # noqa: E402
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.models.loading import load_model  # noqa: E402
 from textenv.algos.lm.scoring.batch import TokenBatch  # noqa: E402

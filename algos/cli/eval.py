@@ -13,7 +13,7 @@ from textenv.algos.cli.shared.text_envs import TextTask, make_split
 from textenv.algos.config import check_counts
 from textenv.algos.control.mlp_policy import load_policy
 from textenv.algos.episodes.environments import is_text, make_env
-from textenv.algos.evaluation import episode_returns, evaluate
+from textenv.algos.evaluation.measure import episode_returns, evaluate
 from textenv.algos.lm.generation.policy import create_policy
 from textenv.algos.lm.models.loading import load_model
 from textenv.errors import ConfigError

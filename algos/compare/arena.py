@@ -11,7 +11,7 @@ import gymnasium as gym
 from textenv.algos.compare.evaluators import EpisodeEvaluator, Evaluator, TextEvaluator
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.environments import is_text, make_env
-from textenv.algos.evaluation import evaluation_ids
+from textenv.algos.evaluation.measure import evaluation_ids
 from textenv.errors import ConfigError, DataError
 from textenv.tasks.dataset import Dataset
 from textenv.wrappers import ActionMask, ChoiceAction, HashedBagOfWords

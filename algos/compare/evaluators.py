@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from textenv.algos.episodes.environments import max_turns, refuse_shared
 from textenv.algos.episodes.stages import actions_by_lane
-from textenv.algos.evaluation import most_steps, refuse_endless
+from textenv.algos.evaluation.measure import most_steps, refuse_endless
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.errors import ConfigTypeError
 from textenv.wrappers.copying import copied

@@ -10,8 +10,8 @@ from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
 from textenv.algos.episodes.trajectory import Buffer
-from textenv.algos.grpo import GRPOTrainer
 from textenv.algos.grpo_config import GRPOConfig
+from textenv.algos.grpo_trainer import GRPOTrainer
 from textenv.algos.ppo import PPOTrainer
 from textenv.algos.ppo_config import preset
 

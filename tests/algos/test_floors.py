@@ -24,13 +24,23 @@ FLOORS = {
     "training": 5,
     "strategies": 6,
     "rollouts": 7,
-    "top": 8,
-    "offline": 9,
-    "compare": 9,
-    "bench": 9,
-    "cli": 10,
+    "evaluation": 8,
+    "top": 9,
+    "offline": 10,
+    "compare": 10,
+    "bench": 10,
+    "cli": 11,
 }
-TOP = {"evaluation", "grpo", "grpo_config", "gspo", "ppo", "ppo_config", "ppo_control", "ppo_text"}
+TOP = {
+    "grpo",
+    "grpo_config",
+    "grpo_trainer",
+    "gspo",
+    "ppo",
+    "ppo_config",
+    "ppo_control",
+    "ppo_text",
+}
 TOP |= {"sb3_trainer"}
 
 # Imports that go upwards or close a loop, each within a function, and the reason for each.

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from textenv.algos import PPOConfig, PPOTrainer, load_rollout
-from textenv.algos.evaluation import evaluate
+from textenv.algos.evaluation.measure import evaluate
 from textenv.algos.ppo_config import preset
 
 

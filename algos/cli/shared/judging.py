@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from textenv.algos.config import check_integer
-from textenv.algos.evaluation import episode_returns, evaluate
+from textenv.algos.evaluation.measure import episode_returns, evaluate
 
 _CONTROL_SEED = 2**30  # of the evaluation's episodes, far from the seeds of training
 

@@ -27,9 +27,9 @@ from textenv.algos.compare.strategies.results import (
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.environments import make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
-from textenv.algos.evaluation import evaluation_ids
-from textenv.algos.grpo import GRPOTrainer
+from textenv.algos.evaluation.measure import evaluation_ids
 from textenv.algos.grpo_config import GRPOConfig
+from textenv.algos.grpo_trainer import GRPOTrainer
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.strategies import names, outcome
 from textenv.algos.strategies.counts import summarize

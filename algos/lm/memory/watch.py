@@ -17,8 +17,8 @@ import numpy as np
 
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.runtime import backend
-from textenv.env import draw_ids
 from textenv.errors import ConfigError, OutOfMemoryError
+from textenv.resets import draw_ids
 from textenv.tasks import Task
 
 backend.prepare()

@@ -9,7 +9,7 @@ import pytest
 from textenv.algos import load_model, load_policy
 from textenv.algos.cli import main
 from textenv.algos.config import read_toml
-from textenv.algos.evaluation import episode_returns
+from textenv.algos.evaluation.measure import episode_returns
 
 
 @pytest.fixture(scope="module")

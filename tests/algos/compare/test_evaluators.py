@@ -9,7 +9,7 @@ from tests.algos.compare.shared import cartpole
 from tests.algos.control_envs import Bandit, Steps
 from textenv.algos import evaluation
 from textenv.algos.compare.evaluators import EpisodeEvaluator
-from textenv.algos.evaluation import episode_returns
+from textenv.algos.evaluation.measure import episode_returns
 from textenv.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from textenv.algos import (
     load_policy,
 )
 from textenv.algos.episodes.trajectory import RolloutSource
-from textenv.algos.evaluation import episode_returns
+from textenv.algos.evaluation.measure import episode_returns
 from textenv.algos.offline.control import advantage_weights
 from textenv.algos.offline.data import common_source
 from textenv.algos.storage.source import describe_source

@@ -17,7 +17,7 @@ from textenv.algos import (
     load_model,
 )
 from textenv.algos.episodes.trajectory import RolloutSource
-from textenv.algos.evaluation import evaluate
+from textenv.algos.evaluation.measure import evaluate
 from textenv.algos.offline.text import (
     check_tokens,
     grouped,

@@ -7,7 +7,7 @@ import pytest
 from tests.algos.control_envs import Steps
 from textenv import TextGenerationEnv
 from textenv.algos import evaluation
-from textenv.algos.evaluation import Evaluation, episode_returns, evaluate, evaluation_ids
+from textenv.algos.evaluation.measure import Evaluation, episode_returns, evaluate, evaluation_ids
 from textenv.errors import ConfigError, RewardError
 
 

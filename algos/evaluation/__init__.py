@@ -1,0 +1,1 @@
+"""Measures policies: accuracy on text, returns on control."""

@@ -1,0 +1,265 @@
+"""`GRPOTrainer`: samples rollouts from a text environment, and trains a language model on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from textenv.algos.episodes.environments import is_text, make_env, max_turns
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
+from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
+from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.rollouts.worker_runner import WorkerRunner
+from textenv.algos.runtime import backend
+from textenv.algos.storage.source import Exporter
+from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
+from textenv.algos.strategies.strategy import create_strategy
+from textenv.errors import ConfigError, DataError
+
+backend.prepare()
+
+from textenv.algos.grpo import compute_advantages, policy_loss  # noqa: E402
+from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
+from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
+from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E402
+from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
+from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
+from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.optimizer import (  # noqa: E402
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
+from textenv.algos.training.trainer import Trainer  # noqa: E402
+
+
+class GRPOTrainer:
+    """Trains a language model on a text environment by GRPO.
+
+    Args:
+        model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
+        env: an environment id, an environment, or a function that makes one.
+        config: settings; the defaults if None.
+        env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
+        tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        on_step: called after each optimizer step with the metrics and the rollout, which may be
+            empty if a strategy kept nothing.
+        export_to: a folder that rollouts are written to, as
+            ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
+        export_every: write only the first of every so many rollouts.
+
+    Attributes:
+        policy: the policy that is trained; usable at any time.
+        history: the metrics of each step so far.
+        exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
+
+    Raises:
+        ConfigError: for an environment that is not text to text, a temperature of 0, or a part of
+            the strategy that cannot be used here.
+        OutOfMemoryError: if the training does not fit in memory.
+
+    Example:
+        >>> trainer = GRPOTrainer("tiny-lm", config=GRPOConfig(max_steps=2, num_prompts=4))
+        >>> len(trainer.train())
+        2
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        env: Any = "TextGen-v0",
+        config: GRPOConfig | None = None,
+        *,
+        env_kwargs: dict[str, Any] | None = None,
+        tokenizer: Any = None,
+        on_step: Callable[[dict[str, float], Rollout], None] | None = None,
+        export_to: str | Path | None = None,
+        export_every: int = 1,
+    ):
+        self.config = config = config or GRPOConfig()
+        if config.temperature == 0:
+            raise ConfigError(
+                "temperature must be above 0 to train: greedy completions are all equal"
+            )
+        self.env = make_env(env, env_kwargs)
+        if not is_text(self.env):
+            raise ConfigError(
+                f"GRPO trains on environments of text; the actions of {self.env} are not text"
+            )
+        named = isinstance(model, (str, Path))
+        model, tokenizer = resolve_model(model, tokenizer)
+        if config.num_workers and not named:
+            raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
+        self.model, self.tokenizer = model, tokenizer
+        self.history: list[dict[str, float]] = []
+        if config.lora_rank:
+            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        reference = frozen_scores(model) if config.beta else None
+        self.policy = create_policy(model, tokenizer, config.sampling)
+        self._memory = MemoryWatch(model, config, self.env, self.policy)
+        strategy = create_strategy(
+            "grpo", num_generations=config.num_generations, parts=config.strategy
+        )
+        size = config.num_prompts * config.num_generations * max_turns(self.env)
+        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._workers: WorkerRunner | None = None
+        if config.num_workers:
+            self._workers = WorkerRunner(
+                self._runner,
+                partial(make_env, env, env_kwargs),
+                partial(_make_policy, str(model.source.resolve()), config),
+                config.num_workers,
+                partial(_make_gradient, config),
+            )
+        self._trainer = Trainer(
+            model,
+            partial(compute_advantages, scale_rewards=config.scale_rewards),
+            _make_loss(config),
+            make_adamw(
+                self.learning_rate,
+                config.max_steps,
+                schedule=config.lr_scheduler_type,
+                warmup_steps=config.warmup_steps,
+                weight_decay=config.weight_decay,
+            ),
+            on_policy=False,  # the rollout is still measured and shown after the update
+            num_iterations=config.num_iterations,
+            num_minibatches=config.num_minibatches,
+            micro_batch_size=config.micro_batch_size,
+            gradient_checkpointing=config.gradient_checkpointing,
+            max_grad_norm=config.max_grad_norm,
+            mask_truncated_completions=config.mask_truncated_completions,
+            reference=reference,
+            credit_fn=strategy.generation.credit,
+            gradient=None if self._workers is None else SharedGradient(self._workers),
+            seed=config.seed,
+        )
+        self._steps, self._end = 0, config.max_steps
+        self._metrics = GRPOMetrics(strategy)
+        self.exporter = Exporter(export_to, export_every)
+        self._on_step = on_step
+
+    def describe(self) -> str:
+        """The loss and the data in words, in one line."""
+        c = self.config
+        high = c.epsilon if c.epsilon_high is None else c.epsilon_high
+        clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
+        times_ratio = " x ratio" if c.use_bias_correction_kl else ""
+        penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
+        strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
+        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
+        return (
+            f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
+            f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
+            f"{c.num_generations} completions{strategy}; {adapters}, AdamW at "
+            f"{self.learning_rate:g}"
+        )
+
+    def train(self) -> list[dict[str, float]]:
+        """Train for ``max_steps`` optimizer steps.
+
+        A further call goes on counting. If a call was interrupted, the next one trains for the
+        steps that are left; else it trains for ``max_steps`` more, with a new schedule of the
+        learning rate.
+
+        A step whose rollout has no signal counts, and leaves the weights as they are.
+
+        The phases of a step follow one another, except that ``time/score`` (environments and
+        rewards, of all workers together) is a part of ``time/generate``. For reward functions that
+        run elsewhere (async, or in a process of their own) it has only the time spent waiting.
+
+        Returns:
+            The metrics of each step, which are also in `history`.
+        """
+        check_prompts(self.policy, self.env)
+        if self._steps == self._end:
+            self._end += self.config.max_steps
+            restart_schedule(self._trainer.optimizer)
+        collector = self._workers or self._runner
+        while self._steps < self._end:
+            clock = PhaseClock()
+            with self._memory.generating():
+                rollout = collector.collect()
+            clock.end("generate")
+            self.exporter.write(rollout, self._runner)
+            clock.end("export")
+            update = {"updates": 0.0}
+            if len(rollout):  # a strategy may have kept nothing
+                self._trainer.buffer = rollout
+                with self._memory.updating(rollout):
+                    update = self._trainer.train(self._end - self._steps)
+            clock.end("update")
+            steps = max(1, int(update.pop("updates")))
+            self._steps += steps
+            self._runner.policy_version += steps
+            metrics = self._metrics.step(rollout, update, clock, self._steps)
+            self.history.append(metrics)
+            if self._on_step is not None:
+                self._on_step(metrics, rollout)
+        return self.history
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate: that of the config, or else one by the size of the model."""
+        rate = self.config.learning_rate
+        return default_learning_rate(self.model) if rate is None else rate
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder that `mlx_lm.load` and `load_model` can read.
+
+        If the strategy has parts, what they remember is written to ``strategy.json`` beside it.
+        """
+        beside: dict[str, Callable[[Path], None]] = {}
+        if self._runner.strategy.parts:
+            beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
+        save_model(self.model, self.tokenizer, folder, beside)
+
+    def load_strategy(self, folder: str | Path) -> None:
+        """Continue the strategy of an earlier training, whose folder `save` wrote.
+
+        Raises:
+            MissingFileError: if the folder has no ``strategy.json``.
+            ConfigError: if that file is of a training with another strategy.
+            DataError: if the file is broken.
+        """
+        path = Path(folder) / STRATEGY_FILE
+        state = read_state(path)
+        try:
+            self._runner.load_state(state)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the environments, and end the workers if there are any."""
+        (self._workers or self._runner).close()
+
+
+def _make_loss(config: GRPOConfig) -> LossFn:
+    return partial(
+        policy_loss,
+        loss_type=config.loss_type,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high,
+        beta=config.beta,
+        use_bias_correction_kl=config.use_bias_correction_kl,
+        max_completion_length=config.max_completion_length,
+    )
+
+
+def _make_gradient(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalGradient:
+    """Make the function that computes gradients in a worker."""
+    return LocalGradient(policy.model, _make_loss(config), config.gradient_checkpointing)
+
+
+def _make_policy(folder: str, config: GRPOConfig) -> LanguageModelPolicy:
+    """Make the policy of a worker; its weights are sent later."""
+    model, tokenizer = load_model(folder)
+    if config.lora_rank:
+        add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+    return create_policy(model, tokenizer, config.sampling)

@@ -1,0 +1,83 @@
+"""Makes the task and the reward that the arguments of an environment describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from textenv import tasks
+from textenv.errors import ConfigError, ConfigTypeError
+from textenv.rewards import Reward, RewardSpec
+from textenv.tasks import Task
+from textenv.tasks.dataset import Dataset, from_prompts
+from textenv.tasks.dataset_files import from_path
+
+
+def make_task(
+    prompts: Sequence[str] | None,
+    examples: Sequence[Mapping[str, Any]] | None,
+    task: str | Task | None,
+    dataset: str | Path | None,
+    split: str | None,
+    task_kwargs: Mapping[str, Any] | None,
+) -> Task:
+    """The task that the arguments of an environment describe.
+
+    Raises:
+        ConfigError: for arguments that exclude each other, or one that is missing.
+        ConfigTypeError: for one of another type.
+    """
+    given = {"prompts": prompts, "task": task, "dataset": dataset}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ConfigError(f"give one of prompts, task and dataset, got {' and '.join(named)}")
+    if examples is not None and prompts is None:
+        raise ConfigError("examples belong to prompts, and no prompts are given")
+    if task_kwargs and (prompts is not None or dataset is not None):
+        raise ConfigError("task_kwargs are settings of a task; prompts and dataset take none")
+    for name, value, kinds in (
+        ("task", task, (str, Task)),
+        ("dataset", dataset, (str, Path)),
+        ("task_kwargs", task_kwargs, (Mapping,)),
+        ("examples", examples, (Sequence,)),
+    ):
+        if value is not None and not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    if task_kwargs and "split" in task_kwargs:
+        raise ConfigError("split is a separate argument and not a key of task_kwargs")
+    if isinstance(task, Task):
+        if split is not None or task_kwargs:
+            raise ConfigError(
+                "split and task_kwargs need the name of a task, and task is a Task object"
+            )
+        return task
+    if prompts is not None:
+        return from_prompts(prompts, examples, split)
+    if dataset is not None:
+        return from_path(dataset, split)
+    return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
+
+
+def make_reward(
+    task: Task, reward_fn: RewardSpec | None, weights: Mapping[str, float] | None, **calling: Any
+) -> Reward:
+    """The reward of an environment of this task; ``calling`` are other settings of `Reward`.
+
+    Raises:
+        ConfigError: if a task without a verifier has no reward function.
+        DataError: if a row of the dataset lacks what a reward function needs; names it.
+    """
+    own_examples = isinstance(task, Dataset)
+    if reward_fn is None:
+        if own_examples:
+            raise ConfigError(
+                "own prompts and datasets need a reward_fn: a function "
+                "fn(prompt, completion, example) or a name such as 'exact_match'"
+            )
+        reward_fn = "correct"
+    reward = Reward(reward_fn, weights, has_verifier=not own_examples, **calling)
+    if isinstance(task, Dataset):
+        task.require(reward.requires, f"reward_fn={reward_fn!r}", reward.checks)
+    return reward
