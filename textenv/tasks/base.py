@@ -98,6 +98,8 @@ class Task(ABC):
 
     def with_max_turns(self, turns: int) -> Task:
         """The same task with another number of actions in an episode."""
+        if turns == self.max_turns:
+            return self
         other = copy.copy(self)
         object.__setattr__(other, "max_turns", turns)  # a task may be a frozen dataclass
         return other
