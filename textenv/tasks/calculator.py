@@ -8,12 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textenv.errors import ConfigError
-from textenv.tasks.base import Episode, Example, GeneratedTask, Turn, check_range, check_split
+from textenv.tasks.base import (
+    Episode,
+    Example,
+    GeneratedTask,
+    Turn,
+    check_range,
+    check_split,
+    check_style,
+)
 from textenv.tasks.expression import evaluate
 
 _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Calculator(GeneratedTask):
     Terminates with the answer, right or wrong. Truncates after ``max_turns`` actions without one.
 
     ## Arguments
-    As ``task_kwargs``: ``digits``, ``max_turns`` and ``style``, described below; and ``split``.
+    As ``task_kwargs``: ``digits`` and ``max_turns``, described below; ``split`` and ``style``.
     The level is the number of ``digits``.
 
     ## Version History
@@ -53,35 +59,33 @@ class Calculator(GeneratedTask):
     name = "calculator"
     levels = range(1, 10)
     knobs = ("digits",)
+    chat_extract = "last_number"
 
     digits: int = 2
     """Number of digits of each number; more is harder."""
     max_turns: int = 4
     """Actions in an episode, tool calls and the answer together; then it is truncated."""
-    style: str = "plain"
-    """``"plain"``, or ``"chat"``: a question in words, with the tool as those of chat models."""
     split: str = "train"
+    style: str = "plain"
+    """``"plain"``, or ``"chat"``, which asks in words and has the tool as chat models know them."""
 
     def __post_init__(self) -> None:
-        if self.style not in ("plain", "chat"):
-            raise ConfigError(f"style must be plain or chat, got {self.style!r}")
         check_range("digits", self.digits, 1, 9)
         check_range("max_turns", self.max_turns, 1, 1000)
         check_split(self.split)
+        check_style(self.style)
 
     def generate(self, rng: random.Random) -> Example:
         """Draw the numbers of one problem ``a*b+c``."""
         low = 10 ** (self.digits - 1)
         a, b, c = (rng.randrange(low, 10 * low) for _ in range(3))
-        example = {"prompt": _plain(f"{a}*{b}+{c}"), "answer": str(a * b + c)}
-        if self.style == "plain":
-            return example
-        prompt = f"What is {a}*{b}+{c}? Use the calculator, then answer with the number only."
-        return {**example, "prompt": prompt, "expression": f"{a}*{b}+{c}"}
+        prompt = f"{a}*{b}+{c}, tool calc(EXPRESSION):\n"
+        return {"prompt": prompt, "answer": str(a * b + c)}
 
-    def split_key(self, example: Example) -> str:
-        """The prompt in style ``"plain"``, so that both styles have the same splits."""
-        return _plain(example["expression"]) if "expression" in example else example["prompt"]
+    def chat_prompt(self, example: Example) -> str:
+        """The problem as a question."""
+        expression = example["prompt"].partition(",")[0]
+        return f"What is {expression}? Use the calculator, then reply with the number only."
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
@@ -89,11 +93,12 @@ class Calculator(GeneratedTask):
         return (calculator,) if self.style == "chat" else ()
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the right number alone, or in style ``"chat"`` as the last number, else 0."""
-        if self.style == "chat":
-            numbers = _NUMBER.findall(completion)
-            return float(bool(numbers) and numbers[-1].replace(",", "") == example["answer"])
+        """1 for the right number and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])
+
+    def is_answer(self, action: str) -> bool:
+        """Whether an action is no call of the tool of style ``"plain"``."""
+        return self.style == "chat" or _CALL.fullmatch(action) is None
 
     def begin(self, example: Example) -> Episode:
         """Start an episode, in which the policy may call the tool before it answers."""
@@ -107,11 +112,6 @@ def calculator(expression: str) -> str:
         expression: whole numbers with + - * / and brackets, such as "12*34+56"
     """
     return str(evaluate(expression)[0])
-
-
-def _plain(expression: str) -> str:
-    """The prompt in style ``"plain"``."""
-    return f"{expression}, tool calc(EXPRESSION):\n"
 
 
 class _Calculating(Episode):
