@@ -7,8 +7,8 @@ from gymnasium import spaces
 
 from tests.algos.compare.shared import cartpole
 from tests.algos.control_envs import Bandit, Steps
-from textenv.algos.evaluation import measure
 from textenv.algos.compare.evaluators import EpisodeEvaluator
+from textenv.algos.evaluation import measure
 from textenv.algos.evaluation.measure import episode_returns
 from textenv.errors import ConfigError
 
