@@ -280,6 +280,7 @@ class GRPOTrainer:
     def close(self) -> None:
         """Close the environments, and end the workers if there are any."""
         (self._workers or self._runner).close()
+        self.evaluations.close()
 
 
 def _make_loss(config: GRPOConfig) -> LossFn:

@@ -374,6 +374,7 @@ class PPOTrainer:
     def close(self) -> None:
         """Close the environments."""
         self._runner.close()
+        self.evaluations.close()
 
     def _since_start(self) -> tuple[int, int]:
         """Transitions and optimizer steps since the present training began."""

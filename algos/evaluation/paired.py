@@ -54,14 +54,14 @@ class Comparison:
         )
         return (
             f"{self.figure} {self.first:.3f} and {self.second:.3f}: difference "
-            f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f}), p = {p_text(self.p_value)} by "
+            f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f}), p {p_text(self.p_value)} by "
             f"{self.test} on {self.examples} examples{counts}"
         )
 
 
 def p_text(p_value: float) -> str:
-    """A p-value with two digits; below 0.0001 it is not told further."""
-    return f"{p_value:.2g}" if p_value >= 1e-4 else "below 0.0001"
+    """What a p-value is, with two digits, or that it is below 0.0001."""
+    return f"= {p_value:.2g}" if p_value >= 1e-4 else "< 0.0001"
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:

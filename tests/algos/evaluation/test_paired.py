@@ -94,5 +94,5 @@ def test_equal_models_seldom_seem_to_differ():
 
 def test_small_p_values_are_not_told_to_the_digit():
     assert [p_text(p) for p in (1.0, 0.04321, 1e-4, 1e-12)] == [
-        *("1", "0.043", "0.0001", "below 0.0001")
+        *("= 1", "= 0.043", "= 0.0001", "< 0.0001")
     ]

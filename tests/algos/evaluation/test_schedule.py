@@ -70,9 +70,9 @@ def test_metrics_of_an_evaluation(clock):
 @pytest.mark.parametrize(
     ("end", "examples"),
     [
-        (40, 80),  # 4 evaluations share the ninth part of 40 x 90 s: 100 s each, with room to spare
-        (50, 80),
-        (25, 66),  # 3 evaluations share 250 s
+        (40, 82),  # 4 evaluations share 10 s and the ninth part of 40 x 90 s: 102.5 s, with room
+        (50, 81),  # 5 share 510 s
+        (25, 69),  # 3 share 260 s
     ],
 )
 def test_evaluations_take_a_share_of_the_time(clock, end, examples):
@@ -85,15 +85,25 @@ def test_evaluations_take_a_share_of_the_time(clock, end, examples):
     ]
     expected = [*range(10, end, 10), end]
     assert seen == [(step, examples) for step in expected]
-    assert examples * len(seen) <= 0.1 * (90 * end + examples * len(seen))
+    assert examples * len(seen) <= 10 + 0.1 * (90 * end + examples * len(seen))
 
 
 def test_an_evaluation_that_is_dearer_than_its_share_waits(clock):
-    """The first batch of 32 takes 32 s, and 10 steps of 9 s leave 10 s: one in 32 steps."""
+    """The first batch takes 32 s; steps of 9 s leave a second each, and 10 s are free."""
     schedule = make_schedule(Learner(clock), eval_share=0.1)
     seen = [step for step in range(1, 101) if schedule.after_step(step, step / 120, 9.0)]
-    assert seen == [10, 64, 96]
+    assert seen == [10, 54, 86]
     assert schedule.after_step(120, 1.0, 9.0)["eval/examples"] == 32  # the end does not wait
+
+
+def test_a_short_training_may_evaluate_all_the_same(clock):
+    """Three evaluations of 3 s each, in a training of 3 s."""
+    schedule = make_schedule(Learner(clock, takes=0.03), eval_share=0.1)
+    seen = [schedule.after_step(step, step / 3, 1.0) for step in range(1, 4)]
+    assert seen[:2] == [{}, {}] and seen[2]["eval/examples"] == 100
+    schedule = make_schedule(Learner(clock, takes=0.02), eval_share=0.1, eval_steps=1)
+    seen = [schedule.after_step(step, step / 3, 1.0) for step in range(1, 4)]
+    assert [found["eval/examples"] for found in seen] == [100, 100, 100]
 
 
 def test_all_evaluations_are_on_the_same_examples(clock):
