@@ -176,7 +176,8 @@ def run(args: Args | train_offline.OfflineJob) -> int:
 
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     config = args.grpo
-    env, test_env = make_text_envs(args.env, args.text, bool(config.eval_examples))
+    text = args.text.for_model(args.env, args.model, config.chat_template)
+    env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
     display = TextDisplay(config.max_steps)
     shared = _on_text(args, folder, display, test_env)
     trainer = GRPOTrainer(args.model, env, config, **shared)
@@ -190,10 +191,10 @@ def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
-    text = is_text(probe)
-    if text:
+    if is_text(probe):
         model = args.model or "tiny-lm"
-        env, test_env = make_text_envs(args.env, args.text, bool(config.eval_examples))
+        text = args.text.for_model(args.env, model, config.chat_template)
+        env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         updates = -(-config.total_timesteps // config.n_steps)
         shown = TextDisplay(updates, unit="update")
         shared = _on_text(args, folder, shown, test_env)

@@ -13,6 +13,7 @@ import gymnasium as gym
 
 from textenv.algos.config import check_bounds, check_counts
 from textenv.algos.episodes.environments import innermost, is_text, make_env
+from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress, evaluate
 from textenv.algos.evaluation.results import Evaluation
 from textenv.env import TextGenerationEnv
@@ -251,7 +252,11 @@ class EvaluationSchedule:
                 "textenv.algos.evaluation.measure.episode_returns plays episodes"
             )
         if self._env is None:
-            if self._given is not None:
+            if isinstance(self._given, str):
+                policy = self._policy
+                style = style_for(self._given, None, policy.tokenizer, policy.params.chat_template)
+                self._env = make_env(self._given, style)
+            elif self._given is not None:
                 self._env = make_env(self._given)
             else:
                 self._env = held_out(self._training_env)

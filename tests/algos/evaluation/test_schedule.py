@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.algos.evaluation.shared import make_record
+from tests.algos.lm.generation.shared import config_for, family
 from tests.algos.shared import same_weights, starts_with, weights_of
 from textenv import TextGenerationEnv
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
@@ -336,3 +337,20 @@ def test_a_step_whose_evaluation_is_interrupted_is_not_lost(tiny_folder):
     trainer.evaluations._on_progress = None
     assert [m["step"] for m in trainer.train()] == [1, 2, 3, 4]
     assert np.isfinite(trainer.best.value)
+
+
+def test_a_chat_model_is_asked_in_words_in_its_evaluations_too(random_model):
+    """Whether the trainer makes the environment of the held-out examples, or is given an id."""
+    tokenizer = family("chatml")
+    model = random_model(**config_for(tokenizer))
+    for env in (None, "textenv:TextGen-v0"):
+        trainer = GRPOTrainer(
+            *(model, "textenv:TextGen-v0", GRPOConfig(**GRPO)),
+            tokenizer=tokenizer,
+            eval_env=env,
+        )
+        record = trainer.evaluate(2).records[0]
+        asked = trainer.env.unwrapped.task
+        assert asked.style == "chat" and asked.split == "train"
+        held = gym.make("textenv:TextGen-v0", style="chat", split="test" if env is None else None)
+        assert record.prompt == held.unwrapped.task.example(record.example_id)["prompt"]
