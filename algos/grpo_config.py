@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
+from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.algos.strategies.strategy import create_strategy
@@ -112,6 +113,24 @@ class GRPOConfig:
     are trained on, and this must be their rank."""
     lora_scale: float = 10.0
     """The output of new adapters is multiplied by this."""
+    eval_steps: int = 0
+    """Evaluate on held-out examples every so many steps, and at the end; 0 never.
+    Set it to keep the best model, and to see what the reward of the training does not show."""
+    eval_examples: int = 500
+    """Examples of an evaluation. Raise it if intervals are wide."""
+    eval_samples: int = 0
+    """Sampled answers to each example; 0: one greedy answer.
+    Sample if greedy answers hide what the policy learns."""
+    eval_share: float = 0.1
+    """The share of the time that evaluations may take, beside ten seconds; they have fewer
+    examples if need be. 1 sets no limit. Set that if runs are compared."""
+    metric_for_best_model: str = "accuracy"
+    """The best model has most of this in its evaluation: accuracy, reward, or rewards/NAME/mean for
+    a reward component. accuracy is the reward if the task cannot tell what is right."""
+    early_stopping_patience: int = 0
+    """End the training after this many evaluations without gain; 0: never.
+    Set it if the reward may collapse, or to save time."""
+
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -147,6 +166,7 @@ class GRPOConfig:
             lora_rank=(0, LARGEST_RANK),
             num_workers=(0, 1024),
         )
+        check_settings(self)
         completions = self.num_prompts * self.num_generations
         if self.num_minibatches > completions:
             raise ConfigError(

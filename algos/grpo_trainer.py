@@ -10,6 +10,9 @@ from typing import Any
 from textenv.algos.episodes.environments import is_text, make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.style import style_for
+from textenv.algos.evaluation.measure import OnProgress
+from textenv.algos.evaluation.results import Evaluation
+from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
 from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -55,10 +58,18 @@ class GRPOTrainer:
         export_to: a folder that rollouts are written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
         export_every: write only the first of every so many rollouts.
+        eval_env: held-out examples for evaluations: an environment id, an environment, or a
+            function that makes one. None takes the test split of ``env``, if it has one.
+        out: a folder, in which ``best`` will be the best model by the evaluations of
+            ``eval_steps``; None keeps no model.
+        on_evaluate: called while such an evaluation goes on, with how many examples it has played,
+            of how many.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each step so far.
+        evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
+            ``stopped`` the training.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
@@ -83,6 +94,9 @@ class GRPOTrainer:
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
+        eval_env: Any = None,
+        out: str | Path | None = None,
+        on_evaluate: OnProgress | None = None,
     ):
         self.config = config = config or GRPOConfig()
         if config.temperature == 0:
@@ -108,6 +122,9 @@ class GRPOTrainer:
         reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
         self._memory = MemoryWatch(model, config, self.env, self.policy)
+        self.evaluations = EvaluationSchedule(
+            config, self.policy, eval_env, self.env, self.save, out, on_evaluate
+        )
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
@@ -126,13 +143,7 @@ class GRPOTrainer:
             model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
             _make_loss(config),
-            make_adamw(
-                self.learning_rate,
-                config.max_steps,
-                schedule=config.lr_scheduler_type,
-                warmup_steps=config.warmup_steps,
-                weight_decay=config.weight_decay,
-            ),
+            _make_optimizer(config, self.learning_rate),
             on_policy=False,  # the rollout is still measured and shown after the update
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
@@ -175,6 +186,9 @@ class GRPOTrainer:
 
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
+        With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
+        With ``early_stopping_patience`` the training may end before its last step.
+
         The phases of a step follow one another, except that ``time/score`` (environments and
         rewards, of all workers together) is a part of ``time/generate``. For reward functions that
         run elsewhere (async, or in a process of their own) it has only the time spent waiting.
@@ -187,7 +201,8 @@ class GRPOTrainer:
             self._end += self.config.max_steps
             restart_schedule(self._trainer.optimizer)
         collector = self._workers or self._runner
-        while self._steps < self._end:
+        self.evaluations.begin()
+        while self._steps < self._end and not self.evaluations.stopped:
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
@@ -205,9 +220,30 @@ class GRPOTrainer:
             self._runner.policy_version += steps
             metrics = self._metrics.step(rollout, update, clock, self._steps)
             self.history.append(metrics)
-            if self._on_step is not None:
-                self._on_step(metrics, rollout)
+            left = (self._end - self._steps) / self.config.max_steps
+            try:
+                metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
+            finally:  # an evaluation may be interrupted after the step was taken
+                if self._on_step is not None:
+                    self._on_step(metrics, rollout)
         return self.history
+
+    def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
+        """Evaluate the policy as it is, on held-out examples.
+
+        Args:
+            examples: how many examples; None: ``eval_examples``.
+            samples: how many sampled answers to each; 0: a greedy one; None: ``eval_samples``.
+
+        Raises:
+            ConfigError: if there are no held-out examples.
+        """
+        return self.evaluations.evaluate(examples, samples)
+
+    @property
+    def best(self) -> Best | None:
+        """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
+        return self.evaluations.best
 
     @property
     def learning_rate(self) -> float:
@@ -243,6 +279,17 @@ class GRPOTrainer:
     def close(self) -> None:
         """Close the environments, and end the workers if there are any."""
         (self._workers or self._runner).close()
+        self.evaluations.close()
+
+
+def _make_optimizer(config: GRPOConfig, learning_rate: float) -> Any:
+    return make_adamw(
+        learning_rate,
+        config.max_steps,
+        schedule=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _make_loss(config: GRPOConfig) -> LossFn:

@@ -13,7 +13,7 @@ import tyro
 
 from textenv.algos.cli import train_offline
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
-from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
+from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
@@ -48,8 +48,6 @@ class GRPOArgs:
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
-    eval_examples: int = 500
-    """Test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
     grpo: Annotated[GRPOConfig, tyro.conf.arg(name="")] = field(default_factory=GRPOConfig)
@@ -81,8 +79,6 @@ class PPOArgs:
     """Control: write each rollout to the run's folder as json, or none (off)."""
     eval_episodes: int = 20
     """Control: episodes of the evaluations before and after the training; 0 skips them."""
-    eval_examples: int = 500
-    """Text: test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Text: save a rollout every so many updates, the first included; 0 saves none."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
@@ -136,7 +132,7 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     if isinstance(args, train_offline.OfflineJob):
         return train_offline.run(args)
-    counts = ("eval_examples", "eval_episodes", "rollouts_every")
+    counts = ("eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
@@ -179,11 +175,16 @@ def run(args: Args | train_offline.OfflineJob) -> int:
 
 
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
-    text = args.text.for_model(args.env, args.model, args.grpo.chat_template)
-    env, test_env = make_text_envs(args.env, text, bool(args.eval_examples))
-    display = TextDisplay(args.grpo.max_steps)
-    trainer = GRPOTrainer(args.model, env, args.grpo, **_on_text(args, folder, display))
-    judge = text_judge(trainer, test_env, args.eval_examples)
+    config = args.grpo
+    text = args.text.for_model(args.env, args.model, config.chat_template)
+    env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
+    display = TextDisplay(config.max_steps)
+    shared = _on_text(args, folder, display, test_env)
+    trainer = GRPOTrainer(args.model, env, config, **shared)
+    updates = config.num_iterations * config.num_minibatches
+    rollouts = -(-config.max_steps // updates)
+    completions = rollouts * config.num_prompts * config.num_generations
+    judge = _judge(trainer, test_env, display, completions)
     return _Training(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
 
 
@@ -193,11 +194,12 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     if is_text(probe):
         model = args.model or "tiny-lm"
         text = args.text.for_model(args.env, model, config.chat_template)
-        env, test_env = make_text_envs(args.env, text, bool(args.eval_examples))
+        env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         updates = -(-config.total_timesteps // config.n_steps)
         shown = TextDisplay(updates, unit="update")
-        trainer = PPOTrainer(model, env, config, **_on_text(args, folder, shown))
-        judge = text_judge(trainer, test_env, args.eval_examples)
+        shared = _on_text(args, folder, shown, test_env)
+        trainer = PPOTrainer(model, env, config, **shared)
+        judge = _judge(trainer, test_env, shown, config.total_timesteps)
         axes = ("time/iterations", "reward")
         return _Training(args.text.name, model, trainer, judge, shown, axes)
     if args.text.given:
@@ -217,15 +219,29 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     return _Training(name, model, trainer, judge, display, axes)
 
 
-def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, Any]:
-    """Arguments of a trainer of text, which write and show each step."""
+def _judge(trainer: Any, env: Any, display: TextDisplay, completions: int) -> Judge:
+    """Make the judge of a training on text that has so many completions."""
+    config = trainer.config
+    return TextJudge(
+        trainer,
+        env,
+        config.eval_examples,
+        console=display.console,
+        completions=completions,
+        share=config.eval_share,
+    )
+
+
+def _on_text(args: Args, folder: RunFolder, display: TextDisplay, eval_env: Any) -> dict[str, Any]:
+    """Arguments of a trainer of text, which write and show each step and each evaluation."""
 
     def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
         folder.add_metrics(metrics)
         display.on_step(metrics, rollout)
 
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
-    return {"on_step": on_step} | (export if args.rollouts_every else {})
+    evaluating = {"eval_env": eval_env, "out": folder.path, "on_evaluate": display.on_evaluate}
+    return {"on_step": on_step} | evaluating | (export if args.rollouts_every else {})
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
