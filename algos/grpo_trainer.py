@@ -10,7 +10,9 @@ from typing import Any
 from textenv.algos.episodes.environments import is_text, make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
+from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
@@ -30,7 +32,9 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -56,6 +60,8 @@ class GRPOTrainer:
 
     Attributes:
         policy: the policy that is trained; usable at any time.
+        config: the settings, with those chosen that were left open.
+        chosen: which settings were chosen, and why; empty if none were.
         history: the metrics of each step so far.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
@@ -100,12 +106,15 @@ class GRPOTrainer:
         self.history: list[dict[str, float]] = []
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
-        reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
+        config, self.chosen = fit(config, model, self.env, self.policy)
+        self.config = config
         self._memory = MemoryWatch(model, config, self.env, self.policy)
+        reference = frozen_scores(model) if config.beta else None
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
+        assert config.num_prompts and config.num_generations  # `fit` chose them
         size = config.num_prompts * config.num_generations * max_turns(self.env)
         self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
         self._workers: WorkerRunner | None = None
@@ -142,6 +151,8 @@ class GRPOTrainer:
         )
         self._steps, self._end = 0, config.max_steps
         self._metrics = GRPOMetrics(strategy)
+        self._health = HealthWatch(self.env, strategy, model)
+        self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = Exporter(export_to, export_every)
         self._on_step = on_step
 
@@ -170,6 +181,8 @@ class GRPOTrainer:
 
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
+        With ``stop_on_collapse`` it ends early if the rewards collapse; see `warnings`.
+
         The phases of a step follow one another, except that ``time/score`` (environments and
         rewards, of all workers together) is a part of ``time/generate``. For reward functions that
         run elsewhere (async, or in a process of their own) it has only the time spent waiting.
@@ -186,6 +199,8 @@ class GRPOTrainer:
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
+            if self._last_good is not None:
+                self._last_good.offer(self._steps, rollout)
             clock.end("generate")
             self.exporter.write(rollout, self._runner)
             clock.end("export")
@@ -200,9 +215,33 @@ class GRPOTrainer:
             self._runner.policy_version += steps
             metrics = self._metrics.step(rollout, update, clock, self._steps)
             self.history.append(metrics)
+            self._health.step(self._steps, metrics, rollout)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)
+            if self._last_good is not None and self._health.has_collapsed:
+                self._last_good.restore()
+                break
         return self.history
+
+    def rehearse(self, groups: int) -> Rehearsal:
+        """Play some groups and train on them, to see how long it takes.
+
+        It changes the weights and counts as no step: use a trainer that is then given up.
+        """
+        least = -(-self.config.num_minibatches // self._runner.strategy.num_generations)
+
+        def update(rollout: Rollout) -> None:
+            self._trainer.buffer = rollout
+            with self._memory.updating(rollout):
+                self._trainer.train()
+
+        with self._memory.generating():
+            return rehearse(self._runner, max(groups, least), update)
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What was found that keeps the model from learning, each thing once, with a remedy."""
+        return self._health.findings
 
     @property
     def learning_rate(self) -> float:

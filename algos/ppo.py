@@ -30,8 +30,10 @@ from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.ppo_config import PPOConfig, preset
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import PhaseClock, PPOMetrics
 from textenv.algos.rollouts.prompts import check_prompts
+from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
@@ -217,6 +219,7 @@ class PPOTrainer:
 
     Attributes:
         policy: the policy that is trained; usable at any time.
+        chosen: on text, which settings were chosen, and why; empty if none were.
         history: the metrics of each update so far.
         num_timesteps: transitions collected so far.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
@@ -247,6 +250,7 @@ class PPOTrainer:
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
+        self.chosen = ""
         self._updater = self._make_updater(model, tokenizer)
         self.policy = self._updater.policy
         self._runner = RolloutRunner(
@@ -255,6 +259,9 @@ class PPOTrainer:
         self._on_step = on_step
         self.exporter = Exporter(export_to, export_every)
         self._metrics = PPOMetrics(self._runner.is_text)
+        self._health: HealthWatch | None = None
+        if self._runner.is_text:
+            self._health = HealthWatch(self.env, self._updater.strategy, self.policy.model)
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
@@ -264,7 +271,9 @@ class PPOTrainer:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
 
-            return TextUpdater(model, tokenizer, self.env, self.config)
+            updater = TextUpdater(model, tokenizer, self.env, self.config)
+            self.config, self.chosen = updater.config, updater.chosen
+            return updater
         from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 
@@ -276,9 +285,9 @@ class PPOTrainer:
                     f"that was saved, got {model!r:.80}"
                 )
             policy = load_policy(model, self.config.seed)
-        updater = ControlUpdater(self.env, self.config, policy)
-        self.config = updater.config
-        return updater
+        control = ControlUpdater(self.env, self.config, policy)
+        self.config = control.config
+        return control
 
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
@@ -317,9 +326,25 @@ class PPOTrainer:
             self._runner.policy_version = self._updates
             metrics = self._metrics.step(rollout, update, clock, self._updates)
             self.history.append(metrics)
+            if self._health is not None:
+                self._health.step(self._updates, metrics, rollout)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)
         return self.history
+
+    def rehearse(self, groups: int) -> Rehearsal:
+        """On text, play some episodes and train on them, to see how long it takes.
+
+        It changes the weights and counts as no update: use a trainer that is then given up.
+        """
+        return rehearse(
+            self._runner, groups, lambda rollout: self._updater.update(rollout, 1.0, None)
+        )
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """On text, what was found that keeps the model from learning, once each, with a remedy."""
+        return [] if self._health is None else self._health.findings
 
     def describe(self) -> str:
         """What is trained, and how, in one line."""

@@ -13,9 +13,11 @@ import tyro
 
 from textenv.algos.cli import train_offline
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
+from textenv.algos.cli.shared.dry_run import dry_run
 from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.cli.shared.step_log import StepLog
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
 from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
@@ -52,6 +54,8 @@ class GRPOArgs:
     """Test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
+    dry_run: bool = False
+    """Show prompts, sampled answers, memory and the seconds of a step, and end; writes nothing."""
     grpo: Annotated[GRPOConfig, tyro.conf.arg(name="")] = field(default_factory=GRPOConfig)
 
 
@@ -85,6 +89,9 @@ class PPOArgs:
     """Text: test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Text: save a rollout every so many updates, the first included; 0 saves none."""
+    dry_run: bool = False
+    """Text: show prompts, sampled answers, memory and the seconds of an update, and end; writes
+    nothing."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
 
 
@@ -99,6 +106,8 @@ class _Training:
     """Name of the task, or of the environment of control."""
     model: str
     trainer: GRPOTrainer | PPOTrainer
+    steps: int
+    """How many times the trainer generates and trains."""
     judge: Judge
     display: TextDisplay | ControlDisplay
     axes: tuple[str, str]
@@ -117,6 +126,11 @@ def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
     given = first.parse_known_args(argv)[0]
     table = {} if given.config is None else read_toml(given.config)
     if given.from_rollouts or "from_rollouts" in table:
+        if "--dry-run" in argv:
+            raise ConfigError(
+                "--dry-run shows a training that generates, by grpo or by ppo on text; one from "
+                "--from-rollouts does not"
+            )
         return train_offline.parse(argv, table)
     algo = given.algo or table.get("algo", "grpo")
     kind: Any = PPOArgs if algo == "ppo" else GRPOArgs
@@ -138,6 +152,8 @@ def run(args: Args | train_offline.OfflineJob) -> int:
         return train_offline.run(args)
     counts = ("eval_examples", "eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
+    if args.dry_run:
+        args = _as_dry_run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
     folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
@@ -146,6 +162,12 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     else:
         training = _prepare_ppo(args, name, folder)
     trainer = training.trainer
+    console = training.display.console
+    if args.dry_run:
+        dry_run(trainer, console, training.steps, "step" if args.algo == "grpo" else "update")
+        return 0
+    if isinstance(args, GRPOArgs) and isinstance(trainer, GRPOTrainer):
+        args = replace(args, grpo=trainer.config)  # with what was chosen, for config.toml
     blas_status = blas.status()
 
     def facts() -> dict[str, Any]:
@@ -156,6 +178,7 @@ def run(args: Args | train_offline.OfflineJob) -> int:
             "task": training.name,
             "loss": trainer.describe(),
             "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+            "warnings": [finding.as_dict() for finding in trainer.warnings],
             **({"strategy": spent} if spent else {}),
         }
 
@@ -165,10 +188,11 @@ def run(args: Args | train_offline.OfflineJob) -> int:
         to_table(replace(args, config=None, out=None)),
         trainer,
         training.judge,
-        training.display.console,
+        console,
         (
             f"{training.model} on {training.name}; BLAS: {blas_status.name}",
             trainer.describe(),
+            *filter(None, (trainer.chosen,)),
         ),
         facts,
         Picture("reward.png", *training.axes, title),
@@ -178,27 +202,47 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     ).carry_out()
 
 
+def _as_dry_run(args: Args) -> Args:
+    """The same settings for a dry run, which writes nothing and starts no workers."""
+    args = replace(args, out=None, rollouts_every=0)
+    if isinstance(args, GRPOArgs):
+        return replace(args, grpo=replace(args.grpo, num_workers=0))
+    if not is_text(make_env(args.env)):
+        raise ConfigError(
+            f"--dry-run shows prompts and answers of text, and {args.env} is control; a short run "
+            "shows what control does: --total-timesteps 4096"
+        )
+    return args
+
+
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
-    display = TextDisplay(args.grpo.max_steps)
-    trainer = GRPOTrainer(args.model, env, args.grpo, **_on_text(args, folder, display))
+    steps = args.grpo.max_steps
+    display = TextDisplay(steps)
+    log = StepLog(folder, display)
+    display.console.print(f"loading {args.model}")
+    trainer = GRPOTrainer(args.model, env, args.grpo, on_step=log.on_step, **_export(args, folder))
+    log.watch(trainer.warnings)
     judge = text_judge(trainer, test_env, args.eval_examples)
-    return _Training(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
+    return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
 
 
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
     text = is_text(probe)
+    updates = -(-config.total_timesteps // config.n_steps)
     if text:
         model = args.model or "tiny-lm"
         env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
-        updates = -(-config.total_timesteps // config.n_steps)
         shown = TextDisplay(updates, unit="update")
-        trainer = PPOTrainer(model, env, config, **_on_text(args, folder, shown))
+        log = StepLog(folder, shown)
+        shown.console.print(f"loading {model}")
+        trainer = PPOTrainer(model, env, config, on_step=log.on_step, **_export(args, folder))
+        log.watch(trainer.warnings)
         judge = text_judge(trainer, test_env, args.eval_examples)
         axes = ("time/iterations", "reward")
-        return _Training(args.text.name, model, trainer, judge, shown, axes)
+        return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
     if args.text.given:
         raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
     display = ControlDisplay(config.total_timesteps)
@@ -213,18 +257,13 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
-    return _Training(name, model, trainer, judge, display, axes)
+    return _Training(name, model, trainer, updates, judge, display, axes)
 
 
-def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, Any]:
-    """Arguments of a trainer of text, which write and show each step."""
-
-    def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
-        folder.add_metrics(metrics)
-        display.on_step(metrics, rollout)
-
+def _export(args: Args, folder: RunFolder) -> dict[str, Any]:
+    """Arguments of a trainer of text, by which it writes rollouts to the run's folder."""
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
-    return {"on_step": on_step} | (export if args.rollouts_every else {})
+    return export if args.rollouts_every else {}
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
