@@ -41,7 +41,7 @@ def dry_run(trainer: Any, console: Console, steps: int, unit: str) -> None:
     say(trainer.describe())
     if trainer.chosen:
         say(trainer.chosen)
-    say(f"playing a part of a {unit} (the first one also compiles)")
+    say(f"playing a part of {_a(unit)} (the first one also compiles)")
     size = getattr(trainer.config, "num_generations", 1)
     part = max(_GROUPS, -(-_LEAST // size))
     first = trainer.rehearse(part)
@@ -92,7 +92,7 @@ def _say_figures(console: Console, trainer: Any, played: list[Trajectory]) -> No
     wrong = [answer for t in played if outcome(t) <= 0 and (answer := answer_of(task, t))]
     hint = near(misses_of(wrong))
     if hint is not None:
-        console.print(f"{hint[0]}. Try: {hint[1]}")
+        console.print(f"of the wrong answers, {hint[0]}. Try: {hint[1]}")
 
 
 def _time(trainer: Any, part: Rehearsal, steps: int, unit: str) -> str:
@@ -104,10 +104,14 @@ def _time(trainer: Any, part: Rehearsal, steps: int, unit: str) -> str:
         how = "measured"
     share = part.of / part.groups
     return (
-        f"time: {part.step:.1f} s for a {unit}, {how} (generation {part.generate * share:.1f}, "
+        f"time: {part.step:.1f} s for {_a(unit)}, {how} (generation {part.generate * share:.1f}, "
         f"update {part.update * share:.1f}), and {_minutes(part.step * steps)} for {steps} of "
         "them, without evaluations"
     )
+
+
+def _a(unit: str) -> str:
+    return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
 
 
 def _minutes(seconds: float) -> str:

@@ -31,10 +31,12 @@ class Misses:
 
     of: int
     """How many answers there were."""
+    equal: int
+    """Answers that are the expected one, although they had no reward."""
     unread: int
     """Answers in which the extraction found nothing."""
     containing: int
-    """Answers that contain the expected one."""
+    """Other answers that contain the expected one."""
     extract: str | None
     """The kind of extraction that finds the expected answer most often; None if none does."""
     found: int
@@ -89,16 +91,19 @@ def answer_of(task: Any, trajectory: Trajectory) -> Answer | None:
 
 def misses_of(answers: Sequence[Answer]) -> Misses:
     """How near some wrong answers were."""
-    containing = [a for a in answers if contains(a.written, a.expected)]
+    equal = [a for a in answers if a.extracted and a.extracted.strip() == a.expected.strip()]
+    others = [a for a in answers if a not in equal]
+    containing = [a for a in others if contains(a.written, a.expected)]
     counts = {
         kind: sum(find(a.written) == a.expected.strip() for a in containing)
         for kind, find in _KINDS.items()
     }
     best = max(counts, key=counts.__getitem__)
     unread = sum(a.extracted is None for a in answers)
-    nearest = min(containing or answers, key=lambda a: len(a.written), default=None)
+    nearest = min(equal or containing or answers, key=lambda a: len(a.written), default=None)
     return Misses(
         of=len(answers),
+        equal=len(equal),
         unread=unread,
         containing=len(containing),
         extract=best if counts[best] else None,

@@ -100,6 +100,11 @@ def no_reward(course: Course, answers: Answers) -> Said:
 
 def near(misses: Misses) -> Said:
     """Why answers are not right that nearly are, and a remedy; None if none are near."""
+    if misses.equal:
+        return (
+            f"{misses.equal} of {misses.of} are the expected answer but have no reward",
+            "look at the reward function (--reward): it asks for something else",
+        )
     if misses.containing:
         what = (
             f"{misses.containing} of {misses.of} contain the right answer but are not equal to it"

@@ -71,6 +71,12 @@ def test_most_of_them_decide_and_the_nearest_is_short():
     assert misses.nearest.written == "12+30=42"
 
 
+def test_answers_that_are_the_expected_one_are_told_apart():
+    misses = misses_of(answers("42", " 42\n", "42.", "no"))
+    assert (misses.equal, misses.containing, misses.nearest.written) == (2, 1, "42")
+    assert misses_of(answers("so it is 42", extracted="42")).equal == 1
+
+
 def test_answers_in_which_nothing_was_found():
     misses = misses_of(answers("a", "b", extracted=None))
     assert (misses.unread, misses.containing, misses.extract) == (2, 0, None)

@@ -83,6 +83,12 @@ def test_no_reward_says_if_nothing_was_extracted():
     assert "--system-prompt" in remedy and "--extract" in remedy
 
 
+def test_no_reward_although_answers_are_as_expected():
+    what, remedy = say("no_reward", [facts(WRONG)], lambda: [Answer("42", "42", "42")] * 64)
+    assert "and 64 of 64 are the expected answer but have no reward" in what
+    assert "--reward" in remedy
+
+
 def test_no_reward_of_answers_that_are_far():
     what, remedy = say("no_reward", [facts(WRONG)], lambda: [Answer("no", "no", "42")] * 64)
     assert what.endswith("('no' was answered, and '42' expected)") and "--algo sft" in remedy
