@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
+from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.algos.strategies.strategy import create_strategy
@@ -118,6 +119,23 @@ class GRPOConfig:
     stop_on_collapse: bool = False
     """Stop if rewards fall far below those of the beginning, and go back to the weights that played
     best. It holds the trained weights once more."""
+    eval_steps: int = 0
+    """Evaluate on held-out examples every so many steps, and at the end; 0 never.
+    Set it to keep the best model, and to see what the reward of the training does not show."""
+    eval_examples: int = 500
+    """Examples of an evaluation. Raise it if intervals are wide."""
+    eval_samples: int = 0
+    """Sampled answers to each example; 0: one greedy answer.
+    Sample if greedy answers hide what the policy learns."""
+    eval_share: float = 0.1
+    """The share of the time that evaluations may take; with less, they have fewer examples.
+    1 sets no limit. Set that if runs are compared."""
+    metric_for_best_model: str = "accuracy"
+    """The best model has most of this in its evaluation: accuracy, reward, or rewards/NAME/mean for
+    a reward component. accuracy is the reward if the task cannot tell what is right."""
+    early_stopping_patience: int = 0
+    """End the training after this many evaluations without gain; 0: never.
+    Set it if the reward may collapse, or to save time."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -153,13 +171,13 @@ class GRPOConfig:
             lora_rank=(0, LARGEST_RANK),
             num_workers=(0, 1024),
         )
-        if self.num_prompts is not None and self.num_generations is not None:
-            completions = self.num_prompts * self.num_generations
-            if self.num_minibatches > completions:
-                raise ConfigError(
-                    f"num_minibatches={self.num_minibatches} is more than the {completions} "
-                    "completions of a rollout (num_prompts x num_generations)"
-                )
+        check_settings(self)
+        is_open = self.num_prompts is None or self.num_generations is None
+        if not is_open and self.num_minibatches > self.completions:
+            raise ConfigError(
+                f"num_minibatches={self.num_minibatches} is more than the {self.completions} "
+                "completions of a rollout (num_prompts x num_generations)"
+            )
         self.sampling  # noqa: B018  (checks the sampling fields)
         try:
             strategy = create_strategy(
@@ -173,6 +191,19 @@ class GRPOConfig:
                 f"({strategy.generation.title}) the tokens of a completion have advantages of "
                 "their own: use another loss_type, or chains"
             )
+
+    @property
+    def completions(self) -> int:
+        """Completions of a rollout.
+
+        Raises:
+            ConfigError: if their number is still open.
+        """
+        if self.num_prompts is None or self.num_generations is None:
+            raise ConfigError(
+                "num_prompts and num_generations are chosen by a trainer: read trainer.config"
+            )
+        return self.num_prompts * self.num_generations
 
     @property
     def sampling(self) -> dict[str, Any]:

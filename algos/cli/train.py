@@ -14,7 +14,7 @@ import tyro
 from textenv.algos.cli import train_offline
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
 from textenv.algos.cli.shared.dry_run import dry_run
-from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
+from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.step_log import StepLog
@@ -50,8 +50,6 @@ class GRPOArgs:
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
-    eval_examples: int = 500
-    """Test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
     dry_run: bool = False
@@ -85,8 +83,6 @@ class PPOArgs:
     """Control: write each rollout to the run's folder as json, or none (off)."""
     eval_episodes: int = 20
     """Control: episodes of the evaluations before and after the training; 0 skips them."""
-    eval_examples: int = 500
-    """Text: test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Text: save a rollout every so many updates, the first included; 0 saves none."""
     dry_run: bool = False
@@ -150,7 +146,7 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     if isinstance(args, train_offline.OfflineJob):
         return train_offline.run(args)
-    counts = ("eval_examples", "eval_episodes", "rollouts_every")
+    counts = ("eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
     if args.dry_run:
         args = _as_dry_run(args)
@@ -216,14 +212,17 @@ def _as_dry_run(args: Args) -> Args:
 
 
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
-    env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
-    steps = args.grpo.max_steps
+    config = args.grpo
+    env, test_env = make_text_envs(args.env, args.text, bool(config.eval_examples))
+    steps = config.max_steps
     display = TextDisplay(steps)
     log = StepLog(folder, display)
+    shared = _on_text(args, folder, log, test_env)
     display.console.print(f"loading {args.model}")
-    trainer = GRPOTrainer(args.model, env, args.grpo, on_step=log.on_step, **_export(args, folder))
-    log.watch(trainer.warnings)
-    judge = text_judge(trainer, test_env, args.eval_examples)
+    trainer = GRPOTrainer(args.model, env, config, **shared)
+    log.watch(trainer.health)
+    rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
+    judge = _judge(trainer, test_env, log, rollouts * trainer.config.completions)
     return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
 
 
@@ -234,13 +233,14 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     updates = -(-config.total_timesteps // config.n_steps)
     if text:
         model = args.model or "tiny-lm"
-        env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
+        env, test_env = make_text_envs(args.env, args.text, bool(config.eval_examples))
         shown = TextDisplay(updates, unit="update")
         log = StepLog(folder, shown)
+        shared = _on_text(args, folder, log, test_env)
         shown.console.print(f"loading {model}")
-        trainer = PPOTrainer(model, env, config, on_step=log.on_step, **_export(args, folder))
-        log.watch(trainer.warnings)
-        judge = text_judge(trainer, test_env, args.eval_examples)
+        trainer = PPOTrainer(model, env, config, **shared)
+        log.watch(trainer.health)
+        judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
         return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
     if args.text.given:
@@ -260,10 +260,30 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     return _Training(name, model, trainer, updates, judge, display, axes)
 
 
-def _export(args: Args, folder: RunFolder) -> dict[str, Any]:
-    """Arguments of a trainer of text, by which it writes rollouts to the run's folder."""
+def _judge(trainer: Any, env: Any, log: StepLog, completions: int) -> Judge:
+    """Make the judge of a training on text that has so many completions."""
+    config = trainer.config
+    return TextJudge(
+        trainer,
+        env,
+        config.eval_examples,
+        console=log.display.console,
+        completions=completions,
+        share=config.eval_share,
+        on_found=log.on_evaluation,
+    )
+
+
+def _on_text(args: Args, folder: RunFolder, log: StepLog, eval_env: Any) -> dict[str, Any]:
+    """Arguments of a trainer of text, which write and show each step and each evaluation."""
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
-    return export if args.rollouts_every else {}
+    return {
+        "on_step": log.on_step,
+        "eval_env": eval_env,
+        "out": folder.path,
+        "on_evaluate": log.display.on_evaluate,
+        **(export if args.rollouts_every else {}),
+    }
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:

@@ -37,9 +37,7 @@ class GRPOContestant:
     @property
     def warm_up_timesteps(self) -> int:
         """The transitions of one rollout."""
-        config = self._config
-        assert config.num_prompts and config.num_generations  # the trainer chose them
-        return config.num_prompts * config.num_generations
+        return self._config.completions
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
         """Train from a seed until there are so many transitions."""

@@ -160,12 +160,20 @@ class RolloutRunner:
         Raises:
             ConfigError: for a vector environment, or one that is not of text.
         """
+        starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
+        return Rollout(self.play_alone(starts, deterministic))
+
+    def play_alone(self, starts: Sequence[Start], deterministic: bool = False) -> list[Trajectory]:
+        """Play one episode from each of these starts, without the strategy, for evaluation.
+
+        Raises:
+            ConfigError: for a vector environment, or one that is not of text.
+        """
         if not self.is_text or self._is_vector:
             raise ConfigError("play needs a single environment of text")
-        starts = [Start(i, 0, {"example_id": id_}) for i, id_ in enumerate(example_ids)]
         self._call.deterministic = deterministic
         try:
-            return Rollout(self._player.chains(starts))
+            return self._player.chains(starts)
         finally:
             self._call.deterministic = False
 

@@ -37,6 +37,7 @@ from textenv.rewards.calls import (
     result,
     takes_batch,
 )
+from textenv.rewards.correct import full_marks
 from textenv.rewards.limits import Limited
 from textenv.rewards.process import Worker
 from textenv.rewards.registry import RewardFunction, get, names
@@ -288,8 +289,9 @@ class Reward:
                 if key in components:
                     raise RewardError(f"two reward functions return a component {key!r}")
                 components[key] = value
-            if _declared(self._functions[name], "verifies", False) and outcome is not None:
-                correct = (correct is not False) and components.get(name, 0.0) >= 1.0
+            full = full_marks(name, outcome, _declared(self._functions[name], "verifies", False))
+            if full is not None:
+                correct = (correct is not False) and full
         if not components:
             return math.nan, {}, correct
         if not self._weights:

@@ -71,6 +71,7 @@ class TextDisplay:
         self._total, self._unit = total, unit
         self._progress = progress_bar(unit, self.console)
         self._bar = self._progress.add_task("train", total=total)
+        self._evaluating = self._progress.add_task("evaluate", total=None, visible=False)
         self._live = Live(self._progress, console=self.console, refresh_per_second=4)
         self._every = max(1, total // 20)
         self._shown_at = time.perf_counter()
@@ -93,6 +94,9 @@ class TextDisplay:
     def on_step(self, metrics: Mapping[str, float], rollout: Buffer) -> None:
         """Show one step."""
         step = int(metrics["step" if self._unit == "step" else "time/iterations"])
+        if "eval/reward" in metrics:
+            self._progress.update(self._evaluating, visible=False)
+            self.console.print(f"{self._unit} {step}: {evaluation_line(metrics)}")
         if self.console.is_terminal:
             self._progress.update(self._bar, completed=step)
             self._live.update(Group(self._progress, _figures(metrics), _samples(rollout)))
@@ -101,6 +105,10 @@ class TextDisplay:
                 f"{self._unit} {step}/{self._total}  {_line(metrics)}  "
                 f"{_tokens_a_second(metrics):.0f} tokens/s"
             )
+
+    def on_evaluate(self, done: int, total: int) -> None:
+        """Show how far an evaluation during the training is; a terminal shows it as a bar."""
+        self._progress.update(self._evaluating, completed=done, total=total, visible=True)
 
     def _is_due(self, step: int) -> bool:
         """Whether a step is shown without a terminal: one in twenty, or after some seconds."""
@@ -189,6 +197,27 @@ def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | No
     total = int(metrics["time/total_timesteps"])
     where = f"; exported {transitions} transitions to {exported.name}" if exported else ""
     return f"PPO update {update}: {' '.join(figures)} total_steps={total}{where}"
+
+
+def evaluation_line(metrics: Mapping[str, float]) -> str:
+    """The line that describes an evaluation during a training."""
+    shown = []
+    if "eval/accuracy" in metrics:
+        ends = f"{metrics['eval/accuracy_low']:.3f} to {metrics['eval/accuracy_high']:.3f}"
+        shown.append(f"accuracy {metrics['eval/accuracy']:.3f} ({ends})")
+    shown.append(f"reward {metrics['eval/reward']:.3f}")
+    parts = {name: value for name, value in metrics.items() if name.startswith("eval/rewards/")}
+    if len(parts) > 1:
+        shown += [f"{name.split('/')[2]} {value:.3f}" for name, value in parts.items()]
+    shown.append(f"{metrics['eval/mean_length']:.1f} tokens")
+    if metrics["eval/clipped_ratio"]:
+        shown.append(f"{metrics['eval/clipped_ratio']:.0%} cut off")
+    best = int(metrics["eval/best_step"])
+    which = "the best so far" if best == int(metrics["step"]) else f"step {best} was better"
+    return (
+        f"evaluated on {metrics['eval/examples']:.0f} held-out examples: {', '.join(shown)}; "
+        f"{which} ({metrics['time/evaluate']:.1f} s)"
+    )
 
 
 def _tokens_a_second(metrics: Mapping[str, float]) -> float:

@@ -84,7 +84,7 @@ class HealthWatch:
 
         Args:
             step: optimizer steps so far.
-            metrics: the metrics of the step.
+            metrics: the metrics of the step, with those of its evaluation if there was one.
             rollout: what was played and trained on.
 
         Returns:
@@ -104,6 +104,9 @@ class HealthWatch:
             said = rule(self._course, self._wrong_answers)
             if said is not None:
                 found.append(self._add(name, step, *said))
+        if "eval/accuracy" in metrics:
+            figure, examples = "accuracy on held-out examples", int(metrics["eval/examples"])
+            found += self.evaluated(step, figure, metrics["eval/accuracy"], examples)
         return found
 
     def evaluated(self, step: int, figure: str, value: float, examples: int) -> list[Finding]:

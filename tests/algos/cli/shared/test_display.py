@@ -11,6 +11,7 @@ from textenv.algos.cli.shared.display import (
     OfflineDisplay,
     Terminal,
     TextDisplay,
+    evaluation_line,
     ppo_line,
 )
 
@@ -84,6 +85,37 @@ def test_updates_of_whole_rollouts_are_counted_by_their_iterations():
     out = console()
     TextDisplay(2, out, "update").on_step(TEXT | {"step": 9.0, "time/iterations": 1.0}, Buffer())
     assert out.export_text().startswith("update 1/2  ")
+
+
+EVALUATED = {
+    **{"eval/accuracy": 0.5, "eval/accuracy_low": 0.25, "eval/accuracy_high": 0.75},
+    **{"eval/reward": 0.75, "eval/mean_length": 3.25, "eval/clipped_ratio": 0.0},
+    **{"eval/examples": 8.0, "eval/best_step": 7.0, "time/evaluate": 1.25, "step": 7.0},
+}
+
+
+def test_the_line_of_an_evaluation():
+    assert evaluation_line(EVALUATED) == (
+        "evaluated on 8 held-out examples: accuracy 0.500 (0.250 to 0.750), reward 0.750, 3.2 "
+        "tokens; the best so far (1.2 s)"
+    )
+    other = {name: value for name, value in EVALUATED.items() if "accuracy" not in name}
+    other |= {"eval/clipped_ratio": 0.25, "eval/best_step": 4.0}
+    other |= {"eval/rewards/right/mean": 0.5, "eval/rewards/short/mean": 0.25}
+    assert evaluation_line(other) == (
+        "evaluated on 8 held-out examples: reward 0.750, right 0.500, short 0.250, 3.2 tokens, "
+        "25% cut off; step 4 was better (1.2 s)"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_evaluation_is_shown_with_its_step(terminal):
+    out = console(terminal)
+    with TextDisplay(100, out) as display:
+        display.on_evaluate(32, 500)
+        display.on_step(TEXT | EVALUATED, Buffer())
+    shown = out.export_text()
+    assert "step 7: evaluated on 8 held-out examples: accuracy 0.500" in shown
 
 
 def test_the_line_of_an_update_on_control(tmp_path):

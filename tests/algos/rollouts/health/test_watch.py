@@ -105,6 +105,14 @@ def test_evaluations_are_compared_with_the_first_of_their_kind():
     assert watch.has_collapsed and watch.evaluated(40, "greedy accuracy", 0.0, 200) == []
 
 
+def test_evaluations_that_come_with_a_step():
+    watch = make_watch()
+    for step, accuracy in ((1, 0.5), (2, 0.1)):
+        metrics = METRICS | {"eval/accuracy": accuracy, "eval/examples": 300.0}
+        found = watch.step(step, metrics, rollout([[1, 0] * 4] * 8))
+    assert names(found) == ["collapse"] and "0.500 to 0.100" in found[0].what
+
+
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="a GPU is fast with rounded weights")
 def test_rounded_weights_on_a_cpu_are_slow():
     model = nn.Sequential(nn.Linear(64, 64))
