@@ -39,6 +39,7 @@ class TextJudge:
         completions: how many completions the run trains on, from which the run's time is
             estimated; None: the evaluations may take as long as they take.
         share: the share of the run that the evaluations may take.
+        on_found: called with the kind of each evaluation, and what it found.
 
     Attributes:
         evaluations: the newest evaluations, under ``"greedy"`` and ``"sampled"``.
@@ -54,8 +55,10 @@ class TextJudge:
         console: Console | None = None,
         completions: float | None = None,
         share: float = 1.0,
+        on_found: Callable[[str, Evaluation], None] | None = None,
     ):
         self._trainer, self._env, self._console = trainer, env, console
+        self._on_found = on_found
         self._examples: Any = examples  # how many, and later which
         self._limits: dict[str, Any] = {}
         if completions is not None and share < 1:
@@ -81,6 +84,8 @@ class TextJudge:
                     **self._limits,
                 )
             self.evaluations[kind] = found
+            if self._on_found is not None:
+                self._on_found(kind, found)
             if self._limits:  # those that were left out stay out
                 self._limits = {}
                 self._examples = [record.example_id for record in found.records]
