@@ -69,7 +69,9 @@ class TextGenerationEnv(gym.Env[str, str]):
         task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`. The default
             is ``"arithmetic"``, if neither prompts nor a dataset are given.
         dataset: a file of JSON Lines, CSV or Parquet, or the folder of a Hugging Face dataset.
-            Its rows are ``{"prompt", "answer", ...}``.
+            Its rows are ``{"prompt", "answer", ...}``, or have a ``question`` as in GSM8K.
+        columns: other names for columns of the dataset, as ``{"question": "prompt"}``.
+        limit: reads only so many rows of the dataset, the first ones.
         split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
             rows of ``prompts`` or a dataset.
         task_kwargs: difficulty settings of the task.
@@ -103,6 +105,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         *,
         task: str | Task | None = None,
         dataset: str | Path | None = None,
+        columns: Mapping[str, str] | None = None,
+        limit: int | None = None,
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
         reward_weights: Mapping[str, float] | None = None,
@@ -116,10 +120,9 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
-        self.task = make_task(prompts, examples, task, dataset, split, task_kwargs)
+        self.task = make_task(prompts, examples, task, dataset, split, task_kwargs, columns, limit)
         self.example: Example | None = None
-        self.max_tokens = max_tokens
-        self.tokenizer = tokenizer
+        self.max_tokens, self.tokenizer = max_tokens, tokenizer
         self.render_mode = render_mode
         self.observation_space = UnicodeText(MAX_CHARACTERS)
         self.action_space = UnicodeText(MAX_CHARACTERS)
@@ -145,8 +148,7 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
         if type(self) is not TextGenerationEnv:
             return  # a subclass may take other arguments
-        # gym.make sets its own spec. With this one, gym.make can also copy an environment that
-        # was made from the class.
+        # gym.make sets its own. With this one it can copy what was made from the class.
         self.spec = EnvSpec(
             "TextGen-v0",
             entry_point=ENTRY_POINT,
@@ -160,6 +162,8 @@ class TextGenerationEnv(gym.Env[str, str]):
                     "examples": examples,
                     "task": task,
                     "dataset": None if dataset is None else str(dataset),
+                    "columns": columns,
+                    "limit": limit,
                     "split": split,
                     "task_kwargs": task_kwargs,
                     "reward_weights": reward_weights,
@@ -307,7 +311,7 @@ class TextGenerationEnv(gym.Env[str, str]):
     @property
     def copy_kwargs(self) -> dict[str, Any]:
         """Changes to the spec's kwargs with which a copy shares this environment's task object."""
-        own = ("prompts", "examples", "dataset", "split", "task_kwargs")
+        own = ("prompts", "examples", "dataset", "columns", "limit", "split", "task_kwargs")
         return {**dict.fromkeys(own), "task": self.task}
 
     def render(self) -> str | None:
