@@ -40,7 +40,9 @@ def check_columns(columns: Columns | None) -> None:
             )
 
 
-def as_example(row: Mapping[str, Any], columns: Columns | None = None) -> Example:
+def as_example(
+    row: Mapping[str, Any], columns: Columns | None = None, all_text: bool = False
+) -> Example:
     """The example that a row holds.
 
     Columns are named as ``columns`` says, and keep their names otherwise. Without a ``prompt``, the
@@ -51,11 +53,17 @@ def as_example(row: Mapping[str, Any], columns: Columns | None = None) -> Exampl
     Args:
         row: the row, with its names as the file has them.
         columns: new names for some of its columns.
+        all_text: whether all values are text, as in a CSV file; a conversation is then JSON.
 
     Raises:
         DataError: if the row lacks one of these columns, or has another one of the new name.
     """
     example = _named(row, columns) if columns else dict(row)
+    if all_text:
+        _parse_messages(example)
+    for key in ("prompt", "messages"):  # a table has the same columns in all rows
+        if key in example and example[key] is None and len(example) > 1:
+            del example[key]
     if "question" in example and not {"prompt", "messages"} & example.keys():
         example = {"prompt" if key == "question" else key: v for key, v in example.items()}
     answer = example["answer"] if "answer" in example else _said_last(example)
@@ -65,8 +73,8 @@ def as_example(row: Mapping[str, Any], columns: Columns | None = None) -> Exampl
     return example
 
 
-def with_parsed_messages(example: Example) -> Example:
-    """An example of a CSV file, whose conversation is JSON in a cell, with the list of messages."""
+def _parse_messages(example: Example) -> None:
+    """Put the list of messages in the place of a conversation that is written as JSON."""
     for key in ("prompt", "messages"):
         text = example.get(key)
         if isinstance(text, str) and text.lstrip().startswith("["):
@@ -76,7 +84,6 @@ def with_parsed_messages(example: Example) -> Example:
                 continue
             if found and all(isinstance(each, dict) and "role" in each for each in found):
                 example[key] = found
-    return example
 
 
 def _said_last(example: Example) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
-from textenv.tasks.columns import Columns, as_example, check_columns, with_parsed_messages
+from textenv.tasks.columns import Columns, as_example, check_columns
 from textenv.tasks.dataset import Dataset, read_utf8
 
 # What was read and is in use, by path, split of a folder, columns, limit, and state of the file.
@@ -67,15 +67,12 @@ def from_path(
 
 def _examples(rows: Iterable[Any], path: Path, columns: Columns | None) -> Iterator[Any]:
     """The examples that rows hold; what is no row is left for `Dataset` to refuse."""
+    all_text = path.suffix.lower() == ".csv"
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            yield row
-            continue
         try:
-            example = as_example(row, columns)
+            yield as_example(row, columns, all_text) if isinstance(row, dict) else row
         except DataError as error:
             raise DataError(f"{path}, row {number}: {error}") from error
-        yield with_parsed_messages(example) if path.suffix.lower() == ".csv" else example
 
 
 def _file_rows(path: Path, limit: int | None) -> Iterable[Any]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv.errors import DataError
-from textenv.tasks.columns import as_example, with_parsed_messages
+from textenv.tasks.columns import as_example
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,15 @@ def test_the_assistants_last_message_is_an_answer_too():
 def test_a_conversation_in_a_cell_of_csv_is_json():
     messages = [{"role": "user", "content": 'say "a"'}]
     for key in ("messages", "prompt"):
-        assert with_parsed_messages({key: json.dumps(messages)}) == {key: messages}
+        row = {key: json.dumps(messages)}
+        assert as_example(row, all_text=True) == {key: messages}
+        assert as_example(row) == row
     for text in ("[1, 2] sorted", "[1, 2]", "[]", "[", "plain", '[{"a": 1}]', "[" * 10_000):
-        assert with_parsed_messages({"prompt": text}) == {"prompt": text}
+        assert as_example({"prompt": text}, all_text=True) == {"prompt": text}
+
+
+def test_an_empty_cell_of_a_table_is_no_prompt():
+    chat = [{"role": "user", "content": "a"}]
+    assert as_example({"prompt": None, "messages": chat}) == {"messages": chat}
+    assert as_example({"messages": None, "question": "q"}) == {"prompt": "q"}
+    assert as_example({"prompt": None}) == {"prompt": None}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
+from textenv.messages import transcript
 from textenv.tasks.dataset_files import from_path
 
 ROWS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)]
@@ -264,6 +265,78 @@ def test_a_limit_reads_the_first_rows_alone(tmp_path, name, write):
     for limit in (0, -1, True, 2.0):
         with pytest.raises(ConfigError, match="limit must be an integer >= 1"):
             from_path(tmp_path / name, limit=limit)
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TALKS = [
+    [SYSTEM, {"role": "user", "content": "2+2?"}],
+    [{"role": "user", "content": 'Say "a",\nthen b.'}],
+    [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And 2 more?"},
+    ],
+]
+
+
+def as_json(rows, name):
+    """Rows whose conversations are JSON if the file is one of CSV, which has only text."""
+    if not name.lower().endswith("csv"):
+        return rows
+    return [{k: v if isinstance(v, str) else json.dumps(v) for k, v in r.items()} for r in rows]
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages", "chat"])
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_conversations_of_trl(tmp_path, name, write, key):
+    rows = [{key: talk, "answer": str(i)} for i, talk in enumerate(TALKS)]
+    write(tmp_path / name, as_json(rows, name))
+    columns = {"chat": "messages"} if key == "chat" else None
+    task = from_path(tmp_path / name, columns=columns)
+    for i, (talk, example) in enumerate(zip(TALKS, task.examples(task.ids))):
+        assert example == {"messages": talk, "prompt": transcript(talk), "answer": str(i)}
+    made = {"dataset": str(tmp_path / name), "columns": columns, "reward_fn": "exact_match"}
+    env = gym.make("textenv:TextGen-v0", **made)
+    prompt, info = env.reset(options={"example_id": 0})
+    assert prompt == transcript(TALKS[0]) and info["messages"] == TALKS[0]
+    assert env.step("0")[1] == 1.0
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_a_conversation_that_the_assistant_ends_has_its_answer(tmp_path, name, write):
+    answer = {"role": "assistant", "content": "It is 4.\n#### 4"}
+    kept = {"score": "0.5", "chosen": [answer]}
+    rows = [{"messages": [*TALKS[0], answer], **kept}]
+    write(tmp_path / name, as_json(rows, name))
+    example = from_path(tmp_path / name).example(0)
+    chosen = json.dumps([answer]) if name.lower().endswith("csv") else [answer]
+    assert example == {
+        "messages": TALKS[0],
+        "prompt": transcript(TALKS[0]),
+        "answer": "4",
+        "solution": answer["content"],
+        "score": "0.5",
+        "chosen": chosen,
+    }
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_a_wrong_message_of_a_file_is_named(tmp_path, name, write):
+    rows = [{"messages": TALKS[0]}, {"messages": [SYSTEM, {"role": "robot", "content": "a"}]}]
+    write(tmp_path / name, as_json(rows, name))
+    with pytest.raises(DataError, match=r"row 2, 'messages', message 1: 'role'.*'robot'") as no:
+        from_path(tmp_path / name)
+    assert str(no.value).startswith(str(tmp_path / name)) and "\n" not in str(no.value)
+
+
+def test_a_table_of_text_and_conversations_has_both(tmp_path):
+    write_parquet(
+        tmp_path / "a.parquet",
+        [{"prompt": "1+1=", "messages": None}, {"prompt": None, "messages": TALKS[1]}],
+    )
+    task = from_path(tmp_path / "a.parquet")
+    assert task.example(0) == {"prompt": "1+1="}
+    assert task.example(1) == {"prompt": TALKS[1][0]["content"], "messages": TALKS[1]}
 
 
 def test_rows_behind_the_limit_may_be_broken(tmp_path):
