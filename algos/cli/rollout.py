@@ -34,7 +34,7 @@ class Args:
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
     n_steps: int | None = None
     """Transitions of all environments in a rollout; for text at most so many, in whole groups;
-    unset: 2048 of control, 64 of text."""
+    unset: 2048 of control, 32 of text."""
     num_envs: int = 8
     """Parallel environments of control; for text copies are made as they are needed."""
     num_generations: int = 8
