@@ -111,8 +111,9 @@ class Dataset(Task):
 
     def with_max_turns(self, turns: int) -> Task:
         """The same rows with another number of actions in an episode."""
-        other = copy.copy(self)
-        other.max_turns, other._whole = turns, self._whole or self
+        other = super().with_max_turns(turns)
+        if other is not self:
+            other._whole = self  # type: ignore[attr-defined]
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dataset:
