@@ -72,7 +72,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         prompts: your own prompts, each a text or a list of messages ``{"role", "content"}``. Text
             is shown unchanged, messages as a plain transcript. Their indices are their ids.
         reward_fn: a reward function, a registered name, or a list of these. The default is
-            ``"correct"``, the task's own verifier.
+            ``"correct"``, the task's own verifier; with ``extract`` and own prompts or a dataset it
+            is ``"exact_match"``.
         max_tokens: longest completion in tokens. It has an effect only if there is a tokenizer.
         tokenizer: any object with ``encode(text) -> ids``.
         examples: one dict for each of ``prompts``; the reward function receives it.
@@ -169,6 +170,7 @@ class TextGenerationEnv(gym.Env[str, str]):
             self.task,
             reward_fn,
             reward_weights,
+            extract,
             timeout=reward_timeout,
             process=reward_process,
             on_timeout=reward_on_timeout,
