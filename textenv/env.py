@@ -77,7 +77,10 @@ class TextGenerationEnv(gym.Env[str, str]):
         task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`. The default
             is ``"arithmetic"``, if neither prompts nor a dataset are given.
         dataset: a file of JSON Lines, CSV or Parquet, or the folder of a Hugging Face dataset.
-            Its rows are ``{"prompt", "answer", ...}``, or have ``messages`` in place of a prompt.
+            Its rows are ``{"prompt", "answer", ...}``; they may have ``messages`` in place of a
+            prompt, or a ``question`` as in GSM8K.
+        columns: other names for columns of the dataset, as ``{"question": "prompt"}``.
+        limit: reads only so many rows of the dataset, the first ones.
         split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
             rows of ``prompts`` or a dataset.
         task_kwargs: difficulty settings of the task.
@@ -122,6 +125,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         *,
         task: str | Task | None = None,
         dataset: str | Path | None = None,
+        columns: Mapping[str, str] | None = None,
+        limit: int | None = None,
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
         reward_weights: Mapping[str, float] | None = None,
@@ -141,13 +146,12 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
-        made = make_task(prompts, examples, task, dataset, split, task_kwargs)
+        made = make_task(prompts, examples, task, dataset, split, task_kwargs, columns, limit)
         self.task, self._opening = make_opening(
             made, system_prompt, few_shot, tools, max_turns, tool_timeout
         )
         self.example: Example | None = None
-        self.max_tokens = max_tokens
-        self.tokenizer = tokenizer
+        self.max_tokens, self.tokenizer = max_tokens, tokenizer
         self.render_mode = render_mode
         self.observation_space = UnicodeText(MAX_CHARACTERS)
         self.action_space = UnicodeText(MAX_CHARACTERS)
@@ -324,7 +328,7 @@ class TextGenerationEnv(gym.Env[str, str]):
     @property
     def copy_kwargs(self) -> dict[str, Any]:
         """Changes to the spec's kwargs with which a copy shares this environment's task object."""
-        own = ("prompts", "examples", "dataset", "split", "task_kwargs")
+        own = ("prompts", "examples", "dataset", "columns", "limit", "split", "task_kwargs")
         return {**dict.fromkeys(own), "task": self.task}
 
     def render(self) -> str | None:

@@ -27,6 +27,8 @@ def make_task(
     dataset: str | Path | None,
     split: str | None,
     task_kwargs: Mapping[str, Any] | None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
 ) -> Task:
     """The task that the arguments of an environment describe.
 
@@ -42,6 +44,9 @@ def make_task(
         raise ConfigError("examples belong to prompts, and no prompts are given")
     if task_kwargs and (prompts is not None or dataset is not None):
         raise ConfigError("task_kwargs are settings of a task; prompts and dataset take none")
+    if (columns is not None or limit is not None) and dataset is None:
+        word = "limit is of" if columns is None else "columns are those of"
+        raise ConfigError(f"{word} a dataset, and none is given")
     for name, value, kinds in (
         ("task", task, (str, Task)),
         ("dataset", dataset, (str, Path)),
@@ -62,7 +67,7 @@ def make_task(
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:
-        return from_path(dataset, split)
+        return from_path(dataset, split, columns, limit)
     return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
 
 

@@ -15,7 +15,7 @@ from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
 from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
-from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
+from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
 from textenv.algos.cli.training import offline, sft
 from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
@@ -232,10 +232,9 @@ def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, A
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    text = table.get("text")
-    places = [(table, ("out", "config")), (text if isinstance(text, dict) else {}, ("dataset",))]
-    for place, keys in places:
-        for key in keys:
-            if isinstance(place.get(key), str):
-                place[key] = Path(place[key])
+    for key in ("out", "config"):
+        if isinstance(table.get(key), str):
+            table[key] = Path(table[key])
+    if isinstance(table.get("text"), dict):
+        table["text"] = paths_from_text(table["text"])
     return table
