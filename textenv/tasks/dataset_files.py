@@ -59,10 +59,21 @@ def from_path(
     key = os.path.abspath(path), str(path), named, naming, limit, unchanged
     whole = _loaded.get(key)
     if whole is None:
-        rows = _folder_rows(path, named, limit) if path.is_dir() else _file_rows(path, limit)
-        whole = Dataset(list(_examples(rows, path, columns)), name=str(path), first_row=1)
+        whole = Dataset(read_examples(path, named, columns, limit), name=str(path), first_row=1)
         _loaded[key] = whole
     return whole if split is None else whole.in_split(split)
+
+
+def read_examples(
+    path: str | Path,
+    split: str | None = None,
+    columns: Columns | None = None,
+    limit: int | None = None,
+) -> list[Any]:
+    """The examples of a file or folder, before `Dataset` checks them; see `from_path`."""
+    path = Path(path)
+    rows = _folder_rows(path, split, limit) if path.is_dir() else _file_rows(path, limit)
+    return list(_examples(rows, path, columns))
 
 
 def _examples(rows: Iterable[Any], path: Path, columns: Columns | None) -> Iterator[Any]:
