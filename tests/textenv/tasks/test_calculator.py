@@ -131,7 +131,7 @@ def test_a_number_in_a_call_is_no_answer():
 def test_both_styles_have_the_same_problems_and_splits():
     for split in ("train", "test"):
         plain = tasks.make("calculator", split=split)
-        worded = tasks.make("calculator", split=split, style="chat")
+        worded = tasks.make("calculator", "chat", split=split)
         for i in range(50):
             assert worded.example(i)["answer"] == plain.example(i)["answer"]
             assert worded.score(worded.example(i), worded.oracle(worded.example(i))) == 1
