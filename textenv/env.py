@@ -21,6 +21,9 @@ from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.tools import Tool
 
+Scored = tuple[float, dict[str, float], "bool | None"]
+"""A reward, its components by name, and whether the answer is correct if that is known."""
+
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
 
@@ -264,17 +267,12 @@ class TextGenerationEnv(gym.Env[str, str]):
             answers = (answer,)
         before, example = self._transcript, self.example
         begun = self._let_go(unless=action)
+        scored: Scored
         if self._episode.pending:
-            reward, components, correct = 0.0, {}, None
+            scored = 0.0, {}, None
         else:
-            reward, components, correct = self.reward(
-                before,
-                action,
-                example,
-                score,
-                begun,
-                answers,  # type: ignore[arg-type]
-            )
+            scored = self.reward(before, action, example, score, begun, answers)  # type: ignore[arg-type]
+        reward, components, correct = scored
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv.conversation import Conversation
-from textenv.env import MAX_CHARACTERS, TextGenerationEnv, why_invalid, why_too_long
+from textenv.env import MAX_CHARACTERS, Scored, TextGenerationEnv, why_invalid, why_too_long
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.resets import draw_ids, named
 from textenv.spaces import UnicodeText
@@ -234,13 +234,14 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             self._one_answer = False
             of = [self._leveled.get(i, self.task) for i in self._lanes]
             self._episodes = [each.begin(e) for each, e in zip(of, self.examples)]
-        shown, episodes = list(examples), []
+        shown = list(examples)
+        episodes: list[Episode] = []
         for row, example in enumerate(examples):
             if self._opening.always or "messages" in example:
-                shown[row], episode = self._opening.begin(task, example, self.task.max_turns)
+                shown[row], talk = self._opening.begin(task, example, self.task.max_turns)
+                episodes.append(talk)
             else:
-                episode = task.begin(example)
-            episodes.append(episode)
+                episodes.append(task.begin(example))
         return shown, episodes
 
     def _play(
@@ -273,7 +274,7 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             if answers is None:
                 turns = [episode.step(action) for episode, action in zip(episodes, actions)]
             else:
-                turns = [e.play(*row) for e, *row in zip(episodes, actions, read)]
+                turns = [e.play(a, r) for e, a, r in zip(episodes, actions, read)]
             said, scores, last = zip(*turns)
             after = map(add, map(add, before, actions), said)
             ends = np.array(last, bool)
@@ -327,12 +328,12 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         scores: Sequence[float | None],
         answers: Sequence[str | None] | None,
         episodes: list[Episode],
-    ) -> list[tuple[float, dict[str, float], bool | None]]:
+    ) -> list[Scored]:
         """What the reward says of these actions; calls of tools earn nothing and are not scored."""
         batch = self._single.reward.batch
         if not any(episode.pending for episode in episodes):
             return batch(before, actions, examples, scores, answers)
-        scored: list[tuple[float, dict[str, float], bool | None]] = [(0.0, {}, None)] * len(actions)
+        scored: list[Scored] = [(0.0, {}, None)] * len(actions)
         asked = [row for row, episode in enumerate(episodes) if not episode.pending]
         if asked:
             columns = before, actions, examples, scores, answers
