@@ -14,6 +14,7 @@ from tests.algos.lm.generation.tool_templates import FAMILIES
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_rollout
 from textenv.algos.lm.generation.completions import Completion
 from textenv.algos.lm.generation.tool_calls import CallFormat
+from textenv.algos.offline.text import check_tokens
 from textenv.algos.rollouts.metrics import rollout_metrics
 from textenv.tools.calls import Call, read_calls
 
@@ -162,7 +163,9 @@ def test_a_rollout_with_tools_reads_what_the_template_makes_of_its_messages(
     assert metrics["tools/failure_frequency"] == metrics["tools/malformed_frequency"] == 0.0
     assert metrics["rewards/exact_match/mean"] == metrics["accuracy"] == 1.0
     path = rollout.save(tmp_path / "rollout.json")
-    assert load_rollout(path).trajectories == rollout.trajectories
+    loaded = load_rollout(path).trajectories
+    assert loaded == rollout.trajectories
+    check_tokens(loaded, policy)  # the messages are encoded as they were
 
 
 def test_malformed_calls_are_in_the_metrics(random_model):
