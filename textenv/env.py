@@ -11,13 +11,15 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
+from textenv.conversation import Conversation
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.making import make_reward, make_task
+from textenv.making import changed, make_opening, make_reward, make_task
 from textenv.resets import draw_ids, named
 from textenv.rewards import NOTHING_BEGUN, Answers, Begun, RewardSpec
 from textenv.rewards.extract import ExtractSpec, make_extractor
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
+from textenv.tools import Tool
 
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
@@ -60,9 +62,15 @@ class TextGenerationEnv(gym.Env[str, str]):
     function abstained. At the end of an episode it also gives
     ``is_correct``, if a verifier can tell. In tasks of several turns both give ``turn``.
 
+    If the episode is a conversation, both give ``messages``: all so far, the answers as those of
+    the assistant. It is one if its prompt is a list of messages, or if there is a
+    ``system_prompt``, ``few_shot`` or ``tools``. With tools both give their JSON schemas as
+    ``tools``, and ``step`` the numbers ``tool_calls``, ``tool_failures`` and ``malformed_calls``.
+
     ## Arguments
     Args:
-        prompts: your own prompts. They are shown unchanged, and their indices are their ids.
+        prompts: your own prompts, each a text or a list of messages ``{"role", "content"}``. Text
+            is shown unchanged, messages as a plain transcript. Their indices are their ids.
         reward_fn: a reward function, a registered name, or a list of these. The default is
             ``"correct"``, the task's own verifier.
         max_tokens: longest completion in tokens. It has an effect only if there is a tokenizer.
@@ -71,7 +79,7 @@ class TextGenerationEnv(gym.Env[str, str]):
         task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`. The default
             is ``"arithmetic"``, if neither prompts nor a dataset are given.
         dataset: a file of JSON Lines, CSV or Parquet, or the folder of a Hugging Face dataset.
-            Its rows are ``{"prompt", "answer", ...}``.
+            Its rows are ``{"prompt", "answer", ...}``, or have ``messages`` in place of a prompt.
         split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
             rows of ``prompts`` or a dataset.
         task_kwargs: difficulty settings of the task.
@@ -92,6 +100,17 @@ class TextGenerationEnv(gym.Env[str, str]):
         reward_may_abstain: whether a reward function may return None, which leaves it out of the
             sum. If all of them do, the reward is 0 and ``info["scored"]`` is False, and trainers
             leave the completion out. False makes None an error.
+        system_prompt: a system message that each conversation begins with; ``@FILE`` reads it from
+            a file. One that a conversation has already follows it in the same message.
+        few_shot: rows ``{"prompt", "answer"}``, shown before each conversation as messages of the
+            user and the assistant.
+        tools: functions that the policy may call, with type hints and a docstring. An answer such
+            as ``<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>`` calls one, and a
+            message of the role ``tool`` holds the result. An answer without a call is scored.
+        max_turns: actions in an episode with tools, the answer included. The default is the
+            task's own number, and 4 if that is 1.
+        tool_timeout: seconds after which a tool is stopped, which runs in a process of its own.
+            None runs it in this process, without a limit.
         render_mode: ``"ansi"`` (`render` returns a string) or ``"human"`` (it is printed).
 
     ## Version History
@@ -102,7 +121,7 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        prompts: Sequence[str] | None = None,
+        prompts: Sequence[str | Sequence[Mapping[str, Any]]] | None = None,
         reward_fn: RewardSpec | None = None,
         max_tokens: int = 25,
         tokenizer: Any = None,
@@ -119,10 +138,19 @@ class TextGenerationEnv(gym.Env[str, str]):
         reward_process: bool = False,
         reward_on_timeout: float | None = None,
         reward_may_abstain: bool = True,
+        system_prompt: str | None = None,
+        few_shot: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
+        max_turns: int | None = None,
+        tool_timeout: float | None = 10.0,
         render_mode: str | None = None,
     ):
+        given = dict(locals())
         _check(max_tokens, tokenizer, render_mode)
-        self.task = make_task(prompts, examples, task, dataset, split, task_kwargs, style)
+        made = make_task(prompts, examples, task, dataset, split, task_kwargs, style)
+        self.task, self._opening = make_opening(
+            made, system_prompt, few_shot, tools, max_turns, tool_timeout
+        )
         spec = self.task.extract if extract is None else extract
         self.extractor = None if spec is None else make_extractor(spec)
         self.example: Example | None = None
@@ -146,38 +174,14 @@ class TextGenerationEnv(gym.Env[str, str]):
         self._begun: tuple[str, dict[str, Any]] | None = None
         self._latest: tuple[str, tuple[str | None, str | None]] | None = None
         self._episode: Episode = NOTHING
+        self._talk: Conversation | None = None  # the episode, if it is a conversation
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
         if type(self) is not TextGenerationEnv:
             return  # a subclass may take other arguments
         # gym.make sets its own spec. With this one, gym.make can also copy an environment that
         # was made from the class.
-        self.spec = EnvSpec(
-            "TextGen-v0",
-            entry_point=ENTRY_POINT,
-            kwargs={
-                key: value
-                for key, value in {
-                    "prompts": prompts,
-                    "reward_fn": reward_fn,
-                    "max_tokens": max_tokens,
-                    "tokenizer": tokenizer,
-                    "examples": examples,
-                    "task": task,
-                    "dataset": None if dataset is None else str(dataset),
-                    "split": split,
-                    "task_kwargs": task_kwargs,
-                    "style": style,
-                    "extract": extract,
-                    "reward_weights": reward_weights,
-                    "reward_timeout": reward_timeout,
-                    "reward_process": reward_process or None,
-                    "reward_on_timeout": reward_on_timeout,
-                    "reward_may_abstain": None if reward_may_abstain else False,
-                }.items()
-                if value is not None
-            },
-        )
+        self.spec = EnvSpec("TextGen-v0", ENTRY_POINT, kwargs=changed(TextGenerationEnv, given))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -199,13 +203,16 @@ class TextGenerationEnv(gym.Env[str, str]):
         task = self.task if level is None else self.task.at_level(level)
         if example_id is None:
             example_id = draw_ids(task, [self.np_random])[0]
-        self.example = task.example(example_id)
-        prompt = self.example["prompt"]
+        example, talk = task.example(example_id), None
+        if self._opening.always or "messages" in example:
+            example, talk = self._opening.begin(task, example, self.task.max_turns)
+        prompt = example["prompt"]
         if len(prompt) > MAX_CHARACTERS:
             raise DataError(why_too_long(self.task, example_id, prompt))
         self._let_go()
         self._episode.close()
-        self._episode = task.begin(self.example)
+        self.example, self._talk = example, talk
+        self._episode = task.begin(example) if talk is None else talk
         self._transcript, self._turns = prompt, 0
         self._needs_reset = ""
         if self.render_mode == "human":
@@ -215,6 +222,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             info["level"] = level
         if self.task.max_turns > 1:
             info["turn"] = prompt
+        if talk is not None:
+            info.update(talk.opening_info())
         return prompt, info
 
     def step(
@@ -244,10 +253,20 @@ class TextGenerationEnv(gym.Env[str, str]):
         else:
             read, answer = self._read(action)
             said, score, over = self._episode.play(action, read)
-            answers = (answer,)
+            answers = (None if self._talk is not None and self._talk.called else answer,)
         before, example = self._transcript, self.example
         begun = self._let_go(unless=action)
-        reward, components, correct = self.reward(before, action, example, score, begun, answers)  # type: ignore[arg-type]
+        if self._episode.pending:
+            reward, components, correct = 0.0, {}, None
+        else:
+            reward, components, correct = self.reward(
+                before,
+                action,
+                example,
+                score,
+                begun,
+                answers,  # type: ignore[arg-type]
+            )
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns
@@ -260,6 +279,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             reward, info["scored"] = 0.0, False
         if most_turns > 1:
             info["turn"] = said
+        if self._talk is not None:
+            info.update(self._talk.info())
         if terminated or truncated:
             self._needs_reset = "the episode has ended: reset() must be called before step()"
             # With other reward functions than the verifier, the task's score still decides.
@@ -299,8 +320,9 @@ class TextGenerationEnv(gym.Env[str, str]):
         return self._latest[1]
 
     def _takes(self, action: str) -> bool:
-        """Whether `step` would accept this action now."""
-        return not self._needs_reset and self.action_space.contains(action)
+        """Whether `step` would accept this action now, and score it."""
+        takes = not self._needs_reset and self.action_space.contains(action)
+        return takes and not (self._talk is not None and self._talk.awaits_tools(action))
 
     def _let_go(self, unless: str | None = None) -> Begun:
         """Forget what `prescore` began: return it if it is for ``unless``, else cancel it."""
