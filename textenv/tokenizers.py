@@ -23,7 +23,7 @@ from textenv.errors import (
 from textenv.hub import find_folder
 
 EXTRA = "tokenizers"
-_FILES = [  # what is downloaded of a model on the hub: everything but the weights
+TOKENIZER_FILES = [  # what is downloaded of a model on the hub: everything but the weights
     "config.json",
     "generation_config.json",
     "token*",
@@ -225,7 +225,7 @@ def load_tokenizer(tokenizer: Any) -> Tokenizer:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if isinstance(tokenizer, (str, Path)):
-        return _from_folder(find_folder(str(tokenizer), "tokenizer", _FILES))
+        return _from_folder(find_folder(str(tokenizer), "tokenizer", TOKENIZER_FILES))
     if hasattr(tokenizer, "token_to_id"):  # no isinstance: `tokenizers` may not be installed
         return _of_tokenizers(tokenizer)
     return _of_object(tokenizer)

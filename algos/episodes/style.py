@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from textenv.env import ENTRY_POINT
+from textenv.hub import find_folder
 from textenv.tasks import styles
-from textenv.tokenizers import load_tokenizer
+from textenv.tokenizers import TOKENIZER_FILES, load_tokenizer
 
 
 def style_for(
@@ -36,6 +38,8 @@ def style_for(
     kwargs = dict(env_kwargs or {})
     if chat_template is False or not isinstance(env, str) or not _can_chat(env, kwargs):
         return kwargs
+    if isinstance(tokenizer, (str, Path)):  # a message about it is to say that it is the model's
+        tokenizer = find_folder(str(tokenizer), "model", TOKENIZER_FILES)
     return kwargs | {"style": "chat"} if load_tokenizer(tokenizer).has_chat_template else kwargs
 
 
@@ -51,5 +55,5 @@ def _can_chat(env_id: str, kwargs: Mapping[str, Any]) -> bool:
     given = {key: value for key, value in {**spec.kwargs, **kwargs}.items() if value is not None}
     if spec.entry_point != ENTRY_POINT or given.keys() & {"style", "prompts", "dataset"}:
         return False
-    task = given.get("task", "arithmetic")
+    task = given.get("task") or "arithmetic"
     return isinstance(task, str) and "chat" in styles(task)
