@@ -96,6 +96,10 @@ class Calculator(GeneratedTask):
         """1 for the right number and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])
 
+    def is_answer(self, action: str) -> bool:
+        """Whether an action is anything but a call ``calc(...)`` of style ``"plain"``."""
+        return self.style == "chat" or _CALL.fullmatch(action) is None
+
     def begin(self, example: Example) -> Episode:
         """Start an episode, in which the policy may call the tool before it answers."""
         return super().begin(example) if self.style == "chat" else _Calculating(self, example)
