@@ -137,7 +137,8 @@ def _of_dataset(args: SFTArgs, kwargs: Mapping[str, Any]) -> tuple[Rows, Rows, A
 
 def _of_task(args: SFTArgs) -> tuple[Rows, Rows, Any]:
     """The same of a task, whose oracle gives the answers."""
-    train, test = (make_split(_ENV, args.text, split) for split in ("train", "test"))
+    text = args.text.for_model(_ENV, args.model, args.sft.chat_template)
+    train, test = (make_split(_ENV, text, split) for split in ("train", "test"))
     rows = _oracle_rows(train, evaluation_ids(train, args.examples))
     held_out = _oracle_rows(test, evaluation_ids(test, args.eval_examples))
     return rows, held_out, test if args.eval_examples else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.algos.lm.generation.shared import family
 from textenv.algos.cli.shared.text_envs import (
     TextTask,
     load_reward,
@@ -30,6 +31,23 @@ def test_options_become_arguments_of_make():
     assert [task.name for task in names] == ["arithmetic", "sort", "rows"]
     with pytest.raises(ConfigError, match="--task or --dataset, not both"):
         TextTask("sort", dataset=Path("a")).env_kwargs()
+
+
+def test_the_style_that_is_set_is_kept_and_else_fits_the_model():
+    assert TextTask("sort", style="chat").env_kwargs() == {"task": "sort", "style": "chat"}
+    for task in (TextTask(), TextTask("calculator"), TextTask("sort", style="chat")):
+        assert task.for_model("TextGen-v0", "tiny-lm") is task  # it has no chat template
+
+
+def test_a_chat_model_is_asked_in_words(tmp_path):
+    family("chatml").save_pretrained(tmp_path)
+    asked = TextTask("sort").for_model("TextGen-v0", str(tmp_path))
+    assert asked == TextTask("sort", style="chat")
+    assert TextTask("sort").for_model("TextGen-v0", str(tmp_path), False) == TextTask("sort")
+    env, test = make_text_envs("TextGen-v0", asked, True)
+    assert env.unwrapped.task.style == test.unwrapped.task.style == "chat"
+    rows = TextTask(dataset=tmp_path / "rows.jsonl")
+    assert rows.for_model("TextGen-v0", str(tmp_path)) is rows
 
 
 def rows_file(tmp_path, count):

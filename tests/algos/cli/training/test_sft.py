@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from tests.algos.lm.generation.shared import family
 from textenv.algos import load_model
 from textenv.algos.cli import main
+from textenv.algos.cli.shared.text_envs import TextTask
+from textenv.algos.cli.training import sft
+from textenv.algos.cli.training.sft import SFTArgs
 from textenv.algos.config import read_toml
 
 ROWS = [{"prompt": f"{a}+{b}=", "answer": f"{a + b}"} for a in range(10, 50) for b in range(10, 15)]
@@ -65,6 +69,17 @@ def test_without_a_dataset_it_trains_on_the_answers_of_the_tasks_oracle(tmp_path
     summary = json.loads((out / "summary.json").read_text())
     assert summary["before"]["held_out"]["rows"] == summary["before"]["greedy"]["examples"] == 20
     assert summary["after"]["greedy"]["accuracy"] is not None
+
+
+def test_a_chat_model_learns_from_questions_in_words(tmp_path):
+    family("chatml").save_pretrained(tmp_path)
+    for style, starts in ((None, "What is "), ("plain", "")):
+        args = SFTArgs(model=str(tmp_path), text=TextTask(style=style), examples=3, eval_examples=2)
+        rows, held_out, env = sft._of_task(args)
+        prompts = [row["prompt"] for row in (*rows.rows, *held_out.rows)]
+        assert len(prompts) == 5 and all(p.startswith(starts) for p in prompts)
+        assert all(p.endswith("=") == (style == "plain") for p in prompts)
+        assert env.reset(seed=0)[0].endswith("=") == (style == "plain")
 
 
 def test_a_reward_scores_the_answers_to_held_out_rows(rows, tmp_path):
