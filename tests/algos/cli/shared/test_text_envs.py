@@ -130,7 +130,7 @@ def test_columns_and_a_limit_are_those_of_the_dataset(tmp_path):
             TextTask("sort", **{name: value}).env_kwargs()
 
 
-def test_a_dataset_of_its_own_is_evaluated_on(tmp_path):
+def test_a_dataset_of_its_own_is_evaluated_on(tmp_path, capsys):
     train = rows_file(tmp_path, 30)
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"prompt": f"{i}", "answer": i}) + "\n" for i in range(9)))
@@ -142,6 +142,11 @@ def test_a_dataset_of_its_own_is_evaluated_on(tmp_path):
     splits = {split: make_split("TextGen-v0", task, split) for split in ("train", "test", "all")}
     sizes = {split: env.unwrapped.task.size for split, env in splits.items()}
     assert sizes == {"train": 20, "test": 9, "all": 20}
+    assert capsys.readouterr().out == ""
+    whole = TextTask(dataset=train, eval_dataset=train, limit=7, reward=("exact_match",))
+    make_text_envs("TextGen-v0", whole, True)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"7 of the 30 prompts of {train} are in {train} too" in told
     with pytest.raises(ConfigError, match="rollout takes no --eval-dataset"):
         task.refuse_eval_dataset("rollout")
     other.write_text("no\n")
