@@ -14,7 +14,9 @@ from textenv.algos.evaluation.measure import OnProgress
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
 from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
+from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
@@ -34,7 +36,9 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -67,9 +71,12 @@ class GRPOTrainer:
 
     Attributes:
         policy: the policy that is trained; usable at any time.
+        config: the settings, with those chosen that were left open.
+        chosen: which settings were chosen, and why; empty if none were.
         history: the metrics of each step so far.
         evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
             ``stopped`` the training.
+        health: looks for what keeps the model from learning; what it found is in `warnings`.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
@@ -119,8 +126,9 @@ class GRPOTrainer:
         self.history: list[dict[str, float]] = []
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
-        reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
+        config, self.chosen = fit(config, model, self.env, self.policy)
+        self.config = config
         self._memory = MemoryWatch(model, config, self.env, self.policy)
         self.evaluations = EvaluationSchedule(
             config, self.policy, eval_env, self.env, self.save, out, on_evaluate
@@ -128,7 +136,7 @@ class GRPOTrainer:
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
-        size = config.num_prompts * config.num_generations * max_turns(self.env)
+        size = config.completions * max_turns(self.env)
         self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
         self._workers: WorkerRunner | None = None
         if config.num_workers:
@@ -139,8 +147,19 @@ class GRPOTrainer:
                 config.num_workers,
                 partial(_make_gradient, config),
             )
-        self._trainer = Trainer(
-            model,
+        self._trainer = self._make_trainer()
+        self._steps, self._end = 0, config.max_steps
+        self._metrics = GRPOMetrics(strategy)
+        self.health = HealthWatch(self.env, strategy, model)
+        self._last_good = LastGood(model) if config.stop_on_collapse else None
+        self.exporter = Exporter(export_to, export_every)
+        self._on_step = on_step
+
+    def _make_trainer(self) -> Trainer:
+        """Make what updates the model from a rollout."""
+        config, workers = self.config, self._workers
+        return Trainer(
+            self.model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
             _make_loss(config),
             _make_optimizer(config, self.learning_rate),
@@ -151,15 +170,11 @@ class GRPOTrainer:
             gradient_checkpointing=config.gradient_checkpointing,
             max_grad_norm=config.max_grad_norm,
             mask_truncated_completions=config.mask_truncated_completions,
-            reference=reference,
-            credit_fn=strategy.generation.credit,
-            gradient=None if self._workers is None else SharedGradient(self._workers),
+            reference=frozen_scores(self.model) if config.beta else None,
+            credit_fn=self._runner.strategy.generation.credit,
+            gradient=None if workers is None else SharedGradient(workers),
             seed=config.seed,
         )
-        self._steps, self._end = 0, config.max_steps
-        self._metrics = GRPOMetrics(strategy)
-        self.exporter = Exporter(export_to, export_every)
-        self._on_step = on_step
 
     def describe(self) -> str:
         """The loss and the data in words, in one line."""
@@ -188,6 +203,7 @@ class GRPOTrainer:
 
         With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
         With ``early_stopping_patience`` the training may end before its last step.
+        With ``stop_on_collapse`` it ends early if the rewards collapse; see `warnings`.
 
         The phases of a step follow one another, except that ``time/score`` (environments and
         rewards, of all workers together) is a part of ``time/generate``. For reward functions that
@@ -206,6 +222,8 @@ class GRPOTrainer:
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
+            if self._last_good is not None:
+                self._last_good.offer(self._steps, rollout)
             clock.end("generate")
             self.exporter.write(rollout, self._runner)
             clock.end("export")
@@ -224,8 +242,12 @@ class GRPOTrainer:
             try:
                 metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
             finally:  # an evaluation may be interrupted after the step was taken
+                self.health.step(self._steps, metrics, rollout)
                 if self._on_step is not None:
                     self._on_step(metrics, rollout)
+            if self._last_good is not None and self.health.has_collapsed:
+                self._last_good.restore()
+                break
         return self.history
 
     def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
@@ -244,6 +266,26 @@ class GRPOTrainer:
     def best(self) -> Best | None:
         """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
         return self.evaluations.best
+
+    def rehearse(self, groups: int) -> Rehearsal:
+        """Play some groups and train on them, to see how long it takes.
+
+        It changes the weights and counts as no step: use a trainer that is then given up.
+        """
+        least = -(-self.config.num_minibatches // self._runner.strategy.num_generations)
+
+        def update(rollout: Rollout) -> None:
+            self._trainer.buffer = rollout
+            with self._memory.updating(rollout):
+                self._trainer.train()
+
+        with self._memory.generating():
+            return rehearse(self._runner, max(groups, least), update)
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What was found that keeps the model from learning, each thing once, with a remedy."""
+        return self.health.findings
 
     @property
     def learning_rate(self) -> float:

@@ -34,8 +34,10 @@ from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.ppo_config import PPOConfig, preset
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import PhaseClock, PPOMetrics
 from textenv.algos.rollouts.prompts import check_prompts
+from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
@@ -228,9 +230,11 @@ class PPOTrainer:
 
     Attributes:
         policy: the policy that is trained; usable at any time.
+        chosen: on text, which settings were chosen, and why; empty if none were.
         history: the metrics of each update so far.
         evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
             ``stopped`` the training.
+        health: on text, looks for what keeps the model from learning; it is found in `warnings`.
         num_timesteps: transitions collected so far.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
@@ -263,6 +267,7 @@ class PPOTrainer:
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
+        self.chosen = ""
         self._updater = self._make_updater(model, tokenizer, env, env_kwargs)
         self.policy = self._updater.policy
         self.evaluations = EvaluationSchedule(
@@ -274,6 +279,9 @@ class PPOTrainer:
         self._on_step = on_step
         self.exporter = Exporter(export_to, export_every)
         self._metrics = PPOMetrics(self._runner.is_text)
+        self.health: HealthWatch | None = None
+        if self._runner.is_text:
+            self.health = HealthWatch(self.env, self._updater.strategy, self.policy.model)
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
@@ -291,7 +299,9 @@ class PPOTrainer:
                     self.env = make_training_env(env, kwargs, self.config.num_envs)
                 return self.env
 
-            return TextUpdater(model, tokenizer, self.env, self.config, styled)
+            updater = TextUpdater(model, tokenizer, self.env, self.config, styled)
+            self.config, self.chosen = updater.config, updater.chosen
+            return updater
         from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 
@@ -303,9 +313,9 @@ class PPOTrainer:
                     f"that was saved, got {model!r:.80}"
                 )
             policy = load_policy(model, self.config.seed)
-        updater = ControlUpdater(self.env, self.config, policy)
-        self.config = updater.config
-        return updater
+        control = ControlUpdater(self.env, self.config, policy)
+        self.config = control.config
+        return control
 
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
@@ -348,6 +358,8 @@ class PPOTrainer:
             try:
                 metrics |= self.evaluations.after_step(self._updates, self._progress(), clock.total)
             finally:  # an evaluation may be interrupted after the update was made
+                if self.health is not None:
+                    self.health.step(self._updates, metrics, rollout)
                 if self._on_step is not None:
                     self._on_step(metrics, rollout)
         return self.history
@@ -368,6 +380,20 @@ class PPOTrainer:
     def best(self) -> Best | None:
         """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
         return self.evaluations.best
+
+    def rehearse(self, groups: int) -> Rehearsal:
+        """On text, play some episodes and train on them, to see how long it takes.
+
+        It changes the weights and counts as no update: use a trainer that is then given up.
+        """
+        return rehearse(
+            self._runner, groups, lambda rollout: self._updater.update(rollout, 1.0, None)
+        )
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """On text, what was found that keeps the model from learning, once each, with a remedy."""
+        return [] if self.health is None else self.health.findings
 
     def describe(self) -> str:
         """What is trained, and how, in one line."""

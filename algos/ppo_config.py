@@ -108,8 +108,8 @@ class PPOConfig:
     stop: tuple[str, ...] = ()
     """Text: strings that end a completion. They are trained on, and are no part of the answer."""
     micro_batch_size: int | None = None
-    """Text: trajectories in one forward and backward pass; unset: all of a minibatch.
-    Lower it if memory runs out."""
+    """Text: trajectories in one forward and backward pass; unset: all of a minibatch, or as many as
+    fit in memory. Lower it if memory runs out."""
     gradient_checkpointing: bool = False
     """Text: compute each layer again in the backward pass: slower, in less memory.
     Turn it on if memory runs out."""

@@ -1,4 +1,4 @@
-"""textenv train: trains by GRPO or PPO, on text or on control."""
+"""textenv train: trains by GRPO, PPO or supervised fine-tuning, on text or on control."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from textenv.algos.cli import train_offline
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
+from textenv.algos.cli.shared.dry_run import dry_run
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
-from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
+from textenv.algos.cli.shared.step_log import StepLog
+from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
+from textenv.algos.cli.training import offline, sft
 from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -33,14 +35,14 @@ from textenv.errors import ConfigError
 class GRPOArgs:
     """Train a language model on a text task by GRPO.
 
-    `--algo ppo --help` shows the options of PPO, and `--from-rollouts DIR --help` those of training
-    from exported rollouts.
+    `--algo ppo --help` shows the options of PPO, `--algo sft --help` those of training on given
+    answers, and `--from-rollouts DIR --help` those of training from exported rollouts.
     """
 
     config: Path | None = None
     """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     algo: Literal["grpo"] = "grpo"
-    """The algorithm: grpo or ppo."""
+    """The algorithm: grpo, ppo or sft."""
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
     env: str = "TextGen-v0"
@@ -50,6 +52,8 @@ class GRPOArgs:
     """The run's folder; unset: runs/NAME-TIME."""
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
+    dry_run: bool = False
+    """Show prompts, sampled answers, memory and the seconds of a step, and end; writes nothing."""
     grpo: Annotated[GRPOConfig, tyro.conf.arg(name="")] = field(default_factory=GRPOConfig)
 
 
@@ -63,7 +67,7 @@ class PPOArgs:
     config: Path | None = None
     """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     algo: Literal["ppo"] = "ppo"
-    """The algorithm: grpo or ppo."""
+    """The algorithm: grpo, ppo or sft."""
     model: str | None = None
     """On control mlp, or the folder of a saved policy to train further; on text tiny-lm, a folder,
     or a hub name. Unset: mlp or tiny-lm."""
@@ -81,10 +85,14 @@ class PPOArgs:
     """Control: episodes of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Text: save a rollout every so many updates, the first included; 0 saves none."""
+    dry_run: bool = False
+    """Text: show prompts, sampled answers, memory and the seconds of an update, and end; writes
+    nothing."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
 
 
 Args = GRPOArgs | PPOArgs
+Job = Args | sft.SFTArgs | offline.OfflineJob
 
 
 @dataclass
@@ -95,13 +103,15 @@ class _Training:
     """Name of the task, or of the environment of control."""
     model: str
     trainer: GRPOTrainer | PPOTrainer
+    steps: int
+    """How many times the trainer generates and trains."""
     judge: Judge
     display: TextDisplay | ControlDisplay
     axes: tuple[str, str]
     """The metrics of the picture's two axes."""
 
 
-def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
+def parse(argv: Sequence[str]) -> Job:
     """Parse the options.
 
     What the command line does not set comes from ``--config``, and the rest from the defaults for
@@ -113,27 +123,36 @@ def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
     given = first.parse_known_args(argv)[0]
     table = {} if given.config is None else read_toml(given.config)
     if given.from_rollouts or "from_rollouts" in table:
-        return train_offline.parse(argv, table)
+        if "--dry-run" in argv:
+            raise ConfigError(
+                "--dry-run shows a training that generates, by grpo or by ppo on text; one from "
+                "--from-rollouts does not"
+            )
+        return offline.parse(argv, table)
     algo = given.algo or table.get("algo", "grpo")
-    kind: Any = PPOArgs if algo == "ppo" else GRPOArgs
+    kind: Any = {"ppo": PPOArgs, "sft": sft.SFTArgs}.get(algo, GRPOArgs)
     if table:
         default = from_table(kind, _typed(table), given.config)
     elif kind is PPOArgs:
         default = PPOArgs(env=given.env or PPOArgs.env, ppo=preset(given.env or PPOArgs.env))
     else:
-        default = GRPOArgs()
+        default = kind()
     # Another size is refused below by the parser, which has a message for it.
     if kind is PPOArgs and given.size in SIZES:
         default.ppo = replace(default.ppo, n_steps=SIZES[given.size].n_steps)
     return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 
-def run(args: Args | train_offline.OfflineJob) -> int:
+def run(args: Job) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
-    if isinstance(args, train_offline.OfflineJob):
-        return train_offline.run(args)
+    if isinstance(args, offline.OfflineJob):
+        return offline.run(args)
+    if isinstance(args, sft.SFTArgs):
+        return sft.run(args)
     counts = ("eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
+    if args.dry_run:
+        args = _as_dry_run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
     folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
@@ -142,6 +161,12 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     else:
         training = _prepare_ppo(args, name, folder)
     trainer = training.trainer
+    console = training.display.console
+    if args.dry_run:
+        dry_run(trainer, console, training.steps, "step" if args.algo == "grpo" else "update")
+        return 0
+    if isinstance(args, GRPOArgs) and isinstance(trainer, GRPOTrainer):
+        args = replace(args, grpo=trainer.config)  # with what was chosen, for config.toml
     blas_status = blas.status()
 
     def facts() -> dict[str, Any]:
@@ -152,6 +177,7 @@ def run(args: Args | train_offline.OfflineJob) -> int:
             "task": training.name,
             "loss": trainer.describe(),
             "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+            "warnings": [finding.as_dict() for finding in trainer.warnings],
             **({"strategy": spent} if spent else {}),
         }
 
@@ -161,10 +187,11 @@ def run(args: Args | train_offline.OfflineJob) -> int:
         to_table(replace(args, config=None, out=None)),
         trainer,
         training.judge,
-        training.display.console,
+        console,
         (
             f"{training.model} on {training.name}; BLAS: {blas_status.name}",
             trainer.describe(),
+            *filter(None, (trainer.chosen,)),
         ),
         facts,
         Picture("reward.png", *training.axes, title),
@@ -174,34 +201,52 @@ def run(args: Args | train_offline.OfflineJob) -> int:
     ).carry_out()
 
 
+def _as_dry_run(args: Args) -> Args:
+    """The same settings for a dry run, which writes nothing and starts no workers."""
+    args = replace(args, out=None, rollouts_every=0)
+    if isinstance(args, GRPOArgs):
+        return replace(args, grpo=replace(args.grpo, num_workers=0))
+    if not is_text(make_env(args.env)):
+        raise ConfigError(
+            f"--dry-run shows prompts and answers of text, and {args.env} is control; a short run "
+            "shows what control does: --total-timesteps 4096"
+        )
+    return args
+
+
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     config = args.grpo
     text = args.text.for_model(args.env, args.model, config.chat_template)
     env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
-    display = TextDisplay(config.max_steps)
-    shared = _on_text(args, folder, display, test_env)
+    steps = config.max_steps
+    display = TextDisplay(steps)
+    log = StepLog(folder, display)
+    shared = _on_text(args, folder, log, test_env)
+    display.console.print(f"loading {args.model}")
     trainer = GRPOTrainer(args.model, env, config, **shared)
-    updates = config.num_iterations * config.num_minibatches
-    rollouts = -(-config.max_steps // updates)
-    completions = rollouts * config.num_prompts * config.num_generations
-    judge = _judge(trainer, test_env, display, completions)
-    return _Training(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
+    log.watch(trainer.health)
+    rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
+    judge = _judge(trainer, test_env, log, rollouts * trainer.config.completions)
+    return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
 
 
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
+    updates = -(-config.total_timesteps // config.n_steps)
     if is_text(probe):
         model = args.model or "tiny-lm"
         text = args.text.for_model(args.env, model, config.chat_template)
         env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
-        updates = -(-config.total_timesteps // config.n_steps)
         shown = TextDisplay(updates, unit="update")
-        shared = _on_text(args, folder, shown, test_env)
+        log = StepLog(folder, shown)
+        shared = _on_text(args, folder, log, test_env)
+        shown.console.print(f"loading {model}")
         trainer = PPOTrainer(model, env, config, **shared)
-        judge = _judge(trainer, test_env, shown, config.total_timesteps)
+        log.watch(trainer.health)
+        judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
-        return _Training(args.text.name, model, trainer, judge, shown, axes)
+        return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
     if args.text.given:
         raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
     display = ControlDisplay(config.total_timesteps)
@@ -216,40 +261,40 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
-    return _Training(name, model, trainer, judge, display, axes)
+    return _Training(name, model, trainer, updates, judge, display, axes)
 
 
-def _judge(trainer: Any, env: Any, display: TextDisplay, completions: int) -> Judge:
+def _judge(trainer: Any, env: Any, log: StepLog, completions: int) -> Judge:
     """Make the judge of a training on text that has so many completions."""
     config = trainer.config
     return TextJudge(
         trainer,
         env,
         config.eval_examples,
-        console=display.console,
+        console=log.display.console,
         completions=completions,
         share=config.eval_share,
+        on_found=log.on_evaluation,
     )
 
 
-def _on_text(args: Args, folder: RunFolder, display: TextDisplay, eval_env: Any) -> dict[str, Any]:
+def _on_text(args: Args, folder: RunFolder, log: StepLog, eval_env: Any) -> dict[str, Any]:
     """Arguments of a trainer of text, which write and show each step and each evaluation."""
-
-    def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
-        folder.add_metrics(metrics)
-        display.on_step(metrics, rollout)
-
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
-    evaluating = {"eval_env": eval_env, "out": folder.path, "on_evaluate": display.on_evaluate}
-    return {"on_step": on_step} | evaluating | (export if args.rollouts_every else {})
+    return {
+        "on_step": log.on_step,
+        "eval_env": eval_env,
+        "out": folder.path,
+        "on_evaluate": log.display.on_evaluate,
+        **(export if args.rollouts_every else {}),
+    }
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    text = table.get("text")
-    places = [(table, ("out", "config")), (text if isinstance(text, dict) else {}, ("dataset",))]
-    for place, keys in places:
-        for key in keys:
-            if isinstance(place.get(key), str):
-                place[key] = Path(place[key])
+    for key in ("out", "config"):
+        if isinstance(table.get(key), str):
+            table[key] = Path(table[key])
+    if isinstance(table.get("text"), dict):
+        table["text"] = paths_from_text(table["text"])
     return table

@@ -19,7 +19,8 @@ _COST = 3  # a completion that is trained on, in completions that are only gener
 _EVALUATIONS = 4  # greedy and sampled, before and after
 
 Judgement = dict[str, dict[str, Any]]
-"""The figures of an evaluation under ``"greedy"`` and ``"sampled"``."""
+"""The figures of an evaluation under ``"greedy"`` and ``"sampled"``, and those of held-out answers
+under ``"held_out"``."""
 
 Judge = Callable[[], "Judgement | None"]
 """Evaluates a policy as it is now; gives None if there is nothing to evaluate on."""
@@ -39,6 +40,7 @@ class TextJudge:
         completions: how many completions the run trains on, from which the run's time is
             estimated; None: the evaluations may take as long as they take.
         share: the share of the run that the evaluations may take.
+        on_found: called with the kind of each evaluation, and what it found.
 
     Attributes:
         evaluations: the newest evaluations, under ``"greedy"`` and ``"sampled"``.
@@ -54,8 +56,10 @@ class TextJudge:
         console: Console | None = None,
         completions: float | None = None,
         share: float = 1.0,
+        on_found: Callable[[str, Evaluation], None] | None = None,
     ):
         self._trainer, self._env, self._console = trainer, env, console
+        self._on_found = on_found
         self._examples: Any = examples  # how many, and later which
         self._limits: dict[str, Any] = {}
         if completions is not None and share < 1:
@@ -81,6 +85,8 @@ class TextJudge:
                     **self._limits,
                 )
             self.evaluations[kind] = found
+            if self._on_found is not None:
+                self._on_found(kind, found)
             if self._limits:  # those that were left out stay out
                 self._limits = {}
                 self._examples = [record.example_id for record in found.records]
@@ -134,6 +140,14 @@ def say_judgement(say: Callable[[str], None], when: str, result: Judgement | Non
     """
     if result is None:
         say(f"{when}: not evaluated")
+        return
+    if "held_out" in result:
+        found = result["held_out"]
+        say(
+            f"{when}: held-out loss {found['loss']:.4f}, accuracy of tokens "
+            f"{found['mean_token_accuracy']:.3f} on {found['rows']} rows"
+        )
+    if "greedy" not in result:
         return
     greedy, sampled = result["greedy"], result["sampled"]
     if "return" in greedy:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError, OutOfMemoryError
 from textenv.resets import draw_ids
@@ -44,8 +44,8 @@ class MemoryWatch:
 
     Args:
         model: the model to train.
-        config: a `GRPOConfig`, or a `PPOConfig` on text.
-        env: the environment, whose prompts are measured.
+        config: a `GRPOConfig`, a `PPOConfig` on text, or an `SFTConfig`.
+        env: the environment, whose prompts are measured; None: nothing is checked yet, see `check`.
         tokenizer: encodes prompts: the policy, so that a chat template counts.
         limit: the memory that there is; None: what this process has at the time of each check.
 
@@ -58,15 +58,27 @@ class MemoryWatch:
         self,
         model: nn.Module,
         config: Any,
-        env: Any,
-        tokenizer: Any,
+        env: Any = None,
+        tokenizer: Any = None,
         limit: MemoryLimit | None = None,
     ):
         self._sizes, self._config, self._limit = ModelSizes.of(model), config, limit
         self._warned = False
-        self._prompt, assumed = longest_prompt(env, tokenizer)
+        if env is None:
+            return
+        self._prompt, self._assumed = longest_prompt(env, tokenizer)
         short = -(-config.max_completion_length // _SHARE)
-        self._check(self._prompt, short, f"{assumed}, completions of {short}")
+        self._check(self._prompt, short, f"{self._assumed}, completions of {short}")
+
+    def describe(self) -> str:
+        """What the training needs if completions are as long as they may be, in one line."""
+        parts = self._estimate(self._prompt, self._config.max_completion_length)
+        limit = self._limit or memory_limit()
+        room = "" if limit is None else f", and {limit.what} is {in_gb(limit.size)}"
+        return (
+            f"training needs about {in_gb(sum(parts.values()))} ({_shown(parts)}; {self._assumed}, "
+            f"completions of {self._config.max_completion_length}){room}"
+        )
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -77,22 +89,29 @@ class MemoryWatch:
 
     @contextmanager
     def updating(self, rollout: Buffer) -> Iterator[None]:
-        """A block in which the model is trained on a rollout, which is checked first.
+        """A block in which the model is trained on a rollout, which is checked first."""
+        self.check(rollout)
+        with out_of_memory("updating", "lower micro_batch_size, or set gradient_checkpointing"):
+            yield
+
+    def check(self, rollout: Buffer | Sequence[Trajectory]) -> None:
+        """Check whether there is memory to train on some trajectories.
 
         The check takes mean lengths, because an update is cut by length if lengths differ much.
+
+        Raises:
+            OutOfMemoryError: if there is not.
         """
         prompt = math.ceil(np.mean([len(t.prompt_ids or ()) for t in rollout] or [0]))
         completion = math.ceil(np.mean([len(t.token_ids or ()) for t in rollout] or [0]))
         self._check(prompt, completion, f"prompts of {prompt} tokens, completions of {completion}")
-        with out_of_memory("updating", "lower micro_batch_size, or set gradient_checkpointing"):
-            yield
 
     def _check(self, prompt: int, completion: int, about: str) -> None:
         limit = self._limit or memory_limit()
         if limit is None:
             return
         on_cpu = mx.default_device() == mx.cpu
-        parts = estimate_memory(self._sizes, Workload.of(self._config, prompt, completion), on_cpu)
+        parts = self._estimate(prompt, completion)
         total = sum(parts.values())
         refused = total > MARGIN * limit.size
         if total <= limit.size or (self._warned and not refused):
@@ -103,22 +122,18 @@ class MemoryWatch:
                 config = replace(self._config, **changes)
             except ConfigError:  # such as fewer completions than num_minibatches
                 return False
-            work = Workload.of(config, prompt, config.max_completion_length)
+            longest = max(completion, config.max_completion_length)
+            work = Workload.of(config, prompt, longest)
             return sum(estimate_memory(self._sizes, work, on_cpu).values()) <= limit.size
 
         levers = _levers(self._config)
         settings = settings_that_fit(fits, levers)
-        shown = ", ".join(
-            f"{name} {in_gb(size)}"
-            for name, size in sorted(parts.items(), key=lambda part: -part[1])
-            if size >= 0.01 * total
-        )
         if settings:
             advice = "it should fit with " + ", ".join(f"{k}={v}" for k, v in settings.items())
         else:
             advice = f"no setting of {', '.join(levers)} makes it fit: take a smaller model"
         message = (
-            f"training needs about {in_gb(total)} ({shown}; {about}), and {limit.what} is "
+            f"training needs about {in_gb(total)} ({_shown(parts)}; {about}), and {limit.what} is "
             f"{in_gb(limit.size)}: {advice}"
         )
         if refused:
@@ -126,15 +141,29 @@ class MemoryWatch:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._warned = True
 
+    def _estimate(self, prompt: int, completion: int) -> dict[str, int]:
+        work = Workload.of(self._config, prompt, completion)
+        return estimate_memory(self._sizes, work, mx.default_device() == mx.cpu)
+
+
+def _shown(parts: Mapping[str, int]) -> str:
+    """The parts of an estimate in words, the largest first, without those that hardly count."""
+    total = sum(parts.values())
+    return ", ".join(
+        f"{name} {in_gb(size)}"
+        for name, size in sorted(parts.items(), key=lambda part: -part[1])
+        if size >= 0.01 * total
+    )
+
 
 def _levers(config: Any) -> dict[str, list[Any]]:
     """Settings that take less memory, each from mild to harsh, in the order to try them."""
     now = Workload.of(config, 1, 1)
     levers: dict[str, list[Any]] = {
-        "micro_batch_size": _halvings(now.micro_batch),
+        "micro_batch_size": halvings(now.micro_batch),
         "gradient_checkpointing": [] if config.gradient_checkpointing else [True],
         "lora_rank": [] if config.lora_rank else [16],
-        "num_prompts": _halvings(getattr(config, "num_prompts", 1)),
+        "num_prompts": halvings(getattr(config, "num_prompts", 1)),
     }
     return {name: values for name, values in levers.items() if values}
 
@@ -173,7 +202,7 @@ def _relaxed(
     return chosen
 
 
-def _halvings(value: int) -> list[int]:
+def halvings(value: int) -> list[int]:
     """Half of a number, a quarter, and so on down to 1."""
     return [value >> i for i in range(1, value.bit_length())]
 
