@@ -24,7 +24,7 @@ Shapes: N trajectories, T tokens of the longest, D hidden size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ from textenv.algos.lm.models.lora import add_lora  # noqa: E402
 from textenv.algos.lm.models.properties import check_trainable, count_parameters  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
+from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import accumulate  # noqa: E402
 from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
@@ -91,6 +92,7 @@ class TextUpdater:
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         env: the environment, of text.
         config: settings.
+        styled: gives the environment for this tokenizer, which may ask in another style.
 
     Raises:
         ConfigError: for the model ``"mlp"``, a temperature of 0, or an environment of control.
@@ -99,7 +101,14 @@ class TextUpdater:
 
     strategy = create_strategy("ppo")
 
-    def __init__(self, model: Any, tokenizer: Any, env: Any, config: PPOConfig):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        env: Any,
+        config: PPOConfig,
+        styled: Callable[[Any], Any] | None = None,
+    ):
         if not is_text(env):
             raise ConfigError(f"a language model writes text, and the actions of {env} are not")
         if isinstance(model, str) and model == "mlp":
@@ -112,11 +121,10 @@ class TextUpdater:
                 "temperature must be above 0 to train: greedy completions explore nothing"
             )
         model, tokenizer = resolve_model(model, tokenizer)
-        self.config = config
+        env = env if styled is None else styled(tokenizer)
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         check_trainable(model)
-        self.reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(
             model,
             tokenizer,
@@ -131,7 +139,10 @@ class TextUpdater:
             },
         )
         _warn_of_rate(model, config.learning_rate)
+        config, self.chosen = fit(config, model, env, self.policy)
+        self.config = config
         self._memory = MemoryWatch(model, config, env, self.policy)
+        self.reference = frozen_scores(model) if config.beta else None
         self._scorer = Scorer(model, config.gradient_checkpointing)
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()

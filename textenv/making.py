@@ -11,8 +11,9 @@ from textenv import tasks
 from textenv.conversation import DEFAULT_TURNS, Opening
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.rewards import Reward, RewardSpec
+from textenv.rewards.extract import ExtractSpec
 from textenv.tasks import Task
-from textenv.tasks.base import check_range
+from textenv.tasks.base import STYLES, check_range
 from textenv.tasks.dataset import Dataset, from_prompts
 from textenv.tasks.dataset_files import from_path
 from textenv.tools import Tool, Tools
@@ -27,6 +28,7 @@ def make_task(
     dataset: str | Path | None,
     split: str | None,
     task_kwargs: Mapping[str, Any] | None,
+    style: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> Task:
@@ -56,19 +58,22 @@ def make_task(
         if value is not None and not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
-    if task_kwargs and "split" in task_kwargs:
-        raise ConfigError("split is a separate argument and not a key of task_kwargs")
+    for name in ("split", "style"):
+        if task_kwargs and name in task_kwargs:
+            raise ConfigError(f"{name} is a separate argument and not a key of task_kwargs")
     if isinstance(task, Task):
-        if split is not None or task_kwargs:
+        if split is not None or style is not None or task_kwargs:
             raise ConfigError(
-                "split and task_kwargs need the name of a task, and task is a Task object"
+                "split, style and task_kwargs need the name of a task, and task is a Task object"
             )
         return task
+    if style not in (None, STYLES[0]) and (prompts is not None or dataset is not None):
+        raise ConfigError(f"own prompts are shown as they are and have no style, got {style!r}")
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:
         return from_path(dataset, split, columns, limit)
-    return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
+    return tasks.make(task or "arithmetic", style, split=split or "train", **(task_kwargs or {}))
 
 
 def make_opening(
@@ -104,9 +109,16 @@ def make_opening(
 
 
 def make_reward(
-    task: Task, reward_fn: RewardSpec | None, weights: Mapping[str, float] | None, **calling: Any
+    task: Task,
+    reward_fn: RewardSpec | None,
+    weights: Mapping[str, float] | None,
+    extract: ExtractSpec | None = None,
+    **calling: Any,
 ) -> Reward:
     """The reward of an environment of this task; ``calling`` are other settings of `Reward`.
+
+    Without a reward function a task's own verifier scores. Own prompts have none: if the user said
+    what to extract of a completion, that must equal the answer.
 
     Raises:
         ConfigError: if a task without a verifier has no reward function.
@@ -114,12 +126,12 @@ def make_reward(
     """
     own_examples = isinstance(task, Dataset)
     if reward_fn is None:
-        if own_examples:
+        if own_examples and extract is None:
             raise ConfigError(
                 "own prompts and datasets need a reward_fn: a function "
                 "fn(prompt, completion, example) or a name such as 'exact_match'"
             )
-        reward_fn = "correct"
+        reward_fn = "exact_match" if own_examples else "correct"
     reward = Reward(reward_fn, weights, has_verifier=not own_examples, **calling)
     if isinstance(task, Dataset):
         task.require(reward.requires, f"reward_fn={reward_fn!r}", reward.checks)

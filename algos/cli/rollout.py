@@ -13,6 +13,7 @@ from textenv.algos.cli.shared.text_envs import TextTask
 from textenv.algos.config import LARGEST_WIDTH, check_bounds, check_counts, check_integer
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
+from textenv.algos.episodes.style import style_for
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.storage.files import check_folder, save_rollout
 from textenv.algos.storage.source import describe_source, single_spaces
@@ -34,7 +35,7 @@ class Args:
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
     n_steps: int | None = None
     """Transitions of all environments in a rollout; for text at most so many, in whole groups;
-    unset: 2048 of control, 64 of text."""
+    unset: 2048 of control, 32 of text."""
     num_envs: int = 8
     """Parallel environments of control; for text copies are made as they are needed."""
     num_generations: int = 8
@@ -106,6 +107,8 @@ def _make_env(args: Args) -> Any:
     unset = "TextGen-v0" if args.text.given else "CartPole-v1"
     name = unset if args.env is None else args.env
     kwargs = args.text.env_kwargs()
+    if args.policy not in (None, "random"):
+        kwargs = style_for(name, kwargs, args.policy)
     try:
         return make_training_env(name, kwargs, args.num_envs)
     except TypeError as error:

@@ -12,7 +12,8 @@ from textenv.algos.cli.shared.escape import say
 from textenv.algos.cli.shared.text_envs import TextTask, make_split
 from textenv.algos.config import check_counts
 from textenv.errors import DataError
-from textenv.tasks import GeneratedTask, Task
+from textenv.rewards.extract import make_extractor
+from textenv.tasks import Example, GeneratedTask, Task
 from textenv.tasks.dataset import Dataset
 
 
@@ -41,28 +42,30 @@ def run(args: Args) -> int:
         say(f"{text.dataset}: the answers of all {checked} rows score full marks")
         return 0
     keys: dict[str, set[str]] = {}
+    name = text.task or "arithmetic"
+    has = tasks.styles(name) if text.style is None else (text.style,)
     for split in ("train", "test"):
         try:
-            task = _make_task(text, split)
+            made = [_make_task(text, style, split) for style in has]
         except DataError as error:  # a task of a file that has one split alone
             if split == "train":
                 raise
             say(f"{error}; the oracle's answers to its train examples score full marks")
             return 0
-        keys[split] = _check(task, args)
-    name = text.task or "arithmetic"
+        keys[split] = _check(made[0], args)
+        for task in made[1:]:  # the same problems in other words
+            _check(task, args)
     if both := keys["train"] & keys["test"]:
         raise DataError(f"{name}: {min(both)!r} is in the train and the test split")
     say(
         f"{name}: the oracle's answers to {args.examples} train and {args.examples} test "
-        "examples score full marks, and the splits share none of them"
+        f"examples score full marks in style {' and '.join(has)}, and the splits share none of them"
     )
     return 0
 
 
-def _make_task(text: TextTask, split: str) -> Task:
-    style = {} if text.style is None else {"style": text.style}
-    return tasks.make(text.task or "arithmetic", split=split, **text.task_kwargs, **style)
+def _make_task(text: TextTask, style: str, split: str) -> Task:
+    return tasks.make(text.task or "arithmetic", style, split=split, **text.task_kwargs)
 
 
 def _check(task: Task, args: Args) -> set[str]:
@@ -76,7 +79,7 @@ def _check(task: Task, args: Args) -> set[str]:
             answer = task.oracle(example)
         except NotImplementedError as error:
             raise DataError(str(error)) from error
-        score = task.score(example, answer)
+        score = _score(task, example, answer)
         if score != 1:
             raise DataError(
                 f"{task.name}: the oracle's answer {answer!r} to example {example_id} "
@@ -86,6 +89,12 @@ def _check(task: Task, args: Args) -> set[str]:
             task.split_key(example) if isinstance(task, GeneratedTask) else example["prompt"]
         )
     return problems
+
+
+def _score(task: Task, example: Example, completion: str) -> float | None:
+    """What an environment makes of a completion: the score of the answer in it."""
+    answer = completion if task.extract is None else make_extractor(task.extract)(completion)
+    return task.no_answer if answer is None else task.score(example, answer)
 
 
 def _check_dataset(text: TextTask) -> int:

@@ -27,6 +27,7 @@ def reward(
     verifies: bool = False,
     batch: bool = False,
     check: Check | None = None,
+    answer: bool = False,
 ) -> Callable[[RewardFunction], RewardFunction]: ...
 def reward(
     name: str | RewardFunction | None = None,
@@ -36,6 +37,7 @@ def reward(
     verifies: bool = False,
     batch: bool = False,
     check: Check | None = None,
+    answer: bool = False,
 ) -> Any:
     """Decorator that registers a reward function, so that ``reward_fn="its_name"`` finds it.
 
@@ -45,13 +47,18 @@ def reward(
         name: the name; by default the name of the function.
         requires: keys that every example must have; checked before the first episode.
         verifies: whether 1.0 means that the completion is correct; this sets
-            ``info["is_correct"]``.
+            ``info["is_correct"]``. If the function returns a dict, its component ``"correct"``
+            decides, whatever this is; without one, the component of the function's own name, or
+            else the sum of the components.
         batch: whether the function takes lists of prompts, completions and examples, and returns
             a list of rewards. A vector environment passes the completions of all its
             environments, a rollout those of one turn of all its episodes, and a single
             environment passes lists of one.
         check: says what is wrong with an example, or returns None. Every row of a dataset is
             checked before the first episode.
+        answer: whether the function scores the answer that ``extract=`` of an environment takes
+            out of a completion. A completion without an answer then scores 0, without a call.
+            Other functions get the whole completion as it was written.
 
     Raises:
         ConfigError: if another function is registered under the name.
@@ -67,6 +74,7 @@ def reward(
         function.verifies = verifies  # type: ignore[attr-defined]
         function.batch = batch  # type: ignore[attr-defined]
         function.check = check  # type: ignore[attr-defined]
+        function.answer = answer  # type: ignore[attr-defined]
         function.reward_name = key  # type: ignore[attr-defined]
         _registry[key] = function
         return function

@@ -43,6 +43,16 @@ def make(path: str, name: str, split: str = "train", **settings: Any) -> Task:
     return task
 
 
+def has_style(path: str, name: str) -> bool:
+    """Whether a task of a file has the setting ``style``, and so the styles plain and chat."""
+    found = load(path, name, "task")
+    if dataclasses.is_dataclass(found):
+        return any(field.name == "style" for field in dataclasses.fields(found))
+    if not callable(found) or (inspect.isclass(found) and not issubclass(found, Task)):
+        return False
+    return "style" in inspect.signature(found).parameters
+
+
 def describe(path: str, name: str) -> str:
     """The first line of the docstring of what a file calls by a name."""
     return (inspect.getdoc(load(path, name, "task")) or "").partition("\n")[0]

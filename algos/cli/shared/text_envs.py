@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from textenv.algos.cli.shared.escape import say
 from textenv.algos.episodes.environments import make_env
+from textenv.algos.episodes.style import style_for
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError
 from textenv.from_files import split_name
@@ -64,6 +65,18 @@ class TextTask:
     def given(self) -> bool:
         """Whether any of the options is set."""
         return self != TextTask()
+
+    def for_model(self, env_id: str, model: str, chat_template: bool | None = None) -> TextTask:
+        """The same options with the style that fits a model, unless one is set.
+
+        Args:
+            env_id: id of the environment.
+            model: name or folder of the model.
+            chat_template: whether prompts go through its chat template; None: if it has one.
+        """
+        given = {"task": self.task, "dataset": self.dataset, "style": self.style}
+        style = style_for(env_id, given, model, chat_template)["style"]
+        return self if style == self.style else replace(self, style=style)
 
     def env_kwargs(self) -> dict[str, Any]:
         """The arguments of ``gym.make``, for training.

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from textenv.algos.cli.shared.display import OfflineDisplay, Terminal
-from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
+from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
@@ -231,7 +231,7 @@ def _prepare(
     trainer: Any
     if isinstance(args, OfflineTextArgs):
         trainer = OfflineTextTrainer(rollouts, args.model, args.offline, on_step=on_step)
-        return trainer, text_judge(trainer, env, args.eval_examples)
+        return trainer, TextJudge(trainer, env, args.eval_examples, console=console)
     if isinstance(args, OfflineControlArgs):
         trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step)
     else:

@@ -83,8 +83,8 @@ def test_fewer_than_a_group():
 
 def test_a_size_that_is_not_given_is_small_for_text_and_whole_groups():
     policy = Echo(batched=True)
-    assert len(RolloutRunner(make_env(prompts=SUMS), policy).collect()) == 64
-    for size, turns, expected in ((8, 1, 64), (50, 1, 50), (100, 1, 100), (8, 20, 160)):
+    assert len(RolloutRunner(make_env(prompts=SUMS), policy).collect()) == 32
+    for size, turns, expected in ((8, 1, 32), (50, 1, 50), (100, 1, 100), (8, 20, 160)):
         env = gym.make("TextGen-v0", task="guess_number", task_kwargs={"max_turns": turns})
         runner = RolloutRunner(env, policy, create_strategy("grpo", num_generations=size))
         assert runner.num_groups * size * turns == expected

@@ -243,6 +243,30 @@ def test_gsm8k_is_known(tmp_path, name, write):
     assert sorted(ids[0] + ids[1]) == list(range(30)) and ids[1]
 
 
+def test_gsm8k_as_a_user_plays_it(tmp_path):
+    write_jsonl(tmp_path / "gsm.jsonl", GSM8K)
+    made = {
+        "dataset": str(tmp_path / "gsm.jsonl"),
+        "columns": {"question": "prompt", "answer": "answer"},
+        "system_prompt": "Think, then answer.",
+        "extract": "after:####",
+    }
+    env = gym.make("textenv:TextGen-v0", **made)  # what is extracted must equal the answer
+    for i, row in enumerate(GSM8K):
+        asked = [
+            {"role": "system", "content": "Think, then answer."},
+            {"role": "user", "content": row["question"]},
+        ]
+        for said, reward in ((row["answer"], 1.0), (row["answer"] + "0", 0.0), ("no", 0.0)):
+            _, info = env.reset(options={"example_id": i})
+            assert info["messages"] == asked
+            assert env.step(said)[1] == reward
+    with pytest.raises(DataError, match=r"key 'answer' is missing.*exact_match"):
+        gym.make("TextGen-v0", prompts=["a"], extract="after:####")
+    with pytest.raises(ConfigError, match="need a reward_fn"):
+        gym.make("TextGen-v0", dataset=made["dataset"])
+
+
 @pytest.mark.parametrize(("name", "write"), WRITERS)
 def test_columns_have_the_names_that_are_given(tmp_path, name, write):
     write(tmp_path / name, [{"q": row["prompt"], "gold": row["answer"], "id": "x"} for row in ROWS])

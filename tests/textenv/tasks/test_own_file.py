@@ -54,6 +54,17 @@ double, three, rows = Double(most=5), Three(), Dataset([{"prompt": f"{i}"} for i
 
 def seven():
     return 7
+
+@dataclass(frozen=True)
+class Triple(Double):
+    name = "triple"
+    style: str = "plain"
+    chat_extract = "last_number"
+
+    def chat_prompt(self, example):
+        return "In words: " + example["prompt"]
+
+stylish = Triple()
 '''
 
 
@@ -96,6 +107,17 @@ def test_a_task_without_splits_has_train_examples_alone(at):
         with pytest.raises(DataError, match=f"{name}' takes no split, so it has no test examples"):
             tasks.make(at(name), split="test")
     assert tasks.make(at("Three"), factor=4).example(2)["answer"] == 8
+
+
+def test_a_task_of_a_file_may_have_styles(at):
+    for name in ("Triple", "stylish"):
+        assert tasks.styles(at(name)) == ("plain", "chat")
+        plain, chat = (tasks.make(at(name), style) for style in ("plain", "chat"))
+        assert chat.example(5)["prompt"] == "In words: " + plain.example(5)["prompt"]
+    for name in ("Double", "double", "three", "Three", "seven"):
+        assert tasks.styles(at(name)) == ("plain",)
+    with pytest.raises(ConfigError, match="has no style 'chat'"):
+        tasks.make(at("Double"), "chat")
 
 
 def test_rows_are_split_as_those_of_a_dataset(at):
