@@ -210,6 +210,7 @@ class PPOTrainer:
             defaults if it has none.
         env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        adapters: on text, a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called after each update with the metrics and the rollout.
         export_to: a folder that each rollout is written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
@@ -241,13 +242,14 @@ class PPOTrainer:
         *,
         env_kwargs: dict[str, Any] | None = None,
         tokenizer: Any = None,
+        adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
-        self._updater = self._make_updater(model, tokenizer)
+        self._updater = self._make_updater(model, tokenizer, adapters)
         self.policy = self._updater.policy
         self._runner = RolloutRunner(
             self.env, self.policy, self._updater.strategy, config.n_steps, config.seed
@@ -260,11 +262,11 @@ class PPOTrainer:
         self._updates = 0
         self._before = 0, 0  # transitions and optimizer steps before the present training
 
-    def _make_updater(self, model: Any, tokenizer: Any) -> Updater:
+    def _make_updater(self, model: Any, tokenizer: Any, adapters: str | Path | None) -> Updater:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
 
-            return TextUpdater(model, tokenizer, self.env, self.config)
+            return TextUpdater(model, tokenizer, self.env, self.config, adapters)
         from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 
@@ -332,6 +334,17 @@ class PPOTrainer:
         a language model.
         """
         self._updater.save(folder)
+
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """On text, write the adapters alone, without the critic; see `GRPOTrainer.save_adapters`.
+
+        Raises:
+            ConfigError: on control, or if the model has no adapters.
+        """
+        save = getattr(self._updater, "save_adapters", None)
+        if save is None:
+            raise ConfigError("a policy of control has no adapters: save it with save()")
+        save(folder, peft)
 
     def close(self) -> None:
         """Close the environments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import gymnasium as gym
@@ -25,6 +26,8 @@ class Args:
 
     model: str = "tiny-lm"
     """Text: tiny-lm, a folder, or a name on the Hugging Face hub; control: a policy's folder."""
+    adapters: Path | None = None
+    """Text: a folder of adapters that were trained on the model."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
@@ -65,7 +68,7 @@ def run(args: Args) -> int:
         "stop": args.stop,
         "seed": args.seed,
     }
-    policy = create_policy(*load_model(args.model), params)
+    policy = create_policy(*load_model(args.model, args.adapters), params)
     for name, deterministic in (("greedy", True), ("sampled", False)):
         result = evaluate(policy, env, args.examples, deterministic)
         accuracy = "-" if result.accuracy is None else f"{result.accuracy:.3f}"

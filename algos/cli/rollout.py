@@ -29,6 +29,8 @@ class Args:
     policy: str | None = None
     """random; for control the folder of a trained policy, for text a model (tiny-lm, a folder,
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
+    adapters: Path | None = None
+    """Text: a folder of adapters that were trained on the policy's model."""
     n_steps: int = 2048
     """Transitions of all environments in a rollout; for text at most so many, in whole groups."""
     num_envs: int = 8
@@ -115,4 +117,5 @@ def _text_policy(args: Args, env: Any) -> Any:
     from textenv.algos.lm.generation.policy import create_policy
     from textenv.algos.lm.models.loading import load_model
 
-    return create_policy(*load_model(args.policy or "tiny-lm"), {"seed": args.seed})
+    model, tokenizer = load_model(args.policy or "tiny-lm", args.adapters)
+    return create_policy(model, tokenizer, {"seed": args.seed})

@@ -43,6 +43,8 @@ class GRPOArgs:
     """The algorithm: grpo or ppo."""
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
+    adapters: Path | None = None
+    """A folder of adapters, trained on the model, to go on from."""
     env: str = "TextGen-v0"
     """Id of a text environment."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
@@ -69,6 +71,8 @@ class PPOArgs:
     model: str | None = None
     """On control mlp, or the folder of a saved policy to train further; on text tiny-lm, a folder,
     or a hub name. Unset: mlp or tiny-lm."""
+    adapters: Path | None = None
+    """Text: a folder of adapters, trained on the model, to go on from."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     size: Literal["fast", "standard", "stable"] | None = None
@@ -199,6 +203,8 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
         judge = text_judge(trainer, test_env, args.eval_examples)
         axes = ("time/iterations", "reward")
         return _Training(args.text.name, model, trainer, judge, shown, axes)
+    if args.adapters is not None:
+        raise ConfigError(f"--adapters is for language models, and {args.env} is control")
     if args.text.given:
         raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
     display = ControlDisplay(config.total_timesteps)
@@ -224,13 +230,17 @@ def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, A
         display.on_step(metrics, rollout)
 
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
-    return {"on_step": on_step} | (export if args.rollouts_every else {})
+    given = {"on_step": on_step, "adapters": args.adapters}
+    return given | (export if args.rollouts_every else {})
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
     text = table.get("text")
-    places = [(table, ("out", "config")), (text if isinstance(text, dict) else {}, ("dataset",))]
+    places = [
+        (table, ("out", "config", "adapters")),
+        (text if isinstance(text, dict) else {}, ("dataset",)),
+    ]
     for place, keys in places:
         for key in keys:
             if isinstance(place.get(key), str):

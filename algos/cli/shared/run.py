@@ -13,6 +13,7 @@ from rich.console import Console
 
 from textenv.algos.cli.shared.judging import Judge, Judgement, say_judgement
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.lm.models.card import add_results
 from textenv.algos.runtime.versions import versions
 
 State = Literal["finished", "interrupted", "failed"]
@@ -102,6 +103,7 @@ class TrainingRun:
         if state != "failed":
             self.trainer.save(self.folder.model)
             after = self.judge()
+            add_results(self.folder.model, {"before": before, "after": after})
         elif self.trainer.history:
             self._save_what_was_learnt()
         self.folder.write_summary(
