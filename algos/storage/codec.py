@@ -45,6 +45,8 @@ _IN_JSON: dict[str, set[type]] = {
     "f": {int, float},
     "U": {str},
 }
+# Python has a limit too, which depends on its version.
+_TOO_DEEP = f"lists and objects are nested deeper than {MOST_LEVELS} levels"
 _MOST_EMPTY = 2**16  # rows of an array that has no items
 _DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|[<>](U\d{1,9}|[iuf][1248])")
 
@@ -284,7 +286,9 @@ def encode(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float):
         return _float(value)
-    inner = _deeper(depth)
+    if depth >= MOST_LEVELS:
+        raise ValueError(_TOO_DEEP)
+    inner = depth + 1
     if isinstance(value, dict):
         _check_keys(value)
         row = {key: encode(item, inner) for key, item in value.items()}
@@ -304,7 +308,9 @@ def decode(value: Any, depth: int = 0) -> Any:
     """
     if not isinstance(value, (list, dict)):
         return _float(value) if isinstance(value, float) else value  # 1e999 is JSON
-    inner = _deeper(depth)
+    if depth >= MOST_LEVELS:
+        raise ValueError(_TOO_DEEP)
+    inner = depth + 1
     if isinstance(value, list):
         return [decode(item, inner) for item in value]
     keys = value.keys()
@@ -319,13 +325,6 @@ def decode(value: Any, depth: int = 0) -> Any:
     if keys == {_DICT}:
         value = value[_DICT]
     return {key: decode(item, inner) for key, item in value.items()}
-
-
-def _deeper(depth: int) -> int:
-    """One level more; Python's own limit depends on its version."""
-    if depth >= MOST_LEVELS:
-        raise ValueError(f"lists and objects are nested deeper than {MOST_LEVELS} levels")
-    return depth + 1
 
 
 def _decode_array(data: Any, name: Any, shape: Any) -> np.ndarray:

@@ -5,19 +5,23 @@ A task gives examples by id and scores completions. If it can, it also computes 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import random
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from textenv.errors import ConfigError
 from textenv.tasks.example_random import ExampleRandom, mix
 
 Example = dict[str, Any]
-"""One problem. It always has a ``prompt``; ``answer`` and other keys depend on the task."""
+"""One problem. It always has a text ``prompt``; ``answer`` and other keys depend on the task.
+
+If it has ``messages``, its episode is a conversation that begins with them.
+"""
 
 SPLITS = ("train", "test")
 MOST_LISTED = 20_000  # a task with at most so many problems in both splits lists all of them
@@ -45,6 +49,10 @@ class Turn(NamedTuple):
 
 class Episode(ABC):
     """The state of one example while it is played, for a task of several turns."""
+
+    pending: bool = False
+    """Whether the last action only asked for something, as a call of a tool does, and is no answer:
+    no reward function sees it."""
 
     @abstractmethod
     def step(self, action: str) -> Turn:
@@ -82,6 +90,19 @@ class Task(ABC):
     """Seconds that one call of the verifier may take, if it can be cut off; else None."""
     levels: range | None = None
     """Levels of difficulty, easy ones first; None if the task has no levels."""
+
+    @property
+    def tools(self) -> Sequence[Callable[..., Any]]:
+        """Functions that the policy may call; they run in this process, without a limit of time."""
+        return ()
+
+    def with_max_turns(self, turns: int) -> Task:
+        """The same task with another number of actions in an episode."""
+        if turns == self.max_turns:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "max_turns", turns)  # a task may be a frozen dataclass
+        return other
 
     @property
     def level(self) -> int | None:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from textenv.algos import evaluation
 from textenv.algos.cli import main
+from textenv.algos.evaluation import measure
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def test_the_same_rows_are_held_back_as_in_training(problems, tmp_path, capsys):
 
 def test_stop_strings_end_the_answers(problems, capsys, monkeypatch):
     seen = []
-    play = evaluation.RolloutRunner.play
+    play = measure.RolloutRunner.play
 
     def watched(self, *args):
         rollout = play(self, *args)
         seen.extend(t.actions[0] for t in rollout.trajectories)
         return rollout
 
-    monkeypatch.setattr(evaluation.RolloutRunner, "play", watched)
+    monkeypatch.setattr(measure.RolloutRunner, "play", watched)
     argv = ["eval", "--dataset", str(problems), "--reward", "exact_match", "--split", "all"]
     assert main([*argv, "--stop", *"0123456789"]) == 0
     assert set(seen) == {""}

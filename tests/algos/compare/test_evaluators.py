@@ -7,8 +7,8 @@ from gymnasium import spaces
 
 from tests.algos.compare.shared import cartpole
 from tests.algos.control_envs import Bandit, Steps
-from textenv.algos import evaluation
 from textenv.algos.compare.evaluators import EpisodeEvaluator
+from textenv.algos.evaluation import measure
 from textenv.algos.evaluation.measure import episode_returns
 from textenv.errors import ConfigError
 
@@ -78,7 +78,7 @@ def test_one_environment_for_all_episodes_is_refused():
 
 
 def test_an_episode_without_end_is_given_up(monkeypatch):
-    monkeypatch.setattr(evaluation, "MOST_STEPS", 7)
+    monkeypatch.setattr(measure, "MOST_STEPS", 7)
     policy = lambda observation, deterministic=False: (0, {})  # noqa: E731
     lengths = iter([7, 8])
     assert EpisodeEvaluator(lambda: Steps(next(lengths)), [(0, None)])(policy) == [7]

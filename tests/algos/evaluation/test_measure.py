@@ -6,7 +6,7 @@ import pytest
 
 from tests.algos.control_envs import Steps
 from textenv import TextGenerationEnv
-from textenv.algos import evaluation
+from textenv.algos.evaluation import measure
 from textenv.algos.evaluation.measure import Evaluation, episode_returns, evaluate, evaluation_ids
 from textenv.errors import ConfigError, RewardError
 
@@ -116,7 +116,7 @@ def test_no_episodes_have_no_return():
 
 def test_an_episode_without_end_is_given_up(monkeypatch):
     """The message names the remedies; a TimeLimit above the cap is believed."""
-    monkeypatch.setattr(evaluation, "MOST_STEPS", 20)
+    monkeypatch.setattr(measure, "MOST_STEPS", 20)
     policy = lambda observation, deterministic: (0, {})  # noqa: E731
     assert episode_returns(policy, Steps(20), 2).tolist() == [20, 20]
     with pytest.raises(ConfigError) as caught:

@@ -6,7 +6,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.algos.shared import random_batch
-from textenv.algos import grpo
+from textenv.algos import GRPOConfig, grpo, grpo_trainer
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.rollouts.shared_gradient import SharedGradient
 from textenv.algos.rollouts.worker_runner import WorkerRunner
@@ -27,13 +27,13 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
     policy = create_policy(model, tokenizer, {"max_tokens": 4})
     strategy = create_strategy("grpo", num_generations=2)
     runner = RolloutRunner(make_env("TextGen-v0"), policy, strategy, 4)
-    config = grpo.GRPOConfig(max_completion_length=4)
+    config = GRPOConfig(max_completion_length=4)
     workers = WorkerRunner(
         runner,
         partial(make_env, "TextGen-v0"),
-        partial(grpo._make_policy, str(folder), config),
+        partial(grpo_trainer._make_policy, str(folder), config),
         2,
-        partial(grpo._make_gradient, config),
+        partial(grpo_trainer._make_gradient, config),
     )
     batch = random_batch([3, 9, 5, 2, 8, 8, 1], [0, 0, 0, 1, 1, 2, 2], [4, 6, 2])
     advantages = np.random.default_rng(1).normal(size=7).astype(np.float32)

@@ -182,7 +182,7 @@ def test_a_deep_info_is_written_as_text(tmp_path):
     Buffer([trajectory]).save(tmp_path / "s.json")
     info = load_rollout(tmp_path / "s.json").trajectories[0].infos[0]
     text = json.dumps(info)
-    assert text.count("[") == 97 + 1 and "<[]>" in text
+    assert text.count("[") == 98 + 1 and "<[]>" in text
 
 
 def test_an_infinity_by_another_name_is_refused(tmp_path):
