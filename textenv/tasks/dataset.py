@@ -218,7 +218,11 @@ def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
         DataError: for a line that is not a JSON object, or bytes that are not UTF-8; names the file
             and the line, counted from 1. A byte-order mark of UTF-8 is read over.
     """
-    path = Path(path)
+    return Dataset(jsonl_rows(Path(path)), name=str(path), split=split, first_row=1)
+
+
+def jsonl_rows(path: Path) -> list[Any]:
+    """What the lines of a JSON Lines file hold; `from_jsonl` says what is refused."""
     if not path.is_file():
         raise MissingFileError(f"dataset {path} is not a file")
     data = read_utf8(path)
@@ -231,4 +235,4 @@ def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
             raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
         except (ValueError, RecursionError) as error:  # also for too many digits or levels
             raise DataError(f"{path}, row {number}: not JSON: {error}") from error
-    return Dataset(rows, name=str(path), split=split, first_row=1)
+    return rows

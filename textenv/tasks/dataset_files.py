@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
-from textenv.tasks.dataset import Dataset, from_jsonl, read_utf8
+from textenv.tasks.dataset import Dataset, jsonl_rows, read_utf8
 
 # What was read and is in use, by path, split of a folder, and the state of the file.
 _loaded: WeakValueDictionary[Any, Dataset] = WeakValueDictionary()
@@ -39,18 +39,20 @@ def from_path(path: str | Path, split: str | None = None) -> Dataset:
     key = os.path.abspath(path), str(path), named, state and (state.st_mtime_ns, state.st_size)
     whole = _loaded.get(key)
     if whole is None:
-        whole = _from_folder(path, named) if path.is_dir() else _from_file(path)
+        whole = Dataset(rows_of(path, named), name=str(path), first_row=1)
         _loaded[key] = whole
     return whole if split is None else whole.in_split(split)
 
 
-def _from_file(path: Path) -> Dataset:
-    read = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
-    if read is None:
-        return from_jsonl(path)
+def rows_of(path: str | Path, split: str | None = None) -> list[Any]:
+    """The rows of a file or folder as they are written; `from_path` says what is refused."""
+    path = Path(path)
+    if path.is_dir():
+        return _folder_rows(path, split)
+    read = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower(), jsonl_rows)
     if not path.is_file():
         raise MissingFileError(f"dataset {path} is not a file")
-    return Dataset(read(path), name=str(path), first_row=1)
+    return read(path)
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: not Parquet: {error}") from error
 
 
-def _from_folder(path: Path, split: str | None) -> Dataset:
+def _folder_rows(path: Path, split: str | None) -> list[dict[str, Any]]:
     if not (path / "state.json").is_file() and not (path / "dataset_dict.json").is_file():
         raise DataError(
             f"{path}: a folder, but not a Hugging Face dataset saved with save_to_disk "
@@ -112,9 +114,8 @@ def _from_folder(path: Path, split: str | None) -> Dataset:
                     "name one, or give the folder of one as the dataset"
                 )
             loaded = loaded[split]
-        rows = loaded.to_list()
+        return loaded.to_list()
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise DataError(f"{path}: not a Hugging Face dataset: {error}") from error
-    return Dataset(rows, name=str(path), first_row=1)

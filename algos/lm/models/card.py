@@ -19,6 +19,7 @@ CARD = "README.md"
 
 _MARK = "<!-- Written by textenv. A page without this line is never replaced. -->"
 _RESULTS = "<!-- results -->"
+_FIGURES = ("accuracy", "reward", "loss")  # of each kind the first that there is
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _LARGEST = 1_000_000  # characters of a page that is looked at
 
@@ -142,15 +143,16 @@ def _table(results: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     kinds = list(dict.fromkeys(kind for figures in found.values() for kind in figures))
-    known = [figures[kind] for figures in found.values() for kind in kinds if kind in figures]
-    name = "reward" if any(each.get("accuracy") is None for each in known) else "accuracy"
-    rows = [
-        f"| {kind} | {' | '.join(_figure(found[w].get(kind, {}).get(name)) for w in found)} |"
-        for kind in kinds
-    ]
-    examples = known[0].get("examples")
+    rows, examples = [], 0
+    for kind in kinds:
+        known = [figures[kind] for figures in found.values() if kind in figures]
+        names = [n for n in _FIGURES if any(each.get(n) is not None for each in known)]
+        if names:
+            cells = (_figure(figures.get(kind, {}).get(names[0])) for figures in found.values())
+            rows.append(f"| {names[0]}, {kind.replace('_', ' ')} | {' | '.join(cells)} |")
+            examples = max(examples, *(each.get("examples") or 0 for each in known))
     return [
-        f"| {name} | {' | '.join(found)} |",
+        f"| | {' | '.join(found)} |",
         f"|---|{'---|' * len(found)}",
         *rows,
         "",

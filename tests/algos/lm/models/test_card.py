@@ -91,10 +91,10 @@ def test_results_become_a_table(tmp_path):
     (tmp_path / CARD).write_text(ModelCard("GRPO", "a/b", "t", "x", {}, 1).text())
     add_results(tmp_path, RESULTS)
     text = (tmp_path / CARD).read_text()
-    table = ["| accuracy | before | after |", "|---|---|---|", "| greedy | 0.250 | 0.955 |"]
-    assert "\n".join([*table, "| sampled | 0.200 | 0.900 |"]) in text
+    table = ["| | before | after |", "|---|---|---|", "| accuracy, greedy | 0.250 | 0.955 |"]
+    assert "\n".join([*table, "| accuracy, sampled | 0.200 | 0.900 |"]) in text
     assert "Measured on 300 held-out examples." in text
-    assert text.index("| greedy") < text.index("## Training")
+    assert text.index("greedy") < text.index("## Training")
 
 
 @pytest.mark.parametrize("results", [{}, {"before": None, "after": None}])
@@ -109,7 +109,14 @@ def test_a_task_without_right_answers_shows_rewards(tmp_path):
     (tmp_path / CARD).write_text(ModelCard("GRPO", "a/b", "t", "x").text())
     figures = {"greedy": {"accuracy": None, "reward": 1.5, "examples": 2}}
     add_results(tmp_path, {"before": None, "after": figures})
-    assert "| reward | after |\n|---|---|\n| greedy | 1.500 |" in (tmp_path / CARD).read_text()
+    assert "| | after |\n|---|---|\n| reward, greedy | 1.500 |" in (tmp_path / CARD).read_text()
+
+
+def test_a_loss_is_shown_where_nothing_is_scored(tmp_path):
+    (tmp_path / CARD).write_text(ModelCard("SFT", "a/b", None, "x").text())
+    figures = {"held_out": {"loss": 0.51234, "rows": 7}}
+    add_results(tmp_path, {"before": figures, "after": {"held_out": {"loss": 0.25, "rows": 7}}})
+    assert "| loss, held out | 0.512 | 0.250 |" in (tmp_path / CARD).read_text()
 
 
 @pytest.fixture

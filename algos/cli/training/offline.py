@@ -145,6 +145,11 @@ def _choose_kind(method: str | None, algo: str | None, rollouts: list[Buffer]) -
             raise ConfigError(f"--method {method} is for {data}, and these rollouts are not")
     if algo == "ppo":
         return OneUpdateArgs
+    if algo == "sft":
+        raise ConfigError(
+            "--algo sft trains on the answers of a --dataset; on the right ones of rollouts, "
+            "--from-rollouts trains with --method rft, and without --algo"
+        )
     if algo is not None:
         raise ConfigError(
             f"--algo {algo} collects its own rollouts; --from-rollouts trains offline, with "
