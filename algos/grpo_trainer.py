@@ -10,6 +10,7 @@ from typing import Any
 
 from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.style import style_for
 from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -50,7 +51,8 @@ class GRPOTrainer:
         model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
         env: an environment id, an environment, or a function that makes one.
         config: settings; the defaults if None.
-        env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
+        env_kwargs: arguments of ``gym.make``, if ``env`` is an id. If they name no ``style``, it is
+            ``"chat"`` for a task that has it and a tokenizer with a chat template.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called after each optimizer step with the metrics and the rollout, which may be
@@ -100,6 +102,9 @@ class GRPOTrainer:
             )
         named = isinstance(model, (str, Path))
         model, tokenizer = resolve_model(model, tokenizer, adapters)
+        styled = style_for(env, env_kwargs, tokenizer, config.chat_template)
+        if styled != (env_kwargs or {}):
+            env_kwargs, self.env = styled, make_env(env, styled)
         if config.num_workers and not named:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer

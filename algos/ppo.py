@@ -27,6 +27,7 @@ import numpy as np
 
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.style import style_for
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.ppo_config import PPOConfig, preset
@@ -208,7 +209,8 @@ class PPOTrainer:
         env: an environment id, an environment, or a function that makes one.
         config: settings; None takes the environment's preset (`textenv.algos.ppo_config`), or the
             defaults if it has none.
-        env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
+        env_kwargs: arguments of ``gym.make``, if ``env`` is an id. If they name no ``style``, it is
+            ``"chat"`` for a task that has it and a tokenizer with a chat template.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         adapters: on text, a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called after each update with the metrics and the rollout.
@@ -249,7 +251,7 @@ class PPOTrainer:
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
-        self._updater = self._make_updater(model, tokenizer, adapters)
+        self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
         self.policy = self._updater.policy
         self._runner = RolloutRunner(
             self.env, self.policy, self._updater.strategy, config.n_steps, config.seed
@@ -262,11 +264,24 @@ class PPOTrainer:
         self._updates = 0
         self._before = 0, 0  # transitions and optimizer steps before the present training
 
-    def _make_updater(self, model: Any, tokenizer: Any, adapters: str | Path | None) -> Updater:
+    def _make_updater(
+        self,
+        model: Any,
+        tokenizer: Any,
+        adapters: str | Path | None,
+        env: Any,
+        env_kwargs: dict[str, Any] | None,
+    ) -> Updater:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
 
-            return TextUpdater(model, tokenizer, self.env, self.config, adapters)
+            def styled(tokenizer: Any) -> Any:
+                kwargs = style_for(env, env_kwargs, tokenizer, self.config.chat_template)
+                if kwargs != (env_kwargs or {}):
+                    self.env = make_training_env(env, kwargs, self.config.num_envs)
+                return self.env
+
+            return TextUpdater(model, tokenizer, self.env, self.config, adapters, styled)
         from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 

@@ -24,7 +24,7 @@ Shapes: N trajectories, T tokens of the longest, D hidden size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class TextUpdater:
         env: the environment, of text.
         config: settings.
         adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
+        styled: gives the environment for this tokenizer, which may ask in another style.
 
     Raises:
         ConfigError: for the model ``"mlp"``, a temperature of 0, or an environment of control.
@@ -113,6 +114,7 @@ class TextUpdater:
         env: Any,
         config: PPOConfig,
         adapters: str | Path | None = None,
+        styled: Callable[[Any], Any] | None = None,
     ):
         if not is_text(env):
             raise ConfigError(f"a language model writes text, and the actions of {env} are not")
@@ -126,6 +128,7 @@ class TextUpdater:
                 "temperature must be above 0 to train: greedy completions explore nothing"
             )
         model, tokenizer = resolve_model(model, tokenizer, adapters)
+        env = env if styled is None else styled(tokenizer)
         self.config, self._task = config, task_name(env)
         adapt(model, config)
         check_trainable(model)

@@ -86,7 +86,12 @@ class Conversation(Episode):
         tools: the tools; None for none.
         most_turns: actions in the episode. A call in the last of them is not made.
         score: the score of an action that calls a tool and is the last one.
+
+    Attributes:
+        called: whether the last action called tools, which is no answer.
     """
+
+    called = False
 
     def __init__(
         self,
@@ -106,10 +111,15 @@ class Conversation(Episode):
 
     def step(self, action: str) -> Turn:
         """Run the tools that an answer calls; an answer without a call goes to the task."""
+        return self.play(action, action)
+
+    def play(self, action: str, read: str | None) -> Turn:
+        """As `step`; what the task reads of an answer is not the whole of it."""
         calls = self._tools.read(action) if self._tools else []
         self._left -= 1
         last = self._left < 1
-        self.pending = bool(calls) and not last
+        self.called = bool(calls)
+        self.pending = self.called and not last
         if calls:
             ids = [f"call{self._ids + i:05d}" for i in range(len(calls))]
             self._ids += len(calls)
@@ -119,7 +129,7 @@ class Conversation(Episode):
             self._count(calls, results)
             score, over = self._score, False
         else:
-            said, score, over = self._episode.step(action)
+            said, score, over = self._episode.play(action, read)
             self._messages.append({"role": "assistant", "content": action})
             said = said.strip()
             new = [{"role": "user", "content": said}] if said or not (over or last) else []

@@ -15,7 +15,8 @@ from textenv.conversation import Conversation
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.making import changed, make_opening, make_reward, make_task
 from textenv.resets import draw_ids, named
-from textenv.rewards import NOTHING_BEGUN, Begun, RewardSpec
+from textenv.rewards import NOTHING_BEGUN, Answers, Begun, RewardSpec
+from textenv.rewards.extract import ExtractSpec, make_extractor
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.tools import Tool
@@ -56,7 +57,8 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     ## Information
     ``reset`` gives ``task``, ``example_id`` and ``prompt``, and ``level`` if one was given.
-    ``step`` gives ``completion`` and ``rewards``, and ``scored``, which is False, if every reward
+    ``step`` gives ``completion`` and ``rewards``, with an extractor also ``answer`` (None if there
+    is none), and ``scored``, which is False, if every reward
     function abstained. At the end of an episode it also gives
     ``is_correct``, if a verifier can tell. In tasks of several turns both give ``turn``.
 
@@ -81,6 +83,11 @@ class TextGenerationEnv(gym.Env[str, str]):
         split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
             rows of ``prompts`` or a dataset.
         task_kwargs: difficulty settings of the task.
+        style: ``"chat"`` asks in words, if the task can, and says how to answer; ``"plain"`` is
+            the default of the tasks here.
+        extract: takes the answer out of a completion, after its ``<think>...</think>``: the name
+            of an extractor (see `textenv.rewards.extract`), or a function of the text. None is the
+            task's default, which for most tasks is to read completions as they are.
         reward_weights: weight of each reward component by name; 1 if it is not named.
         reward_timeout: seconds after which a reward function is cut off. It applies to async
             functions and, with ``reward_process``, to all others. Verifiers that use the parser of
@@ -124,6 +131,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         dataset: str | Path | None = None,
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
+        style: str | None = None,
+        extract: ExtractSpec | None = None,
         reward_weights: Mapping[str, float] | None = None,
         reward_timeout: float | None = None,
         reward_process: bool = False,
@@ -137,14 +146,13 @@ class TextGenerationEnv(gym.Env[str, str]):
         render_mode: str | None = None,
     ):
         given = dict(locals())
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
-        made = make_task(prompts, examples, task, dataset, split, task_kwargs)
+        _check(max_tokens, tokenizer, render_mode)
+        made = make_task(prompts, examples, task, dataset, split, task_kwargs, style)
         self.task, self._opening = make_opening(
             made, system_prompt, few_shot, tools, max_turns, tool_timeout
         )
+        spec = self.task.extract if extract is None else extract
+        self.extractor = None if spec is None else make_extractor(spec)
         self.example: Example | None = None
         self.max_tokens = max_tokens
         self.tokenizer = tokenizer
@@ -164,14 +172,11 @@ class TextGenerationEnv(gym.Env[str, str]):
         if reward_timeout not in (None, self.task.verifier_timeout):
             self.task = self.task.with_timeout(float(reward_timeout))
         self._begun: tuple[str, dict[str, Any]] | None = None
+        self._latest: tuple[str, tuple[str | None, str | None]] | None = None
         self._episode: Episode = NOTHING
         self._talk: Conversation | None = None  # the episode, if it is a conversation
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
-        if isinstance(tokenizer, str) or (
-            tokenizer is not None and not callable(getattr(tokenizer, "encode", None))
-        ):
-            raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
         if type(self) is not TextGenerationEnv:
             return  # a subclass may take other arguments
         # gym.make sets its own spec. With this one, gym.make can also copy an environment that
@@ -242,19 +247,34 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise InvalidAction(why_invalid(action))
         if cut is None:
             cut = self.tokenizer is not None and self.is_cut(action)
-        said, score, over = self._episode.step(action)
-        before = self._transcript
+        answers: Answers | None = None
+        if self.extractor is None:
+            said, score, over = self._episode.step(action)
+        else:
+            read, answer = self._read(action)
+            said, score, over = self._episode.play(action, read)
+            answers = (None if self._talk is not None and self._talk.called else answer,)
+        before, example = self._transcript, self.example
         begun = self._let_go(unless=action)
         if self._episode.pending:
             reward, components, correct = 0.0, {}, None
         else:
-            reward, components, correct = self.reward(before, action, self.example, score, begun)  # type: ignore[arg-type]
+            reward, components, correct = self.reward(
+                before,
+                action,
+                example,
+                score,
+                begun,
+                answers,  # type: ignore[arg-type]
+            )
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns
         terminated = over and not cut
         truncated = not terminated and (cut or self._turns >= most_turns)
         info: dict[str, Any] = {"completion": action, "rewards": components}
+        if answers is not None:
+            info["answer"] = answers[0]
         if math.isnan(reward):  # every function abstained
             reward, info["scored"] = 0.0, False
         if most_turns > 1:
@@ -285,12 +305,19 @@ class TextGenerationEnv(gym.Env[str, str]):
         """
         if self._takes(action) and (self._begun is None or self._begun[0] != action):
             self._let_go()
-            begun = self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
+            answers = None if self.extractor is None else self._read(action)[1:]
+            begun = self.reward.begin(self._transcript, action, self.example, answers)  # type: ignore[arg-type]
             self._begun = action, dict(begun)
 
     def __getstate__(self) -> dict[str, Any]:
         # Calls in progress stay with this environment; a copy calls its functions itself.
         return {**self.__dict__, "_begun": None}
+
+    def _read(self, action: str) -> tuple[str | None, str | None]:
+        """What the task reads of an action, and the answer in it; once for each action."""
+        if self._latest is None or self._latest[0] != action:
+            self._latest = action, self.extractor.read(action, self.task.is_answer)  # type: ignore
+        return self._latest[1]
 
     def _takes(self, action: str) -> bool:
         """Whether `step` would accept this action now, and score it."""
@@ -324,7 +351,7 @@ class TextGenerationEnv(gym.Env[str, str]):
     @property
     def copy_kwargs(self) -> dict[str, Any]:
         """Changes to the spec's kwargs with which a copy shares this environment's task object."""
-        own = ("prompts", "examples", "dataset", "split", "task_kwargs")
+        own = ("prompts", "examples", "dataset", "split", "task_kwargs", "style")
         return {**dict.fromkeys(own), "task": self.task}
 
     def render(self) -> str | None:
@@ -350,10 +377,24 @@ def prescore_together(envs: Sequence[TextGenerationEnv], actions: Sequence[str])
     rows = [(env._transcript, action, env.example) for env, action in pairs]
     if rows:
         prompts, completions, examples = zip(*rows)
-        together = envs[0].reward.together(prompts, completions, examples)
+        extracts = envs[0].extractor is not None
+        answers = [env._read(action)[1] for env, action in pairs] if extracts else None
+        together = envs[0].reward.together(prompts, completions, examples, answers)
         for (env, action), outcomes in zip(pairs, together):
             env.prescore(action)
             env._begun[1].update(outcomes)  # type: ignore[index]
+
+
+def _check(max_tokens: Any, tokenizer: Any, render_mode: Any) -> None:
+    """Check those arguments of an environment that nothing is made of."""
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
+    if render_mode not in (None, *TextGenerationEnv.metadata["render_modes"]):
+        raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
+    if isinstance(tokenizer, str) or (
+        tokenizer is not None and not callable(getattr(tokenizer, "encode", None))
+    ):
+        raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
 
 
 def why_too_long(task: Task, example_id: int, prompt: str) -> str:

@@ -12,7 +12,7 @@ from textenv.conversation import DEFAULT_TURNS, Opening
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.rewards import Reward, RewardSpec
 from textenv.tasks import Task
-from textenv.tasks.base import check_range
+from textenv.tasks.base import STYLES, check_range
 from textenv.tasks.dataset import Dataset, from_prompts
 from textenv.tasks.dataset_files import from_path
 from textenv.tools import Tool, Tools
@@ -27,6 +27,7 @@ def make_task(
     dataset: str | Path | None,
     split: str | None,
     task_kwargs: Mapping[str, Any] | None,
+    style: str | None = None,
 ) -> Task:
     """The task that the arguments of an environment describe.
 
@@ -51,19 +52,22 @@ def make_task(
         if value is not None and not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
-    if task_kwargs and "split" in task_kwargs:
-        raise ConfigError("split is a separate argument and not a key of task_kwargs")
+    for name in ("split", "style"):
+        if task_kwargs and name in task_kwargs:
+            raise ConfigError(f"{name} is a separate argument and not a key of task_kwargs")
     if isinstance(task, Task):
-        if split is not None or task_kwargs:
+        if split is not None or style is not None or task_kwargs:
             raise ConfigError(
-                "split and task_kwargs need the name of a task, and task is a Task object"
+                "split, style and task_kwargs need the name of a task, and task is a Task object"
             )
         return task
+    if style not in (None, STYLES[0]) and (prompts is not None or dataset is not None):
+        raise ConfigError(f"own prompts are shown as they are and have no style, got {style!r}")
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:
         return from_path(dataset, split)
-    return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
+    return tasks.make(task or "arithmetic", style, split=split or "train", **(task_kwargs or {}))
 
 
 def make_opening(

@@ -251,29 +251,43 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         before, examples = taken(self._transcripts, lanes), taken(self.examples, lanes)
         scores: Sequence[float | None]
         episodes: list[Episode] = []
+        read: Sequence[str | None] = actions
+        answers: Sequence[str | None] | None = None
+        if single.extractor is not None:
+            read, answers = zip(*(single.extractor.read(a, task.is_answer) for a in actions))
         if self._one_answer and self._leveled:
             of = [self._leveled.get(i, task) for i in lanes]
-            scores = [each.score(*pair) for each, *pair in zip(of, examples, actions)]
+            scores = [_score(*row) for row in zip(of, examples, read)]
             after = map(add, before, actions)
             ends = np.ones(len(lanes), bool)
         elif self._one_answer:
-            scores, after = list(map(task.score, examples, actions)), map(add, before, actions)
+            if answers is None:
+                scores = list(map(task.score, examples, actions))
+            else:
+                scores = [_score(task, *row) for row in zip(examples, read)]
+            after = map(add, before, actions)
             ends = np.ones(len(lanes), bool)
         else:
             episodes = taken(self._episodes, lanes)
-            turns = [episode.step(action) for episode, action in zip(episodes, actions)]
+            if answers is None:
+                turns = [episode.step(action) for episode, action in zip(episodes, actions)]
+            else:
+                turns = [e.play(*row) for e, *row in zip(episodes, actions, read)]
+                called = [isinstance(e, Conversation) and e.called for e in episodes]
+                answers = [None if call else said for call, said in zip(called, answers)]
             said, scores, last = zip(*turns)
             after = map(add, map(add, before, actions), said)
             ends = np.array(last, bool)
         if any(episode.pending for episode in episodes):  # calls of tools, which are not scored
             asked = [row for row, episode in enumerate(episodes) if not episode.pending]
-            some = [
-                [column[row] for row in asked] for column in (before, actions, examples, scores)
+            some: list[Any] = [
+                None if column is None else [column[row] for row in asked]
+                for column in (before, actions, examples, scores, answers)
             ]
-            answers = dict(zip(asked, single.reward.batch(*some) if asked else ()))  # type: ignore[arg-type]
-            scored = [answers.get(row, (0.0, {}, None)) for row in range(len(lanes))]
+            found = dict(zip(asked, single.reward.batch(*some) if asked else ()))
+            scored = [found.get(row, (0.0, {}, None)) for row in range(len(lanes))]
         else:
-            scored = single.reward.batch(before, actions, examples, scores)
+            scored = single.reward.batch(before, actions, examples, scores, answers)
         rewards, components, correct = zip(*scored)
         abstained = [math.isnan(reward) for reward in rewards]
         transcripts = list(after)
@@ -298,6 +312,8 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         if not over.all():
             told = Some(right if ended else None for right, ended in zip(told, over.tolist()))
         columns: Columns = {"completion": actions, "rewards": components, "is_correct": told}
+        if answers is not None:
+            columns["answer"] = list(answers)
         if task.max_turns > 1:
             columns["turn"] = [""] * len(lanes) if self._one_answer else said
         columns |= _told(episodes, Conversation.info)
@@ -378,6 +394,11 @@ def _told(episodes: Sequence[Episode], info: Callable[[Conversation], Info]) -> 
     infos = [info(each) if isinstance(each, Conversation) else {} for each in episodes]
     keys = dict.fromkeys(key for each in infos for key in each)
     return {key: Some(each.get(key) for each in infos) for key in keys}
+
+
+def _score(task: Task, example: Example, answer: str | None) -> float | None:
+    """A task's score of an answer; of none, without asking its verifier."""
+    return task.no_answer if answer is None else task.score(example, answer)
 
 
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:

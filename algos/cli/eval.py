@@ -59,7 +59,8 @@ def run(args: Args) -> int:
         if not is_text(env):
             return _play_control(args, env)
         raise ConfigError(f"--env {args.env}: tasks of text are named by --task, in TextGen-v0")
-    env = make_split(args.env, args.text, args.split)
+    text = args.text.for_model(args.env, args.model, args.chat_template)
+    env = make_split(args.env, text, args.split)
     params = {
         "max_tokens": args.max_completion_length,
         "temperature": args.temperature,

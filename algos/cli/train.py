@@ -186,7 +186,8 @@ def run(args: Job) -> int:
 
 
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
-    env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
+    text = args.text.for_model(args.env, args.model, args.grpo.chat_template)
+    env, test_env = make_text_envs(args.env, text, bool(args.eval_examples))
     display = TextDisplay(args.grpo.max_steps)
     trainer = GRPOTrainer(args.model, env, args.grpo, **_on_text(args, folder, display))
     judge = text_judge(trainer, test_env, args.eval_examples)
@@ -196,10 +197,10 @@ def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
-    text = is_text(probe)
-    if text:
+    if is_text(probe):
         model = args.model or "tiny-lm"
-        env, test_env = make_text_envs(args.env, args.text, bool(args.eval_examples))
+        text = args.text.for_model(args.env, model, config.chat_template)
+        env, test_env = make_text_envs(args.env, text, bool(args.eval_examples))
         updates = -(-config.total_timesteps // config.n_steps)
         shown = TextDisplay(updates, unit="update")
         trainer = PPOTrainer(model, env, config, **_on_text(args, folder, shown))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from textenv.errors import ConfigError
+from textenv.rewards.extract import ExtractSpec
 from textenv.tasks.example_random import ExampleRandom, mix
 
 Example = dict[str, Any]
@@ -24,6 +25,7 @@ If it has ``messages``, its episode is a conversation that begins with them.
 """
 
 SPLITS = ("train", "test")
+STYLES = ("plain", "chat")
 MOST_LISTED = 20_000  # a task with at most so many problems in both splits lists all of them
 _TEST_SHARE = 10  # one example in ten belongs to the test split
 _idle: list[
@@ -58,6 +60,20 @@ class Episode(ABC):
     def step(self, action: str) -> Turn:
         """Take an action, and return the task's reply."""
 
+    def play(self, action: str, read: str | None) -> Turn:
+        """Take an action of which the task reads a part.
+
+        Args:
+            action: the action as it was written.
+            read: what an extractor found in it; None if it found no answer.
+        """
+        return self.missed() if read is None else self.step(read)
+
+    def missed(self) -> Turn:
+        """Reply to an action in which no answer was found; it is never right."""
+        said, reward, over = self.step("")
+        return Turn(said, None if reward is None else min(reward, 0.0), over)
+
     def close(self) -> None:  # noqa: B027  (most episodes have nothing to release)
         """Release what the episode holds."""
 
@@ -90,6 +106,16 @@ class Task(ABC):
     """Seconds that one call of the verifier may take, if it can be cut off; else None."""
     levels: range | None = None
     """Levels of difficulty, easy ones first; None if the task has no levels."""
+    style: str = "plain"
+    """How the prompt asks: ``"plain"``, or ``"chat"``, a question in words that says how to answer.
+    A task that can do both has this as a setting."""
+    chat_extract: ExtractSpec = "text"
+    """What takes the answer out of a completion in style ``"chat"``."""
+
+    @property
+    def extract(self) -> ExtractSpec | None:
+        """The default of an environment's ``extract=``; None reads completions as they are."""
+        return self.chat_extract if self.style == "chat" else None
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
@@ -137,6 +163,18 @@ class Task(ABC):
         """The task's own reward of a completion, in [0, 1]; None if the task has no verifier."""
         return None
 
+    def is_answer(self, action: str) -> bool:
+        """Whether an action is an answer, which ``extract=`` may be applied to.
+
+        Anything else, such as the call of a tool, is read whole.
+        """
+        return True
+
+    @property
+    def no_answer(self) -> float | None:
+        """The score of a completion without an answer: 0, or None if the task has no verifier."""
+        return None if type(self).score is Task.score else 0.0
+
     def begin(self, example: Example) -> Episode:
         """Start an episode with an example. By default it scores the first action and ends."""
         return _OneAnswer(self, example)
@@ -161,6 +199,10 @@ class _OneAnswer(Episode):
         """Score the answer."""
         return Turn("", self._task.score(self._example, action), True)
 
+    def missed(self) -> Turn:
+        """End the episode without asking the verifier."""
+        return Turn("", self._task.no_answer, True)
+
 
 class GeneratedTask(Task):
     """Base class of tasks whose examples are generated at random, without end, each from its id.
@@ -168,6 +210,10 @@ class GeneratedTask(Task):
     A subclass is a dataclass whose fields set the difficulty. It implements ``generate`` and
     ``score``. The splits are disjoint: a hash of ``split_key`` decides the split of an example,
     and ``example`` draws until it gets an example of its own split.
+
+    A task with a field ``style: str = "plain"`` implements ``chat_prompt`` too, and sets
+    ``chat_extract`` if it needs one. ``generate``, ``problems`` and ``split_key`` know the plain
+    prompts alone, so the problems, their ids and the splits are the same in both styles.
     """
 
     split: str
@@ -190,6 +236,17 @@ class GeneratedTask(Task):
     def generate(self, rng: random.Random) -> Example:
         """Draw one example, which may be of either split."""
 
+    def chat_prompt(self, example: Example) -> str:
+        """The prompt of an example in style ``"chat"``, which says in words how to answer.
+
+        Args:
+            example: the example with its plain prompt.
+
+        Raises:
+            NotImplementedError: if the task has one style only.
+        """
+        raise NotImplementedError(f"task {self.name!r} has no style 'chat'")
+
     def split_key(self, example: Example) -> str:
         """A text that is the same for examples that are the same problem, as 12+30 and 30+12."""
         return example["prompt"]
@@ -206,6 +263,12 @@ class GeneratedTask(Task):
     @functools.cached_property
     def _listed(self) -> list[Example]:
         return [] if self.problems() is None else _list_problems(self)
+
+    def _asked(self, example: Example) -> Example:
+        """An example with a plain prompt, asked in this task's style."""
+        if self.style == "chat":
+            example["prompt"] = self.chat_prompt(example)
+        return example
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the list of problems: a copy makes it again when it needs it.
@@ -226,7 +289,7 @@ class GeneratedTask(Task):
             example = self.generate(rng)
             if split_of(self.split_key(example)) == self.split:
                 _idle.append(rng)
-                return example
+                return self._asked(example)
         raise ConfigError(
             f"task {self.name!r} with these settings has no example in the {self.split!r} split: "
             "make it harder (more numbers, digits or letters)"
@@ -248,7 +311,7 @@ class GeneratedTask(Task):
 @functools.lru_cache(maxsize=16)
 def _list_problems(task: GeneratedTask) -> list[Example]:
     problems = task.problems() or ()
-    return [p for p in problems if split_of(task.split_key(p)) == task.split]
+    return [task._asked(p) for p in problems if split_of(task.split_key(p)) == task.split]
 
 
 def check_level(task: Task, level: int) -> range:
@@ -263,6 +326,12 @@ def check_split(split: str) -> None:
     """Raise ConfigError if ``split`` is not one of `SPLITS`."""
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+
+
+def check_style(style: str) -> None:
+    """Raise ConfigError if ``style`` is not one of `STYLES`."""
+    if style not in STYLES:
+        raise ConfigError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:

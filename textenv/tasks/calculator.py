@@ -8,12 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textenv.errors import ConfigError
-from textenv.tasks.base import Episode, Example, GeneratedTask, Turn, check_range, check_split
+from textenv.tasks.base import (
+    Episode,
+    Example,
+    GeneratedTask,
+    Turn,
+    check_range,
+    check_split,
+    check_style,
+)
 from textenv.tasks.expression import evaluate
 
 _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_HOW = ", tool calc(EXPRESSION):\n"
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Calculator(GeneratedTask):
     name = "calculator"
     levels = range(1, 10)
     knobs = ("digits",)
+    chat_extract = "last_number"
 
     digits: int = 2
     """Number of digits of each number; more is harder."""
@@ -63,8 +71,7 @@ class Calculator(GeneratedTask):
     split: str = "train"
 
     def __post_init__(self) -> None:
-        if self.style not in ("plain", "chat"):
-            raise ConfigError(f"style must be plain or chat, got {self.style!r}")
+        check_style(self.style)
         check_range("digits", self.digits, 1, 9)
         check_range("max_turns", self.max_turns, 1, 1000)
         check_split(self.split)
@@ -73,15 +80,12 @@ class Calculator(GeneratedTask):
         """Draw the numbers of one problem ``a*b+c``."""
         low = 10 ** (self.digits - 1)
         a, b, c = (rng.randrange(low, 10 * low) for _ in range(3))
-        example = {"prompt": _plain(f"{a}*{b}+{c}"), "answer": str(a * b + c)}
-        if self.style == "plain":
-            return example
-        prompt = f"What is {a}*{b}+{c}? Use the calculator, then answer with the number only."
-        return {**example, "prompt": prompt, "expression": f"{a}*{b}+{c}"}
+        return {"prompt": f"{a}*{b}+{c}{_HOW}", "answer": str(a * b + c)}
 
-    def split_key(self, example: Example) -> str:
-        """The prompt in style ``"plain"``, so that both styles have the same splits."""
-        return _plain(example["expression"]) if "expression" in example else example["prompt"]
+    def chat_prompt(self, example: Example) -> str:
+        """The problem as a question."""
+        expression = example["prompt"].removesuffix(_HOW)
+        return f"What is {expression}? Use the calculator, then answer with the number only."
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
@@ -89,10 +93,7 @@ class Calculator(GeneratedTask):
         return (calculator,) if self.style == "chat" else ()
 
     def score(self, example: Example, completion: str) -> float:
-        """1 for the right number alone, or in style ``"chat"`` as the last number, else 0."""
-        if self.style == "chat":
-            numbers = _NUMBER.findall(completion)
-            return float(bool(numbers) and numbers[-1].replace(",", "") == example["answer"])
+        """1 for the right number and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])
 
     def begin(self, example: Example) -> Episode:
@@ -107,11 +108,6 @@ def calculator(expression: str) -> str:
         expression: whole numbers with + - * / and brackets, such as "12*34+56"
     """
     return str(evaluate(expression)[0])
-
-
-def _plain(expression: str) -> str:
-    """The prompt in style ``"plain"``."""
-    return f"{expression}, tool calc(EXPRESSION):\n"
 
 
 class _Calculating(Episode):

@@ -63,7 +63,7 @@ def test_calls_use_up_the_turns():
     [
         ({"digits": 10}, "digits.*1 to 9.*10"),
         ({"max_turns": 0}, "max_turns.*1 to 1000.*0"),
-        ({"style": "odd"}, "style must be plain or chat, got 'odd'"),
+        ({"style": "odd"}, "no style 'odd'; the styles it has: plain, chat"),
     ],
 )
 def test_bad_parameters_are_named(kwargs, says):
