@@ -24,6 +24,8 @@ class Args:
     """A folder of adapters, as trainers here, mlx-lm and PEFT write them."""
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to write; an earlier model in it is replaced."""
+    seed: int = 0
+    """Unused; every command has this option."""
 
 
 def run(args: Args) -> int:
