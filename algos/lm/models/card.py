@@ -80,7 +80,9 @@ class ModelCard:
         base = self.base_model or ""
         # The hub refuses a base model that is not the name of one there.
         on_hub = _HUB_NAME.fullmatch(base) and not Path(base).exists()
-        tags = ["textenv", "mlx", "reinforcement-learning", self.method.lower()]
+        method = self.method.lower()
+        by_rewards = [] if method == "sft" else ["reinforcement-learning"]
+        tags = ["textenv", "mlx", *by_rewards, method]
         library = {"peft": "peft", "mlx": "mlx", None: "mlx"}[self.adapters]
         return [
             "---",

@@ -126,11 +126,21 @@ def _merged(model: nn.Module) -> Iterator[list[str]]:
     """
     layers = lora_layers(model)
     try:
-        plain = [(name, layer.fuse(dequantize=True)) for name, layer in layers]
+        plain = [(name, _fused(layer)) for name, layer in layers]
         model.update_modules(tree_unflatten(plain))
         yield [name for name, _ in layers]
     finally:
         model.update_modules(tree_unflatten(layers))
+
+
+def _fused(layer: Any) -> nn.Module:
+    """A plain layer of the same function, in the precision of the weights below the adapter."""
+    below = layer["linear"] if "linear" in layer else layer["embedding"]
+    fused = layer.fuse(dequantize=True)
+    kept = below.get("scales", below.weight)
+    if mx.issubdtype(kept.dtype, mx.floating):  # mxfp4 has scales of whole numbers
+        fused.weight = fused.weight.astype(kept.dtype)  # DoRA's lengths are float32
+    return fused
 
 
 def _quantization_config(

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.algos.shared import total
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
 from textenv.algos.lm.models.adapters import save_adapters
 from textenv.algos.lm.models.lora import add_lora, has_lora, lora_layers
@@ -171,9 +172,6 @@ def test_training_goes_on_from_them(trained, tmp_path, ids, algo, lora_rank):
     start, settings = np.array(model(ids)), {"lora_rank": lora_rank, "beta": 0.1}
     settings |= {"learning_rate": 1e-2, "max_completion_length": 4}
 
-    def total(prompt, completion, example):
-        return float(sum(map(ord, completion)))
-
     more = {"env": "TextGen-v0", "env_kwargs": {"prompts": ["1", "2"], "reward_fn": total}}
     more["adapters"] = tmp_path / "first"
     if algo == "grpo":
@@ -201,20 +199,30 @@ def test_training_goes_on_from_them(trained, tmp_path, ids, algo, lora_rank):
 
 
 def test_workers_train_from_them_too(trained, tmp_path):
+    """They drop the same inputs as a training without workers."""
     folder, model = trained(targets=("q_proj",))
     save_adapters(model, tmp_path / "adapters")
-    config = GRPOConfig(
-        num_prompts=2, num_generations=4, max_completion_length=4, max_steps=1, num_workers=1
-    )
-    trainer = GRPOTrainer(str(folder), config=config, adapters=tmp_path / "adapters")
-    try:
-        [metrics] = trainer.train()
-    finally:
-        trainer.close()
-    assert metrics["step"] == 1
-    assert {name.split(".")[-2] for name in arrays(trainer.model.trainable_parameters())} == {
-        "q_proj"
-    }
+    size = {"num_prompts": 2, "num_generations": 4, "max_completion_length": 4, "max_steps": 1}
+
+    def train(**settings):
+        trainer = GRPOTrainer(
+            str(folder),
+            env_kwargs={"prompts": ["1", "2"], "reward_fn": total},
+            config=GRPOConfig(**size, lora_rank=4, learning_rate=1e-2, **settings),
+            adapters=tmp_path / "adapters",
+        )
+        try:
+            trainer.train()
+        finally:
+            trainer.close()
+        return arrays(trainer.model.trainable_parameters())
+
+    alone, by_one = train(lora_dropout=0.3), train(lora_dropout=0.3, num_workers=1)
+    assert {name.split(".")[-2] for name in alone} == {"q_proj"}
+    whole = train()
+    for name, value in alone.items():
+        np.testing.assert_allclose(by_one[name], value, atol=1e-5)
+        assert np.abs(whole[name] - value).max() > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -171,3 +171,22 @@ def test_a_page_of_the_users_own_may_be_in_the_folder(fresh, tmp_path):
     save_model(*fresh, tmp_path)
     assert (tmp_path / "README.md").read_text() == "# Mine"
     assert load_model(tmp_path)[1].decode([3, 4, 12]) == "12+"
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_merged_weights_have_the_precision_of_the_others(fresh, learn, tmp_path, dora):
+    import mlx.core as mx
+
+    from textenv.algos.lm.models.lora import add_lora
+
+    model, tokenizer = fresh
+    model.set_dtype(mx.bfloat16)
+    add_lora(model, 2, 3.0, 0, dora=dora)
+    learn(model)
+    save_model(model, tokenizer, tmp_path / "saved")
+    weights = mx.load(str(tmp_path / "saved" / "model.safetensors"))
+    assert {str(w.dtype) for w in weights.values()} == {"mlx.core.bfloat16"}
+    ids = mx.array([[3, 4, 12]])
+    read, expected = load_model(tmp_path / "saved")[0](ids), model(ids).astype(mx.float32)
+    # bfloat16 has 8 bits: the merged weights are rounded to them once.
+    np.testing.assert_allclose(read, expected, atol=0.05 * float(mx.abs(expected).max()))
