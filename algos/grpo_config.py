@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
+from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.algos.strategies.strategy import create_strategy
@@ -36,10 +37,12 @@ class GRPOConfig:
 
     max_steps: int = 120
     """Number of optimizer steps. Raise it if the reward still rises at the end."""
-    num_prompts: int = 32
-    """Prompts in each rollout. Raise it for a steadier gradient; lower it if memory is short."""
-    num_generations: int = 16
-    """Completions of each prompt, which are compared. Raise it if few of them are right."""
+    num_prompts: int | None = None
+    """Prompts in each rollout; unset: 32 up to 10 million weights, else 8, or fewer if memory is
+    short. Raise it for a steadier gradient."""
+    num_generations: int | None = None
+    """Completions of each prompt, which are compared; unset: 16 up to 10 million weights or with a
+    strategy, else 8. Raise it if few of them are right."""
     max_completion_length: int = 64
     """Most tokens of a completion. Raise it if completions/clipped_ratio is above 0."""
     temperature: float = 1.0
@@ -90,7 +93,8 @@ class GRPOConfig:
     num_minibatches: int = 1
     """Optimizer steps in each pass. Raise it to learn more from each rollout."""
     micro_batch_size: int | None = None
-    """Completions in one forward and backward pass; unset: all. Lower it if memory runs out."""
+    """Completions in one forward and backward pass; unset: all, or as many as fit in memory.
+    Lower it if memory runs out."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass: less memory, up to a third more work.
     Turn it on if memory runs out."""
@@ -124,6 +128,26 @@ class GRPOConfig:
     dora: bool = False
     """New adapters are DoRA's, which also train the length of each row of the weights.
     Turn it on if a low rank learns too little; it is slower."""
+    stop_on_collapse: bool = False
+    """Stop if rewards fall far below those of the beginning, and go back to the weights that played
+    best. It holds the trained weights once more."""
+    eval_steps: int = 0
+    """Evaluate on held-out examples every so many steps, and at the end; 0 never.
+    Set it to keep the best model, and to see what the reward of the training does not show."""
+    eval_examples: int = 500
+    """Examples of an evaluation. Raise it if intervals are wide."""
+    eval_samples: int = 0
+    """Sampled answers to each example; 0: one greedy answer.
+    Sample if greedy answers hide what the policy learns."""
+    eval_share: float = 0.1
+    """The share of the time that evaluations may take, beside ten seconds; they have fewer
+    examples if need be. 1 sets no limit. Set that if runs are compared."""
+    metric_for_best_model: str = "accuracy"
+    """The best model has most of this in its evaluation: accuracy, reward, or rewards/NAME/mean for
+    a reward component. accuracy is the reward if the task cannot tell what is right."""
+    early_stopping_patience: int = 0
+    """End the training after this many evaluations without gain; 0: never.
+    Set it if the reward may collapse, or to save time."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -159,16 +183,17 @@ class GRPOConfig:
             num_workers=(0, 1024),
         )
         check_lora(self)
-        completions = self.num_prompts * self.num_generations
-        if self.num_minibatches > completions:
+        check_settings(self)
+        is_open = self.num_prompts is None or self.num_generations is None
+        if not is_open and self.num_minibatches > self.completions:
             raise ConfigError(
-                f"num_minibatches={self.num_minibatches} is more than the {completions} "
+                f"num_minibatches={self.num_minibatches} is more than the {self.completions} "
                 "completions of a rollout (num_prompts x num_generations)"
             )
         self.sampling  # noqa: B018  (checks the sampling fields)
         try:
             strategy = create_strategy(
-                "grpo", num_generations=self.num_generations, parts=self.strategy
+                "grpo", num_generations=self.num_generations or 16, parts=self.strategy
             )
         except (ConfigError, ConfigTypeError) as error:
             raise type(error)(f"strategy: {error}") from error
@@ -178,6 +203,19 @@ class GRPOConfig:
                 f"({strategy.generation.title}) the tokens of a completion have advantages of "
                 "their own: use another loss_type, or chains"
             )
+
+    @property
+    def completions(self) -> int:
+        """Completions of a rollout.
+
+        Raises:
+            ConfigError: if their number is still open.
+        """
+        if self.num_prompts is None or self.num_generations is None:
+            raise ConfigError(
+                "num_prompts and num_generations are chosen by a trainer: read trainer.config"
+            )
+        return self.num_prompts * self.num_generations
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -11,8 +11,13 @@ from typing import Any
 from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.style import style_for
+from textenv.algos.evaluation.measure import OnProgress
+from textenv.algos.evaluation.results import Evaluation
+from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
 from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
+from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
@@ -35,7 +40,9 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -60,10 +67,21 @@ class GRPOTrainer:
         export_to: a folder that rollouts are written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
         export_every: write only the first of every so many rollouts.
+        eval_env: held-out examples for evaluations: an environment id, an environment, or a
+            function that makes one. None takes the test split of ``env``, if it has one.
+        out: a folder, in which ``best`` will be the best model by the evaluations of
+            ``eval_steps``; None keeps no model.
+        on_evaluate: called while such an evaluation goes on, with how many examples it has played,
+            of how many.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
+        config: the settings, with those chosen that were left open.
+        chosen: which settings were chosen, and why; empty if none were.
         history: the metrics of each step so far.
+        evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
+            ``stopped`` the training.
+        health: looks for what keeps the model from learning; what it found is in `warnings`.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
     Raises:
@@ -89,6 +107,9 @@ class GRPOTrainer:
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
+        eval_env: Any = None,
+        out: str | Path | None = None,
+        on_evaluate: OnProgress | None = None,
     ):
         self.config = config = config or GRPOConfig()
         if config.temperature == 0:
@@ -110,13 +131,17 @@ class GRPOTrainer:
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
         adapt(model, config)
-        reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(model, tokenizer, config.sampling)
+        config, self.chosen = fit(config, model, self.env, self.policy)
+        self.config = config
         self._memory = MemoryWatch(model, config, self.env, self.policy)
+        self.evaluations = EvaluationSchedule(
+            config, self.policy, eval_env, self.env, self.save, out, on_evaluate
+        )
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
-        size = config.num_prompts * config.num_generations * max_turns(self.env)
+        size = config.completions * max_turns(self.env)
         self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
         self._workers: WorkerRunner | None = None
         if config.num_workers:
@@ -127,17 +152,22 @@ class GRPOTrainer:
                 config.num_workers,
                 partial(_make_gradient, config),
             )
-        self._trainer = Trainer(
-            model,
+        self._trainer = self._make_trainer()
+        self._steps, self._end = 0, config.max_steps
+        self._metrics = GRPOMetrics(strategy)
+        self.health = HealthWatch(self.env, strategy, model)
+        self._last_good = LastGood(model) if config.stop_on_collapse else None
+        self.exporter = Exporter(export_to, export_every)
+        self._on_step = on_step
+
+    def _make_trainer(self) -> Trainer:
+        """Make what updates the model from a rollout."""
+        config, workers = self.config, self._workers
+        return Trainer(
+            self.model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
             _make_loss(config),
-            make_adamw(
-                self.learning_rate,
-                config.max_steps,
-                schedule=config.lr_scheduler_type,
-                warmup_steps=config.warmup_steps,
-                weight_decay=config.weight_decay,
-            ),
+            _make_optimizer(config, self.learning_rate),
             on_policy=False,  # the rollout is still measured and shown after the update
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
@@ -145,15 +175,11 @@ class GRPOTrainer:
             gradient_checkpointing=config.gradient_checkpointing,
             max_grad_norm=config.max_grad_norm,
             mask_truncated_completions=config.mask_truncated_completions,
-            reference=reference,
-            credit_fn=strategy.generation.credit,
-            gradient=None if self._workers is None else SharedGradient(self._workers),
+            reference=frozen_scores(self.model) if config.beta else None,
+            credit_fn=self._runner.strategy.generation.credit,
+            gradient=None if workers is None else SharedGradient(workers),
             seed=config.seed,
         )
-        self._steps, self._end = 0, config.max_steps
-        self._metrics = GRPOMetrics(strategy)
-        self.exporter = Exporter(export_to, export_every)
-        self._on_step = on_step
 
     def describe(self) -> str:
         """The loss and the data in words, in one line."""
@@ -179,6 +205,10 @@ class GRPOTrainer:
 
         A step whose rollout has no signal counts, and leaves the weights as they are.
 
+        With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
+        With ``early_stopping_patience`` the training may end before its last step.
+        With ``stop_on_collapse`` it ends early if the rewards collapse; see `warnings`.
+
         The phases of a step follow one another, except that ``time/score`` (environments and
         rewards, of all workers together) is a part of ``time/generate``. For reward functions that
         run elsewhere (async, or in a process of their own) it has only the time spent waiting.
@@ -191,10 +221,13 @@ class GRPOTrainer:
             self._end += self.config.max_steps
             restart_schedule(self._trainer.optimizer)
         collector = self._workers or self._runner
-        while self._steps < self._end:
+        self.evaluations.begin()
+        while self._steps < self._end and not self.evaluations.stopped:
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
+            if self._last_good is not None:
+                self._last_good.offer(self._steps, rollout)
             clock.end("generate")
             self.exporter.write(rollout, self._runner)
             clock.end("export")
@@ -209,9 +242,54 @@ class GRPOTrainer:
             self._runner.policy_version += steps
             metrics = self._metrics.step(rollout, update, clock, self._steps)
             self.history.append(metrics)
-            if self._on_step is not None:
-                self._on_step(metrics, rollout)
+            left = (self._end - self._steps) / self.config.max_steps
+            try:
+                metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
+            finally:  # an evaluation may be interrupted after the step was taken
+                self.health.step(self._steps, metrics, rollout)
+                if self._on_step is not None:
+                    self._on_step(metrics, rollout)
+            if self._last_good is not None and self.health.has_collapsed:
+                self._last_good.restore()
+                break
         return self.history
+
+    def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
+        """Evaluate the policy as it is, on held-out examples.
+
+        Args:
+            examples: how many examples; None: ``eval_examples``.
+            samples: how many sampled answers to each; 0: a greedy one; None: ``eval_samples``.
+
+        Raises:
+            ConfigError: if there are no held-out examples.
+        """
+        return self.evaluations.evaluate(examples, samples)
+
+    @property
+    def best(self) -> Best | None:
+        """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
+        return self.evaluations.best
+
+    def rehearse(self, groups: int) -> Rehearsal:
+        """Play some groups and train on them, to see how long it takes.
+
+        It changes the weights and counts as no step: use a trainer that is then given up.
+        """
+        least = -(-self.config.num_minibatches // self._runner.strategy.num_generations)
+
+        def update(rollout: Rollout) -> None:
+            self._trainer.buffer = rollout
+            with self._memory.updating(rollout):
+                self._trainer.train()
+
+        with self._memory.generating():
+            return rehearse(self._runner, max(groups, least), update)
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What was found that keeps the model from learning, each thing once, with a remedy."""
+        return self.health.findings
 
     @property
     def learning_rate(self) -> float:
@@ -269,6 +347,17 @@ class GRPOTrainer:
     def close(self) -> None:
         """Close the environments, and end the workers if there are any."""
         (self._workers or self._runner).close()
+        self.evaluations.close()
+
+
+def _make_optimizer(config: GRPOConfig, learning_rate: float) -> Any:
+    return make_adamw(
+        learning_rate,
+        config.max_steps,
+        schedule=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _make_loss(config: GRPOConfig) -> LossFn:

@@ -29,10 +29,15 @@ from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.style import style_for
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.evaluation.measure import OnProgress
+from textenv.algos.evaluation.results import Evaluation
+from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.ppo_config import PPOConfig, preset
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import PhaseClock, PPOMetrics
 from textenv.algos.rollouts.prompts import check_prompts
+from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.source import Exporter
@@ -177,6 +182,10 @@ class Updater(Protocol):
         """Write the trained policy."""
         ...
 
+    def save_adapters(self, folder: str | Path, peft: bool) -> None:
+        """Write the adapters alone."""
+        ...
+
 
 def minibatches(config: PPOConfig, rows: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """The rows of each minibatch of an update, shuffled anew each epoch."""
@@ -217,10 +226,20 @@ class PPOTrainer:
         export_to: a folder that each rollout is written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
         export_every: write only the first of every so many rollouts.
+        eval_env: on text, held-out examples for evaluations: an environment id, an environment, or
+            a function that makes one. None takes the test split of ``env``, if it has one.
+        out: on text, a folder in which ``best`` will be the best model by the evaluations of
+            ``eval_steps``; None keeps no model.
+        on_evaluate: called while such an evaluation goes on, with how many examples it has played,
+            of how many.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
+        chosen: on text, which settings were chosen, and why; empty if none were.
         history: the metrics of each update so far.
+        evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
+            ``stopped`` the training.
+        health: on text, looks for what keeps the model from learning; it is found in `warnings`.
         num_timesteps: transitions collected so far.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
@@ -248,29 +267,34 @@ class PPOTrainer:
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
+        eval_env: Any = None,
+        out: str | Path | None = None,
+        on_evaluate: OnProgress | None = None,
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
+        self.chosen = ""
         self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
         self.policy = self._updater.policy
+        self.evaluations = EvaluationSchedule(
+            self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
+        )
         self._runner = RolloutRunner(
             self.env, self.policy, self._updater.strategy, config.n_steps, config.seed
         )
         self._on_step = on_step
         self.exporter = Exporter(export_to, export_every)
         self._metrics = PPOMetrics(self._runner.is_text)
+        self.health: HealthWatch | None = None
+        if self._runner.is_text:
+            self.health = HealthWatch(self.env, self._updater.strategy, self.policy.model)
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
         self._before = 0, 0  # transitions and optimizer steps before the present training
 
     def _make_updater(
-        self,
-        model: Any,
-        tokenizer: Any,
-        adapters: str | Path | None,
-        env: Any,
-        env_kwargs: dict[str, Any] | None,
+        self, model: Any, tokenizer: Any, adapters: Any, env: Any, env_kwargs: Any
     ) -> Updater:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
@@ -281,7 +305,9 @@ class PPOTrainer:
                     self.env = make_training_env(env, kwargs, self.config.num_envs)
                 return self.env
 
-            return TextUpdater(model, tokenizer, self.env, self.config, adapters, styled)
+            updater = TextUpdater(model, tokenizer, self.env, self.config, adapters, styled)
+            self.config, self.chosen = updater.config, updater.chosen
+            return updater
         from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
 
@@ -293,9 +319,9 @@ class PPOTrainer:
                     f"that was saved, got {model!r:.80}"
                 )
             policy = load_policy(model, self.config.seed)
-        updater = ControlUpdater(self.env, self.config, policy)
-        self.config = updater.config
-        return updater
+        control = ControlUpdater(self.env, self.config, policy)
+        self.config = control.config
+        return control
 
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
@@ -315,7 +341,8 @@ class PPOTrainer:
             check_prompts(self.policy, self.env)
         if self._finished():
             self._before = self.num_timesteps, self._updates
-        while not self._finished():
+        self.evaluations.begin()
+        while not self._finished() and not self.evaluations.stopped:
             clock = PhaseClock()
             with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
                 rollout = self._runner.collect()
@@ -334,9 +361,45 @@ class PPOTrainer:
             self._runner.policy_version = self._updates
             metrics = self._metrics.step(rollout, update, clock, self._updates)
             self.history.append(metrics)
-            if self._on_step is not None:
-                self._on_step(metrics, rollout)
+            try:
+                metrics |= self.evaluations.after_step(self._updates, self._progress(), clock.total)
+            finally:  # an evaluation may be interrupted after the update was made
+                if self.health is not None:
+                    self.health.step(self._updates, metrics, rollout)
+                if self._on_step is not None:
+                    self._on_step(metrics, rollout)
         return self.history
+
+    def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
+        """Evaluate a policy of text as it is, on held-out examples.
+
+        Args:
+            examples: how many examples; None: ``eval_examples``.
+            samples: how many sampled answers to each; 0: a greedy one; None: ``eval_samples``.
+
+        Raises:
+            ConfigError: if there are no held-out examples, or on control.
+        """
+        return self.evaluations.evaluate(examples, samples)
+
+    @property
+    def best(self) -> Best | None:
+        """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
+        return self.evaluations.best
+
+    def rehearse(self, groups: int) -> Rehearsal:
+        """On text, play some episodes and train on them, to see how long it takes.
+
+        It changes the weights and counts as no update: use a trainer that is then given up.
+        """
+        return rehearse(
+            self._runner, groups, lambda rollout: self._updater.update(rollout, 1.0, None)
+        )
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """On text, what was found that keeps the model from learning, once each, with a remedy."""
+        return [] if self.health is None else self.health.findings
 
     def describe(self) -> str:
         """What is trained, and how, in one line."""
@@ -345,34 +408,31 @@ class PPOTrainer:
     def save(self, folder: str | Path) -> None:
         """Write the trained policy to a folder.
 
-        `textenv.algos.load_policy` reads a policy of control; `load_model` and ``mlx_lm.load`` read
-        a language model.
+        `load_policy` reads a policy of control; `load_model` and ``mlx_lm.load`` a language model.
         """
         self._updater.save(folder)
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
-        """On text, write the adapters alone, without the critic; see `GRPOTrainer.save_adapters`.
-
-        Raises:
-            ConfigError: on control, or if the model has no adapters.
-        """
-        save = getattr(self._updater, "save_adapters", None)
-        if save is None:
-            raise ConfigError("a policy of control has no adapters: save it with save()")
-        save(folder, peft)
+        """On text, write the adapters alone; see `GRPOTrainer.save_adapters`."""
+        self._updater.save_adapters(folder, peft)
 
     def close(self) -> None:
         """Close the environments."""
         self._runner.close()
+        self.evaluations.close()
 
     def _since_start(self) -> tuple[int, int]:
         """Transitions and optimizer steps since the present training began."""
         return self.num_timesteps - self._before[0], self._updates - self._before[1]
 
-    def _finished(self) -> bool:
+    def _progress(self) -> float:
+        """The share of the present training that is done; 1 at its end."""
         timesteps, updates = self._since_start()
-        most = self.config.max_steps
-        return timesteps >= self.config.total_timesteps or (most is not None and updates >= most)
+        by_steps = updates / self.config.max_steps if self.config.max_steps else 0.0
+        return min(1.0, max(timesteps / self.config.total_timesteps, by_steps))
+
+    def _finished(self) -> bool:
+        return self._progress() >= 1
 
 
 def bootstrap_value(trajectory: Trajectory, bootstrap_truncated: bool) -> float:

@@ -21,6 +21,7 @@ from textenv.algos.config import (
     check_widths,
 )
 from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.errors import ConfigError, unknown
 
@@ -107,8 +108,8 @@ class PPOConfig:
     stop: tuple[str, ...] = ()
     """Text: strings that end a completion. They are trained on, and are no part of the answer."""
     micro_batch_size: int | None = None
-    """Text: trajectories in one forward and backward pass; unset: all of a minibatch.
-    Lower it if memory runs out."""
+    """Text: trajectories in one forward and backward pass; unset: all of a minibatch, or as many as
+    fit in memory. Lower it if memory runs out."""
     gradient_checkpointing: bool = False
     """Text: compute each layer again in the backward pass: slower, in less memory.
     Turn it on if memory runs out."""
@@ -130,6 +131,23 @@ class PPOConfig:
     dora: bool = False
     """Text: new adapters are DoRA's, which also train the length of each row of the weights.
     Turn it on if a low rank learns too little; it is slower."""
+    eval_steps: int = 0
+    """Text: evaluate on held-out examples every so many optimizer steps, and at the end; 0 never.
+    Set it to keep the best model, and to see what the reward of the training does not show."""
+    eval_examples: int = 500
+    """Text: examples of an evaluation. Raise it if intervals are wide."""
+    eval_samples: int = 0
+    """Text: sampled answers to each example; 0: one greedy answer.
+    Sample if greedy answers hide what the policy learns."""
+    eval_share: float = 0.1
+    """Text: the share of the time that evaluations may take, beside ten seconds; they have fewer
+    examples if need be. 1 sets no limit. Set that if runs are compared."""
+    metric_for_best_model: str = "accuracy"
+    """Text: the best model has most of this in its evaluation: accuracy, reward, or
+    rewards/NAME/mean. accuracy is the reward if the task cannot tell what is right."""
+    early_stopping_patience: int = 0
+    """Text: end the training after this many evaluations without gain; 0: never.
+    Set it if the reward may collapse, or to save time."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 
@@ -156,6 +174,7 @@ class PPOConfig:
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
         check_lora(self)
+        check_settings(self)
         check_widths("hidden", self.hidden)
         if self.activation not in ACTIVATIONS:
             raise ConfigError(unknown("activation", self.activation, ACTIVATIONS))

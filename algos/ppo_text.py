@@ -65,6 +65,7 @@ from textenv.algos.lm.models.properties import (  # noqa: E402
 )
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
+from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import accumulate  # noqa: E402
 from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
@@ -129,10 +130,9 @@ class TextUpdater:
             )
         model, tokenizer = resolve_model(model, tokenizer, adapters)
         env = env if styled is None else styled(tokenizer)
-        self.config, self._task = config, task_name(env)
+        self._task = task_name(env)
         adapt(model, config)
         check_trainable(model)
-        self.reference = frozen_scores(model) if config.beta else None
         self.policy = create_policy(
             model,
             tokenizer,
@@ -147,7 +147,10 @@ class TextUpdater:
             },
         )
         _warn_of_rate(model, config.learning_rate)
+        config, self.chosen = fit(config, model, env, self.policy)
+        self.config = config
         self._memory = MemoryWatch(model, config, env, self.policy)
+        self.reference = frozen_scores(model) if config.beta else None
         self._scorer = Scorer(model, config.gradient_checkpointing)
         self.network = ActorCritic(model, self._scorer.hidden_size)
         self._load_value_head()

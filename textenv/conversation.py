@@ -64,17 +64,24 @@ class Opening:
         messages = example.get("messages") or [{"role": "user", "content": example["prompt"]}]
         if not isinstance(task, Dataset):
             messages = check(messages, f"an example of task {task.name!r}, 'messages'")
-        system = [] if self._system is None else [self._system]
-        if messages[0]["role"] == "system":
-            system.append(messages[0]["content"])
-            messages = messages[1:]
-        first = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-        begun = _copies([*first, *self._shown, *messages])
+        begun = self.before(messages)
         prompt = transcript(begun, self.tools.schemas if self.tools else ())
         # A call of a tool as the last action has no score if the task scores nothing.
         score = None if isinstance(task, Dataset) else 0.0
         episode = Conversation(task.begin(example), begun, self.tools, most_turns, score)
         return {**example, "prompt": prompt, "messages": _copies(begun)}, episode
+
+    def before(self, messages: Sequence[Message]) -> list[Message]:
+        """Copies of messages, with the system message and the solved examples before them.
+
+        If the messages begin with a system message of their own, both become one.
+        """
+        system = [] if self._system is None else [self._system]
+        if messages[0]["role"] == "system":
+            system.append(messages[0]["content"])
+            messages = messages[1:]
+        first = [{"role": "system", "content": "\n\n".join(system)}] if system else []
+        return _copies([*first, *self._shown, *messages])
 
 
 class Conversation(Episode):

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
-from textenv.algos.cli.shared.judging import Judge, control_judge, text_judge
+from textenv.algos.cli.shared.dry_run import dry_run
+from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
-from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
+from textenv.algos.cli.shared.step_log import StepLog
+from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
 from textenv.algos.cli.training import offline, sft
 from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
@@ -50,10 +52,10 @@ class GRPOArgs:
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
-    eval_examples: int = 500
-    """Test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
+    dry_run: bool = False
+    """Show prompts, sampled answers, memory and the seconds of a step, and end; writes nothing."""
     grpo: Annotated[GRPOConfig, tyro.conf.arg(name="")] = field(default_factory=GRPOConfig)
 
 
@@ -85,10 +87,11 @@ class PPOArgs:
     """Control: write each rollout to the run's folder as json, or none (off)."""
     eval_episodes: int = 20
     """Control: episodes of the evaluations before and after the training; 0 skips them."""
-    eval_examples: int = 500
-    """Text: test examples of the evaluations before and after the training; 0 skips them."""
     rollouts_every: int = 20
     """Text: save a rollout every so many updates, the first included; 0 saves none."""
+    dry_run: bool = False
+    """Text: show prompts, sampled answers, memory and the seconds of an update, and end; writes
+    nothing."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
 
 
@@ -104,6 +107,8 @@ class _Training:
     """Name of the task, or of the environment of control."""
     model: str
     trainer: GRPOTrainer | PPOTrainer
+    steps: int
+    """How many times the trainer generates and trains."""
     judge: Judge
     display: TextDisplay | ControlDisplay
     axes: tuple[str, str]
@@ -122,6 +127,11 @@ def parse(argv: Sequence[str]) -> Job:
     given = first.parse_known_args(argv)[0]
     table = {} if given.config is None else read_toml(given.config)
     if given.from_rollouts or "from_rollouts" in table:
+        if "--dry-run" in argv:
+            raise ConfigError(
+                "--dry-run shows a training that generates, by grpo or by ppo on text; one from "
+                "--from-rollouts does not"
+            )
         return offline.parse(argv, table)
     algo = given.algo or table.get("algo", "grpo")
     kind: Any = {"ppo": PPOArgs, "sft": sft.SFTArgs}.get(algo, GRPOArgs)
@@ -143,8 +153,10 @@ def run(args: Job) -> int:
         return offline.run(args)
     if isinstance(args, sft.SFTArgs):
         return sft.run(args)
-    counts = ("eval_examples", "eval_episodes", "rollouts_every")
+    counts = ("eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
+    if args.dry_run:
+        args = _as_dry_run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
     folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
@@ -153,6 +165,12 @@ def run(args: Job) -> int:
     else:
         training = _prepare_ppo(args, name, folder)
     trainer = training.trainer
+    console = training.display.console
+    if args.dry_run:
+        dry_run(trainer, console, training.steps, "step" if args.algo == "grpo" else "update")
+        return 0
+    if isinstance(args, GRPOArgs) and isinstance(trainer, GRPOTrainer):
+        args = replace(args, grpo=trainer.config)  # with what was chosen, for config.toml
     blas_status = blas.status()
 
     def facts() -> dict[str, Any]:
@@ -163,6 +181,7 @@ def run(args: Job) -> int:
             "task": training.name,
             "loss": trainer.describe(),
             "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+            "warnings": [finding.as_dict() for finding in trainer.warnings],
             **({"strategy": spent} if spent else {}),
         }
 
@@ -172,10 +191,11 @@ def run(args: Job) -> int:
         to_table(replace(args, config=None, out=None)),
         trainer,
         training.judge,
-        training.display.console,
+        console,
         (
             f"{training.model} on {training.name}; BLAS: {blas_status.name}",
             trainer.describe(),
+            *filter(None, (trainer.chosen,)),
         ),
         facts,
         Picture("reward.png", *training.axes, title),
@@ -185,28 +205,52 @@ def run(args: Job) -> int:
     ).carry_out()
 
 
+def _as_dry_run(args: Args) -> Args:
+    """The same settings for a dry run, which writes nothing and starts no workers."""
+    args = replace(args, out=None, rollouts_every=0)
+    if isinstance(args, GRPOArgs):
+        return replace(args, grpo=replace(args.grpo, num_workers=0))
+    if not is_text(make_env(args.env)):
+        raise ConfigError(
+            f"--dry-run shows prompts and answers of text, and {args.env} is control; a short run "
+            "shows what control does: --total-timesteps 4096"
+        )
+    return args
+
+
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
-    text = args.text.for_model(args.env, args.model, args.grpo.chat_template)
-    env, test_env = make_text_envs(args.env, text, bool(args.eval_examples))
-    display = TextDisplay(args.grpo.max_steps)
-    trainer = GRPOTrainer(args.model, env, args.grpo, **_on_text(args, folder, display))
-    judge = text_judge(trainer, test_env, args.eval_examples)
-    return _Training(args.text.name, args.model, trainer, judge, display, ("step", "reward"))
+    config = args.grpo
+    text = args.text.for_model(args.env, args.model, config.chat_template)
+    env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
+    steps = config.max_steps
+    display = TextDisplay(steps)
+    log = StepLog(folder, display)
+    shared = _on_text(args, folder, log, test_env)
+    display.console.print(f"loading {args.model}")
+    trainer = GRPOTrainer(args.model, env, config, **shared)
+    log.watch(trainer.health)
+    rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
+    judge = _judge(trainer, test_env, log, rollouts * trainer.config.completions)
+    return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
 
 
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
+    updates = -(-config.total_timesteps // config.n_steps)
     if is_text(probe):
         model = args.model or "tiny-lm"
         text = args.text.for_model(args.env, model, config.chat_template)
-        env, test_env = make_text_envs(args.env, text, bool(args.eval_examples))
-        updates = -(-config.total_timesteps // config.n_steps)
+        env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         shown = TextDisplay(updates, unit="update")
-        trainer = PPOTrainer(model, env, config, **_on_text(args, folder, shown))
-        judge = text_judge(trainer, test_env, args.eval_examples)
+        log = StepLog(folder, shown)
+        shared = _on_text(args, folder, log, test_env)
+        shown.console.print(f"loading {model}")
+        trainer = PPOTrainer(model, env, config, **shared)
+        log.watch(trainer.health)
+        judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
-        return _Training(args.text.name, model, trainer, judge, shown, axes)
+        return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
     if args.adapters is not None:
         raise ConfigError(f"--adapters is for language models, and {args.env} is control")
     if args.text.given:
@@ -223,30 +267,41 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
-    return _Training(name, model, trainer, judge, display, axes)
+    return _Training(name, model, trainer, updates, judge, display, axes)
 
 
-def _on_text(args: Args, folder: RunFolder, display: TextDisplay) -> dict[str, Any]:
-    """Arguments of a trainer of text, which write and show each step."""
+def _judge(trainer: Any, env: Any, log: StepLog, completions: int) -> Judge:
+    """Make the judge of a training on text that has so many completions."""
+    config = trainer.config
+    return TextJudge(
+        trainer,
+        env,
+        config.eval_examples,
+        console=log.display.console,
+        completions=completions,
+        share=config.eval_share,
+        on_found=log.on_evaluation,
+    )
 
-    def on_step(metrics: dict[str, float], rollout: Buffer) -> None:
-        folder.add_metrics(metrics)
-        display.on_step(metrics, rollout)
 
+def _on_text(args: Args, folder: RunFolder, log: StepLog, eval_env: Any) -> dict[str, Any]:
+    """Arguments of a trainer of text, which write and show each step and each evaluation."""
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
-    given = {"on_step": on_step, "adapters": args.adapters}
-    return given | (export if args.rollouts_every else {})
+    return {
+        "on_step": log.on_step,
+        "adapters": args.adapters,
+        "eval_env": eval_env,
+        "out": folder.path,
+        "on_evaluate": log.display.on_evaluate,
+        **(export if args.rollouts_every else {}),
+    }
 
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    text = table.get("text")
-    places = [
-        (table, ("out", "config", "adapters")),
-        (text if isinstance(text, dict) else {}, ("dataset",)),
-    ]
-    for place, keys in places:
-        for key in keys:
-            if isinstance(place.get(key), str):
-                place[key] = Path(place[key])
+    for key in ("out", "config", "adapters"):
+        if isinstance(table.get(key), str):
+            table[key] = Path(table[key])
+    if isinstance(table.get("text"), dict):
+        table["text"] = paths_from_text(table["text"])
     return table

@@ -10,7 +10,6 @@ from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
 from textenv.algos.episodes.trajectory import Buffer
-from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.grpo_trainer import GRPOTrainer
 from textenv.algos.ppo import PPOTrainer
 from textenv.algos.ppo_config import preset
@@ -30,15 +29,15 @@ class GRPOContestant:
 
     def __init__(self, arena: Arena):
         self._arena = arena
-        self._config = GRPOConfig()
+        trainer = GRPOTrainer(arena.model, arena.make_text())
+        self._config = trainer.config
         self.settings: dict[str, Any] = {"model": arena.model} | asdict(self._config)
-        trainer = GRPOTrainer(arena.model, arena.make_text(), self._config)
         self.description = f"{arena.model}, {trainer.describe()}; {_GENERATION}"
 
     @property
     def warm_up_timesteps(self) -> int:
         """The transitions of one rollout."""
-        return self._config.num_prompts * self._config.num_generations
+        return self._config.completions
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
         """Train from a seed until there are so many transitions."""

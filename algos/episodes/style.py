@@ -41,8 +41,8 @@ def style_for(
 def _can_chat(env_id: str, kwargs: Mapping[str, Any]) -> bool:
     """Whether the style of an environment is open, and may be ``"chat"``."""
     try:
-        spec = gym.spec(env_id)
-    except (gym.error.Error, ModuleNotFoundError):  # who makes the environment reports it
+        spec = gym.spec(env_id.rpartition(":")[2])  # without the module that registers it
+    except gym.error.Error:  # who makes the environment reports it
         return False
     given = {key: value for key, value in {**spec.kwargs, **kwargs}.items() if value is not None}
     if spec.entry_point != ENTRY_POINT or given.keys() & {"style", "prompts", "dataset"}:

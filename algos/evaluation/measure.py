@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from textenv.algos.config import check_integer
-from textenv.algos.episodes.environments import max_turns
+from textenv.algos.episodes.environments import innermost, max_turns
 from textenv.algos.episodes.policy_call import declared
-from textenv.algos.episodes.trajectory import scored_rewards
+from textenv.algos.evaluation.results import Evaluation, Record
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.strategies.protocols import Start
 from textenv.errors import ConfigError, RewardError
 from textenv.tasks.dataset import Dataset
 
 MOST_STEPS = 100_000
 """An evaluation gives up an episode of control that has not ended after so many steps."""
+FEWEST = 32
+"""The first answers of an evaluation, from whose time it is decided how many examples follow."""
 
+_MOST_ROWS = 128  # answers that are played side by side
+_MAX_NOISE = 2**62  # so large that the seeds of two episodes and their turns do not meet
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` measured, as means over the examples."""
-
-    accuracy: float | None
-    """Share of right answers; None if the task has no verifier."""
-    reward: float
-    """Mean return of an episode."""
-    length: float
-    """Mean number of tokens that the policy wrote in an episode."""
-    examples: int
-    """How many examples there were."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for a file."""
-        return asdict(self)
+OnProgress = Callable[[int, int], None]
+"""``on_progress(done, total)`` is called with how many examples have been played, of how many."""
 
 
 def evaluation_ids(env: Any, count: int) -> list[int]:
@@ -44,13 +36,14 @@ def evaluation_ids(env: Any, count: int) -> list[int]:
     The ids are the same at every call.
 
     Raises:
-        ConfigError: if the environment is not a TextGen environment.
+        ConfigError: if the environment is not a TextGen environment, or ``count`` is below 1.
     """
     task = getattr(env.unwrapped, "task", None)
     if task is None:
         raise ConfigError(
             f"{type(env.unwrapped).__name__} has no task to evaluate on; expected TextGen-v0"
         )
+    check_integer("examples", count, 1)
     if isinstance(task, Dataset):
         return task.ids[:count]
     ids: dict[str, int] = {}
@@ -61,34 +54,90 @@ def evaluation_ids(env: Any, count: int) -> list[int]:
     return list(ids.values())
 
 
-def evaluate(policy: Any, env: Any, examples: int = 500, deterministic: bool = True) -> Evaluation:
-    """Play one episode for each of a fixed set of examples, and measure the answers.
+def evaluate(
+    policy: Any,
+    env: Any,
+    examples: int | Sequence[int] = 500,
+    deterministic: bool = True,
+    *,
+    samples: int = 1,
+    most_seconds: float | None = None,
+    fewest: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Play episodes of a fixed set of examples, and measure the answers.
+
+    Sampled answers follow from the policy's seed and the example's id, if the policy declares
+    ``seeds``: each is the same whatever else is played.
 
     Args:
         policy: a policy that writes text.
         env: a TextGen environment of the split to evaluate on.
-        examples: how many examples; fewer if the task has fewer.
+        examples: how many examples, fewer if the task has fewer; or their ids.
         deterministic: whether answers are greedy, or sampled.
+        samples: how many answers to each example; 1 if they are greedy.
+        most_seconds: about how long it may last. After the first batch, and after each further
+            one, it is decided how many examples follow; those that are left out are a random part,
+            which is always the same. None plays them all.
+        fewest: how many examples are played even if that takes longer.
+        on_progress: called after each batch.
 
     Raises:
+        ConfigError: if there is no example or no sample, or several greedy ones of each example.
         RewardError: if the reward functions abstained from all of them.
     """
-    ids = evaluation_ids(env, examples)
+    check_integer("samples", samples, 1)
+    if deterministic and samples > 1:
+        raise ConfigError(f"samples={samples}: greedy answers to one example are all the same")
+    ids = evaluation_ids(env, examples) if isinstance(examples, int) else list(examples)
+    check_integer("examples", len(ids), 1)
+    order = np.arange(len(ids))
+    if most_seconds is not None:  # a part of them must not be the first rows of a sorted file
+        order = np.random.default_rng(0).permutation(len(ids))
     runner = RolloutRunner(env, policy, max_steps=max_turns(env))
-    trajectories = runner.play(ids, deterministic).trajectories
-    rewards = scored_rewards(trajectories)
-    if not rewards:
+    records: dict[int, Record] = {}
+    total, size = len(ids), max(1, FEWEST // samples)
+    began = time.perf_counter()
+    while len(records) < total:
+        places = order[len(records) : min(len(records) + size, total)].tolist()
+        played = _play(runner, [ids[place] for place in places], deterministic, samples)
+        records |= dict(zip(places, played))
+        if most_seconds is not None:
+            each = (time.perf_counter() - began) / len(records)
+            affordable = int(most_seconds / each) if each > 0 else len(ids)
+            total = min(len(ids), max(affordable, fewest, len(records)))
+        if on_progress is not None:
+            on_progress(len(records), total)
+        size = min(2 * size, max(1, _MOST_ROWS // samples))
+    kept = [records[place] for place in sorted(records)]
+    if all(record.reward is None for record in kept):
         raise RewardError(
-            f"{' and '.join(env.unwrapped.reward.names)} returned None for all {len(ids)} "
-            "completions: a reward function must score some of them"
+            f"{' and '.join(env.unwrapped.reward.names)} returned None for all "
+            f"{len(kept) * samples} completions: a reward function must score some of them"
         )
-    correct = [t.is_correct for t in trajectories if t.is_correct is not None]
-    return Evaluation(
-        accuracy=float(np.mean(correct)) if correct else None,
-        reward=float(np.mean(rewards)),
-        length=float(np.mean([sum(t.token_mask or ()) for t in trajectories])),
-        examples=len(ids),
-    )
+    return Evaluation.of(kept, left_out=len(ids) - len(kept))
+
+
+def _play(
+    runner: RolloutRunner, ids: Sequence[int], deterministic: bool, samples: int
+) -> list[Record]:
+    """Play episodes of these examples, so many of each, and record them."""
+    starts = []
+    for number, example_id in enumerate(ids):
+        noise = np.random.default_rng((0, example_id)).integers(_MAX_NOISE, size=samples).tolist()
+        options = {"example_id": example_id}
+        starts += [Start(number, 0, options, None if deterministic else n) for n in noise]
+    trajectories = runner.play_alone(starts, deterministic)
+    task = innermost(runner.env).task
+    records = []
+    for number, example_id in enumerate(ids):
+        own = trajectories[number * samples : (number + 1) * samples]
+        expected = task.example(example_id).get("answer")
+        record = Record(example_id, own[0].prompt or "", expected)
+        for trajectory in own:
+            record.add(trajectory)
+        records.append(record)
+    return records
 
 
 def episode_returns(

@@ -30,6 +30,7 @@ from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize, make_batch
 from textenv.algos.offline.sft_rows import Limits, Rows, encode_rows
 from textenv.algos.runtime import backend
+from textenv.conversation import Opening
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
@@ -136,6 +137,8 @@ class SFTTrainer:
         rows: a file of rows, or a list of them, as `textenv.algos.offline.sft_rows` has them.
         config: the settings; None takes the defaults.
         eval_rows: held-out rows, for `evaluate`.
+        system_prompt: what a system message says before each row; ``@FILE`` is a file's text.
+        few_shot: rows of ``prompt`` and ``answer``, shown before each row and not trained on.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called with the metrics after each optimizer step.
@@ -167,6 +170,8 @@ class SFTTrainer:
         config: SFTConfig | None = None,
         *,
         eval_rows: RowsLike = (),
+        system_prompt: str | None = None,
+        few_shot: Sequence[Mapping[str, Any]] | None = None,
         tokenizer: Any = None,
         adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
@@ -182,6 +187,7 @@ class SFTTrainer:
             {"max_tokens": config.max_completion_length}
             | {name: getattr(config, name) for name in settings},
         )
+        self._opening = Opening(system_prompt, few_shot)
         encoded = self._encode(rows, "rows")
         self.trained_on = [t for t in encoded if t is not None]
         self.left_out = len(encoded) - len(self.trained_on)
@@ -325,7 +331,7 @@ class SFTTrainer:
             )
         chat = ChatFormat(self.tokenizer, config.chat_template, config.chat_template_kwargs)
         limits = Limits(config.max_length, context)
-        return encode_rows(Rows.of(rows, name), chat, limits)
+        return encode_rows(Rows.of(rows, name), chat, limits, self._opening)
 
     def _batch(self, step: int) -> list[Trajectory]:
         """What a step trains on."""

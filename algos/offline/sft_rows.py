@@ -4,13 +4,15 @@ A row is one of these:
 
 - ``{"prompt", "completion"}`` or ``{"prompt", "answer"}``. The prompt is text or a list of
   messages, the answer is text, a number, or a list of messages that begins and ends with the
-  assistant's. If a row has both keys, its completion is trained on.
+  assistant's.
 - ``{"messages"}`` that end with an answer: every message of the assistant is trained on.
 - ``{"messages", "answer"}`` (or ``completion``), where the messages end before the answer.
 
-A message is ``{"role", "content"}``. The prompt is encoded as the policy encodes it, and each
-answer as the policy would have to write it, up to the token that ends it. What stands between two
-answers is read and not trained on.
+A row may have several of the keys ``completion``, ``solution`` and ``answer``. The first of them is
+trained on: an ``answer`` may be the final number alone, as in GSM8K. ``tools`` are the JSON schemas
+that the chat template shows. The prompt is encoded as the policy encodes it, and each answer as the
+policy would have to write it, up to the token that ends it. What stands between two answers is read
+and not trained on.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from typing import Any, NamedTuple
 
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.lm.generation.chat import ChatFormat
+from textenv.conversation import Opening
 from textenv.errors import ConfigTypeError, DataError
+from textenv.messages import Message, check, replies, transcript, with_messages
 from textenv.rewards.answers import as_text, why_missing
 from textenv.spaces import has_lone_surrogate
 from textenv.tasks.base import split_of
-from textenv.tasks.dataset_files import rows_of
+from textenv.tasks.dataset_files import read_examples
+from textenv.tools.calls import with_calls
 
-Message = Mapping[str, Any]
-_ANSWERS = ("completion", "answer")
+_ANSWERS = ("completion", "solution", "answer")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Rows:
         """
         sides: dict[str, list[int]] = {"train": [], "test": []}
         for number, (place, row) in enumerate(zip(self.places, self.rows)):
-            sides[split_of(prompt_of(row, place))].append(number)
+            sides[split_of(_prompt_of(row, place))].append(number)
         return self.some(sides["train"]), self.some(sides["test"])
 
 
@@ -82,6 +86,8 @@ class Conversation(NamedTuple):
     """The places of the messages that are trained on, ascending."""
     prompt: str | None
     """The prompt if the row has it as plain text, which may be rendered already."""
+    tools: Sequence[Any] = ()
+    """The JSON schemas of the tools that the assistant may call."""
 
 
 class Limits(NamedTuple):
@@ -93,12 +99,13 @@ class Limits(NamedTuple):
     """What the model can read at most; None: it does not say."""
 
 
-def conversation_of(row: Any, place: str) -> Conversation:
+def conversation_of(row: Any, place: str, opening: Opening | None = None) -> Conversation:
     """The messages of a row.
 
     Args:
         row: the row, of one of the kinds above.
         place: what the row is called in messages.
+        opening: what comes before the messages of each row.
 
     Raises:
         DataError: if there is no prompt or no answer, or it is of another kind; names the place.
@@ -110,44 +117,53 @@ def conversation_of(row: Any, place: str) -> Conversation:
     if ended and row.get("messages") is None:
         raise DataError(f"{place}: 'prompt' ends with an answer; give the whole as 'messages'")
     after = [] if ended else _after(row, place)
-    first = len(before) if after else 0
     messages = [*before, *after]
+    first = 0 if ended else len(before)
     answers = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
     if answers[0] == 0:
         raise DataError(f"{place}: the conversation begins with an answer; expected a prompt first")
-    return Conversation(messages, answers, prompt)
+    tools = row.get("tools") or []
+    if not isinstance(tools, list):
+        raise DataError(f"{place}: 'tools' must be a list of schemas, got {type(tools).__name__}")
+    if opening is not None and opening.always:
+        count, prompt = len(messages), None
+        messages = opening.before(messages)
+        answers = [i + len(messages) - count for i in answers]
+    return Conversation(messages, answers, prompt, tools)
 
 
 def encode(conversation: Conversation, chat: ChatFormat) -> Trajectory:
     """A conversation as a policy would have recorded it, its answers under the mask.
 
+    Without a chat template it is a plain transcript, as environments show it.
+
     Raises:
-        DataError: if the chat template does not take the messages, or there is none and the
-            conversation is more than a prompt and an answer.
+        DataError: if the chat template does not take the messages.
     """
-    messages, answers = conversation.messages, conversation.answers
-    text, whole = conversation.prompt, None
-    if text is None or len(messages) > 2:
-        if not chat.templated:
-            raise DataError(
-                "a conversation of several messages needs a chat template; without one, give "
-                "'prompt' and 'answer' as text"
-            )
-        text, whole = text or "", messages
-    prompt_ids = chat.begin(text, whole and whole[: answers[0]])
+    messages, answers, prompt, tools = conversation
+    plain = prompt is not None and len(messages) == 2 and not tools
+
+    def up_to(place: int) -> list[Message] | None:
+        return None if plain else messages[:place]
+
+    text = prompt if prompt and plain else transcript(messages[: answers[0]], tools)
+    prompt_ids = chat.begin(text, up_to(answers[0]), tools)
     if not prompt_ids:
         raise DataError("the prompt is empty, and this model has no token to begin with")
     token_ids: list[int] = []
     mask: list[int] = []
+    so_far, last = text, -1
     for place in answers:
         if token_ids:
+            said = replies(messages[last + 1 : place], False)
             context = [*prompt_ids, *token_ids]
-            between = chat.go_on(context, "", messages[:place])[len(context) :]
-            token_ids += between
+            between = chat.go_on(context, said, up_to(place), tools=tools)[len(context) :]
+            so_far, token_ids = so_far + said, [*token_ids, *between]
             mask += [0] * len(between)
-        own = chat.answer(messages[place], text, whole and whole[:place])
-        token_ids += own
+        own = chat.answer(messages[place], so_far, up_to(place), tools)
+        so_far, token_ids = so_far + with_calls(messages[place]), [*token_ids, *own]
         mask += [1] * len(own)
+        last = place
     return Trajectory(
         rewards=[1.0],
         prompt=text,
@@ -186,20 +202,23 @@ def fit(trajectory: Trajectory, limits: Limits) -> Trajectory | None:
     return trajectory
 
 
-def encode_rows(rows: Rows, chat: ChatFormat, limits: Limits) -> list[Trajectory | None]:
+def encode_rows(
+    rows: Rows, chat: ChatFormat, limits: Limits, opening: Opening | None = None
+) -> list[Trajectory | None]:
     """The trajectory of each row, None for those that `fit` leaves nothing of.
 
     Args:
         rows: rows of the kinds above.
         chat: the format of the policy that is trained.
         limits: how long a row may be.
+        opening: what comes before the messages of each row.
 
     Raises:
         DataError: for the first row that cannot be trained on; names it.
     """
     encoded = []
     for place, row in zip(rows.places, rows.rows):
-        conversation = conversation_of(row, place)
+        conversation = conversation_of(row, place, opening)
         try:
             encoded.append(fit(encode(conversation, chat), limits))
         except DataError as error:
@@ -207,33 +226,34 @@ def encode_rows(rows: Rows, chat: ChatFormat, limits: Limits) -> list[Trajectory
     return encoded
 
 
-def prompt_of(row: Mapping[str, Any], place: str) -> str:
-    """The text of what comes before the first answer, by which rows are split."""
-    messages, answers, prompt = conversation_of(row, place)
-    before = messages[: answers[0]]
-    return before[0]["content"] if prompt is not None or len(before) == 1 else repr(before)
-
-
-def read_rows(path: str | Path) -> Rows:
+def read_rows(
+    path: str | Path, columns: Mapping[str, str] | None = None, limit: int | None = None
+) -> Rows:
     """The rows of a file, or of a Hugging Face dataset's folder.
+
+    Args:
+        path: the file or folder; of a folder with splits, the split ``train``.
+        columns: new names for some columns.
+        limit: read only so many rows, the first ones.
 
     Raises:
         MissingFileError: if there is no such file or folder.
         DataError: if it cannot be read; names the file and the row, counted from 1.
     """
-    rows = list(rows_of(path))
+    split = "train" if (Path(path) / "dataset_dict.json").is_file() else None
+    rows = read_examples(path, split, columns, limit)
     return Rows([f"{path}, row {number}" for number in range(1, len(rows) + 1)], rows)
 
 
 def _before(row: Mapping[str, Any], place: str) -> tuple[list[Message], str | None]:
     """The messages of a row's prompt, and the prompt if it is text."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and row.get("messages") is None:
+        _check_text(prompt, f"{place}: 'prompt'")
+        return [{"role": "user", "content": prompt}], prompt
     for key in ("messages", "prompt"):
-        value = row.get(key)
-        if isinstance(value, str) and key == "prompt":
-            _check_text(value, f"{place}: 'prompt'")
-            return [{"role": "user", "content": value}], value
-        if value is not None:
-            return _messages(value, f"{place}: {key!r}"), None
+        if row.get(key) is not None:
+            return check(row[key], f"{place}, {key!r}"), None
     raise DataError(
         f"{place}: key 'prompt' or 'messages' is missing; "
         f"the row has {', '.join(map(repr, row)) or 'no keys'}"
@@ -250,7 +270,7 @@ def _after(row: Mapping[str, Any], place: str) -> list[Message]:
         )
     value = row[key]
     if isinstance(value, list):
-        messages = _messages(value, f"{place}: {key!r}")
+        messages = check(value, f"{place}, {key!r}")
         for message in (messages[0], messages[-1]):
             if message["role"] != "assistant":
                 raise DataError(
@@ -266,22 +286,15 @@ def _after(row: Mapping[str, Any], place: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def _messages(value: Any, place: str) -> list[Message]:
-    """Check a list of messages."""
-    if not isinstance(value, list) or not value:
-        raise DataError(
-            f"{place} must be a list of messages {{'role', 'content'}}, got {value!r:.60}"
-        )
-    for number, message in enumerate(value):
-        what = f"{place}, message {number}"
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise DataError(f"{what}: expected {{'role', 'content'}}, got {message!r:.60}")
-        _check_text(message.get("content"), f"{what}: 'content'")
-    return [dict(message) for message in value]
+def _prompt_of(row: Any, place: str) -> str:
+    """The prompt that a `Dataset` of this row has, by which it is split."""
+    conversation_of(row, place)
+    text = row.get("prompt")
+    if isinstance(text, str) and row.get("messages") is None:
+        return text
+    return with_messages(row, place)["prompt"]
 
 
-def _check_text(value: Any, what: str) -> None:
-    if not isinstance(value, str):
-        raise DataError(f"{what} must be text, got {type(value).__name__}")
+def _check_text(value: str, what: str) -> None:
     if has_lone_surrogate(value):
         raise DataError(f"{what} holds a lone surrogate")

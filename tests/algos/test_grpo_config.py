@@ -71,3 +71,11 @@ def test_stop_strings_and_settings_of_the_template_reach_the_policy():
 def test_config_accepts_its_edges():
     config = GRPOConfig(epsilon=0, num_generations=2, micro_batch_size=1, beta=1, temperature=2)
     assert config.sampling["temperature"] == 2
+
+
+def test_the_size_of_rollouts_may_be_left_open():
+    assert GRPOConfig(num_prompts=3, num_generations=5).completions == 15
+    for open_ in (GRPOConfig(), GRPOConfig(num_prompts=3), GRPOConfig(num_generations=3)):
+        assert from_table(GRPOConfig, to_table(open_), "a run") == open_
+        with pytest.raises(ValueError, match="chosen by a trainer"):
+            open_.completions  # noqa: B018

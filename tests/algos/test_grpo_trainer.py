@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 import textenv
-from tests.algos.shared import accuracy, length, make_env, starts_with, vowels, weights_of
+from tests.algos.shared import (
+    accuracy,
+    length,
+    make_env,
+    same_weights,
+    starts_with,
+    vowels,
+    weights_of,
+)
 from textenv.algos import (
     Buffer,
     GRPOConfig,
@@ -316,3 +324,41 @@ def test_a_reward_that_abstains_trains_as_if_those_completions_were_not_there():
         for t in played:
             assert t.is_scored == (t in scored) == np.isfinite(t.total_reward)
     assert max(shares) > 0
+
+
+def test_a_collapse_ends_the_training_and_the_best_weights_come_back(fresh):
+    """Half of all completions are paid, in the third rollout three in four, and after four none."""
+    model, tokenizer = fresh
+    calls = iter(range(10_000))
+
+    def paid(prompt, completion, example):
+        call = next(calls)
+        rollout = call // 32
+        return float(rollout < 4 and call % 4 < (3 if rollout == 2 else 2))
+
+    seen = {}
+
+    def on_step(metrics, rollout):
+        seen[metrics["step"]] = weights_of(model)
+
+    config = GRPOConfig(**SMALL, max_steps=40, learning_rate=1e-3, stop_on_collapse=True)
+    trainer = GRPOTrainer(model, make_env(paid), config, tokenizer=tokenizer, on_step=on_step)
+    trainer.train()
+    assert [m["reward"] for m in trainer.history] == [0.5, 0.5, 0.75, 0.5, 0, 0, 0, 0]
+    collapse = trainer.warnings[-1]
+    assert (collapse.name, collapse.step) == ("collapse", 8)
+    assert same_weights(seen[2], weights_of(model)) and not same_weights(seen[8], seen[2])
+
+
+def test_what_keeps_it_from_learning_is_told_once(fresh):
+    trainer = GRPOTrainer(
+        fresh[0],
+        make_env(lambda prompt, completion, example: 0.0),
+        GRPOConfig(**SMALL, max_steps=5),
+        tokenizer=fresh[1],
+    )
+    assert trainer.warnings == []
+    trainer.train()
+    assert [(w.name, w.step) for w in trainer.warnings if w.name == "no_reward"] == [
+        ("no_reward", 2)
+    ]

@@ -354,3 +354,11 @@ def test_what_cannot_be_trained(fresh):
     model.freeze()
     with pytest.raises(ConfigError, match="no trainable weights"):
         make_trainer(model, tokenizer)
+
+
+def test_what_keeps_it_from_learning_is_told_once(fresh):
+    config = PPOConfig(total_timesteps=96, n_steps=32, batch_size=32, n_epochs=1)
+    env = make_env(lambda prompt, completion, example: 0.0)
+    trainer = PPOTrainer(fresh[0], env, config, tokenizer=fresh[1])
+    trainer.train()
+    assert [w.name for w in trainer.warnings if w.name == "no_reward"] == ["no_reward"]

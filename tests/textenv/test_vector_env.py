@@ -44,7 +44,7 @@ SETTINGS = {
         "tool_timeout": None,
         "max_turns": 3,
     },
-    "calculator in chat": {"task": "calculator", "task_kwargs": {"style": "chat"}},
+    "calculator in chat": {"task": "calculator", "style": "chat"},
     "arithmetic": {},
     "guess_number": {"task": "guess_number", "task_kwargs": {"max_turns": 3}},
     "calculator": {"task": "calculator"},

@@ -47,7 +47,9 @@ def reward(
         name: the name; by default the name of the function.
         requires: keys that every example must have; checked before the first episode.
         verifies: whether 1.0 means that the completion is correct; this sets
-            ``info["is_correct"]``.
+            ``info["is_correct"]``. If the function returns a dict, its component ``"correct"``
+            decides, whatever this is; without one, the component of the function's own name, or
+            else the sum of the components.
         batch: whether the function takes lists of prompts, completions and examples, and returns
             a list of rewards. A vector environment passes the completions of all its
             environments, a rollout those of one turn of all its episodes, and a single

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,14 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +26,7 @@ from textenv.algos.episodes.trajectory import Buffer
 
 _SAMPLES = 4  # completions
 _LINES = 10  # of an offline training
+_SILENT = 10.0  # seconds after which the next step has a line, whichever it is
 _FIGURES = ("reward", "accuracy", "completions/mean_length", "entropy", "kl", "grad_norm")
 _SFT_FIGURES = ("loss", "mean_token_accuracy", "entropy", "grad_norm", "learning_rate")
 
@@ -38,6 +47,7 @@ class Terminal(Console):
 def progress_bar(unit: str, console: Console, disable: bool = False) -> Progress:
     """A bar that counts units, and estimates the time left."""
     return Progress(
+        SpinnerColumn(),
         TextColumn(unit),
         MofNCompleteColumn(),
         BarColumn(),
@@ -62,10 +72,13 @@ class TextDisplay:
         self._total, self._unit = total, unit
         self._progress = progress_bar(unit, self.console)
         self._bar = self._progress.add_task("train", total=total)
+        self._evaluating = self._progress.add_task("evaluate", total=None, visible=False)
         self._live = Live(self._progress, console=self.console, refresh_per_second=4)
         self._every = max(1, total // 20)
+        self._shown_at = time.perf_counter()
 
     def __enter__(self) -> TextDisplay:
+        self.console.print(f"training; the first {self._unit} also compiles what is new here")
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -82,17 +95,30 @@ class TextDisplay:
     def on_step(self, metrics: Mapping[str, float], rollout: Buffer) -> None:
         """Show one step."""
         step = int(metrics["step" if self._unit == "step" else "time/iterations"])
-        why = no_signal(metrics)
-        if why:
-            self.console.print(f"{self._unit} {step}: no update, {why}")
+        if "eval/reward" in metrics:
+            self._progress.update(self._evaluating, visible=False)
+            self.console.print(f"{self._unit} {step}: {evaluation_line(metrics)}")
         if self.console.is_terminal:
             self._progress.update(self._bar, completed=step)
             self._live.update(Group(self._progress, _figures(metrics), _samples(rollout)))
-        elif step == 1 or step % self._every == 0 or step == self._total:
+        elif self._is_due(step):
             self.console.print(
                 f"{self._unit} {step}/{self._total}  {_line(metrics)}  "
                 f"{_tokens_a_second(metrics):.0f} tokens/s"
             )
+
+    def on_evaluate(self, done: int, total: int) -> None:
+        """Show how far an evaluation during the training is; a terminal shows it as a bar."""
+        self._progress.update(self._evaluating, completed=done, total=total, visible=True)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a step is shown without a terminal: one in twenty, or after some seconds."""
+        now = time.perf_counter()
+        chosen = step == 1 or step % self._every == 0 or step == self._total
+        if not chosen and now - self._shown_at < _SILENT:
+            return False
+        self._shown_at = now
+        return True
 
 
 class ControlDisplay:
@@ -214,19 +240,26 @@ def ppo_line(metrics: Mapping[str, float], transitions: int, exported: Path | No
     return f"PPO update {update}: {' '.join(figures)} total_steps={total}{where}"
 
 
-def no_signal(metrics: Mapping[str, float]) -> str:
-    """The reason why a step made no update; empty if it made one."""
-    if "loss" in metrics or metrics.get("train/n_updates", 0) > 0:
-        return ""
-    groups = int(metrics["groups"])
-    if groups == metrics["completions/count"]:  # there are no groups, but the values of a critic
-        return "no token did better or worse than the critic expected: nothing to learn from"
-    equal = round(metrics["frac_reward_zero_std"] * groups)
-    if equal == groups:
-        return f"{equal} of {groups} groups had equal rewards: nothing to learn from"
+def evaluation_line(metrics: Mapping[str, float]) -> str:
+    """The line that describes an evaluation during a training."""
+    shown = []
+    if "eval/accuracy" in metrics:
+        ends = f"{metrics['eval/accuracy_low']:.3f} to {metrics['eval/accuracy_high']:.3f}"
+        shown.append(f"accuracy {metrics['eval/accuracy']:.3f} ({ends})")
+    shown.append(f"reward {metrics['eval/reward']:.3f}")
+    parts = {name: value for name, value in metrics.items() if name.startswith("eval/rewards/")}
+    if len(parts) > 1:
+        shown += [f"{name.split('/')[2]} {value:.3f}" for name, value in parts.items()]
+    shown.append(f"{metrics['eval/mean_length']:.1f} tokens")
+    if metrics["eval/clipped_ratio"]:
+        shown.append(f"{metrics['eval/clipped_ratio']:.0%} cut off")
+    best = int(metrics["eval/best_step"])
+    which = (
+        "the best so far" if best == int(metrics["step"]) else f"optimizer step {best} was better"
+    )
     return (
-        f"{equal} of {groups} groups had equal rewards, and no completion of the others counts "
-        "(all of them truncated?)"
+        f"evaluated on {metrics['eval/examples']:.0f} held-out examples: {', '.join(shown)}; "
+        f"{which} ({metrics['time/evaluate']:.1f} s)"
     )
 
 

@@ -89,21 +89,36 @@ class TrainingRun:
             done = len(self.trainer.history)
             say(f"interrupted after {done} {self.unit}: saving what there is")
         finally:
-            after = self._finish(state, before)
+            state, after = self._finish(state, before)
         say_judgement(say, "after", after)
+        change = getattr(self.judge, "change", None)
+        if change is not None:
+            say(f"greedy answers before and after: {change.describe()}")
         if self.export is not None:
             say(self.export())
+        evaluations = getattr(self.trainer, "evaluations", None)
+        if evaluations is not None and evaluations.best is not None:
+            say(evaluations.describe())
         folder = self.folder
         say(f"{self._seconds():.1f} s; the run is in {folder.path}, the model in {folder.model}")
         return 130 if state == "interrupted" else 0
 
-    def _finish(self, state: State, before: Judgement | None) -> Judgement | None:
-        """Write the model, the summary and the picture; returns the evaluation of the model."""
+    def _finish(self, state: State, before: Judgement | None) -> tuple[State, Judgement | None]:
+        """Write the model, the summary and the picture.
+
+        Returns:
+            The state, which is ``"interrupted"`` also if the evaluation was, and the evaluation of
+            the model.
+        """
         after = None
         if state != "failed":
             self.trainer.save(self.folder.model)
-            after = self.judge()
-            add_results(self.folder.model, {"before": before, "after": after})
+            try:
+                after = self.judge()
+                add_results(self.folder.model, {"before": before, "after": after})
+            except KeyboardInterrupt:
+                state = "interrupted"
+                self.console.print("the evaluation after the training was interrupted")
         elif self.trainer.history:
             self._save_what_was_learnt()
         self.folder.write_summary(
@@ -112,6 +127,7 @@ class TrainingRun:
                 **self.facts(),
                 "before": before,
                 "after": after,
+                **self._judged(),
                 "seconds": round(self._seconds(), 1),
                 "seed": self.trainer.config.seed,
                 **self.machine,
@@ -120,7 +136,17 @@ class TrainingRun:
         )
         if self.picture is not None and self.trainer.history:
             self.folder.draw(self.picture, self.trainer.history)
-        return after
+        return state, after
+
+    def _judged(self) -> dict[str, Any]:
+        """What the summary says of the change by the training, and of its best evaluation."""
+        change = getattr(self.judge, "change", None)
+        evaluations = getattr(self.trainer, "evaluations", None)
+        best = {} if evaluations is None else evaluations.summary()
+        return {
+            **({} if change is None else {"change": change.as_dict()}),
+            **({"best": best} if best else {}),
+        }
 
     def _save_what_was_learnt(self) -> None:
         """Write the model of a training that failed; the error that ended it matters more."""

@@ -65,7 +65,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / "config.toml", tomli_w.dumps(dict(config)))
 
-    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+    def add_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(metrics)) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,15 +58,23 @@ def run(args: SFTArgs) -> int:
     started = time.perf_counter()
     name = args.text.name
     folder = RunFolder(args.out or RunFolder.default_path(f"sft-{name}".replace("/", "-")))
-    rows, held_out, env = _of_dataset(args) if args.text.dataset else _of_task(args)
+    kwargs = args.text.env_kwargs()
+    rows, held_out, env = _of_dataset(args, kwargs) if args.text.dataset else _of_task(args)
     display = SFTDisplay()
 
     def on_step(metrics: dict[str, float]) -> None:
         folder.add_metrics(metrics)
         display.on_step(metrics, trainer.steps)
 
-    given: dict[str, Any] = {"eval_rows": held_out, "adapters": args.adapters}
-    trainer = SFTTrainer(args.model, rows, args.sft, **given, on_step=on_step)
+    trainer = SFTTrainer(
+        args.model,
+        rows,
+        args.sft,
+        eval_rows=held_out,
+        adapters=args.adapters,
+        on_step=on_step,
+        **{name: kwargs[name] for name in ("system_prompt", "few_shot") if name in kwargs},
+    )
 
     def facts() -> dict[str, Any]:
         return {
@@ -108,16 +116,17 @@ def _judge(trainer: SFTTrainer, env: Any, examples: int) -> Judge:
     return judge
 
 
-def _of_dataset(args: SFTArgs) -> tuple[Rows, Rows, Any]:
+def _of_dataset(args: SFTArgs, kwargs: Mapping[str, Any]) -> tuple[Rows, Rows, Any]:
     """The rows to train on, those held out, and the environment that scores answers to these."""
-    if args.text.task is not None:
-        raise ConfigError("give --task or --dataset, not both")
     if args.text.task_kwargs:
         raise ConfigError("--task-kwargs are settings of a --task; a --dataset takes none")
-    rows = read_rows(args.text.dataset)
+    rows = read_rows(kwargs["dataset"], kwargs.get("columns"), kwargs.get("limit"))
     if not args.eval_examples:
         return rows, rows.some([]), None
-    train, held_out = rows.split()
+    if args.text.eval_dataset is not None:
+        train, held_out = rows, read_rows(args.text.eval_dataset, kwargs.get("columns"))
+    else:
+        train, held_out = rows.split()
     env = make_text_envs(_ENV, args.text, True)[1] if args.text.reward else None
     if not len(train) or not len(held_out):
         if env is None:  # else that has said so

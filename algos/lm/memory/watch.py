@@ -66,9 +66,19 @@ class MemoryWatch:
         self._warned = False
         if env is None:
             return
-        self._prompt, assumed = longest_prompt(env, tokenizer)
+        self._prompt, self._assumed = longest_prompt(env, tokenizer)
         short = -(-config.max_completion_length // _SHARE)
-        self._check(self._prompt, short, f"{assumed}, completions of {short}")
+        self._check(self._prompt, short, f"{self._assumed}, completions of {short}")
+
+    def describe(self) -> str:
+        """What the training needs if completions are as long as they may be, in one line."""
+        parts = self._estimate(self._prompt, self._config.max_completion_length)
+        limit = self._limit or memory_limit()
+        room = "" if limit is None else f", and {limit.what} is {in_gb(limit.size)}"
+        return (
+            f"training needs about {in_gb(sum(parts.values()))} ({_shown(parts)}; {self._assumed}, "
+            f"completions of {self._config.max_completion_length}){room}"
+        )
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -101,7 +111,7 @@ class MemoryWatch:
         if limit is None:
             return
         on_cpu = mx.default_device() == mx.cpu
-        parts = estimate_memory(self._sizes, Workload.of(self._config, prompt, completion), on_cpu)
+        parts = self._estimate(prompt, completion)
         total = sum(parts.values())
         refused = total > MARGIN * limit.size
         if total <= limit.size or (self._warned and not refused):
@@ -118,17 +128,12 @@ class MemoryWatch:
 
         levers = _levers(self._config)
         settings = settings_that_fit(fits, levers)
-        shown = ", ".join(
-            f"{name} {in_gb(size)}"
-            for name, size in sorted(parts.items(), key=lambda part: -part[1])
-            if size >= 0.01 * total
-        )
         if settings:
             advice = "it should fit with " + ", ".join(f"{k}={v}" for k, v in settings.items())
         else:
             advice = f"no setting of {', '.join(levers)} makes it fit: take a smaller model"
         message = (
-            f"training needs about {in_gb(total)} ({shown}; {about}), and {limit.what} is "
+            f"training needs about {in_gb(total)} ({_shown(parts)}; {about}), and {limit.what} is "
             f"{in_gb(limit.size)}: {advice}"
         )
         if refused:
@@ -136,15 +141,29 @@ class MemoryWatch:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._warned = True
 
+    def _estimate(self, prompt: int, completion: int) -> dict[str, int]:
+        work = Workload.of(self._config, prompt, completion)
+        return estimate_memory(self._sizes, work, mx.default_device() == mx.cpu)
+
+
+def _shown(parts: Mapping[str, int]) -> str:
+    """The parts of an estimate in words, the largest first, without those that hardly count."""
+    total = sum(parts.values())
+    return ", ".join(
+        f"{name} {in_gb(size)}"
+        for name, size in sorted(parts.items(), key=lambda part: -part[1])
+        if size >= 0.01 * total
+    )
+
 
 def _levers(config: Any) -> dict[str, list[Any]]:
     """Settings that take less memory, each from mild to harsh, in the order to try them."""
     now = Workload.of(config, 1, 1)
     levers: dict[str, list[Any]] = {
-        "micro_batch_size": _halvings(now.micro_batch),
+        "micro_batch_size": halvings(now.micro_batch),
         "gradient_checkpointing": [] if config.gradient_checkpointing else [True],
         "lora_rank": [] if config.lora_rank else [16],
-        "num_prompts": _halvings(getattr(config, "num_prompts", 1)),
+        "num_prompts": halvings(getattr(config, "num_prompts", 1)),
     }
     return {name: values for name, values in levers.items() if values}
 
@@ -183,7 +202,7 @@ def _relaxed(
     return chosen
 
 
-def _halvings(value: int) -> list[int]:
+def halvings(value: int) -> list[int]:
     """Half of a number, a quarter, and so on down to 1."""
     return [value >> i for i in range(1, value.bit_length())]
 

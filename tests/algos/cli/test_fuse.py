@@ -59,7 +59,12 @@ def test_adapters_are_evaluated_and_collected_with(adapters, tmp_path, capsys):
     assert main(["eval", *size]) == 0
     plain = capsys.readouterr().out
     assert main(["eval", *size, "--adapters", str(adapters)]) == 0
-    assert capsys.readouterr().out != plain
+    adapted = capsys.readouterr().out
+    assert adapted != plain
+    argv = ["eval", "--model", "tiny-lm", "tiny-lm", *size, "--adapters", str(adapters)]
+    assert main(argv) == 0  # they are of the second
+    both = capsys.readouterr().out
+    assert both.index(plain) < both.index(adapted)
     texts = []
     for number, more in enumerate(([], ["--adapters", str(adapters)])):
         out = tmp_path / str(number)

@@ -167,7 +167,7 @@ def test_config_files_that_are_wrong(tmp_path, refused):
         ("text = {reward = [5]}", "[text]: reward must be"),
         ("from_rollouts = 5", "from_rollouts must be a path, got 5"),
         ("from_rollouts = 'x'\nout = 5", "out must be a path, got 5"),
-        ("eval_examples = -5", "eval_examples must be an integer >= 0, got -5"),
+        ("grpo = {eval_examples = -5}", "[grpo]: eval_examples must be an integer >= 0, got -5"),
         ("grpo = {lora_scale = inf}", "[grpo]: lora_scale must be a finite number"),
     ],
 )
@@ -251,3 +251,36 @@ def test_ppo_on_control_leaves_its_rollouts_and_says_so(tmp_path, capsys):
     before = json.loads((further / "summary.json").read_text())["before"]
     assert before["greedy"] == summary["after"]["greedy"]
     assert load_policy(further / "model").fingerprint() != load_policy(out / "model").fingerprint()
+
+
+def test_evaluations_during_a_run(tmp_path, capsys):
+    """Their metrics are at their steps, and the best model is beside the last."""
+    out = tmp_path / "run"
+    argv = ["train", *SHORT, "--max-steps", "5", "--eval-steps", "2", "--eval-share", "1"]
+    assert main([*argv, "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    evaluated = {row["step"]: row["eval/accuracy"] for row in rows if "eval/accuracy" in row}
+    assert [*evaluated] == [2, 4, 5] and all(row.get("eval/examples", 8) == 8 for row in rows)
+    best = json.loads((out / "summary.json").read_text())["best"]
+    step = int(max(evaluated, key=evaluated.get))
+    assert (best["step"], best["value"], best["metric"]) == (step, evaluated[step], "accuracy")
+    assert best["folder"] == str(out / "best") and best["stopped_early"] is False
+    printed = capsys.readouterr().out
+    for number in (2, 4, 5):
+        assert f"step {number}: evaluated on 8 held-out examples: accuracy" in printed
+    assert f"best evaluation: step {step}, accuracy {evaluated[step]:.3f}" in printed
+    change = json.loads((out / "summary.json").read_text())["change"]
+    assert change["examples"] == 8 and "greedy answers before and after: accuracy" in printed
+    argv = ["eval", "--model", str(out / "best"), "--examples", "8", "--samples", "0"]
+    assert main(argv) == 0
+    assert f"accuracy {evaluated[step]:.3f}" in capsys.readouterr().out
+
+
+def test_early_stopping_ends_a_run(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ["train", *SHORT, "--max-steps", "9", "--eval-steps", "1", "--eval-share", "1"]
+    argv += ["--early-stopping-patience", "2", "--learning-rate", "0"]
+    assert main([*argv, "--out", str(out)]) == 0
+    assert "ended early, after 2 evaluation(s) without gain; best" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 3 and summary["best"]["stopped_early"] is True

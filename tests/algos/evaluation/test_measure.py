@@ -7,7 +7,8 @@ import pytest
 from tests.algos.control_envs import Steps
 from textenv import TextGenerationEnv
 from textenv.algos.evaluation import measure
-from textenv.algos.evaluation.measure import Evaluation, episode_returns, evaluate, evaluation_ids
+from textenv.algos.evaluation.measure import episode_returns, evaluate, evaluation_ids
+from textenv.algos.evaluation.results import Evaluation
 from textenv.errors import ConfigError, RewardError
 
 
@@ -36,13 +37,19 @@ def test_means_over_the_examples_by_hand():
 
     asked = []
     assert evaluate(policy, numbers(), examples=5) == Evaluation(
-        accuracy=3 / 5, reward=3 / 5, length=(0 + 1 + 2 + 3 + 4) / 5, examples=5
+        accuracy=3 / 5,
+        reward=3 / 5,
+        components={"exact_match": 3 / 5},
+        length=(0 + 1 + 2 + 3 + 4) / 5,
+        truncated=0.0,
+        examples=5,
     )
     assert asked == [(i, True) for i in range(5)]
     asked.clear()
     found = evaluate(policy, numbers(), examples=100, deterministic=False)
     assert found.examples == 8 and {greedy for _, greedy in asked} == {False}
-    assert found.as_dict() == {"accuracy": 0.5, "reward": 0.5, "length": 3.5, "examples": 8}
+    figures = {"accuracy": 0.5, "reward": 0.5, "length": 3.5, "examples": 8}
+    assert figures.items() <= found.as_dict().items()
 
 
 def test_without_a_verifier_there_is_no_accuracy():
@@ -63,6 +70,94 @@ def test_ids_are_of_different_examples_and_always_the_same():
     assert len(set(prompts)) == len(prompts)
     with pytest.raises(ConfigError, match="CartPoleEnv has no task"):
         evaluation_ids(gym.make("CartPole-v1"), 3)
+
+
+class Sampler:
+    """Takes batches, and says the number that the seed of its noise is; it counts its calls."""
+
+    batched = True
+
+    def __init__(self, takes=0.0, clock=None):
+        self.calls, self._takes, self._clock = [], takes, clock
+
+    def __call__(self, observation, deterministic=False, seeds=None):
+        self.calls.append(list(observation))
+        if self._clock is not None:
+            self._clock(self._takes * len(observation))
+        return [str(seed) for seed in seeds or ["greedy"] * len(observation)], {}
+
+
+def test_samples_of_an_example_differ_and_do_not_depend_on_what_else_is_played():
+    few = evaluate(Sampler(), numbers(3), deterministic=False, samples=4)
+    many = evaluate(Sampler(), numbers(90), [2, 50, 1], deterministic=False, samples=4)
+    assert few.samples == many.samples == 4 and few.examples == many.examples == 3
+    assert [record.example_id for record in many.records] == [2, 50, 1]
+    assert all(len({*record.completions}) == 4 for record in few.records)
+    assert many.records[0] == few.records[2] and many.records[2] == few.records[1]
+    assert evaluate(Sampler(), numbers(3)).records[0].completions == ["greedy"]
+
+
+def test_examples_are_played_in_batches_that_grow():
+    policy, seen = Sampler(), []
+    evaluate(policy, numbers(400), on_progress=lambda done, total: seen.append((done, total)))
+    assert [len(call) for call in policy.calls] == [32, 64, 128, 128, 48]
+    assert seen == [(32, 400), (96, 400), (224, 400), (352, 400), (400, 400)]
+    assert [x for call in policy.calls for x in call] == [f"{i}=" for i in range(400)]
+    policy = Sampler()
+    evaluate(policy, numbers(20), deterministic=False, samples=16)
+    assert [len(call) for call in policy.calls] == [2 * 16, 4 * 16, 8 * 16, 6 * 16]
+
+
+def test_it_takes_fewer_examples_if_all_would_take_too_long(clock):
+    """At a second an example, 100 s are enough for 100 of them, a random part of the whole."""
+    seen = []
+    found = evaluate(
+        Sampler(1.0, clock),
+        numbers(400),
+        most_seconds=100,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(32, 100), (96, 100), (100, 100)]
+    assert found.examples == 100 and found.left_out == 300
+    ids = [record.example_id for record in found.records]
+    assert ids == sorted({*ids}) and 150 < np.mean(ids) < 250  # not the first 100
+    again = evaluate(Sampler(1.0, clock), numbers(400), most_seconds=100)
+    assert [record.example_id for record in again.records] == ids
+    # The first batch is played in any case, and so are as many as are asked for.
+    assert evaluate(Sampler(1.0, clock), numbers(400), most_seconds=1e-9).examples == 32
+    assert evaluate(Sampler(1.0, clock), numbers(400), most_seconds=1, fewest=50).examples == 50
+    assert evaluate(Sampler(1.0, clock), numbers(400), most_seconds=1e9).left_out == 0
+
+
+def test_a_slow_end_is_cut_too(clock):
+    """The pace is measured again after each batch."""
+
+    class Slower(Sampler):
+        def __call__(self, observation, deterministic=False, seeds=None):
+            self._takes = 0.1 if not self.calls else 2.0
+            return super().__call__(observation, deterministic, seeds)
+
+    found = evaluate(Slower(0.0, clock), numbers(400), most_seconds=40)
+    assert found.examples == 32 + 64  # 3.2 s, and then 128 s: nothing more
+
+
+def test_what_is_not_measured():
+    policy = lambda observation, deterministic=False: ("x", {})  # noqa: E731
+    with pytest.raises(ConfigError, match="samples=3: greedy answers to one example"):
+        evaluate(policy, numbers(), samples=3)
+    with pytest.raises(ConfigError, match="samples must be an integer >= 1, got 0"):
+        evaluate(policy, numbers(), deterministic=False, samples=0)
+    for nothing in (0, []):
+        with pytest.raises(ConfigError, match="examples must be an integer >= 1, got 0"):
+            evaluate(policy, numbers(), nothing)
+
+
+def test_an_interrupt_leaves_it():
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Sampler(), numbers(), on_progress=interrupted)
 
 
 class Walk(gym.Env):

@@ -11,7 +11,6 @@ import pytest
 
 from tests.algos.lm.generation.shared import (
     byte_pair_tokenizer,
-    chat_tokenizer,
     config_for,
     family,
     llama_config,
@@ -405,13 +404,6 @@ def test_a_template_that_fails_names_the_row(random_model):
     model = random_model(**config_for(tokenizer)), tokenizer
     with pytest.raises(DataError, match=r"rows, row 1: .*user, user: the roles must alternate"):
         make(model, rows)
-
-
-def test_a_conversation_without_a_template_is_refused(random_model):
-    tokenizer = chat_tokenizer(None)
-    model = random_model(**config_for(tokenizer)), tokenizer
-    with pytest.raises(DataError, match="row 0: a conversation of several messages needs a chat"):
-        make(model, [{"messages": TALK}])
 
 
 def test_there_is_nothing_to_evaluate_on(fresh):

@@ -14,11 +14,10 @@ from textenv.algos.offline.sft_rows import (
     conversation_of,
     encode,
     encode_rows,
-    prompt_of,
     read_rows,
 )
+from textenv.conversation import Opening
 from textenv.errors import ConfigTypeError, DataError
-from textenv.tasks.base import split_of
 from textenv.tasks.dataset_files import from_path
 
 
@@ -36,7 +35,7 @@ TALK = [user("Hi"), assistant("Ho"), user("What is 1+1?"), assistant("2")]
 
 def said(row):
     """(messages, answers, prompt) with the messages as role and content."""
-    messages, answers, prompt = conversation_of(row, "r")
+    messages, answers, prompt, _ = conversation_of(row, "r")
     return [(m["role"][0], m["content"]) for m in messages], answers, prompt
 
 
@@ -46,6 +45,7 @@ def said(row):
         ({"prompt": "a", "answer": "b"}, [("u", "a"), ("a", "b")], [1], "a"),
         ({"prompt": "a", "completion": " b"}, [("u", "a"), ("a", " b")], [1], "a"),
         ({"prompt": "a", "completion": "b", "answer": "c"}, [("u", "a"), ("a", "b")], [1], "a"),
+        ({"prompt": "a", "solution": "b", "answer": "c"}, [("u", "a"), ("a", "b")], [1], "a"),
         ({"prompt": "a", "answer": 42.0}, [("u", "a"), ("a", "42")], [1], "a"),
         (
             {"prompt": "a", "completion": [assistant("b"), user("c"), assistant("d")]},
@@ -89,12 +89,16 @@ def test_kinds_of_rows(row, messages, answers, prompt):
         ({"prompt": "a", "answer": float("nan")}, "r: 'answer' is missing: it is nan"),
         ({"prompt": "a", "completion": ""}, "r: 'completion' is missing: it is ''"),
         ({"prompt": "a", "answer": {"x": 1}}, "'answer' must be text or a number, got dict"),
-        ({"prompt": 3, "answer": "b"}, r"r: 'prompt' must be a list of messages .*, got 3"),
+        ({"prompt": 3, "answer": "b"}, r"r, 'prompt': expected a list of messages, got int"),
         ({"prompt": "\ud800", "answer": "b"}, "r: 'prompt' holds a lone surrogate"),
         ({"prompt": "a", "answer": "\ud800"}, "r: 'answer' holds a lone surrogate"),
-        ({"messages": []}, r"r: 'messages' must be a list of messages .*, got \[\]"),
-        ({"messages": ["Hi"]}, r"r: 'messages', message 0: expected \{'role', 'content'\}"),
-        ({"messages": [user("a"), {"role": "assistant"}]}, "message 1: 'content' must be text"),
+        ({"messages": []}, "r, 'messages': an empty list"),
+        ({"messages": ["Hi"]}, "r, 'messages', message 0: expected an object with 'role'"),
+        ({"messages": [user("a"), {"role": "assistant"}]}, "message 1: key 'content' is missing"),
+        (
+            {"prompt": "a", "answer": "b", "tools": "c"},
+            "'tools' must be a list of schemas",
+        ),
         ({"messages": [user("a")]}, "r: there is no answer"),
         ({"messages": [assistant("a")]}, "r: the conversation begins with an answer"),
         ({"prompt": [user("a"), assistant("b")], "answer": "c"}, "'prompt' ends with an answer"),
@@ -134,6 +138,62 @@ def test_a_system_message_and_earlier_answers_are_read_and_not_learnt():
     shown = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)
     assert t.prompt_ids == list(shown)
     assert tokenizer.decode(t.token_ids) == "3<|im_end|>" and set(t.token_mask) == {1}
+
+
+def test_what_comes_before_each_row_is_read_and_not_learnt():
+    tokenizer, chat = family("chatml"), ChatFormat(family("chatml"))
+    opening = Opening("Count.", [{"prompt": "1+1", "answer": "2"}])
+    before = [{"role": "system", "content": "Count."}, user("1+1"), assistant("2")]
+    for row in ({"prompt": "2+2", "answer": "4"}, {"messages": [user("2+2"), assistant("4")]}):
+        t = encode(conversation_of(row, "r", opening), chat)
+        shown = tokenizer.apply_chat_template([*before, user("2+2")], add_generation_prompt=True)
+        assert t.prompt_ids == list(shown)
+        assert tokenizer.decode(t.token_ids) == "4<|im_end|>" and set(t.token_mask) == {1}
+    row = {"messages": [SYSTEM, *TALK]}
+    t = encode(conversation_of(row, "r", opening), chat)
+    assert "system\nCount.\n\nBe brief.<|im_end|>" in tokenizer.decode(t.prompt_ids)
+    assert sum(t.token_mask) == len("Ho") + len("2") + 2
+
+
+def test_tools_are_shown_and_calls_are_learnt():
+    """In the words that the environment has for a template that knows no tools."""
+    schema = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    call = {"function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+    row = {
+        "messages": [
+            user("1+2"),
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "add", "content": "3"},
+            assistant("It is 3."),
+        ],
+        "tools": [schema],
+    }
+    for tokenizer in (family("chatml"), chat_tokenizer(None)):
+        t = encode(conversation_of(row, "r"), ChatFormat(tokenizer))
+        assert '"name": "add"' in tokenizer.decode(t.prompt_ids).replace("\\", "")
+        own = tokenizer.decode([i for i, mask in zip(t.token_ids, t.token_mask) if mask])
+        assert '"add"' in own and "It is 3." in own and own.count(tokenizer.eos_token) == 2
+        between = tokenizer.decode([i for i, mask in zip(t.token_ids, t.token_mask) if not mask])
+        assert "3" in between and "add" not in between.replace("name", "")
+
+
+def test_without_a_template_a_conversation_is_what_an_environment_shows():
+    from textenv import TextGenerationEnv
+
+    tokenizer = chat_tokenizer(None)
+    chat = ChatFormat(tokenizer)
+    prompt = [SYSTEM, *TALK[:3]]
+    env = TextGenerationEnv([prompt], lambda **_: 0.0)
+    shown, info = env.reset(seed=0)
+    t = encode(conversation_of({"prompt": prompt, "answer": "2"}, "r"), chat)
+    assert t.prompt == shown and t.prompt_ids == chat.begin(shown, info["messages"])
+    assert tokenizer.decode(t.token_ids) == "2<eos>"
+    # Over turns, as an environment's transcript goes on.
+    t = encode(conversation_of({"messages": TALK}, "r"), chat)
+    text = tokenizer.decode([*t.prompt_ids, *t.token_ids])
+    assert text.replace("<eos>", "") == "HiHo\n\nUser:\nWhat is 1+1?\n\nAssistant:\n2"
+    own = tokenizer.decode([i for i, mask in zip(t.token_ids, t.token_mask) if mask])
+    assert own == "Ho<eos>2<eos>"
 
 
 def test_without_a_template():
@@ -195,7 +255,7 @@ def test_a_file_is_read_as_it_is_and_named(tmp_path):
     rows = [{"prompt": "a", "answer": "b"}, {"messages": TALK}, {"prompt": "c"}]
     path.write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows))
     read = read_rows(path)
-    assert list(read.rows) == rows and len(read) == 3
+    assert list(read.rows) == rows and len(read) == 3 and len(read_rows(path, limit=2)) == 2
     with pytest.raises(DataError, match=r"rows\.jsonl, row 3: there is no answer"):
         encode_rows(read, ChatFormat(family("chatml")), Limits(None, None))
     csv = tmp_path / "rows.csv"
@@ -217,8 +277,24 @@ def test_held_out_rows_are_those_that_other_trainings_hold_out(tmp_path):
     assert 0 < len(held_out) < 20
 
 
-def test_a_conversation_is_split_by_what_comes_before_the_first_answer():
-    assert prompt_of({"messages": TALK[:2]}, "r") == "Hi"
-    same = prompt_of({"messages": [SYSTEM, *TALK[:2]]}, "r")
-    assert same == prompt_of({"messages": [SYSTEM, *TALK]}, "r") and "Hi" in same
-    assert split_of(same) in ("train", "test")
+def test_conversations_are_split_as_other_trainings_split_them(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"messages": [user(f"{i}"), assistant("a"), user("b"), assistant("c")]} for i in range(40)
+    ]
+    rows += [{"prompt": [SYSTEM, user(f"{i}")], "answer": "c"} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for side, name in zip(read_rows(path).split(), ("train", "test")):
+        assert [rows.index(row) for row in side.rows] == from_path(path, name).ids
+
+
+def test_rows_of_gsm8k_are_trained_on_with_their_reasoning(tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    reasoning = "6 + 1,000 is 1,006.\n#### 1,006"
+    path.write_text(json.dumps({"question": "What is 6 + 1000?", "answer": reasoning}) + "\n")
+    (row,) = read_rows(path).rows
+    assert said(row) == ([("u", "What is 6 + 1000?"), ("a", reasoning)], [1], "What is 6 + 1000?")
+    renamed = tmp_path / "renamed.jsonl"
+    renamed.write_text(json.dumps({"q": "a", "gold": "b"}) + "\n")
+    (row,) = read_rows(renamed, {"q": "prompt", "gold": "answer"}).rows
+    assert said(row) == ([("u", "a"), ("a", "b")], [1], "a")

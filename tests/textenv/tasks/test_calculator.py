@@ -6,6 +6,7 @@ import gymnasium as gym
 import pytest
 
 from textenv import tasks
+from textenv.rewards.extract import make_extractor
 from textenv.tools.calls import write_call
 
 
@@ -75,7 +76,7 @@ def test_bad_parameters_are_named(kwargs, says):
 
 
 def chat(**kwargs):
-    return gym.make("TextGen-v0", task="calculator", task_kwargs={"style": "chat"}, **kwargs)
+    return gym.make("TextGen-v0", task="calculator", style="chat", **kwargs)
 
 
 def test_in_style_chat_the_tool_is_called_and_the_last_number_counts():
@@ -102,14 +103,28 @@ def test_in_style_chat_the_tool_is_called_and_the_last_number_counts():
      ("4640", 0), ("464.5", 0), ("46 4", 0)],
 )  # fmt: skip
 def test_scores_in_style_chat(answer, score):
-    task = tasks.make("calculator", style="chat")
-    assert task.score({"answer": "464"}, answer) == score
+    task = tasks.make("calculator", "chat")
+    found = make_extractor(task.extract)(answer)
+    assert (found is not None and task.score({"answer": "464"}, found)) == score
+
+
+def test_a_call_is_no_answer():
+    """Not even in the last turn, and if the right number stands in it."""
+    env = chat(max_turns=2)
+    env.reset(options={"example_id": 3})
+    answer = env.unwrapped.example["answer"]
+    for _ in range(2):
+        action = write_call("calculator", {"expression": answer})
+        _, reward, terminated, truncated, info = env.step(action)
+        assert (reward, info["answer"], terminated) == (0.0, None, False)
+    assert truncated and info["is_correct"] is False
+    assert info["messages"][-1]["tool_calls"][0]["function"]["name"] == "calculator"
 
 
 def test_both_styles_have_the_same_problems_and_splits():
     for split in ("train", "test"):
         plain = tasks.make("calculator", split=split)
-        worded = tasks.make("calculator", split=split, style="chat")
+        worded = tasks.make("calculator", "chat", split=split)
         for i in range(50):
             assert worded.example(i)["answer"] == plain.example(i)["answer"]
             assert worded.score(worded.example(i), worded.oracle(worded.example(i))) == 1

@@ -11,18 +11,9 @@ from textenv.algos.cli.shared.display import (
     OfflineDisplay,
     Terminal,
     TextDisplay,
-    no_signal,
+    evaluation_line,
     ppo_line,
 )
-
-
-def test_no_signal_says_why():
-    metrics = {"groups": 32.0, "frac_reward_zero_std": 1.0, "completions/count": 256.0}
-    assert "32 of 32 groups had equal rewards" in no_signal(metrics)
-    assert no_signal(metrics | {"loss": 0.0}) == ""
-    ppo = metrics | {"completions/count": 32.0, "train/n_updates": 0.0}
-    assert "than the critic expected" in no_signal(ppo)
-    assert no_signal(ppo | {"train/n_updates": 2.0}) == ""
 
 
 def test_the_display_shows_figures_and_samples():
@@ -58,22 +49,13 @@ TEXT = {
 }
 
 
-def test_a_step_without_an_update_says_so():
-    out = console()
-    display = TextDisplay(100, out)
-    empty = {name: value for name, value in TEXT.items() if name != "loss"}
-    display.on_step(empty | {"step": 7.0, "frac_reward_zero_std": 1.0}, Buffer())
-    assert out.export_text() == (
-        "step 7: no update, 2 of 2 groups had equal rewards: nothing to learn from\n"
-    )
-
-
 def test_without_a_terminal_there_is_a_line_for_each_twentieth():
     out = console()
     with TextDisplay(60, out) as display:
         for step in range(1, 61):
             display.on_step(TEXT | {"step": float(step)}, Buffer())
-    lines = out.export_text().splitlines()
+    said, *lines = out.export_text().splitlines()
+    assert said == "training; the first step also compiles what is new here"
     assert [line.split()[1] for line in lines] == ["1/60", *(f"{n}/60" for n in range(3, 61, 3))]
     # Tokens a second: 3 x 4 in half a second.
     assert lines[0].split() == [
@@ -88,10 +70,52 @@ def test_without_a_terminal_there_is_a_line_for_each_twentieth():
     ]
 
 
+def test_slow_steps_are_not_silent_for_long(clock):
+    """A step of 4 s: a line after 10 s at most, although one in twenty steps comes after 20 s."""
+    out = console()
+    display = TextDisplay(100, out)
+    for step in range(1, 16):
+        clock(4)
+        display.on_step(TEXT | {"step": float(step)}, Buffer())
+    shown = [int(line.split()[1].partition("/")[0]) for line in out.export_text().splitlines()]
+    assert shown == [1, 4, 5, 8, 10, 13, 15]
+
+
 def test_updates_of_whole_rollouts_are_counted_by_their_iterations():
     out = console()
     TextDisplay(2, out, "update").on_step(TEXT | {"step": 9.0, "time/iterations": 1.0}, Buffer())
     assert out.export_text().startswith("update 1/2  ")
+
+
+EVALUATED = {
+    **{"eval/accuracy": 0.5, "eval/accuracy_low": 0.25, "eval/accuracy_high": 0.75},
+    **{"eval/reward": 0.75, "eval/mean_length": 3.25, "eval/clipped_ratio": 0.0},
+    **{"eval/examples": 8.0, "eval/best_step": 7.0, "time/evaluate": 1.25, "step": 7.0},
+}
+
+
+def test_the_line_of_an_evaluation():
+    assert evaluation_line(EVALUATED) == (
+        "evaluated on 8 held-out examples: accuracy 0.500 (0.250 to 0.750), reward 0.750, 3.2 "
+        "tokens; the best so far (1.2 s)"
+    )
+    other = {name: value for name, value in EVALUATED.items() if "accuracy" not in name}
+    other |= {"eval/clipped_ratio": 0.25, "eval/best_step": 4.0}
+    other |= {"eval/rewards/right/mean": 0.5, "eval/rewards/short/mean": 0.25}
+    assert evaluation_line(other) == (
+        "evaluated on 8 held-out examples: reward 0.750, right 0.500, short 0.250, 3.2 tokens, "
+        "25% cut off; optimizer step 4 was better (1.2 s)"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_evaluation_is_shown_with_its_step(terminal):
+    out = console(terminal)
+    with TextDisplay(100, out) as display:
+        display.on_evaluate(32, 500)
+        display.on_step(TEXT | EVALUATED, Buffer())
+    shown = out.export_text()
+    assert "step 7: evaluated on 8 held-out examples: accuracy 0.500" in shown
 
 
 def test_the_line_of_an_update_on_control(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from textenv import TextGenerationEnv
-from textenv.algos.cli.shared.judging import control_judge, say_judgement, text_judge
+from textenv.algos.cli.shared.judging import TextJudge, control_judge, say_judgement
 from textenv.errors import ConfigError
 
 
@@ -32,13 +32,50 @@ def numbers(count=4):
 
 def test_text_is_judged_greedy_and_sampled_by_a_seed_of_its_own():
     trainer = SimpleNamespace(policy=Answers(), config=SimpleNamespace(seed=6))
-    found = text_judge(trainer, numbers(), 3)()
+    found = TextJudge(trainer, numbers(), 3)()
     assert trainer.policy.seed == 7
     expected = {"reward": 1.0, "length": 0.0, "examples": 3}
-    assert found == {
-        "greedy": expected | {"accuracy": 1.0},
-        "sampled": expected | {"accuracy": 0.0, "reward": 0.0},
-    }
+    assert {*found} == {"greedy", "sampled"}
+    assert (expected | {"accuracy": 1.0}).items() <= found["greedy"].items()
+    assert (expected | {"accuracy": 0.0, "reward": 0.0}).items() <= found["sampled"].items()
+
+
+class Slow(Answers):
+    """Takes batches; an answer takes a second, and only one of two is right at first."""
+
+    batched = True
+
+    def __init__(self, clock):
+        self.clock, self.knows = clock, 50
+
+    def __call__(self, observation, deterministic=False):
+        self.clock(len(observation))
+        numbers = [text.rstrip("=") for text in observation]
+        return [n if int(n) < self.knows else "x" for n in numbers], {}
+
+
+def test_an_evaluation_takes_a_share_of_the_run(clock):
+    """Of 1,000 completions, each about three times the time of an answer, a tenth for four."""
+    trainer = SimpleNamespace(policy=Slow(clock), config=SimpleNamespace(seed=6))
+    judge = TextJudge(trainer, numbers(400), 300, completions=1000, share=0.1)
+    found = judge()
+    assert found["greedy"]["examples"] == 0.1 * 1000 * 3 / 4 and found["greedy"]["left_out"] == 225
+    assert found["sampled"]["examples"] == 75 and judge.change is None
+    ids = [[r.example_id for r in e.records] for e in judge.evaluations.values()]
+    trainer.policy.knows = 400
+    judge()
+    ids += [[r.example_id for r in e.records] for e in judge.evaluations.values()]
+    assert all(own == ids[0] for own in ids)
+    assert judge.change.second == 1.0 and judge.change.only_first == 0
+    assert judge.change.first == np.mean([i < 50 for i in ids[0]])
+
+
+def test_what_is_quick_is_never_cut(clock):
+    trainer = SimpleNamespace(policy=Slow(lambda n: clock(0.1 * n)), config=SimpleNamespace(seed=6))
+    judge = TextJudge(trainer, numbers(400), 300, completions=10, share=0.1)
+    assert judge()["greedy"]["examples"] == 100  # ten seconds
+    judge = TextJudge(trainer, numbers(400), 300)
+    assert judge()["greedy"]["examples"] == 300
 
 
 class Walk(gym.Env):
@@ -68,7 +105,7 @@ def test_control_is_judged_by_returns_of_the_same_episodes():
         assert found[kind]["examples"] == 3
 
 
-@pytest.mark.parametrize("judge", [text_judge, control_judge])
+@pytest.mark.parametrize("judge", [TextJudge, control_judge])
 def test_nothing_is_judged_on_nothing(judge):
     assert judge(None, None, 3)() is None and judge(None, numbers(), 0)() is None
 
@@ -92,6 +129,15 @@ def test_fewer_than_no_episodes():
             "after: reward greedy 0.750, sampled 0.500 on 8 test examples",
         ),
         (
+            {
+                **{"accuracy": 0.5, "accuracy_interval": [0.25, 0.75], "examples": 8},
+                **{"left_out": 4},
+            },
+            {"accuracy": 0.25, "accuracy_interval": [0.125, 0.5]},
+            "after: accuracy greedy 0.500 (0.250 to 0.750), sampled 0.250 (0.125 to 0.500) on 8 "
+            "test examples of 12, to save time (eval_share)",
+        ),
+        (
             {"return": 21.25, "examples": 5},
             {"return": 9.96},
             "after: return greedy 21.2, sampled 10.0, mean of 5 episodes each",
@@ -103,3 +149,14 @@ def test_what_is_said_of_an_evaluation(greedy, sampled, line):
     say_judgement(said.append, "after", {"greedy": greedy, "sampled": sampled})
     say_judgement(said.append, "before", None)
     assert said == [line, "before: not evaluated"]
+
+
+def test_components_and_what_was_cut_off_have_lines_of_their_own():
+    said = []
+    greedy = {"accuracy": 0.5, "examples": 8, "rewards": {"right": 0.5, "short": 0.25}}
+    sampled = {"accuracy": 0.5, "rewards": {"right": 0.5}, "truncated": 0.375}
+    say_judgement(said.append, "before", {"greedy": greedy, "sampled": sampled})
+    assert said[1:] == [
+        "before: greedy right 0.500, short 0.250",
+        "before: sampled 38% of the answers cut off",
+    ]

@@ -149,3 +149,33 @@ def test_without_history_there_is_no_picture(tmp_path, clock):
     run.trainer.history = []
     run.carry_out()
     assert not (tmp_path / "run" / "reward.png").exists()
+
+
+def test_an_interrupt_in_the_last_evaluation_leaves_a_whole_run(tmp_path, clock):
+    run, events, console = make_run(tmp_path, clock)
+    judge = run.judge
+
+    def interrupted():
+        if "train" in events:
+            raise KeyboardInterrupt
+        return judge()
+
+    run.judge = interrupted
+    assert run.carry_out() == 130
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["state"] == "interrupted" and summary["after"] is None
+    assert (tmp_path / "run" / "model").is_dir()
+    assert "after: not evaluated" in console.export_text()
+
+
+def test_the_summary_has_the_best_evaluation_and_the_change(tmp_path, clock):
+    run, _, console = make_run(tmp_path, clock)
+    run.trainer.evaluations = SimpleNamespace(
+        best="some", describe=lambda: "best evaluation: step 3", summary=lambda: {"step": 3}
+    )
+    run.judge.change = SimpleNamespace(describe=lambda: "better", as_dict=lambda: {"p_value": 0.5})
+    run.carry_out()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["best"] == {"step": 3} and summary["change"] == {"p_value": 0.5}
+    lines = console.export_text().splitlines()
+    assert lines[3:5] == ["greedy answers before and after: better", "best evaluation: step 3"]

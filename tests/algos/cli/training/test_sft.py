@@ -76,6 +76,27 @@ def test_a_reward_scores_the_answers_to_held_out_rows(rows, tmp_path):
     assert 0 < before["greedy"]["accuracy"] < 1
 
 
+def test_columns_a_system_prompt_and_an_own_file_to_evaluate_on(tmp_path, capsys):
+    named = [{"q": row["prompt"], "gold": row["answer"]} for row in ROWS]
+    rows, other = write(tmp_path / "rows.jsonl", named), write(tmp_path / "other.jsonl", named[:7])
+    out = tmp_path / "run"
+    argv = ["--dataset", str(rows), "--columns", "q=prompt", "gold=answer", "--limit", "50"]
+    argv += ["--eval-dataset", str(other), "--max-steps", "1"]
+    assert main(["train", "--algo", "sft", *argv, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "answers of 50 rows" in printed and "on 7 rows" in printed
+    second = tmp_path / "second"
+    argv += ["--system-prompt", "Add.", "--out", str(second)]
+    assert main(["train", "--algo", "sft", *argv]) == 0
+    tokens = [_first(folder, "num_tokens") for folder in (out, second)]
+    more = len("System:\nAdd.\n\nUser:\n" + "\n\nAssistant:\n")
+    assert tokens[1] == tokens[0] + 16 * more  # tiny-lm has a token for each character
+
+
+def _first(folder, name):
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])[name]
+
+
 def test_nothing_is_held_out_where_nothing_is_evaluated(rows, tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["--dataset", str(rows), "--max-steps", "1", "--eval-examples", "0"]

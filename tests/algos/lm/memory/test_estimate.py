@@ -26,7 +26,7 @@ def test_sizes_of_a_model(random_model, tiny_config):
 
 def test_adapters_are_counted_as_they_are_made(random_model, tiny_config):
     model = random_model(**tiny_config)
-    load = Workload.of(GRPOConfig(lora_rank=4), 10, 10)
+    load = Workload.of(GRPOConfig(num_prompts=32, num_generations=16, lora_rank=4), 10, 10)
     before = estimate_memory(ModelSizes.of(model), load)
     add_lora(model, 4, 10.0, 0)
     assert before["optimizer"] == 2 * ModelSizes.of(model).trainable
@@ -43,7 +43,7 @@ def test_parts_of_a_rollout():
 
 
 def test_a_reference_and_workers_have_weights_of_their_own():
-    config = GRPOConfig(beta=0.1, num_workers=2)
+    config = GRPOConfig(num_prompts=32, num_generations=16, beta=0.1, num_workers=2)
     parts = estimate_memory(SIZES, Workload.of(config, 10, 10))
     assert parts["reference model"] == 1000
     assert parts["worker processes"] == 2 * (1000 + PROCESS)

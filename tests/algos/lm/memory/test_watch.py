@@ -20,6 +20,7 @@ from textenv.algos.lm.memory.watch import MemoryWatch, settings_that_fit
 from textenv.errors import OutOfMemoryError
 
 MB, GB = 10**6, 10**9
+CONFIG = GRPOConfig(num_prompts=32, num_generations=16)
 
 
 def test_settings_against_all_there_are():
@@ -58,7 +59,7 @@ class Env:
 
 def test_a_training_that_is_too_large_is_refused(random_model, tiny_config, tiny):
     model = random_model(**tiny_config | {"num_hidden_layers": 16})
-    config = GRPOConfig(max_completion_length=512, num_prompts=64)
+    config = replace(CONFIG, max_completion_length=512, num_prompts=64)
     room = MemoryLimit(900 * MB, "the room")
     with pytest.raises(OutOfMemoryError) as caught:
         MemoryWatch(model, config, Env(), tiny[1], room)
@@ -76,11 +77,11 @@ def test_a_training_that_is_too_large_is_refused(random_model, tiny_config, tiny
 
 def test_where_nothing_helps(random_model, tiny_config, tiny):
     with pytest.raises(OutOfMemoryError, match="take a smaller model"):
-        MemoryWatch(random_model(**tiny_config), GRPOConfig(), Env(), tiny[1], MemoryLimit(MB, "x"))
+        MemoryWatch(random_model(**tiny_config), CONFIG, Env(), tiny[1], MemoryLimit(MB, "x"))
 
 
 def test_a_rough_estimate_is_given_the_benefit_of_the_doubt(random_model, tiny_config, tiny):
-    model, config = random_model(**tiny_config), GRPOConfig()
+    model, config = random_model(**tiny_config), CONFIG
     total = sum(estimate_memory(ModelSizes.of(model), Workload.of(config, 64, 16)).values())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -100,6 +101,15 @@ def test_a_trainer_looks_before_it_starts(tiny, monkeypatch):
     monkeypatch.setattr(memory, "memory_limit", lambda: MemoryLimit(MB, "the room"))
     with pytest.raises(OutOfMemoryError, match="the room"):
         GRPOTrainer(model, tokenizer=tokenizer)
+
+
+def test_the_need_in_words(tiny):
+    config = replace(CONFIG, max_completion_length=512)
+    said = MemoryWatch(tiny[0], config, Env(), tiny[1], MemoryLimit(4 * GB, "the room")).describe()
+    load = Workload.of(config, 64, 512)
+    total = sum(estimate_memory(ModelSizes.of(tiny[0]), load).values())
+    assert f"needs about {total / 1e9:.1f} GB (" in said and "completions of 512)" in said
+    assert said.endswith("and the room is 4.0 GB")
 
 
 def test_prompts_of_the_task_are_looked_at(tiny):
@@ -153,7 +163,7 @@ def test_one_long_completion_refuses_nothing(random_model, tiny_config, tiny, lo
     """Lengths count by their mean: an update is cut by length."""
     from textenv.algos import Buffer, Trajectory
 
-    model, config = random_model(**tiny_config), GRPOConfig(max_completion_length=512)
+    model, config = random_model(**tiny_config), replace(CONFIG, max_completion_length=512)
     watch = MemoryWatch(model, config, Env(), tiny[1], room := MemoryLimit(2500 * MB, "x"))
     lengths = [512] * 512 if long else [4] * 511 + [512]
     rollout = Buffer(Trajectory(prompt_ids=[1, 2], token_ids=[1] * n) for n in lengths)

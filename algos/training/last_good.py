@@ -1,0 +1,60 @@
+"""Holds the weights that played best, so that a training that has broken a model can go back."""
+
+from __future__ import annotations
+
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.trajectory import scored_rewards
+from textenv.algos.runtime import backend
+
+backend.prepare()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+import numpy as np  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
+
+
+class LastGood:
+    """Holds the trained weights that played the best rollout so far.
+
+    It takes as much memory as the weights that are trained. A rollout is as good as its share of
+    right answers, or as its mean reward if the task cannot tell.
+
+    Args:
+        model: the model whose trainable weights are held.
+
+    Attributes:
+        step: the optimizer steps that the held weights had seen; None before the first offer.
+        value: how good their rollout was.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._weights = model.trainable_parameters()
+        self.step: int | None = None
+        self.value = float("-inf")
+
+    def offer(self, step: int, rollout: Rollout) -> None:
+        """Hold the present weights if they are the best so far.
+
+        Args:
+            step: the optimizer steps so far.
+            rollout: what these weights played.
+        """
+        value = how_good(rollout)
+        if value > self.value:
+            # Arrays do not change: an update puts others in their place.
+            self._weights = tree_map(lambda weight: weight, self._model.trainable_parameters())
+            self.step, self.value = step, value
+
+    def restore(self) -> None:
+        """Give the model the weights that are held."""
+        self._model.update(self._weights)
+        mx.eval(self._model.parameters())
+
+
+def how_good(rollout: Rollout) -> float:
+    """The share of right answers of all that was played; the mean reward if that is not known."""
+    judged = [t.is_correct for t in rollout.played if t.is_correct is not None]
+    values = judged or scored_rewards(rollout.played)
+    return float(np.mean(values)) if values else float("-inf")

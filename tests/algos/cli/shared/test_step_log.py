@@ -1,0 +1,54 @@
+"""What is wrong stands in the metrics of its step, and is shown once."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import mlx.nn as nn
+from rich.console import Console
+
+from textenv.algos import create_strategy
+from textenv.algos.cli.shared.display import TextDisplay
+from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.cli.shared.step_log import StepLog
+from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch
+
+METRICS = {
+    **{"reward": 0.25, "step_time": 0.5, "frac_reward_zero_std": 0.5, "loss": 0.0, "groups": 2.0},
+    **{"completions/mean_length": 3.0, "completions/count": 4.0},
+}
+
+
+def test_findings_are_written_and_shown_once(tmp_path):
+    console = Console(record=True, width=200, file=io.StringIO(), highlight=False)
+    folder = RunFolder(tmp_path / "run")
+    folder.create({})
+    log = StepLog(folder, TextDisplay(4, console))
+    found = [Finding("slow_weights", 0, "they are slow", "others")]
+    log.watch(SimpleNamespace(findings=found))
+    for step in range(1, 5):
+        if step == 2:
+            found.append(Finding("cut_off", 2, "'\\x1b[31m' was cut off", "more tokens"))
+        log.on_step(METRICS | {"step": float(step)}, Rollout())
+    lines = console.export_text().splitlines()
+    assert lines[0] == "warning: they are slow. Try: others"
+    assert [line for line in lines[1:] if line.startswith("warning")] == [
+        "warning: step 2: '\\x1b[31m' was cut off. Try: more tokens"
+    ]
+    rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row.get("warnings") for row in rows] == [None, [found[1].as_dict()], None, None]
+
+
+def test_the_evaluations_before_and_after_are_looked_at(tmp_path):
+    console = Console(record=True, width=300, file=io.StringIO(), highlight=False)
+    health = HealthWatch(SimpleNamespace(), create_strategy("ppo"), nn.Linear(2, 2))
+    log = StepLog(RunFolder(tmp_path / "run"), TextDisplay(4, console))
+    log.watch(health)
+    for accuracy in (0.5, None, 0.1):
+        log.on_evaluation("greedy", SimpleNamespace(accuracy=accuracy, examples=400))
+    assert console.export_text().startswith(
+        "warning: the greedy accuracy on held-out examples has fallen from 0.500 to 0.100"
+    )
+    assert [finding.name for finding in health.findings] == ["collapse"]

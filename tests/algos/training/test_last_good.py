@@ -1,0 +1,39 @@
+"""The weights that played best come back, to the bit."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+
+from tests.algos.rollouts.health.shared import rollout
+from tests.algos.shared import same_weights, weights_of
+from textenv.algos.training.last_good import LastGood, how_good
+from textenv.algos.training.optimizer import OptimizerStep
+
+
+def test_how_good_a_rollout_was():
+    assert how_good(rollout([[1, 0], [1, 1]])) == 0.75
+    assert how_good(rollout([[2.0, -1.0]], judged=False)) == 0.5
+    assert how_good(rollout([[None, None]], judged=False)) == -np.inf
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_compiled_updates_do_not_touch_the_weights_that_are_held(own):
+    model = nn.Linear(3, 2)
+    mx.eval(model.parameters())
+    optimizer = optim.AdamW(0.1)
+    if own:  # a class of the user's is not compiled
+        optimizer = type("Own", (optim.AdamW,), {"__module__": "own"})(0.1)
+    step = OptimizerStep(model, optimizer, 0.0)
+    held = LastGood(model)
+    seen = []
+    for number, value in enumerate([0, 1, 0, 0]):
+        seen.append(weights_of(model))
+        held.offer(number, rollout([[value, 0]]))
+        step({"weight": mx.ones((2, 3)), "bias": mx.ones((2,))})
+    assert not same_weights(seen[1], weights_of(model))
+    held.restore()
+    assert same_weights(seen[1], weights_of(model)) and (held.step, held.value) == (1, 0.5)
+    step({"weight": mx.ones((2, 3)), "bias": mx.ones((2,))})  # it can be trained further
+    assert not same_weights(seen[1], weights_of(model))
