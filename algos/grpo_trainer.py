@@ -378,7 +378,7 @@ def _make_gradient(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalGrad
 
 
 def _sources(model: Any, adapters: str | Path | None) -> tuple[str, str | None, bool]:
-    """The folders that a worker reads, and whether it may dequantize: as it was done here."""
+    """The folders that a worker reads, and whether it dequantizes: as it was done here."""
     path = None if adapters is None else str(Path(adapters).resolve())
     return str(model.source.resolve()), path, not quantized_layers(model)
 
@@ -388,7 +388,7 @@ def _make_policy(
 ) -> LanguageModelPolicy:
     """Make the policy of a worker; its weights are sent later."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the trainer has loaded the same folders
+        warnings.simplefilter("ignore")  # those of these folders were said by the trainer
         model, tokenizer = load_model(folder, adapters, dequantize=dequantize)
     adapt(model, config)
     return create_policy(model, tokenizer, config.sampling)

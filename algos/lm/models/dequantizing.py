@@ -45,7 +45,7 @@ def dequantize_on_cpu(model: nn.Module, name: object, limit: MemoryLimit | None 
             "model that is not quantized",
             stacklevel=3,
         )
-    elif left := dequantize(model):
+    elif left := to_plain_weights(model):
         warnings.warn(
             f"{begins}it stays so in {len(left)} layers of a kind that is not known here, such as "
             f"{left[0]}; take the model as it was before it was quantized",
@@ -58,7 +58,7 @@ def dequantize_on_cpu(model: nn.Module, name: object, limit: MemoryLimit | None 
         )
 
 
-def dequantize(model: nn.Module) -> list[str]:
+def to_plain_weights(model: nn.Module) -> list[str]:
     """Put plain layers of the same function in the places of quantized ones, in place.
 
     Returns:

@@ -22,7 +22,10 @@ from textenv.algos.lm.kernels.rms_norm import use_fast_norm  # noqa: E402
 from textenv.algos.lm.kernels.rotary import use_fast_rope  # noqa: E402
 from textenv.algos.lm.memory.weights_size import check_weights, weight_names  # noqa: E402
 from textenv.algos.lm.models.adapters import load_adapters  # noqa: E402
-from textenv.algos.lm.models.dequantizing import dequantize_on_cpu  # noqa: E402
+from textenv.algos.lm.models.dequantizing import (  # noqa: E402
+    dequantize_on_cpu,
+    to_plain_weights,
+)
 from textenv.algos.lm.models.vocabulary import fit_vocabulary  # noqa: E402
 
 _MOST = {  # the largest sizes that a config may name
@@ -60,7 +63,7 @@ def resolve_model(
 
 
 def load_model(
-    name: str | Path, adapters: str | Path | None = None, *, dequantize: bool = True
+    name: str | Path, adapters: str | Path | None = None, *, dequantize: bool | None = None
 ) -> tuple[nn.Module, Any]:
     """Load a language model and its tokenizer.
 
@@ -73,7 +76,8 @@ def load_model(
             name of a model on the Hugging Face hub, which is downloaded if it is not cached.
         adapters: a folder of adapters that were trained on this model, as mlx-lm or PEFT write
             them. The model then has them, and they alone are trained further.
-        dequantize: whether a quantized model may be given float32 weights on a CPU.
+        dequantize: whether a quantized model is given float32 weights; None: on a CPU, if there is
+            the memory for it.
 
     Returns:
         The model, and mlx-lm's tokenizer wrapper.
@@ -118,8 +122,10 @@ def load_model(
     fit_vocabulary(model, tokenizer, folder)
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
-    if dequantize:
+    if dequantize is None:
         dequantize_on_cpu(model, name)
+    elif dequantize:
+        to_plain_weights(model)
     try:
         use_fast_swiglu(model)
         use_fast_norm(model)

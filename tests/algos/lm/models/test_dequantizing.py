@@ -7,8 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from tests.algos.shared import total
 from textenv.algos import GRPOConfig, GRPOTrainer, load_model
+from textenv.algos.grpo_trainer import _sources as sources
 from textenv.algos.lm.memory.limits import MemoryLimit
+from textenv.algos.lm.models import dequantizing
 from textenv.algos.lm.models.dequantizing import dequantize_on_cpu
 from textenv.algos.lm.models.properties import count_parameters, quantized_layers
 
@@ -77,6 +80,26 @@ def test_plain_models_are_left_alone(fresh, recwarn):
 
 
 @pytest.mark.filterwarnings("ignore:.*is quantized")
+def test_workers_have_plain_weights_if_the_trainer_has(quantized, monkeypatch):
+    """A worker does not decide anew, by the memory that is left then."""
+    size = {"num_prompts": 2, "num_generations": 4, "max_completion_length": 4, "max_steps": 1}
+    more = {"env_kwargs": {"prompts": ["1", "2"], "reward_fn": total}}
+    config = GRPOConfig(**size, num_workers=1)
+    trainer = GRPOTrainer(str(quantized(4)), config=config, **more)
+    try:
+        [metrics] = trainer.train()
+    finally:
+        trainer.close()
+    assert metrics["grad_norm"] > 0 and not quantized_layers(trainer.model)
+    assert sources(trainer.model, None)[1:] == (None, True)
+    rounded, _ = load_model(trainer.model.source, dequantize=False)
+    assert sources(rounded, None)[2] is False
+    monkeypatch.setattr(dequantizing, "memory_limit", lambda: MemoryLimit(1, "nothing"))
+    assert not quantized_layers(load_model(trainer.model.source, dequantize=True)[0])
+    assert quantized_layers(load_model(trainer.model.source)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*is quantized")
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_it_is_trained_and_saved_in_plain_weights(quantized, tmp_path, lora_rank):
     """All weights can be trained now, and no reader takes the saved ones for rounded ones."""
@@ -88,11 +111,8 @@ def test_it_is_trained_and_saved_in_plain_weights(quantized, tmp_path, lora_rank
     settings = {"num_prompts": 2, "num_generations": 4, "max_completion_length": 4}
     config = GRPOConfig(**settings, max_steps=2, lora_rank=lora_rank, learning_rate=1e-2)
 
-    def length(prompt, completion, example):
-        return float(sum(map(ord, completion)))
-
     trainer = GRPOTrainer(
-        str(folder), env_kwargs={"prompts": ["1", "2"], "reward_fn": length}, config=config
+        str(folder), env_kwargs={"prompts": ["1", "2"], "reward_fn": total}, config=config
     )
     ids = mx.array([[3, 4, 12]])
     before = np.array(trainer.model(ids))
