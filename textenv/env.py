@@ -21,6 +21,9 @@ from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.tools import Tool
 
+Scored = tuple[float, dict[str, float], "bool | None"]
+"""A reward, its components by name, and whether the answer is correct if that is known."""
+
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
 
@@ -261,20 +264,15 @@ class TextGenerationEnv(gym.Env[str, str]):
         else:
             read, answer = self._read(action)
             said, score, over = self._episode.play(action, read)
-            answers = (None if self._talk is not None and self._talk.called else answer,)
+            answers = (answer,)
         before, example = self._transcript, self.example
         begun = self._let_go(unless=action)
+        scored: Scored
         if self._episode.pending:
-            reward, components, correct = 0.0, {}, None
+            scored = 0.0, {}, None
         else:
-            reward, components, correct = self.reward(
-                before,
-                action,
-                example,
-                score,
-                begun,
-                answers,  # type: ignore[arg-type]
-            )
+            scored = self.reward(before, action, example, score, begun, answers)  # type: ignore[arg-type]
+        reward, components, correct = scored
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns
@@ -324,7 +322,8 @@ class TextGenerationEnv(gym.Env[str, str]):
     def _read(self, action: str) -> tuple[str | None, str | None]:
         """What the task reads of an action, and the answer in it; once for each action."""
         if self._latest is None or self._latest[0] != action:
-            self._latest = action, self.extractor.read(action, self.task.is_answer)  # type: ignore
+            task = self.task if self._talk is None else self._talk
+            self._latest = action, self.extractor.read(action, task.is_answer)  # type: ignore
         return self._latest[1]
 
     def _takes(self, action: str) -> bool:

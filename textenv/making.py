@@ -102,7 +102,7 @@ def make_opening(
     made = Tools(() if tools is None else tools, tool_timeout, own)
     if max_turns is not None:
         check_range("max_turns", max_turns, 1, 1000)
-    elif task.max_turns == 1:
+    elif task.max_turns == 1 and not own:
         max_turns = DEFAULT_TURNS
     task = task if max_turns is None else task.with_max_turns(max_turns)
     return task, Opening(system_prompt, few_shot, made)

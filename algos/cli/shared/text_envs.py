@@ -74,6 +74,7 @@ class TextTask:
             model: name or folder of the model.
             chat_template: whether prompts go through its chat template; None: if it has one.
         """
+        self._check_names()
         given = {"task": self.task, "dataset": self.dataset, "style": self.style}
         style = style_for(env_id, given, model, chat_template)["style"]
         return self if style == self.style else replace(self, style=style)
@@ -85,10 +86,7 @@ class TextTask:
             ConfigError: for options that exclude each other, or a value that cannot be read.
             MissingFileError: for a file that is not there.
         """
-        if self.task is not None and self.dataset is not None:
-            raise ConfigError("give --task or --dataset, not both")
-        if self.task == "":
-            raise ConfigError("--task is empty; textenv envs lists the tasks")
+        self._check_names()
         if self.dataset is None:
             for name in ("columns", "limit", "eval_dataset"):
                 if getattr(self, name) not in (None, ()):
@@ -106,6 +104,12 @@ class TextTask:
         }
         kwargs = {name: value for name, value in named.items() if value is not None}
         return kwargs | self._reward_kwargs()
+
+    def _check_names(self) -> None:
+        if self.task is not None and self.dataset is not None:
+            raise ConfigError("give --task or --dataset, not both")
+        if self.task == "":
+            raise ConfigError("--task is empty; textenv envs lists the tasks")
 
     def eval_kwargs(self) -> dict[str, Any]:
         """The arguments of ``gym.make`` for ``eval_dataset``; all its rows are played."""
