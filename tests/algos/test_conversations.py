@@ -25,12 +25,16 @@ def own_turns(t):
     return turns
 
 
+@pytest.mark.parametrize("made_by", ["wrapper", "environment"])
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_conversations_are_trained_on_as_they_were_played(random_model, algorithm):
+def test_conversations_are_trained_on_as_they_were_played(random_model, algorithm, made_by):
     tokenizer = family("chatml", eos="<eos>")
     model = random_model(**config_for(tokenizer, vocab_size=160))  # of 100 tokens
-    game = gym.make("TextGen-v0", task="guess_number", reward_fn="length")
-    env = ChatHistory(game, tokenizer, system="Guess.")
+    game = {"task": "guess_number", "reward_fn": "length"}
+    if made_by == "wrapper":
+        env = ChatHistory(gym.make("TextGen-v0", **game), tokenizer, system="Guess.")
+    else:
+        env = gym.make("TextGen-v0", **game, system_prompt="Guess.")
     common = {"max_completion_length": ROOM, "stop": STOP, "seed": 1}
     seen = []
 
@@ -53,6 +57,8 @@ def test_conversations_are_trained_on_as_they_were_played(random_model, algorith
             text = tokenizer.decode(t.prompt_ids)
             assert text.startswith("<|im_start|>system\nGuess.<|im_end|>\n<|im_start|>user\n")
             cut = False
+            messages = [m for m in t.infos[-1]["messages"] if m["role"] == "assistant"]
+            assert [m["content"] for m in messages] == t.actions
             for turn, action in zip(own_turns(t), t.actions):
                 said = tokenizer.decode(turn)
                 stopped = any(s in said for s in STOP)
@@ -64,7 +70,8 @@ def test_conversations_are_trained_on_as_they_were_played(random_model, algorith
         assert metrics["completions/clipped_ratio"] == sum(cut_shares) / len(cut_shares)
         if algorithm == "grpo":
             assert metrics["sampling/logprob_difference/max"] < 1e-4
-    assert kinds == {"stop", "end", "cut"}
+    # This model never ends an answer by itself after "higher" without the line ends around it.
+    assert kinds == {"stop", "cut", *(["end"] if made_by == "wrapper" else [])}
     assert len(seen) >= 2
 
 
