@@ -67,6 +67,30 @@ def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> No
             )
 
 
+def check_lora(config: Any) -> None:
+    """Check a trainer's settings of LoRA.
+
+    Raises:
+        ConfigError: for one out of its range, or one that does nothing without ``lora_rank``.
+    """
+    check_bounds(
+        config,
+        lora_rank=(0, LARGEST_RANK),
+        lora_scale=(0, None),
+        lora_layers=(-1, None),
+        lora_dropout=(0, 0.99),
+    )
+    if config.lora_layers == 0:
+        raise ConfigError("lora_layers must be -1 for all layers, or at least 1, got 0")
+    if not config.lora_rank:
+        unset = {"lora_layers": -1, "lora_targets": (), "lora_dropout": 0, "dora": False}
+        for name, value in unset.items():
+            if getattr(config, name) != value:
+                raise ConfigError(
+                    f"{name}={getattr(config, name)!r} needs lora_rank above 0, got lora_rank=0"
+                )
+
+
 def check_integer(name: str, value: Any, least: int) -> None:
     """Check that a value is a whole number that is not too small.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
+from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
 from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
@@ -115,7 +115,19 @@ class GRPOConfig:
     Use adapters for large models: they need less memory. If the model has adapters already, they
     are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """The output of new adapters is multiplied by this."""
+    """The output of new adapters is multiplied by this: PEFT's lora_alpha divided by the rank."""
+    lora_layers: int = -1
+    """How many layers have new adapters, counted from the last; -1: all.
+    Lower it if memory is short."""
+    lora_targets: tuple[str, ...] = ()
+    """Modules that have new adapters, such as q_proj v_proj; unset: every linear one of a layer.
+    Name those of attention alone for fewer weights."""
+    lora_dropout: float = 0.0
+    """Share of the adapters' inputs that an update drops; sampling drops none.
+    Raise it (0.05) if a long training on few prompts gets worse on others."""
+    dora: bool = False
+    """New adapters are DoRA's, which also train the length of each row of the weights.
+    Turn it on if a low rank learns too little; it is slower."""
     stop_on_collapse: bool = False
     """Stop if rewards fall far below those of the beginning, and go back to the weights that played
     best. It holds the trained weights once more."""
@@ -163,14 +175,14 @@ class GRPOConfig:
             **dict.fromkeys(
                 (
                     *("epsilon", "epsilon_high", "beta", "learning_rate", "warmup_steps"),
-                    *("weight_decay", "max_grad_norm", "lora_scale"),
+                    *("weight_decay", "max_grad_norm"),
                 ),
                 (0, None),
             ),
             num_generations=(2, None),
-            lora_rank=(0, LARGEST_RANK),
             num_workers=(0, 1024),
         )
+        check_lora(self)
         check_settings(self)
         is_open = self.num_prompts is None or self.num_generations is None
         if not is_open and self.num_minibatches > self.completions:

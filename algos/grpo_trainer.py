@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.episodes.environments import is_text, make_env, max_turns
+from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress
@@ -30,8 +31,11 @@ backend.prepare()
 from textenv.algos.grpo import compute_advantages, policy_loss  # noqa: E402
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
+from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
+from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
 from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.lora import adapt  # noqa: E402
+from textenv.algos.lm.models.properties import describe_trained, quantized_layers  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
@@ -57,6 +61,7 @@ class GRPOTrainer:
         env_kwargs: arguments of ``gym.make``, if ``env`` is an id. If they name no ``style``, it is
             ``"chat"`` for a task that has it and a tokenizer with a chat template.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called after each optimizer step with the metrics and the rollout, which may be
             empty if a strategy kept nothing.
         export_to: a folder that rollouts are written to, as
@@ -98,6 +103,7 @@ class GRPOTrainer:
         *,
         env_kwargs: dict[str, Any] | None = None,
         tokenizer: Any = None,
+        adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
@@ -116,7 +122,7 @@ class GRPOTrainer:
                 f"GRPO trains on environments of text; the actions of {self.env} are not text"
             )
         named = isinstance(model, (str, Path))
-        model, tokenizer = resolve_model(model, tokenizer)
+        model, tokenizer = resolve_model(model, tokenizer, adapters)
         styled = style_for(env, env_kwargs, tokenizer, config.chat_template)
         if styled != (env_kwargs or {}):
             env_kwargs, self.env = styled, make_env(env, styled)
@@ -124,8 +130,7 @@ class GRPOTrainer:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
         self.history: list[dict[str, float]] = []
-        if config.lora_rank:
-            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        adapt(model, config)
         self.policy = create_policy(model, tokenizer, config.sampling)
         config, self.chosen = fit(config, model, self.env, self.policy)
         self.config = config
@@ -143,7 +148,7 @@ class GRPOTrainer:
             self._workers = WorkerRunner(
                 self._runner,
                 partial(make_env, env, env_kwargs),
-                partial(_make_policy, str(model.source.resolve()), config),
+                partial(_make_policy, *_sources(model, adapters), config),
                 config.num_workers,
                 partial(_make_gradient, config),
             )
@@ -184,11 +189,10 @@ class GRPOTrainer:
         times_ratio = " x ratio" if c.use_bias_correction_kl else ""
         penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
         strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
-        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         return (
             f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
             f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
-            f"{c.num_generations} completions{strategy}; {adapters}, AdamW at "
+            f"{c.num_generations} completions{strategy}; {describe_trained(self.model)}, AdamW at "
             f"{self.learning_rate:g}"
         )
 
@@ -296,12 +300,34 @@ class GRPOTrainer:
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder that `mlx_lm.load` and `load_model` can read.
 
-        If the strategy has parts, what they remember is written to ``strategy.json`` beside it.
+        Adapters are merged. A ``README.md`` says what was trained, unless the folder has one of
+        your own. If the strategy has parts, what they remember is written to ``strategy.json``.
         """
         beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
             beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
-        save_model(self.model, self.tokenizer, folder, beside)
+        save_model(self.model, self.tokenizer, folder, beside, self._card())
+
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """Write the adapters alone, for `load_model` and ``mlx_lm.load``, or for PEFT.
+
+        Raises:
+            ConfigError: if the model has no adapters, or PEFT has no form for them.
+        """
+        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
+
+    def _card(self, adapters: str | None = None) -> str:
+        rewards = [metrics["reward"] for metrics in self.history if "reward" in metrics]
+        return ModelCard(
+            "GRPO",
+            getattr(self.model, "source_name", None),
+            task_name(self.env),
+            self.describe(),
+            changed_settings(self.config),
+            self._steps,
+            (rewards[0], rewards[-1]) if rewards else None,
+            adapters,
+        ).text()
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.
@@ -351,9 +377,18 @@ def _make_gradient(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalGrad
     return LocalGradient(policy.model, _make_loss(config), config.gradient_checkpointing)
 
 
-def _make_policy(folder: str, config: GRPOConfig) -> LanguageModelPolicy:
+def _sources(model: Any, adapters: str | Path | None) -> tuple[str, str | None, bool]:
+    """The folders that a worker reads, and whether it dequantizes: as it was done here."""
+    path = None if adapters is None else str(Path(adapters).resolve())
+    return str(model.source.resolve()), path, not quantized_layers(model)
+
+
+def _make_policy(
+    folder: str, adapters: str | None, dequantize: bool, config: GRPOConfig
+) -> LanguageModelPolicy:
     """Make the policy of a worker; its weights are sent later."""
-    model, tokenizer = load_model(folder)
-    if config.lora_rank:
-        add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of these folders were said by the trainer
+        model, tokenizer = load_model(folder, adapters, dequantize=dequantize)
+    adapt(model, config)
     return create_policy(model, tokenizer, config.sampling)

@@ -182,6 +182,10 @@ class Updater(Protocol):
         """Write the trained policy."""
         ...
 
+    def save_adapters(self, folder: str | Path, peft: bool) -> None:
+        """Write the adapters alone."""
+        ...
+
 
 def minibatches(config: PPOConfig, rows: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """The rows of each minibatch of an update, shuffled anew each epoch."""
@@ -217,6 +221,7 @@ class PPOTrainer:
         env_kwargs: arguments of ``gym.make``, if ``env`` is an id. If they name no ``style``, it is
             ``"chat"`` for a task that has it and a tokenizer with a chat template.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        adapters: on text, a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called after each update with the metrics and the rollout.
         export_to: a folder that each rollout is written to, as
             ``rollout_{index}_{YYYYMMDD_HHMMSS}.json``; None writes none.
@@ -258,6 +263,7 @@ class PPOTrainer:
         *,
         env_kwargs: dict[str, Any] | None = None,
         tokenizer: Any = None,
+        adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
         export_to: str | Path | None = None,
         export_every: int = 1,
@@ -268,7 +274,7 @@ class PPOTrainer:
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
         self.chosen = ""
-        self._updater = self._make_updater(model, tokenizer, env, env_kwargs)
+        self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
         self.policy = self._updater.policy
         self.evaluations = EvaluationSchedule(
             self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
@@ -288,7 +294,7 @@ class PPOTrainer:
         self._before = 0, 0  # transitions and optimizer steps before the present training
 
     def _make_updater(
-        self, model: Any, tokenizer: Any, env: Any, env_kwargs: dict[str, Any] | None
+        self, model: Any, tokenizer: Any, adapters: Any, env: Any, env_kwargs: Any
     ) -> Updater:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
@@ -299,7 +305,7 @@ class PPOTrainer:
                     self.env = make_training_env(env, kwargs, self.config.num_envs)
                 return self.env
 
-            updater = TextUpdater(model, tokenizer, self.env, self.config, styled)
+            updater = TextUpdater(model, tokenizer, self.env, self.config, adapters, styled)
             self.config, self.chosen = updater.config, updater.chosen
             return updater
         from textenv.algos.control.mlp_policy import load_policy
@@ -402,10 +408,13 @@ class PPOTrainer:
     def save(self, folder: str | Path) -> None:
         """Write the trained policy to a folder.
 
-        `textenv.algos.load_policy` reads a policy of control; `load_model` and ``mlx_lm.load`` read
-        a language model.
+        `load_policy` reads a policy of control; `load_model` and ``mlx_lm.load`` a language model.
         """
         self._updater.save(folder)
+
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """On text, write the adapters alone; see `GRPOTrainer.save_adapters`."""
+        self._updater.save_adapters(folder, peft)
 
     def close(self) -> None:
         """Close the environments."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from textenv.algos.config import (
-    LARGEST_RANK,
     LARGEST_WIDTH,
     check_bounds,
+    check_lora,
     check_types,
     check_widths,
 )
@@ -118,7 +118,19 @@ class PPOConfig:
     Use adapters for large models: they need less memory. If the model has adapters already, they
     are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """Text: the output of the adapters is multiplied by this."""
+    """Text: factor of the outputs of new adapters: PEFT's lora_alpha divided by the rank."""
+    lora_layers: int = -1
+    """Text: how many layers have new adapters, counted from the last; -1: all.
+    Lower it if memory is short."""
+    lora_targets: tuple[str, ...] = ()
+    """Text: modules that have new adapters, such as q_proj v_proj; unset: all linear ones.
+    Name those of attention alone for fewer weights."""
+    lora_dropout: float = 0.0
+    """Text: share of the adapters' inputs that an update drops; sampling drops none.
+    Raise it (0.05) if a long training on few prompts gets worse on others."""
+    dora: bool = False
+    """Text: new adapters are DoRA's, which also train the length of each row of the weights.
+    Turn it on if a low rank learns too little; it is slower."""
     eval_steps: int = 0
     """Text: evaluate on held-out examples every so many optimizer steps, and at the end; 0 never.
     Set it to keep the best model, and to see what the reward of the training does not show."""
@@ -154,14 +166,14 @@ class PPOConfig:
             **dict.fromkeys(
                 (
                     *("learning_rate", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"),
-                    *("max_grad_norm", "target_kl", "beta", "temperature", "lora_scale"),
+                    *("max_grad_norm", "target_kl", "beta", "temperature"),
                 ),
                 (0, None),
             ),
-            lora_rank=(0, LARGEST_RANK),
             num_envs=(1, LARGEST_WIDTH),
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
+        check_lora(self)
         check_settings(self)
         check_widths("hidden", self.hidden)
         if self.activation not in ACTIVATIONS:

@@ -191,6 +191,10 @@ class ControlUpdater:
         """Write the policy, statistics included; `load_policy` reads it."""
         self.policy.save(folder)
 
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """Refuse to, since a policy of control has none."""
+        raise ConfigError("a policy of control has no adapters: save it with save()")
+
     def _count_rewards(self, rollout: Buffer) -> None:
         """Update the scale of the rewards with the discounted returns of a rollout."""
         returns = []

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.episodes.environments import is_text
+from textenv.algos.episodes.environments import is_text, task_name
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.ppo import (
@@ -54,9 +54,15 @@ import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
+from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
+from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import add_lora  # noqa: E402
-from textenv.algos.lm.models.properties import check_trainable, count_parameters  # noqa: E402
+from textenv.algos.lm.models.lora import adapt, dropout_seed, seed_dropout  # noqa: E402
+from textenv.algos.lm.models.properties import (  # noqa: E402
+    check_trainable,
+    count_parameters,
+    describe_trained,
+)
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
 from textenv.algos.training.fitting import fit  # noqa: E402
@@ -92,6 +98,7 @@ class TextUpdater:
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         env: the environment, of text.
         config: settings.
+        adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         styled: gives the environment for this tokenizer, which may ask in another style.
 
     Raises:
@@ -107,6 +114,7 @@ class TextUpdater:
         tokenizer: Any,
         env: Any,
         config: PPOConfig,
+        adapters: str | Path | None = None,
         styled: Callable[[Any], Any] | None = None,
     ):
         if not is_text(env):
@@ -120,10 +128,10 @@ class TextUpdater:
             raise ConfigError(
                 "temperature must be above 0 to train: greedy completions explore nothing"
             )
-        model, tokenizer = resolve_model(model, tokenizer)
+        model, tokenizer = resolve_model(model, tokenizer, adapters)
         env = env if styled is None else styled(tokenizer)
-        if config.lora_rank:
-            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        self._task = task_name(env)
+        adapt(model, config)
         check_trainable(model)
         self.policy = create_policy(
             model,
@@ -243,10 +251,10 @@ class TextUpdater:
     def describe(self) -> str:
         """What is trained, in one line."""
         c = self.config
-        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
+        trained = describe_trained(self.policy.model)
         penalty = f", KL penalty {c.beta:g}" if c.beta else ", no KL penalty"
         return (
-            f"PPO: {adapters} and a linear critic, one decision a token; {c.n_steps} turns a "
+            f"PPO: {trained} and a linear critic, one decision a token; {c.n_steps} turns a "
             f"rollout, {c.n_epochs} epochs of minibatches of {c.batch_size} trajectories; ratio "
             f"clipped to 1 +- {c.clip_range:g}{penalty}; Adam at {c.learning_rate:g}"
         )
@@ -258,7 +266,24 @@ class TextUpdater:
         def write(path: Path) -> None:
             mx.save_safetensors(str(path), head)
 
-        save_model(self.policy.model, self.policy.tokenizer, folder, {VALUE_HEAD: write})
+        beside = {VALUE_HEAD: write}
+        save_model(self.policy.model, self.policy.tokenizer, folder, beside, self._card())
+
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """Write the adapters alone, without the critic; see `GRPOTrainer.save_adapters`."""
+        card = self._card("peft" if peft else "mlx")
+        save_adapters(self.policy.model, folder, peft, card)
+
+    def _card(self, adapters: str | None = None) -> str:
+        return ModelCard(
+            "PPO",
+            getattr(self.policy.model, "source_name", None),
+            self._task,
+            self.describe(),
+            changed_settings(self.config),
+            int(self._optimizer.step.item()),
+            adapters=adapters,
+        ).text()
 
     def _load_value_head(self) -> None:
         """Load the critic from the folder that the model was read from, if it holds one."""
@@ -290,14 +315,19 @@ class TextUpdater:
         config = self.config
         whole = BatchSize(len(rows), float(batch.mask[rows].sum()))
         size = config.micro_batch_size or len(rows)
-        parts = []
+        parts: list[tuple[Any, ...]] = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             small = batch.take(part)
             width = small.token_ids.shape[1]
             data = [mx.array(column[part, :width].astype(np.float32)) for column in columns]
-            parts.append((small, *data, whole, clip))
-        outputs, gradient = accumulate(self.network, self._loss, parts)
+            step = int(self._optimizer.step.item())
+            drops = dropout_seed(config.seed, step, len(parts)) if config.lora_dropout else None
+            parts.append((small, *data, whole, clip, drops))
+        try:
+            outputs, gradient = accumulate(self.network, self._loss, parts)
+        finally:
+            seed_dropout(self.policy.model, None)
         figures = {
             name: sum(float(values[name].item()) for _, values, _ in outputs)
             for name in outputs[0][1]
@@ -316,9 +346,11 @@ class TextUpdater:
         returns: mx.array,
         whole: BatchSize,
         clip: float,
+        drops: int | None,
     ) -> tuple[mx.array, dict[str, mx.array], mx.array]:
         """The loss of a part, its share of each figure, and the largest difference from ``old``."""
         config = self.config
+        seed_dropout(self.policy.model, drops)  # the backward computes layers again by it
         hidden = self._scorer.hidden(batch)  # (N, T, D)
         logprobs, entropies = self._scorer.score(batch, hidden, config.ent_coef > 0)
         mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train by GRPO, PPO or given answers (with no argument: GRPO on sums, with tiny-lm)",
     "rollout": "collect rollouts and save them as files, without training",
     "eval": "evaluate a model on test examples, or a control policy in episodes",
+    "fuse": "merge adapters into the model that they were trained on",
     "compare": "train agents side by side: same environment, seeds and evaluation for all",
     "bench": "measure speed and memory on this machine, beside other libraries",
     "envs": "list the environments, tasks and reward functions",

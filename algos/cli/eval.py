@@ -44,6 +44,8 @@ class Args:
     model: tuple[str, ...] = ("tiny-lm",)
     """Text: tiny-lm, a folder, or a name on the Hugging Face hub; two to compare them. Control: a
     policy's folder."""
+    adapters: Path | None = None
+    """Text: a folder of adapters that were trained on the model; of two models, on the second."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
@@ -92,10 +94,11 @@ def run(args: Args) -> int:
     for name in args.model[1:]:  # a wrong name is told before the first model is evaluated
         load_tokenizer(name, "model")
     models: list[Found] = []
-    for name in args.model:
+    for number, name in enumerate(args.model, 1):
         if len(args.model) > 1:
             say(f"{name}:")
-        models.append(_measure(args, name, console, ks))
+        adapters = args.adapters if number == len(args.model) else None
+        models.append(_measure(args, name, adapters, console, ks))
     comparisons = {}
     if len(models) == 2:
         comparisons = {kind: compare(models[0][kind], models[1][kind]) for kind in models[0]}
@@ -120,7 +123,9 @@ def _ks(args: Args) -> tuple[int, ...]:
     return tuple(sorted({*args.pass_at} or (powers - {0} if args.samples > 1 else ())))
 
 
-def _measure(args: Args, model: str, console: Console, ks: tuple[int, ...]) -> Found:
+def _measure(
+    args: Args, model: str, adapters: Path | None, console: Console, ks: tuple[int, ...]
+) -> Found:
     """Evaluate a model, and print what was found."""
     text = args.text.for_model(args.env, model, args.chat_template)
     env = make_split(args.env, text, args.split)
@@ -132,7 +137,7 @@ def _measure(args: Args, model: str, console: Console, ks: tuple[int, ...]) -> F
         "stop": args.stop,
         "seed": args.seed,
     }
-    policy = create_policy(*load_model(model), params)
+    policy = create_policy(*load_model(model, adapters), params)
     found: Found = {}
     for kind, samples in (("greedy", 1), ("sampled", args.samples)):
         if not samples:

@@ -33,6 +33,8 @@ class Args:
     policy: str | None = None
     """random; for control the folder of a trained policy, for text a model (tiny-lm, a folder,
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
+    adapters: Path | None = None
+    """Text: a folder of adapters that were trained on the policy's model."""
     n_steps: int | None = None
     """Transitions of all environments in a rollout; for text at most so many, in whole groups;
     unset: 2048 of control, 32 of text."""
@@ -143,4 +145,4 @@ def _text_policy(args: Args, env: Any) -> Any:
         "top_p": args.top_p,
         "seed": args.seed,
     }
-    return create_policy(*load_model(args.policy or "tiny-lm"), params)
+    return create_policy(*load_model(args.policy or "tiny-lm", args.adapters), params)

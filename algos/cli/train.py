@@ -45,6 +45,8 @@ class GRPOArgs:
     """The algorithm: grpo, ppo or sft."""
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
+    adapters: Path | None = None
+    """A folder of adapters, trained on the model, to go on from."""
     env: str = "TextGen-v0"
     """Id of a text environment."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
@@ -71,6 +73,8 @@ class PPOArgs:
     model: str | None = None
     """On control mlp, or the folder of a saved policy to train further; on text tiny-lm, a folder,
     or a hub name. Unset: mlp or tiny-lm."""
+    adapters: Path | None = None
+    """Text: a folder of adapters, trained on the model, to go on from."""
     env: str = "TextGen-v0"
     """Id of an environment, of text or of control."""
     size: Literal["fast", "standard", "stable"] | None = None
@@ -247,6 +251,8 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
         judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
         return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
+    if args.adapters is not None:
+        raise ConfigError(f"--adapters is for language models, and {args.env} is control")
     if args.text.given:
         raise ConfigError(f"--task, --dataset and --reward are for text, and {args.env} is control")
     display = ControlDisplay(config.total_timesteps)
@@ -283,6 +289,7 @@ def _on_text(args: Args, folder: RunFolder, log: StepLog, eval_env: Any) -> dict
     export = {"export_to": folder.rollouts, "export_every": args.rollouts_every}
     return {
         "on_step": log.on_step,
+        "adapters": args.adapters,
         "eval_env": eval_env,
         "out": folder.path,
         "on_evaluate": log.display.on_evaluate,
@@ -292,7 +299,7 @@ def _on_text(args: Args, folder: RunFolder, log: StepLog, eval_env: Any) -> dict
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    for key in ("out", "config"):
+    for key in ("out", "config", "adapters"):
         if isinstance(table.get(key), str):
             table[key] = Path(table[key])
     if isinstance(table.get("text"), dict):

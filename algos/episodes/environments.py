@@ -103,6 +103,12 @@ def max_turns(env: Any) -> int:
     return turns or getattr(spec, "max_episode_steps", None) or 1
 
 
+def task_name(env: Any) -> str | None:
+    """The name of an environment's task, or else its id; None if it has neither."""
+    name = getattr(getattr(innermost(env), "task", None), "name", None)
+    return name or getattr(getattr(env, "spec", None), "id", None)
+
+
 def is_text(env: Any) -> bool:
     """Whether the actions of an environment, single or vector, are text."""
     inner = getattr(env, "env", None)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
+from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize, make_batch
 from textenv.algos.offline.sft_rows import Limits, Rows, encode_rows
@@ -40,9 +40,11 @@ import mlx.core as mx  # noqa: E402
 from textenv.algos.lm.generation.chat import ChatFormat  # noqa: E402
 from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
+from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
+from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import add_lora  # noqa: E402
-from textenv.algos.lm.models.properties import context_length  # noqa: E402
+from textenv.algos.lm.models.lora import adapt  # noqa: E402
+from textenv.algos.lm.models.properties import context_length, describe_trained  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
 from textenv.algos.offline.text import supervised_loss  # noqa: E402
@@ -101,7 +103,15 @@ class SFTConfig:
     """Train low-rank adapters of this rank in place of all weights; 0 trains all weights.
     If the model has adapters already, they are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """The output of new adapters is multiplied by this."""
+    """The output of new adapters is multiplied by this: PEFT's lora_alpha divided by the rank."""
+    lora_layers: int = -1
+    """How many layers have new adapters, counted from the last; -1: all."""
+    lora_targets: tuple[str, ...] = ()
+    """Modules that have new adapters, such as q_proj v_proj; unset: every linear one of a layer."""
+    lora_dropout: float = 0.0
+    """Share of the adapters' inputs that an update drops; the evaluations drop none."""
+    dora: bool = False
+    """New adapters are DoRA's, which also train the length of each row of the weights."""
     seed: int = 0
     """Seed of the order of the rows, the adapters and the sampling of the trained policy."""
 
@@ -113,10 +123,10 @@ class SFTConfig:
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "micro_batch_size"), (1, None)),
-            **dict.fromkeys((*least_zero, "lora_scale"), (0, None)),
+            **dict.fromkeys(least_zero, (0, None)),
             max_length=(2, None),
-            lora_rank=(0, LARGEST_RANK),
         )
+        check_lora(self)
 
 
 class SFTTrainer:
@@ -130,6 +140,7 @@ class SFTTrainer:
         system_prompt: what a system message says before each row; ``@FILE`` is a file's text.
         few_shot: rows of ``prompt`` and ``answer``, shown before each row and not trained on.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called with the metrics after each optimizer step.
 
     Attributes:
@@ -162,13 +173,13 @@ class SFTTrainer:
         system_prompt: str | None = None,
         few_shot: Sequence[Mapping[str, Any]] | None = None,
         tokenizer: Any = None,
+        adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
     ):
         self.config = config = config or SFTConfig()
-        model, tokenizer = resolve_model(model, tokenizer)
+        model, tokenizer = resolve_model(model, tokenizer, adapters)
         self.model, self.tokenizer = model, tokenizer
-        if config.lora_rank:
-            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        adapt(model, config)
         settings = ("chat_template", "chat_template_kwargs", "seed")
         self.policy = create_policy(
             model,
@@ -209,6 +220,7 @@ class SFTTrainer:
             micro_batch_size=config.micro_batch_size,
             gradient_checkpointing=config.gradient_checkpointing,
             max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
         )
         self._on_step = on_step
         self.history: list[dict[str, float]] = []
@@ -284,7 +296,6 @@ class SFTTrainer:
     def describe(self) -> str:
         """Describe in one line what is trained, and on what data."""
         c = self.config
-        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         shortened = ""
         if self.cut or self.left_out:
             shortened = (
@@ -293,12 +304,23 @@ class SFTTrainer:
             )
         return (
             f"sft: loss on the answers of {len(self.trained_on)} rows{shortened}; {self.steps} "
-            f"steps of {c.batch_size}; {adapters}, AdamW at {self.learning_rate:g}"
+            f"steps of {c.batch_size}; {describe_trained(self.model)}, AdamW at "
+            f"{self.learning_rate:g}"
         )
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
-        save_model(self.model, self.tokenizer, folder)
+        save_model(self.model, self.tokenizer, folder, card=self._card())
+
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """Write the adapters alone; see `GRPOTrainer.save_adapters`."""
+        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
+
+    def _card(self, adapters: str | None = None) -> str:
+        base = getattr(self.model, "source_name", None)
+        settings, steps = changed_settings(self.config), len(self.history)
+        card = ModelCard("SFT", base, None, self.describe(), settings, steps, None, adapters)
+        return card.text()
 
     def _encode(self, rows: RowsLike, name: str) -> list[Trajectory | None]:
         config, context = self.config, context_length(self.model)

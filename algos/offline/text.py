@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from textenv.algos.config import LARGEST_RANK, check_bounds, check_choice, check_types
+from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
@@ -43,8 +43,11 @@ import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
+from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
+from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import add_lora  # noqa: E402
+from textenv.algos.lm.models.lora import adapt  # noqa: E402
+from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
@@ -104,7 +107,15 @@ class OfflineTextConfig:
     """Train low-rank adapters of this rank instead of all weights; 0 trains all weights.
     If the model has adapters already, they are trained on, and this must be their rank."""
     lora_scale: float = 10.0
-    """The output of new adapters is multiplied by this."""
+    """The output of new adapters is multiplied by this: PEFT's lora_alpha divided by the rank."""
+    lora_layers: int = -1
+    """How many layers have new adapters, counted from the last; -1: all."""
+    lora_targets: tuple[str, ...] = ()
+    """Modules that have new adapters, such as q_proj v_proj; unset: every linear one of a layer."""
+    lora_dropout: float = 0.0
+    """Share of the adapters' inputs that an update drops; sampling drops none."""
+    dora: bool = False
+    """New adapters are DoRA's, which also train the length of each row of the weights."""
     seed: int = 0
     """Seed of the minibatches, the adapters and the sampling of the trained policy."""
 
@@ -113,13 +124,13 @@ class OfflineTextConfig:
         check_types(self)
         check_choice(self, method=METHODS, scale_rewards=SCALES)
         least_one = ("epochs", "batch_size", "max_completion_length", "micro_batch_size")
-        least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "lora_scale")
+        least_zero = ("learning_rate", "weight_decay", "max_grad_norm")
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "max_importance"), (1, None)),
             **dict.fromkeys(least_zero, (0, None)),
-            lora_rank=(0, LARGEST_RANK),
         )
+        check_lora(self)
 
 
 class OfflineTextTrainer:
@@ -154,15 +165,14 @@ class OfflineTextTrainer:
         on_step: Callable[[dict[str, float]], None] | None = None,
     ):
         self.config = config = config or OfflineTextConfig()
-        common_source(rollouts)
+        self._task = common_source(rollouts).env_id
         trajectories = grouped(rollouts)
         self.data_reward = float(np.mean(scored_rewards(trajectories) or [0.0]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
         model, tokenizer = resolve_model(model, tokenizer)
         self.model, self.tokenizer = model, tokenizer
-        if config.lora_rank:
-            add_lora(model, config.lora_rank, config.lora_scale, config.seed)
+        adapt(model, config)
         settings = ("chat_template", "chat_template_kwargs", "stop", "seed")
         self.policy = create_policy(
             model,
@@ -231,16 +241,26 @@ class OfflineTextTrainer:
         """Describe in one line what is trained, and on what data."""
         c = self.config
         bound = f", weights up to {c.max_importance:g}" if c.method == "grpo" else ""
-        adapters = f"LoRA rank {c.lora_rank}" if c.lora_rank else "all weights"
         return (
             f"{c.method}: {METHODS[c.method]}{bound}; {len(self.trained_on)} of {self._in_data} "
-            f"completions, {c.epochs} passes in minibatches of {c.batch_size}; {adapters}, AdamW "
-            f"at {self.learning_rate:g}"
+            f"completions, {c.epochs} passes in minibatches of {c.batch_size}; "
+            f"{describe_trained(self.model)}, AdamW at {self.learning_rate:g}"
         )
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
-        save_model(self.model, self.tokenizer, folder)
+        save_model(self.model, self.tokenizer, folder, card=self._card())
+
+    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
+        """Write the adapters alone; see `GRPOTrainer.save_adapters`."""
+        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
+
+    def _card(self, adapters: str | None = None) -> str:
+        base = getattr(self.model, "source_name", None)
+        settings = changed_settings(self.config)
+        steps, method = self._updates, self.config.method
+        card = ModelCard(method, base, self._task, self.describe(), settings, steps, None, adapters)
+        return card.text()
 
     def _choose(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         if self.config.method == "rft":

@@ -16,7 +16,7 @@ _SHOWN = 5  # names in an error message
 
 
 @contextmanager
-def replacing(folder: str | Path, own: Sequence[str]) -> Iterator[Path]:
+def replacing(folder: str | Path, own: Sequence[str], keep: Sequence[str] = ()) -> Iterator[Path]:
     """A new folder to write a model's files into, which take their places when the block ends.
 
     A folder that does not exist yet appears whole. In one that exists, all files that belong to the
@@ -25,12 +25,13 @@ def replacing(folder: str | Path, own: Sequence[str]) -> Iterator[Path]:
     Args:
         folder: where the model is to be.
         own: patterns of the names of all files that such a model may have.
+        keep: patterns of names that may be there too, and stay as they are.
 
     Raises:
         ConfigError: if the folder is a file, or holds anything else; nothing is changed.
     """
     place = Path(os.path.realpath(folder))
-    others = sorted(name for name in _names(place) if not _matches(name, own))
+    others = sorted(name for name in _names(place) if not _matches(name, (*own, *keep)))
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise ConfigError(

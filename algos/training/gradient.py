@@ -15,6 +15,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_map  # noqa: E402
 
+from textenv.algos.lm.models.lora import seed_dropout  # noqa: E402
 from textenv.algos.lm.models.weights import as_numpy  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
 from textenv.algos.runtime.compile import gradients  # noqa: E402
@@ -54,7 +55,11 @@ class LocalGradient:
 
     def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
         """The loss of each microbatch, and the gradient of the sum of the losses."""
-        outputs, gradient = accumulate(self._model, self._loss, [(part,) for part in microbatches])
+        try:
+            parts = [(part,) for part in microbatches]
+            outputs, gradient = accumulate(self._model, self._loss, parts)
+        finally:
+            seed_dropout(self._model, None)
         results = [
             LossResult(loss.item(), {k: float(v) for k, v in metrics.items()}, off.item())
             for loss, metrics, off in outputs
@@ -68,6 +73,7 @@ class LocalGradient:
 
     def _loss(self, part: MicroBatch) -> tuple[mx.array, dict[str, mx.array], mx.array]:
         batch = part.batch
+        seed_dropout(self._model, part.dropout_seed)  # the backward computes layers again by it
         extra: dict[str, Any] = {}
         if part.batch_size is not None:
             extra["batch_size"] = part.batch_size

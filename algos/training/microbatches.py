@@ -25,6 +25,8 @@ class MicroBatch(NamedTuple):
     """The size of the optimizer step's whole batch; None if the loss does not take it."""
     ref_logprobs: np.ndarray | None
     """(N, T), under the reference policy; None if the loss does not take them."""
+    dropout_seed: int | None = None
+    """Seed of what adapters drop; None: nothing."""
 
 
 class LossResult(NamedTuple):

@@ -28,6 +28,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
+from textenv.algos.lm.models.lora import dropout_seed, has_dropout  # noqa: E402
 from textenv.algos.lm.models.properties import check_trainable  # noqa: E402
 from textenv.algos.lm.scoring.scorer import by_parts  # noqa: E402
 from textenv.algos.training.gradient import (  # noqa: E402
@@ -122,7 +123,8 @@ class Trainer:
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
         self._gradient = gradient or LocalGradient(model, loss_fn, gradient_checkpointing)
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._seed = np.random.default_rng(seed), seed
+        self._drops = has_dropout(model)
 
     def train(self, max_updates: int | None = None) -> dict[str, float]:
         """Train on the buffer, and clear it if training is on-policy.
@@ -199,6 +201,12 @@ class Trainer:
             for rows in np.array_split(shuffled, self.num_minibatches):
                 yield np.sort(rows)
 
+    def _dropout_seed(self, part: int) -> int | None:
+        """The seed of what adapters drop in a part of the next step; None if they drop nothing."""
+        if not self._drops:
+            return None
+        return dropout_seed(self._seed, int(self.optimizer.step.item()), part)
+
     def _ref_logprobs(self, batch: TokenBatch) -> np.ndarray | None:
         if self.reference is None or "ref_logprobs" not in self._declares:
             return None
@@ -221,7 +229,7 @@ class Trainer:
             # A KL penalty pulls on every row, whatever its advantage.
             rows = rows if ref_logprobs is not None else rows[has_signal[rows]]
             divided = split(batch, rows, self._gradient.shares, self.micro_batch_size)
-        parts = []
+        parts: list[MicroBatch] = []
         for some in divided:
             small = batch.take(some)
             if not small.mask.any():
@@ -230,7 +238,8 @@ class Trainer:
             reference = None if ref_logprobs is None else ref_logprobs[some, :width]
             size = whole if self._divisible else None
             own = advantages[some] if advantages.ndim == 1 else advantages[some, :width]
-            parts.append(MicroBatch(small, own, size, reference))
+            drops = self._dropout_seed(len(parts))
+            parts.append(MicroBatch(small, own, size, reference, drops))
         results, gradient = self._gradient.gradient(parts)
         norm = self._step(gradient)
         metrics: dict[str, float] = {}

@@ -164,7 +164,8 @@ def test_every_fraction_is_finite_in_float32(make, value):
 def test_every_whole_number_is_one_that_mlx_counts_to(make):
     names = [f.name for f in dataclasses.fields(make) if f.type in ("int", "int | None")]
     for name in names:
-        for value in (10**400, -(10**400), -1):
+        least = -1 if name == "lora_layers" else 0  # -1: all layers
+        for value in (10**400, -(10**400), least - 1):
             with pytest.raises(ConfigError, match=name):
                 make(**{name: value})
     assert make(seed=LARGEST_SEED).seed == LARGEST_SEED

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from textenv.algos import GRPOConfig
+from textenv.algos import GRPOConfig, OfflineTextConfig, PPOConfig
 from textenv.algos.config import from_table, to_table
 
 
@@ -29,6 +29,29 @@ from textenv.algos.config import from_table, to_table
 def test_bad_config_values_are_named(field, value):
     with pytest.raises((ValueError, TypeError), match=rf"\b{field}\b"):
         GRPOConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_layers": 0}, "lora_layers must be -1 for all layers, or at least 1, got 0"),
+        ({"lora_layers": -2}, "lora_layers must be at least -1, got -2"),
+        ({"lora_dropout": 1.0}, "lora_dropout must be at least 0 and at most 0.99, got 1"),
+        ({"lora_scale": -1.0}, "lora_scale must be at least 0, got -1"),
+        ({"lora_rank": 0, "lora_layers": 4}, "lora_layers=4 needs lora_rank above 0"),
+        (
+            {"lora_rank": 0, "lora_targets": ("q_proj",)},
+            r"lora_targets=\('q_proj',\) needs lora_rank",
+        ),
+        ({"lora_rank": 0, "lora_dropout": 0.1}, "lora_dropout=0.1 needs lora_rank"),
+        ({"lora_rank": 0, "dora": True}, "dora=True needs lora_rank"),
+        ({"lora_targets": "q_proj"}, "lora_targets must be"),
+    ],
+)
+@pytest.mark.parametrize("kind", [GRPOConfig, PPOConfig, OfflineTextConfig])
+def test_bad_settings_of_adapters_are_named(kind, settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        kind(**{"lora_rank": 4} | settings)
 
 
 def test_more_minibatches_than_completions():

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from textenv.algos.cli.shared.judging import Judge, Judgement, say_judgement
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.lm.models.card import add_results
 from textenv.algos.runtime.versions import versions
 
 State = Literal["finished", "interrupted", "failed"]
@@ -114,6 +115,7 @@ class TrainingRun:
             self.trainer.save(self.folder.model)
             try:
                 after = self.judge()
+                add_results(self.folder.model, {"before": before, "after": after})
             except KeyboardInterrupt:
                 state = "interrupted"
                 self.console.print("the evaluation after the training was interrupted")

@@ -38,6 +38,8 @@ class SFTArgs:
     """The algorithm: grpo, ppo or sft."""
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
+    adapters: Path | None = None
+    """A folder of adapters, trained on the model, to go on from."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     examples: int = 1000
     """How many examples of a task to train on; a dataset is used whole."""
@@ -70,6 +72,7 @@ def run(args: SFTArgs) -> int:
         rows,
         args.sft,
         eval_rows=held_out,
+        adapters=args.adapters,
         on_step=on_step,
         **{name: kwargs[name] for name in ("system_prompt", "few_shot") if name in kwargs},
     )

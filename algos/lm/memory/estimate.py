@@ -130,7 +130,7 @@ def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> d
     common = {
         "weights": s.weights,
         "optimizer": 2 * trained + copies,
-        "reference model": s.weights if work.reference and not work.lora_rank else 0,
+        "reference model": s.trainable if work.reference and not work.lora_rank else 0,
         "worker processes": work.workers * (s.weights + (PROCESS if on_cpu else 0)),
         "the process itself": PROCESS if on_cpu else 0,
     }

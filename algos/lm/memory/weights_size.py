@@ -26,7 +26,7 @@ def check_weights(folder: Path, limit: MemoryLimit | None = None) -> None:
         OutOfMemoryError: if they are too large; the message has both sizes, and what would fit.
     """
     limit = limit or memory_limit()
-    tensors = [t for file in sorted(folder.glob("model*.safetensors")) for t in _header(file)]
+    tensors = [t for header in _headers(folder) for t in header.values()]
     on_cpu = mx.default_device() == mx.cpu
     size, count = 0, 0
     for kind, length in tensors:
@@ -52,21 +52,30 @@ def check_weights(folder: Path, limit: MemoryLimit | None = None) -> None:
     )
 
 
-def _header(file: Path) -> list[tuple[str, int]]:
+def weight_names(folder: Path) -> frozenset[str]:
+    """The names of the weights in a model's folder, as its files have them."""
+    return frozenset(name for header in _headers(folder) for name in header)
+
+
+def _headers(folder: Path) -> list[dict[str, tuple[str, int]]]:
+    return [_header(file) for file in sorted(folder.glob("model*.safetensors"))]
+
+
+def _header(file: Path) -> dict[str, tuple[str, int]]:
     """Type and bytes of each tensor of a safetensors file; empty if the file is broken."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > file.stat().st_size:
-            return []  # loading it will say so
+            return {}  # loading it will say so
         try:
             header = json.loads(stream.read(length))
         except ValueError:
-            return []
+            return {}
     if not isinstance(header, dict):
-        return []
-    tensors = []
-    for entry in header.values():
+        return {}
+    tensors = {}
+    for name, entry in header.items():
         match entry:
             case {"dtype": str(kind), "data_offsets": [int(start), int(end)]}:
-                tensors.append((kind, end - start))
+                tensors[name] = kind, end - start
     return tensors

@@ -20,7 +20,12 @@ from mlx.utils import tree_map  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import use_fast_swiglu  # noqa: E402
 from textenv.algos.lm.kernels.rms_norm import use_fast_norm  # noqa: E402
 from textenv.algos.lm.kernels.rotary import use_fast_rope  # noqa: E402
-from textenv.algos.lm.memory.weights_size import check_weights  # noqa: E402
+from textenv.algos.lm.memory.weights_size import check_weights, weight_names  # noqa: E402
+from textenv.algos.lm.models.adapters import load_adapters  # noqa: E402
+from textenv.algos.lm.models.dequantizing import (  # noqa: E402
+    dequantize_on_cpu,
+    to_plain_weights,
+)
 from textenv.algos.lm.models.vocabulary import fit_vocabulary  # noqa: E402
 
 _MOST = {  # the largest sizes that a config may name
@@ -31,40 +36,57 @@ _MOST = {  # the largest sizes that a config may name
 _FILES = ["*.json", "model*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
 
 
-def resolve_model(model: Any, tokenizer: Any = None) -> tuple[nn.Module, Any]:
+def resolve_model(
+    model: Any, tokenizer: Any = None, adapters: str | Path | None = None
+) -> tuple[nn.Module, Any]:
     """A model and its tokenizer, loaded if a name or a folder is given.
 
     Args:
         model: a name or a folder for `load_model`, or an mlx-lm model.
         tokenizer: the tokenizer, if the model itself is given.
+        adapters: a folder of adapters for `load_model`, if a name or a folder is given.
 
     Raises:
-        ConfigTypeError: if a model itself is given without its tokenizer.
+        ConfigTypeError: if a model itself is given without its tokenizer, or with adapters.
     """
     if isinstance(model, (str, Path)):
-        return load_model(model)
+        return load_model(model, adapters)
+    if adapters is not None:
+        raise ConfigTypeError(
+            "adapters= is for a model that is named; load_model(name, adapters=...) gives a model "
+            "that has them already"
+        )
     if tokenizer is None:
         raise ConfigTypeError("a model that is passed itself needs its tokenizer=")
     fit_vocabulary(model, tokenizer)
     return model, tokenizer
 
 
-def load_model(name: str | Path) -> tuple[nn.Module, Any]:
+def load_model(
+    name: str | Path, adapters: str | Path | None = None, *, dequantize: bool | None = None
+) -> tuple[nn.Module, Any]:
     """Load a language model and its tokenizer.
 
     On a CPU the weights become float32, because products in half precision do not use the BLAS.
+    Those of a quantized model do too, if there is the memory for it: a CPU runs it several times
+    faster so. A warning says what was done.
 
     Args:
         name: ``"tiny-lm"`` (ships with the package), a folder that `mlx_lm.load` reads, or the
             name of a model on the Hugging Face hub, which is downloaded if it is not cached.
+        adapters: a folder of adapters that were trained on this model, as mlx-lm or PEFT write
+            them. The model then has them, and they alone are trained further.
+        dequantize: whether a quantized model is given float32 weights; None: on a CPU, if there is
+            the memory for it.
 
     Returns:
         The model, and mlx-lm's tokenizer wrapper.
 
     Raises:
-        MissingFileError: if the folder, or a file in it, is missing; names it.
+        MissingFileError: if a folder, or a file in it, is missing; names it.
         DataError: if the folder does not hold a model that mlx-lm can build, or holds a tokenizer
-            with more ids than the model has rows; names it.
+            with more ids than the model has rows, or if the adapters are those of another model;
+            names it.
         OutOfMemoryError: if the weights alone are too large for memory; none of them is read.
     """
     folder = find_folder(str(name), "model", _FILES)
@@ -100,6 +122,10 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     fit_vocabulary(model, tokenizer, folder)
     if mx.default_device() == mx.cpu:
         model.update(tree_map(_to_float32, model.parameters()))
+    if dequantize is None:
+        dequantize_on_cpu(model, name)
+    elif dequantize:
+        to_plain_weights(model)
     try:
         use_fast_swiglu(model)
         use_fast_norm(model)
@@ -107,7 +133,12 @@ def load_model(name: str | Path) -> tuple[nn.Module, Any]:
     except (ValueError, TypeError, ArithmeticError) as error:  # a rope_theta of text, say
         raise DataError(f"{folder} does not hold a model that runs: {_said(error)}") from error
     mx.eval(model.parameters())
-    model.source = folder  # `save_model` reads the config there
+    model.source, model.source_name = folder, str(name)
+    # What saving needs of the folder, which may be gone by then; a dict would count as weights.
+    model.source_config = json.dumps(config)
+    model.source_weights = weight_names(folder)
+    if adapters is not None:
+        load_adapters(model, Path(adapters))
     return model, tokenizer
 
 

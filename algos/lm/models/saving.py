@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 from textenv.algos.runtime import backend
 from textenv.algos.storage.replacing import replacing
+from textenv.errors import MissingFileError
 
 backend.prepare()
 
@@ -19,6 +21,7 @@ import mlx.nn as nn  # noqa: E402
 import mlx_lm.utils  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
+from textenv.algos.lm.models.card import CARD, card_patterns, write_card  # noqa: E402
 from textenv.algos.lm.models.lora import lora_layers  # noqa: E402
 from textenv.algos.lm.models.properties import quantized_layers  # noqa: E402
 
@@ -42,6 +45,7 @@ def save_model(
     tokenizer: Any,
     folder: str | Path,
     beside: Mapping[str, Callable[[Path], None]] | None = None,
+    card: str | None = None,
 ) -> None:
     """Write a folder that `mlx_lm.load` reads, with LoRA layers merged into the weights.
 
@@ -54,26 +58,48 @@ def save_model(
         tokenizer: its tokenizer.
         folder: the folder to write.
         beside: functions that write further files of `MODEL_FILES`, by their names.
+        card: the text of a ``README.md``; None writes none. One that this program did not write
+            stays as it is.
 
     Raises:
         ConfigError: if the folder holds something else than a model; it is left as it is.
     """
-    source = getattr(model, "source", None)
+    source = getattr(model, "source_config", None)
     config = (
-        mlx_lm.utils.load_config(source)
+        json.loads(source)
         if source is not None
         else dataclasses.asdict(model.args) | {"model_type": model.model_type}
     )
     vocabulary = getattr(tokenizer, "vocab_files_names", {})  # names that a class has of its own
-    with replacing(folder, (*MODEL_FILES, *vocabulary.values())) as target:
+    own = (*MODEL_FILES, *vocabulary.values(), *card_patterns(folder))
+    with replacing(folder, own, keep=(CARD,)) as target:
         with _merged(model) as merged:
             mlx_lm.utils.save_model(target, model)
             config = _quantization_config(dict(config), model, merged)
             _name_type(config, model)
         mlx_lm.utils.save_config(config, target / "config.json")
-        tokenizer.save_pretrained(str(target))
+        _save_tokenizer(tokenizer, target, getattr(model, "source", None))
         for name, write in (beside or {}).items():
             write(target / name)
+        write_card(target, folder, card)
+
+
+def _save_tokenizer(tokenizer: Any, target: Path, source: Path | None) -> None:
+    """Write a tokenizer's files.
+
+    Raises:
+        MissingFileError: if they must be copied from the folder that it was read from, and that
+            folder is gone.
+    """
+    try:
+        tokenizer.save_pretrained(str(target))
+    except OSError as error:
+        if source is None or source.is_dir():
+            raise
+        raise MissingFileError(
+            f"the tokenizer cannot be written, since {source}, which it was read from, is gone: "
+            "put that folder back, and save again"
+        ) from error
 
 
 def _name_type(config: dict[str, Any], model: nn.Module) -> None:
@@ -100,11 +126,21 @@ def _merged(model: nn.Module) -> Iterator[list[str]]:
     """
     layers = lora_layers(model)
     try:
-        plain = [(name, layer.fuse(dequantize=True)) for name, layer in layers]
+        plain = [(name, _fused(layer)) for name, layer in layers]
         model.update_modules(tree_unflatten(plain))
         yield [name for name, _ in layers]
     finally:
         model.update_modules(tree_unflatten(layers))
+
+
+def _fused(layer: Any) -> nn.Module:
+    """A plain layer of the same function, in the precision of the weights below the adapter."""
+    below = layer["linear"] if "linear" in layer else layer["embedding"]
+    fused = layer.fuse(dequantize=True)
+    kept = below.get("scales", below.weight)
+    if mx.issubdtype(kept.dtype, mx.floating):  # mxfp4 has scales of whole numbers
+        fused.weight = fused.weight.astype(kept.dtype)  # DoRA's lengths are float32
+    return fused
 
 
 def _quantization_config(
@@ -118,6 +154,8 @@ def _quantization_config(
         names = ("group_size", "bits", "mode")
         config["quantization"] = {name: getattr(layer, name) for name in names}
     for key in ("quantization", "quantization_config"):
-        if isinstance(config.get(key), dict):
+        if not layers:  # they have plain weights now
+            config.pop(key, None)
+        elif isinstance(config.get(key), dict):
             config[key] = {name: v for name, v in config[key].items() if name not in merged}
     return config

@@ -9,6 +9,7 @@ from textenv.algos.lm.models.properties import (
     check_trainable,
     context_length,
     count_parameters,
+    describe_trained,
     quantized_layers,
 )
 from textenv.errors import ConfigError
@@ -66,3 +67,33 @@ def test_what_cannot_be_trained_as_it_is(random_model, tiny_config):
         check_trainable(model)
     add_lora(model, 2, 10.0, 0)
     check_trainable(model)
+
+
+def test_what_is_trained_in_words(random_model, tiny_config):
+    model = random_model(**tiny_config)
+    assert describe_trained(model) == "all weights"
+    model.freeze()
+    model.model.norm.unfreeze()
+    assert describe_trained(model) == f"32 of {NUMBERS:,} weights"
+    model = random_model(**tiny_config)
+    add_lora(model, 2, 10.0, 0, layers=1, targets=("q_proj", "v_proj"))
+    trained = 2 * (32 + 32) + 2 * (32 + 16)
+    expected = f"LoRA rank 2 on 1 layer (q_proj, v_proj): {trained} of {NUMBERS:,} weights"
+    assert describe_trained(model) == expected
+    model = random_model(**tiny_config)
+    add_lora(model, 2, 10.0, 0, targets=("q_proj",), dora=True)
+    trained = 2 * (2 * (32 + 32) + 32)
+    expected = f"DoRA rank 2 on 2 layers (q_proj): {trained} of {NUMBERS:,} weights"
+    assert describe_trained(model) == expected
+    model.unfreeze()  # as mlx-lm leaves a model that it loaded adapters into
+    assert describe_trained(model) == "all weights"
+
+
+def test_large_models_are_described_in_millions(random_model, tiny_config):
+    model = random_model(**tiny_config | {"vocab_size": 320_000})
+    whole = NUMBERS + (320_000 - 42) * 32
+    add_lora(model, 16, 10.0, 0)
+    adapters = 16 * sum(2 * (a + b) for a, b in [(32, 32), (32, 16)] * 2 + [(32, 64)] * 3)
+    assert describe_trained(model).endswith(
+        f": {adapters / 1e6:.3f} of {whole / 1e6:.1f} M weights"
+    )

@@ -35,33 +35,6 @@ def arrays(tree):
 
 
 @pytest.fixture
-def quantized(random_model, tiny, tiny_config, tmp_path):
-    """``quantized(bits)``: a folder with a random model, quantized as mlx-lm does."""
-    import mlx.core as mx
-    import mlx_lm.utils
-    from mlx.utils import tree_map
-
-    def make(bits=4, dtype=mx.float32, mixed=False, **changes):
-        model = random_model(**tiny_config | changes)
-        model.update(tree_map(lambda w: w.astype(dtype), model.parameters()))
-
-        def others(path, module):
-            eight = {"bits": 8, "group_size": 32, "mode": "affine"}
-            return eight if "v_proj" in path else True
-
-        model, config = mlx_lm.utils.quantize_model(
-            *(model, tiny_config | changes, 32, bits), quant_predicate=others if mixed else None
-        )
-        folder = tmp_path / "quantized"
-        mlx_lm.utils.save_model(folder, model)
-        mlx_lm.utils.save_config(config, folder / "config.json")
-        tiny[1].save_pretrained(folder)
-        return folder
-
-    return make
-
-
-@pytest.fixture
 def unquantized():
     """``unquantized(model)``: a copy of the same function in plain weights."""
     import mlx_lm.utils
@@ -76,7 +49,7 @@ def test_sampled_and_scored_as_the_weights_that_it_stands_for(
 ):
     import mlx.core as mx
 
-    model, tokenizer = load_model(quantized(bits, getattr(mx, dtype)))
+    model, tokenizer = load_model(quantized(bits, getattr(mx, dtype)), dequantize=False)
     types = {str(w.dtype).split(".")[-1] for w in arrays(model.parameters()).values()}
     assert types == {"uint32", "float32" if mx.default_device() == mx.cpu else dtype}
     plain = unquantized(model)
@@ -97,7 +70,7 @@ def test_gradients_reach_the_adapters_alone(quantized, unquantized, sample, chan
     import mlx.core as mx
     import mlx.nn as nn
 
-    model, tokenizer = load_model(quantized(4, **changes))
+    model, tokenizer = load_model(quantized(4, **changes), dequantize=False)
     plain = unquantized(model)
     batch = make_batch(sample(model, tokenizer, PROMPTS))
     weights = mx.array(np.random.default_rng(0).normal(0, 1, batch.mask.shape) * batch.mask)
@@ -129,7 +102,7 @@ def test_gradients_reach_the_adapters_alone(quantized, unquantized, sample, chan
 def test_what_was_learnt_is_saved_unrounded(quantized, sample, tmp_path, mixed, changes):
     import mlx.core as mx
 
-    model, tokenizer = load_model(quantized(4, mixed=mixed, **changes))
+    model, tokenizer = load_model(quantized(4, mixed=mixed, **changes), dequantize=False)
     frozen = {name: np.array(w) for name, w in arrays(model.parameters()).items()}
     start = model(mx.array([[3, 4, 12]]))
     add_lora(model, rank=4, scale=2.0, seed=0)
@@ -146,7 +119,7 @@ def test_what_was_learnt_is_saved_unrounded(quantized, sample, tmp_path, mixed, 
         np.testing.assert_allclose(model(mx.array([[3, 4, 12]])), start, atol=1e-5)
     now = {n.replace(".linear.", "."): w for n, w in arrays(model.parameters()).items()}
     assert all(np.array_equal(now[name], weight) for name, weight in frozen.items())
-    read, _ = load_model(tmp_path / "saved")
+    read, _ = load_model(tmp_path / "saved", dequantize=False)
     assert not has_lora(read)
     for t in sample(model, tokenizer, PROMPTS, seed=9):
         ids = mx.array([t.prompt_ids + t.token_ids])
@@ -167,14 +140,14 @@ def test_a_model_that_is_quantized_in_memory_is_saved_as_such(fresh, tmp_path):
     model, tokenizer = fresh
     nn.quantize(model, group_size=32, bits=8)
     save_model(model, tokenizer, tmp_path / "saved")
-    read, _ = load_model(tmp_path / "saved")
+    read, _ = load_model(tmp_path / "saved", dequantize=False)
     ids = mx.array([[3, 4, 12]])
     np.testing.assert_array_equal(read(ids), model(ids))
 
 
 @pytest.mark.parametrize("algo", ["grpo", "ppo"])
 def test_full_training_is_refused_and_adapters_are_not(quantized, algo):
-    folder = quantized(8)
+    model, tokenizer = load_model(quantized(8), dequantize=False)
     trainer, config = {
         "grpo": (GRPOTrainer, {"num_prompts": 2, "num_generations": 2, "max_steps": 1}),
         "ppo": (PPOTrainer, {"n_steps": 8, "batch_size": 8, "total_timesteps": 8}),
@@ -182,5 +155,6 @@ def test_full_training_is_refused_and_adapters_are_not(quantized, algo):
     config_type = {"grpo": GRPOConfig, "ppo": PPOConfig}[algo]
     more = config | {"max_completion_length": 4}
     with pytest.raises(ValueError, match=r"quantized.*set lora_rank"):
-        trainer(str(folder), env="TextGen-v0", config=config_type(**more))
-    trainer(str(folder), env="TextGen-v0", config=config_type(**more, lora_rank=2)).train()
+        trainer(model, env="TextGen-v0", config=config_type(**more), tokenizer=tokenizer)
+    adapted = config_type(**more, lora_rank=2)
+    trainer(model, env="TextGen-v0", config=adapted, tokenizer=tokenizer).train()

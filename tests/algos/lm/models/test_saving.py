@@ -128,3 +128,65 @@ def test_the_config_names_the_type_of_the_weights(tiny_folder, tmp_path, key, dt
     assert saved[key] == saved["text_config"][key] == dtype
     weights = mx.load(str(tmp_path / "saved" / "model.safetensors"))
     assert {str(w.dtype) for w in weights.values()} == {f"mlx.core.{dtype}"}
+
+
+def test_the_folder_that_a_model_came_from_is_not_needed(tiny_folder, tmp_path):
+    import shutil
+
+    import mlx.core as mx
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    model, tokenizer = load_model(folder)
+    expected = json.loads((folder / "config.json").read_text())
+    ids = mx.array([[3, 4, 12]])
+    logits = np.array(model(ids))
+    shutil.rmtree(folder)
+    save_model(model, tokenizer, tmp_path / "saved")
+    read, _ = load_model(tmp_path / "saved")
+    np.testing.assert_array_equal(read(ids), logits)
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == expected
+    assert load_model(tmp_path / "saved")[1].decode([3, 4, 12]) == "12+"
+
+
+def test_a_tokenizer_that_needs_a_folder_that_is_gone_says_so(tiny_folder, tmp_path):
+    import shutil
+
+    class Copying:
+        """As tokenizers of sentencepiece do it."""
+
+        def save_pretrained(self, target):
+            shutil.copy(tmp_path / "model" / "tokenizer.json", target)
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    model, _ = load_model(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match=f"tokenizer cannot be written, since {folder}"):
+        save_model(model, Copying(), tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_page_of_the_users_own_may_be_in_the_folder(fresh, tmp_path):
+    (tmp_path / "README.md").write_text("# Mine")
+    save_model(*fresh, tmp_path, card="ours")
+    save_model(*fresh, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# Mine"
+    assert load_model(tmp_path)[1].decode([3, 4, 12]) == "12+"
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_merged_weights_have_the_precision_of_the_others(fresh, learn, tmp_path, dora):
+    import mlx.core as mx
+
+    from textenv.algos.lm.models.lora import add_lora
+
+    model, tokenizer = fresh
+    model.set_dtype(mx.bfloat16)
+    add_lora(model, 2, 3.0, 0, dora=dora)
+    learn(model)
+    save_model(model, tokenizer, tmp_path / "saved")
+    weights = mx.load(str(tmp_path / "saved" / "model.safetensors"))
+    assert {str(w.dtype) for w in weights.values()} == {"mlx.core.bfloat16"}
+    ids = mx.array([[3, 4, 12]])
+    read, expected = load_model(tmp_path / "saved")[0](ids), model(ids).astype(mx.float32)
+    # bfloat16 has 8 bits: the merged weights are rounded to them once.
+    np.testing.assert_allclose(read, expected, atol=0.05 * float(mx.abs(expected).max()))

@@ -271,3 +271,34 @@ def test_chunks_are_not_held_at_once():
     mx.eval(nn.value_and_grad(head, loss)(inputs))
     whole = 1024 * 16384 * 4
     assert mx.get_peak_memory() - before < 0.5 * whole
+
+
+def test_what_adapters_drop_is_dropped_again(random_model, tiny_config, tiny, sample):
+    """The backward computes a layer again by the same seed, or its gradient would be wrong."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    from textenv.algos import grpo
+    from textenv.algos.training.gradient import LocalGradient
+    from textenv.algos.training.microbatches import MicroBatch
+
+    batch = make_batch(sample(*tiny, SHARED))
+    model = random_model(**tiny_config)
+    add_lora(model, 4, 10.0, 0, dropout=0.3)
+    for name, layer in model.named_modules():
+        if "lora_b" in layer:
+            key = mx.random.key(sum(name.encode()))
+            layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape, key=key)
+    advantages = np.random.default_rng(0).normal(size=len(batch)).astype(np.float32)
+
+    def gradient_of(checkpointing, seed):
+        local = LocalGradient(model, grpo.policy_loss, checkpointing)
+        parts = [MicroBatch(batch, advantages, None, None, seed)] * 2
+        return dict(tree_flatten(local.gradient(parts)[1]))
+
+    plain, again = gradient_of(False, 5), gradient_of(True, 5)
+    without = gradient_of(False, None)
+    for name, expected in plain.items():
+        most = float(mx.abs(expected).max())
+        np.testing.assert_allclose(again[name], expected, atol=1e-4 * most, err_msg=name)
+        assert float(mx.abs(without[name] - expected).max()) > 1e-2 * most, name
