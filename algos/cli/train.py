@@ -134,6 +134,11 @@ def parse(argv: Sequence[str]) -> Job:
             )
         return offline.parse(argv, table)
     algo = given.algo or table.get("algo", "grpo")
+    if algo == "sft" and "--dry-run" in argv:
+        raise ConfigError(
+            "--dry-run shows a training that generates, by grpo or by ppo on text; one on given "
+            "answers does not, and --max-steps 1 makes it short"
+        )
     kind: Any = {"ppo": PPOArgs, "sft": sft.SFTArgs}.get(algo, GRPOArgs)
     if table:
         default = from_table(kind, _typed(table), given.config)

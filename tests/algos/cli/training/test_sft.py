@@ -177,6 +177,7 @@ def test_an_interrupted_run_is_whole(rows, tmp_path, monkeypatch, capsys):
         (["--task", "sort", "--dataset", "rows.jsonl"], "give --task or --dataset, not both"),
         (["--dataset", "nowhere.jsonl"], "nowhere.jsonl is not a file"),
         (["--max-length", "1"], "max_length must be at least 2"),
+        (["--dry-run"], "--dry-run shows a training that generates"),
         (["--examples", "0"], "examples must be an integer >= 1"),
     ],
 )
