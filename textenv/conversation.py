@@ -91,7 +91,12 @@ class Conversation(Episode):
         messages: those before the first answer.
         tools: the tools; None for none.
         most_turns: actions in the episode. A call in the last of them is not made.
+
+    Attributes:
+        pending: whether the last action called tools, and the episode goes on with their results.
     """
+
+    pending = False
 
     def __init__(
         self,

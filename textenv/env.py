@@ -215,12 +215,13 @@ class TextGenerationEnv(gym.Env[str, str]):
         if example_id is None:
             example_id = draw_ids(task, [self.np_random])[0]
         example, talk = task.example(example_id), None
-        if self._opening.always or "messages" in example:
+        if "messages" in example or self._opening.always:
             example, talk = self._opening.begin(task, example, self.task.max_turns)
         prompt = example["prompt"]
         if len(prompt) > MAX_CHARACTERS:
             raise DataError(why_too_long(self.task, example_id, prompt))
-        self._let_go()
+        if self._begun is not None:
+            self._let_go()
         self._episode.close()
         self.example, self._talk = example, talk
         self._episode = task.begin(example) if talk is None else talk
@@ -265,10 +266,10 @@ class TextGenerationEnv(gym.Env[str, str]):
             read, answer = self._read(action)
             said, score, over = self._episode.play(action, read)
             answers = (answer,)
-        before, example = self._transcript, self.example
-        begun = self._let_go(unless=action)
+        before, example, talk = self._transcript, self.example, self._talk
+        begun = NOTHING_BEGUN if self._begun is None else self._let_go(unless=action)
         scored: Scored
-        if self._episode.pending:
+        if talk is not None and talk.pending:  # a call of a tool is not scored
             scored = 0.0, {}, None
         else:
             scored = self.reward(before, action, example, score, begun, answers)  # type: ignore[arg-type]
@@ -285,8 +286,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             reward, info["scored"] = 0.0, False
         if most_turns > 1:
             info["turn"] = said
-        if self._talk is not None:
-            info.update(self._talk.info())
+        if talk is not None:
+            info.update(talk.info())
         if terminated or truncated:
             self._needs_reset = "the episode has ended: reset() must be called before step()"
             # With other reward functions than the verifier, the task's score still decides.

@@ -331,10 +331,11 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
     ) -> list[Scored]:
         """What the reward says of these actions; calls of tools earn nothing and are not scored."""
         batch = self._single.reward.batch
-        if not any(episode.pending for episode in episodes):
+        calling = [isinstance(episode, Conversation) and episode.pending for episode in episodes]
+        if not any(calling):
             return batch(before, actions, examples, scores, answers)
         scored: list[Scored] = [(0.0, {}, None)] * len(actions)
-        asked = [row for row, episode in enumerate(episodes) if not episode.pending]
+        asked = [row for row, calls in enumerate(calling) if not calls]
         if asked:
             columns = before, actions, examples, scores, answers
             some: Any = [column and [column[row] for row in asked] for column in columns]

@@ -28,6 +28,7 @@ from textenv.algos.lm.generation.policy import create_policy
 from textenv.algos.lm.models.loading import load_model
 from textenv.algos.runtime.versions import versions
 from textenv.errors import ConfigError
+from textenv.tokenizers import load_tokenizer
 
 Found = dict[str, Evaluation]
 """The evaluations of a model, under ``"greedy"`` and, with samples, ``"sampled"``."""
@@ -90,6 +91,8 @@ def run(args: Args) -> int:
     if args.out is not None:
         _check_new(args.out)
     console = Terminal()
+    for name in args.model[1:]:  # a wrong name is told before the first model is evaluated
+        load_tokenizer(name, "model")
     models: list[Found] = []
     for number, name in enumerate(args.model, 1):
         if len(args.model) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,12 +42,15 @@ def style_for(
 
 def _can_chat(env_id: str, kwargs: Mapping[str, Any]) -> bool:
     """Whether the style of an environment is open, and may be ``"chat"``."""
+    module, _, name = env_id.rpartition(":")
     try:
-        spec = gym.spec(env_id.rpartition(":")[2])  # without the module that registers it
-    except gym.error.Error:  # who makes the environment reports it
+        if module:
+            importlib.import_module(module)
+        spec = gym.spec(name)
+    except (gym.error.Error, ModuleNotFoundError):  # who makes the environment reports it
         return False
     given = {key: value for key, value in {**spec.kwargs, **kwargs}.items() if value is not None}
     if spec.entry_point != ENTRY_POINT or given.keys() & {"style", "prompts", "dataset"}:
         return False
-    task = given.get("task", "arithmetic")
+    task = given.get("task") or "arithmetic"
     return isinstance(task, str) and "chat" in styles(task)

@@ -36,14 +36,14 @@ def evaluation_ids(env: Any, count: int) -> list[int]:
     The ids are the same at every call.
 
     Raises:
-        ConfigError: if the environment is not a TextGen environment, or ``count`` is below 1.
+        ConfigError: if the environment is not a TextGen environment, or ``count`` is below 0.
     """
     task = getattr(env.unwrapped, "task", None)
     if task is None:
         raise ConfigError(
             f"{type(env.unwrapped).__name__} has no task to evaluate on; expected TextGen-v0"
         )
-    check_integer("examples", count, 1)
+    check_integer("examples", count, 0)
     if isinstance(task, Dataset):
         return task.ids[:count]
     ids: dict[str, int] = {}

@@ -127,8 +127,11 @@ class Evaluation:
 
     @cached_property
     def reward_interval(self) -> Interval:
-        """The interval of the mean reward."""
-        return bootstrap_interval([r.reward for r in self.records if r.reward is not None])
+        """The interval of the mean reward; rewards that are all 0 or 1 are shares."""
+        means = [r.reward for r in self.records if r.reward is not None]
+        if all(reward in (0, 1, None) for r in self.records for reward in r.rewards):
+            return share_interval(means, self.samples)
+        return bootstrap_interval(means)
 
     def pass_at(self, k: int) -> tuple[float, Interval]:
         """The probability that one of k answers is right, and its interval.

@@ -8,7 +8,7 @@ and every test goes over examples.
   effective number of answers, as for the clusters of a survey (Franco et al. 2019, "Comparative
   Study of Confidence Intervals for Proportions in Complex Sample Surveys").
 - Means of rewards: the percentile bootstrap over examples, since a reward may have any
-  distribution, for which a t interval would be wrong.
+  distribution, for which a t interval would be wrong. Rewards that are all 0 or 1 are shares.
 - pass@k: the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374), section 2.1.
 - Two models on the same examples: McNemar's exact test for single answers, and the test that flips
   the signs of the differences otherwise; the interval of Agresti and Min 2005, or the bootstrap.

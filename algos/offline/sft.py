@@ -284,7 +284,7 @@ class SFTTrainer:
             part = batch.take(np.arange(start, min(start + size, len(batch))))
             own = mx.array(part.mask) > 0
             scores = self._scorer.with_hits(part)
-            sums += [mx.where(own, score, 0.0).sum().item() for score in scores]
+            sums += np.array([mx.where(own, score, 0.0).sum() for score in scores], float)
         loss, entropy, accuracy = (sums / batch.mask.sum()).tolist()
         return {
             "loss": -loss,

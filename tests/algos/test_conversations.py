@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import pytest
 
-from tests.algos.lm.generation.shared import config_for, family
+from tests.algos.lm.generation.shared import chat_tokenizer, config_for, family
 from tests.algos.shared import make_env
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from textenv.wrappers import ChatHistory
@@ -87,3 +87,22 @@ def test_branches_of_a_tree_end_at_stop_strings(fresh, part):
         assert t.completion_truncated == (not by_itself)
         kinds.add("stop" if stopped else "other")
     assert kinds == {"stop", "other"}
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_trainers_ask_chat_models_in_words(random_model, algorithm):
+    prompts = {}
+    for name, chat_template in (("chatml", None), ("chatml", False), (None, None)):
+        tokenizer = chat_tokenizer(None, eos="<eos>") if name is None else family(name)
+        model = random_model(**config_for(tokenizer))
+        kwargs = {"env": "TextGen-v0", "env_kwargs": {"task": "sort"}, "tokenizer": tokenizer}
+        if algorithm == "grpo":
+            trainer = GRPOTrainer(model, config=GRPOConfig(chat_template=chat_template), **kwargs)
+        else:
+            config = PPOConfig(n_steps=8, chat_template=chat_template)
+            trainer = PPOTrainer(model, config=config, **kwargs)
+        prompts[name, chat_template] = trainer.env.reset(seed=0)[0]
+        trainer.close()
+    assert prompts["chatml", None].startswith("Sort these numbers in ascending order: ")
+    assert prompts["chatml", False] == prompts[None, None]
+    assert prompts[None, None].startswith("sort ")

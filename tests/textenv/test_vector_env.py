@@ -130,7 +130,7 @@ def test_own_and_sync_say_the_same(setting, mode, same):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("setting", ["arithmetic", "guess_number", "own"])
+@pytest.mark.parametrize("setting", ["arithmetic", "guess_number", "own", "chat", "tools"])
 def test_async_with_its_shared_memory_says_the_same(setting, mode, same):
     forms = [make(form, mode=mode, **SETTINGS[setting]) for form in ("async", "own")]
     assert forms[0].shared_memory

@@ -313,6 +313,12 @@ def test_an_environment_takes_it(function):
     assert envs.step(["xyz"] * 3)[1].tolist() == expected
 
 
+@pytest.mark.parametrize("function", [short, short_later, functools.partial(short, limit=[1])])
+def test_without_it_the_function_is_refused_with_what_to_do(function):
+    with pytest.raises(ConfigError, match=r"takes completions.*from_trl_reward\((short|partial)"):
+        gym.make("textenv:TextGen-v0", prompts=["a"], reward_fn=function)
+
+
 def test_a_batch_is_one_call():
     calls = []
     reward = ours.from_trl_reward(remembering(calls, [1.0] * 4))

@@ -45,7 +45,7 @@ from textenv.rewards.outcomes import (
     shorten,
 )
 from textenv.rewards.process import Worker
-from textenv.rewards.registry import RewardFunction, get, names
+from textenv.rewards.registry import RewardFunction, get, names, refuse_trl
 
 RewardSpec = str | RewardFunction | Sequence["str | RewardFunction"]
 """A reward function or its name, or a list of these."""
@@ -398,6 +398,7 @@ def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
     if isinstance(part, str):
         return part, get(part)
     if callable(part):
+        refuse_trl(name_of(part), part)
         return name_of(part), part
     raise ConfigTypeError(
         f"reward_fn must be a function, a name, or a list of these, got {type(part).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
@@ -96,3 +97,18 @@ def get(name: str) -> RewardFunction:
     if name not in _registry:
         raise ConfigError(unknown("reward function", name, names()))
     return _registry[name]
+
+
+def refuse_trl(name: str, function: RewardFunction) -> None:
+    """Raise ConfigError for a function that was written for TRL, and would be called wrongly."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a function of C, which does not tell
+        return
+    batch = getattr(function, "batch", False)
+    if "completions" in parameters and not batch and not {"example", "examples"} & {*parameters}:
+        raise ConfigError(
+            f"reward function {name!r} takes completions=..., as those of TRL do: give "
+            f"textenv.wrappers.trl.from_trl_reward({name}), or a function of (prompt, completion, "
+            "example)"
+        )

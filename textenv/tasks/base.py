@@ -52,10 +52,6 @@ class Turn(NamedTuple):
 class Episode(ABC):
     """The state of one example while it is played, for a task of several turns."""
 
-    pending: bool = False
-    """Whether the last action only asked for something, as a call of a tool does, and is no answer:
-    no reward function sees it."""
-
     @abstractmethod
     def step(self, action: str) -> Turn:
         """Take an action, and return the task's reply."""

@@ -97,7 +97,7 @@ class Calculator(GeneratedTask):
         return float(completion.strip() == example["answer"])
 
     def is_answer(self, action: str) -> bool:
-        """Whether an action is no call of the tool of style ``"plain"``."""
+        """Whether an action is anything but a call ``calc(...)`` of style ``"plain"``."""
         return self.style == "chat" or _CALL.fullmatch(action) is None
 
     def begin(self, example: Example) -> Episode:

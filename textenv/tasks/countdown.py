@@ -20,7 +20,7 @@ class Countdown(GeneratedTask):
     ## Description
     ``make 24 from 3 5 3=`` is answered by ``3*(5+3)``, or by any other expression of exactly these
     numbers with this value. A number that is given twice must be used twice. In style ``"chat"``
-    the prompt says so in words, and the last line of a completion counts, up to its ``=``.
+    the prompt says so in words, and the last line of a completion counts.
 
     ## Action Space
     `UnicodeText`: an expression of at most 200 characters.
@@ -103,12 +103,13 @@ class Countdown(GeneratedTask):
     def score(self, example: Example, completion: str) -> float:
         """1 for an expression of exactly the given numbers whose value is the target, else 0.
 
-        In style ``"chat"`` it may be followed by ``=`` and the target.
+        In style ``"chat"`` it may be written as equal to the target: ``3*(5+3) = 24``.
         """
         if self.style == "chat":
-            completion, _, said = completion.strip().removesuffix(".").partition("=")
-            if said.strip() not in ("", str(example["target"])):
-                return 0.0
+            sides = [side.strip() for side in completion.strip().removesuffix(".").split("=")]
+            if len(sides) == 2 and (target := str(example["target"])) in sides:
+                sides.remove(target)
+            completion = sides[0] if len(sides) == 1 else ""
         try:
             value, used = evaluate(completion)
         except (ValueError, ZeroDivisionError):

@@ -135,6 +135,10 @@ class Dataset(Task):
             )
         return ids
 
+    def prompts(self) -> list[str]:
+        """The prompts of its examples, in the order of their ids."""
+        return [self._rows[i]["prompt"] for i in self.ids]
+
     def longer_than(self, count: int) -> list[int]:
         """The ids of the examples whose prompt has more than ``count`` bytes."""
         return [i for i in self.ids if len(self._rows[i]["prompt"].encode()) > count]

@@ -3,6 +3,28 @@
 ``task_kwargs`` are fields of the dataset's own config. ``{"level": n}`` sets them from the
 dataset's curriculum, to its n-th level counted from 0; other fields given with it are kept.
 
+Many verifiers of the library pay a text that is wrong. Measured on ten examples of each dataset,
+with texts that have nothing to do with the question, with answers to other questions, and with
+answers that were changed a little:
+
+- A consolation of 0.01 to 0.05 for almost any text: ``advanced_geometry``, ``color_cube_rotation``,
+  ``countdown``, ``emoji_mystery``, ``fraction_simplification``, ``palindrome_generation``,
+  ``power_function``, ``prime_factorization``, ``puzzle24``, ``rubiks_cube``, ``rush_hour``,
+  ``sentence_reordering`` and ``tsumego``; for some texts ``codeio`` and ``gsm_symbolic``; for
+  anything of the right form ``arc_agi``, ``boxnet``, ``cryptarithm``, ``graph_color``,
+  ``group_anagrams``, ``jugs``, ``propositional_logic``, ``rearc`` and ``tower_of_hanoi``.
+- The share of the text that the answer is, if the text contains it (0.4 for ``The answer is 42`` or
+  so), in about half of all datasets, ``chain_sum`` among them.
+- A score by how near the answer is, which is true partial credit: ``calendar_arithmetic``,
+  ``coin_flip``, ``complex_arithmetic``, ``emoji_mystery``, ``figlet_font``, ``futoshiki``,
+  ``game_of_life``, ``knights_knaves``, ``letter_jumble``, ``mini_sudoku``, ``modulo_grid``,
+  ``polynomial_equations``, ``quantum_lock``, ``rectangle_count``, ``sentence_reordering``,
+  ``spell_backward``, ``sudoku``, ``time_intervals`` and ``word_sorting``.
+
+A policy learns to collect what is paid, such as by writing less. A wrong answer therefore scores 0
+here, and ``{"partial_credit": True}`` in ``task_kwargs`` gives the library's own scores. The
+verifier of ``game_of_life_halting`` gives full marks to any text; here only the answer is right.
+
 In ``isomorphic_strings`` and ``ransom_note`` the library draws from sets of strings, and the
 wording of the answers of three more datasets depends on such sets. For these, an id gives the
 same example in every process only if the environment variable ``PYTHONHASHSEED`` is set.
@@ -41,8 +63,33 @@ _COSTLY = (
     "spell_backward",
     "word_ladder",
 )
-# All answers of these datasets are numbers (measured on 200 examples of each).
-NUMBERS = ()
+# All answers of these datasets are numbers (measured on 150 to 200 examples of each).
+NUMBERS = (
+    "aiw",
+    "basic_arithmetic",
+    "binary_alternation",
+    "chain_sum",
+    "circuit_logic",
+    "count_bits",
+    "count_primes",
+    "decimal_arithmetic",
+    "decimal_chain_sum",
+    "gcd",
+    "gsm_symbolic",
+    "largest_island",
+    "lcm",
+    "leg_counting",
+    "letter_counting",
+    "maze",
+    "number_format",
+    "number_sequence",
+    "products",
+    "rectangle_count",
+    "rotten_oranges",
+    "self_reference",
+    "simple_equations",
+    "simple_geometry",
+)
 _TO_ANSWER = {
     True: ("\nReply with the number only.", "last_number"),
     False: ("\nWrite your final answer as <answer>...</answer>.", "tag:answer"),

@@ -63,11 +63,13 @@ def described(tools: Sequence[Any]) -> str:
     Args:
         tools: their JSON schemas.
     """
+    first = tools[0]["function"]
+    arguments = dict.fromkeys(first.get("parameters", {}).get("properties", ()), "...")
     return (
         "You may call these functions:\n"
         + "\n".join(map(_json, tools))
         + "\nTo call one, write its name and its arguments as JSON, and wait for the result:\n"
-        + f'{START}\n{{"name": "NAME", "arguments": {{"ARGUMENT": "VALUE"}}}}\n{END}'
+        + write_call(first["name"], arguments)
     )
 
 

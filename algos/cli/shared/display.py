@@ -255,7 +255,7 @@ def evaluation_line(metrics: Mapping[str, float]) -> str:
         shown.append(f"{metrics['eval/clipped_ratio']:.0%} cut off")
     best = int(metrics["eval/best_step"])
     which = (
-        "the best so far" if best == int(metrics["step"]) else f"optimizer step {best} was better"
+        "the best so far" if best == int(metrics["step"]) else f"the best is optimizer step {best}"
     )
     return (
         f"evaluated on {metrics['eval/examples']:.0f} held-out examples: {', '.join(shown)}; "

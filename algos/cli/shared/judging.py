@@ -98,9 +98,6 @@ class TextJudge:
         return {kind: found.as_dict() for kind, found in self.evaluations.items()}
 
 
-text_judge = TextJudge
-
-
 def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:
     """Make a judge that evaluates on whole episodes.
 

@@ -182,7 +182,14 @@ def make_text_envs(env_id: str, task: TextTask, evaluate: bool) -> tuple[gym.Env
         DataError: for a row of a file that cannot be used; names it.
     """
     if task.eval_dataset is not None:
-        return make_split(env_id, task, "train"), make_split(env_id, task, "test")
+        train, test = (make_split(env_id, task, split) for split in ("train", "test"))
+        rows, others = ({*env.unwrapped.task.prompts()} for env in (train, test))  # type: ignore[attr-defined]
+        if both := len(rows & others):
+            say(
+                f"{both} of the {len(others)} prompts of {task.eval_dataset} are in {task.dataset} "
+                "too: what is evaluated on them was trained on"
+            )
+        return train, test
     env = make_env(env_id, task.env_kwargs())
     if not isinstance(env.unwrapped, TextGenerationEnv) or not evaluate:
         return env, None

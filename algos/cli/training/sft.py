@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ import tyro
 
 from textenv.algos.cli.shared.display import SFTDisplay
 from textenv.algos.cli.shared.escape import say
-from textenv.algos.cli.shared.judging import Judge, Judgement, text_judge
+from textenv.algos.cli.shared.judging import Judgement, TextJudge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.text_envs import TextTask, make_split, make_text_envs
@@ -58,8 +58,9 @@ def run(args: SFTArgs) -> int:
     started = time.perf_counter()
     name = args.text.name
     folder = RunFolder(args.out or RunFolder.default_path(f"sft-{name}".replace("/", "-")))
-    kwargs = args.text.env_kwargs()
-    rows, held_out, env = _of_dataset(args, kwargs) if args.text.dataset else _of_task(args)
+    text = args.text.for_model(_ENV, args.model, args.sft.chat_template)
+    styled, kwargs = replace(args, text=text), text.env_kwargs()
+    rows, held_out, env = _of_dataset(styled, kwargs) if text.dataset else _of_task(styled)
     display = SFTDisplay()
 
     def on_step(metrics: dict[str, float]) -> None:
@@ -92,7 +93,7 @@ def run(args: SFTArgs) -> int:
         folder,
         to_table(replace(args, config=None, out=None)),
         trainer,
-        _judge(trainer, env, args.eval_examples),
+        _Judge(trainer, env, args.eval_examples, console=display.console),
         display.console,
         (f"{args.model} on {name}", trainer.describe()),
         facts,
@@ -103,17 +104,14 @@ def run(args: SFTArgs) -> int:
     ).carry_out()
 
 
-def _judge(trainer: SFTTrainer, env: Any, examples: int) -> Judge:
-    """Make a judge of the loss on held-out rows, and of the answers in an environment if any."""
-    answers = text_judge(trainer, env, examples)
+class _Judge(TextJudge):
+    """Measures the loss on held-out rows, and the answers in an environment if there is one."""
 
-    def judge() -> Judgement | None:
-        found = answers() or {}
-        if trainer.held_out:
-            found = {"held_out": trainer.evaluate(), **found}
-        return found or None
-
-    return judge
+    def __call__(self) -> Judgement | None:
+        """Evaluate the policy as it is now."""
+        answers = super().__call__() or {}
+        held_out = {"held_out": self._trainer.evaluate()} if self._trainer.held_out else {}
+        return {**held_out, **answers} or None
 
 
 def _of_dataset(args: SFTArgs, kwargs: Mapping[str, Any]) -> tuple[Rows, Rows, Any]:
@@ -141,15 +139,14 @@ def _of_dataset(args: SFTArgs, kwargs: Mapping[str, Any]) -> tuple[Rows, Rows, A
 def _of_task(args: SFTArgs) -> tuple[Rows, Rows, Any]:
     """The same of a task, whose oracle gives the answers."""
     train, test = (make_split(_ENV, args.text, split) for split in ("train", "test"))
-    rows = _oracle_rows(train, evaluation_ids(train, args.examples))
-    held_out = _oracle_rows(test, evaluation_ids(test, args.eval_examples))
-    return rows, held_out, test if args.eval_examples else None
+    rows = _oracle_rows(train, args.examples)
+    if not args.eval_examples:
+        return rows, rows.some([]), None
+    return rows, _oracle_rows(test, args.eval_examples), test
 
 
-def _oracle_rows(env: Any, ids: Sequence[int]) -> Rows:
-    task = env.unwrapped.task
-    if not ids:
-        return Rows([], [])
+def _oracle_rows(env: Any, count: int) -> Rows:
+    task, ids = env.unwrapped.task, evaluation_ids(env, count)
     if task.max_turns > 1:
         raise ConfigError(
             f"task {task.name!r} has several turns, and its oracle's answers are to one: give "

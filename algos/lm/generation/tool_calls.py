@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from textenv.tools.calls import read_calls, write_call, write_error
 
+_PYTHON = "<|python_tag|>"  # which Llama 3 may write before a call
+
 
 class CallFormat:
     """Writes the calls in an answer as ``<tool_call>{"name", "arguments"}</tool_call>``.
 
-    The formats are those of mlx-lm, whose tokenizer knows the one of its model. An answer of a
-    model without such a format stays as it is.
+    The formats are those of mlx-lm, whose tokenizer knows the one of its model. For all other
+    models, an answer that is nothing but ``{"name": TOOL, "parameters": {...}}`` is a call too:
+    Llama 3 is told to write it so, and mlx-lm has no parser for that.
 
     Args:
         tokenizer: mlx-lm's tokenizer wrapper, or any other.
@@ -23,6 +27,7 @@ class CallFormat:
         # JSON between the same marks is what environments read.
         same = getattr(parse, "__module__", "").endswith(".json_tools")
         self._parse = None if same else parse
+        self._bare = parse is None
         self._start: str = getattr(tokenizer, "tool_call_start", None) or ""
         self._end: str = getattr(tokenizer, "tool_call_end", None) or ""
 
@@ -35,6 +40,8 @@ class CallFormat:
             answer: as the model wrote it.
             tools: the JSON schemas of the tools.
         """
+        if self._bare:
+            return _from_bare(answer, tools)
         if self._parse is None or not self._start:
             return answer
         out, rest = "", answer
@@ -59,3 +66,15 @@ class CallFormat:
             return "\n".join(write_call(call["name"], call["arguments"]) for call in calls)
         except Exception as error:  # the parsers raise whatever their text makes them raise
             return write_error(" ".join(str(error).split()) or type(error).__name__, inside)
+
+
+def _from_bare(answer: str, tools: Sequence[Any]) -> str:
+    """An answer that is a call as Llama 3 writes it, as a call that environments read."""
+    try:
+        call = json.loads(answer.strip().removeprefix(_PYTHON))
+    except (ValueError, RecursionError):
+        return answer
+    names = [tool["function"]["name"] for tool in tools]
+    if not isinstance(call, dict) or "parameters" not in call or call.get("name") not in names:
+        return answer
+    return write_call(call["name"], call["parameters"])

@@ -171,6 +171,8 @@ def test_what_eval_refuses(problems, refused, tmp_path):
     assert "the 1 sample of" in refused("eval", *data, "--pass-at", "2")
     assert "samples must be an integer >= 0" in refused("eval", *data, "--samples", "-1")
     assert "or two to compare; got 3" in refused("eval", *data, "--model", "a", "b", "c")
+    told = refused("eval", *data, "--model", "tiny-lm", "no-such-folder")
+    assert "model 'no-such-folder'" in told
     there = tmp_path / "results.json"
     there.write_text("mine")
     assert "is there already" in refused("eval", *data, "--out", str(there))

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from textenv.algos import load_rollout
 from textenv.algos.cli import main
 from textenv.algos.config import read_toml
 
@@ -71,6 +73,39 @@ def test_own_dataset_and_reward_file(tmp_path, problems, capsys):
     line = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     assert 0 <= line["rewards/digits/mean"] <= 1
     assert "before: reward" in capsys.readouterr().out  # no verifier: no accuracy
+
+
+def test_files_with_columns_of_their_own_and_what_the_config_says_of_them(tmp_path, capsys):
+    files = {"train": range(10, 40), "eval": range(50, 57), "shots": range(60, 62)}
+    for name, numbers in files.items():
+        names = ("prompt", "answer") if name == "shots" else ("task", "gold")
+        rows = [dict(zip(names, (f"{n}+1=", str(n + 1)))) for n in numbers]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    (tmp_path / "rules.txt").write_text("Add.\n")
+    argv = ["--dataset", str(tmp_path / "train.jsonl"), "--columns", "task=prompt", "gold=answer"]
+    argv += ["--eval-dataset", str(tmp_path / "eval.jsonl"), "--limit", "20"]
+    argv += ["--few-shot", str(tmp_path / "shots.jsonl"), "--extract", "last_number"]
+    argv += ["--system-prompt", f"@{tmp_path / 'rules.txt'}", "--max-completion-length", "4"]
+    argv += ["--reward", "exact_match=2", "length=0.25", "--rollouts-every", "1"]
+    config = ["--config", str(tmp_path / "a" / "config.toml")]
+    assert main(["train", *SHORT, *argv, "--out", str(tmp_path / "a")]) == 0
+    assert main(["train", *config, "--out", str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.count("before: accuracy") == 2
+    played = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["before"]["greedy"]["examples"] == 7
+        files = sorted((out / "rollouts").iterdir())
+        played.append([(t.prompt, t.actions, t.rewards) for f in files for t in load_rollout(f)])
+    assert played[0] == played[1]
+    shown = "System:\nAdd.\n\nUser:\n60+1=\n\nAssistant:\n61\n\nUser:\n61+1=\n\nAssistant:\n62\n\n"
+    for prompt, [action], [reward] in played[0]:
+        assert prompt.startswith(shown)
+        number = int(prompt.removeprefix(shown).removeprefix("User:\n").partition("+")[0])
+        assert 10 <= number < 30  # of the first twenty rows
+        right = re.findall(r"\d+", action)[-1:] == [str(number + 1)]
+        assert reward == 2 * right + 0.25 * len(action)
 
 
 @pytest.mark.parametrize(

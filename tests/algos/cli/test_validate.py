@@ -1,6 +1,7 @@
 """textenv validate: refuses a task that would teach the wrong thing, and says at which example."""
 
 import random
+from dataclasses import dataclass
 
 import pytest
 
@@ -40,6 +41,25 @@ def test_an_oracle_without_full_marks_is_refused(refused, register):
     error = refused("validate", "--task", "off", "--seed", "5")
     assert f"example {first} ({prompt!r})" in error
     assert f"answer '{answer}0'" in error and "scores 0.0, expected 1" in error
+
+
+@dataclass(frozen=True)
+class Gap(Arithmetic):
+    """Sums, whose right answers do not get through the extractor of style chat."""
+
+    chat_extract = "boxed"
+
+
+def test_both_styles_are_checked(refused, register, capsys):
+    register("gap", Gap)
+    assert "answer '148' to example 0 ('What is 89+59? Reply" in refused(
+        "validate", "--task", "gap"
+    )
+    assert main(["validate", "--task", "sort", "--examples", "5"]) == 0
+    assert "full marks in style plain and chat, and the splits" in capsys.readouterr().out
+    register("one", lambda split: Arithmetic(split=split))
+    assert main(["validate", "--task", "one", "--examples", "5"]) == 0
+    assert "full marks in style plain, and" in capsys.readouterr().out
 
 
 class Half(Arithmetic):

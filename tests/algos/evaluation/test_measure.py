@@ -97,6 +97,25 @@ def test_samples_of_an_example_differ_and_do_not_depend_on_what_else_is_played()
     assert evaluate(Sampler(), numbers(3)).records[0].completions == ["greedy"]
 
 
+def test_a_record_has_what_was_extracted_and_what_was_expected():
+    env = TextGenerationEnv(
+        ["2+2=", "3+3="],
+        "exact_match",
+        examples=[{"answer": "4"}, {"answer": "6"}],
+        extract="last_number",
+    )
+    says = {"2+2=": "It is 4.", "3+3=": "No idea"}
+    found = evaluate(lambda prompt, deterministic=False: (says[prompt], {}), env)
+    right, wrong = found.records
+    assert (right.prompt, right.expected, right.completions) == ("2+2=", "4", ["It is 4."])
+    assert (right.answers, right.correct, right.rewards) == (["4"], [True], [1.0])
+    assert (wrong.answers, wrong.correct, wrong.components) == (
+        [None],
+        [False],
+        [{"exact_match": 0.0}],
+    )
+
+
 def test_examples_are_played_in_batches_that_grow():
     policy, seen = Sampler(), []
     evaluate(policy, numbers(400), on_progress=lambda done, total: seen.append((done, total)))

@@ -52,7 +52,9 @@ def test_means_over_examples_by_hand():
     assert found.length == 10 / 12 and found.truncated == 1 / 12
     assert (found.examples, found.samples, found.left_out) == (3, 4, 5)
     assert found.accuracy_interval == share_interval([1, 0.25], 4)
-    assert found.reward_interval == bootstrap_interval([1, 0.25])
+    assert found.reward_interval == found.accuracy_interval  # rewards of 0 and 1 are shares
+    graded = Evaluation.of([make_record(i, [1], rewards=[r]) for i, r in enumerate([1, 0.25, 0])])
+    assert graded.reward_interval == bootstrap_interval([1, 0.25, 0])
     told = json.loads(json.dumps(found.as_dict()))
     assert told["accuracy_interval"] == list(found.accuracy_interval) and told["left_out"] == 5
     assert told["rewards"] == {"right": 0.625} and "records" not in told

@@ -110,39 +110,6 @@ def test_loss_is_that_of_mlx_lm(fresh):
     assert trainer.train()[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_loss_is_that_of_trl(tiny_folder, tmp_path):
-    """Its own trainer on the same rows, by its own tokenizing of prompt and completion."""
-    pytest.importorskip("trl")
-    pytest.importorskip("accelerate")
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig as TheirConfig
-    from trl import SFTTrainer as TheirTrainer
-
-    rows = [{"prompt": row["prompt"], "completion": row["answer"]} for row in ROWS]
-    args = TheirConfig(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=len(rows),
-        max_steps=1,
-        logging_steps=1,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-    )
-    theirs = TheirTrainer(
-        AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="float32"),
-        args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(tiny_folder),
-    )
-    theirs.train()
-    logged = theirs.state.log_history[0]
-    (ours,) = make(load_model(tiny_folder), rows, epochs=1).train()
-    assert ours["loss"] == pytest.approx(logged["loss"], abs=1e-3)  # they round
-    assert ours["mean_token_accuracy"] == pytest.approx(logged["mean_token_accuracy"], abs=1e-3)
-    assert ours["num_tokens"] == logged["num_tokens"]
-
-
 def labelled_loss(model, ids, labels):
     """Cross-entropy by labels of all tokens, -100 for none, in one plain forward."""
     import mlx.core as mx

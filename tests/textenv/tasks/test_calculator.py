@@ -145,3 +145,15 @@ def test_its_tool_needs_no_process():
     env.reset(seed=0)
     env.step(write_call("calculator", {"expression": "1+1"}))
     assert limits._process.cache_info().misses == before
+
+
+def test_an_extractor_reads_answers_and_leaves_calls_alone():
+    env = gym.make("textenv:TextGen-v0", task="calculator", extract="last_number")
+    env.reset(seed=0)
+    answer = env.unwrapped.example["answer"]
+    expression = env.unwrapped.example["prompt"].partition(",")[0]
+    _, reward, terminated, _, info = env.step(f"<think>7</think>calc({expression})")
+    assert (info["turn"], info["answer"]) == (f"\n{answer}\n", None)
+    assert (reward, terminated) == (0.0, False)
+    _, reward, terminated, _, info = env.step(f"So it is {answer}.")
+    assert (reward, terminated, info["answer"], info["is_correct"]) == (1.0, True, answer, True)

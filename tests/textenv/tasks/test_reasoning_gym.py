@@ -11,6 +11,7 @@ import pytest
 
 from textenv import tasks
 from textenv.errors import ConfigError, MissingDependencyError
+from textenv.rewards.extract import make_extractor
 from textenv.tasks import reasoning_gym as source
 from textenv.tasks.base import split_of
 
@@ -199,3 +200,83 @@ def test_a_dataset_without_a_curriculum_has_no_levels():
     assert task.levels is None
     with pytest.raises(ConfigError, match="list_functions' has no levels"):
         task.at_level(0)
+
+
+@pytest.mark.parametrize(
+    "dataset", ["power_function", "sentence_reordering", "chain_sum", "tsumego"]
+)
+def test_a_consolation_is_paid_only_if_it_is_asked_for(dataset):
+    name = f"reasoning_gym:{dataset}"
+    strict, paying = tasks.make(name), tasks.make(name, partial_credit=True)
+    paid = 0
+    for i in range(5):
+        example = strict.example(i)
+        assert example == paying.example(i)
+        theirs = {**example, "question": example["prompt"]}
+        for text in ("hello", f"It is {example['answer']}, I think", strict.oracle(example)):
+            score = paying._dataset.score_answer(text, theirs)
+            assert paying.score(example, text) == score
+            assert strict.score(example, text) == (1.0 if score >= 1 else 0.0)
+            paid += 0 < score < 1
+    assert paid >= 5
+
+
+def test_partial_credit_stays_at_other_levels_and_must_be_a_bool():
+    task = tasks.make("reasoning_gym:chain_sum", style="chat", partial_credit=True)
+    for other in (task.at_level(1), task.with_timeout(5.0)):
+        example = other.example(0)
+        assert 0 < other.score(example, f"so {example['answer']}") < 1
+        assert other.style == "chat"
+    with pytest.raises(ConfigError, match="partial_credit must be true or false, got 1"):
+        tasks.make("reasoning_gym:chain_sum", partial_credit=1)
+
+
+def test_a_verifier_that_pays_any_text_does_not_pay_here():
+    task = tasks.make("reasoning_gym:game_of_life_halting", partial_credit=True)
+    example = task.example(0)
+    theirs = {**example, "question": example["prompt"]}
+    assert task._dataset.score_answer("hello", theirs) == 1.0  # what is wrong with the library
+    wrong = "False" if example["answer"] == "True" else "True"
+    scores = [task.score(example, text) for text in ("hello", wrong, f" {example['answer']}\n")]
+    assert scores == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "how"),
+    [
+        ("chain_sum", "\nReply with the number only."),
+        ("puzzle24", "\nWrite your final answer as <answer>...</answer>."),
+    ],
+)
+def test_a_chat_question_says_how_to_answer(dataset, how):
+    name = f"reasoning_gym:{dataset}"
+    plain, chat = tasks.make(name), tasks.make(name, "chat")
+    for i in range(5):
+        assert chat.example(i)["prompt"] == plain.example(i)["prompt"] + how
+    env = gym.make("textenv:TextGen-v0", task=name, style="chat")
+    env.reset(seed=0)
+    answer = env.unwrapped.task.oracle(env.unwrapped.example)
+    bare = answer.removeprefix("<answer>").removesuffix("</answer>")
+    assert (bare == answer) is (dataset == "chain_sum")
+    _, reward, _, _, info = env.step(f"<think>1</think>So it is {answer}")
+    assert (reward, info["answer"], info["is_correct"]) == (1.0, bare, True)
+
+
+@pytest.mark.slow
+def test_the_oracle_passes_in_style_chat_and_numbers_are_numbers():
+    for name in NAMES:
+        dataset = name.removeprefix("reasoning_gym:")
+        if dataset in NO_ORACLE:
+            continue
+        plain, chat = tasks.make(name), tasks.make(name, "chat")
+        extract = make_extractor(chat.extract)
+        example = chat.example(1)
+        assert example["prompt"].startswith(plain.example(1)["prompt"]), name
+        try:
+            answer = chat.oracle(example)
+        except NotImplementedError:
+            assert dataset in SOME_ORACLES
+            continue
+        assert chat.score(example, extract(f"So: {answer}")) == 1.0, name
+        if dataset in source.NUMBERS:
+            float(answer)  # raises for anything else

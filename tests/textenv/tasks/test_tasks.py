@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from textenv import register_task, tasks
 from textenv.errors import ConfigError
-from textenv.tasks import Task
+from textenv.rewards.extract import make_extractor
+from textenv.tasks import GeneratedTask, Task
 
 TASKS = ["arithmetic", "countdown", "reverse", "sort"]
 SPLITS = ["train", "test"]
@@ -190,3 +191,120 @@ def test_what_a_docstring_says_is_answered_so(made_by):
 def test_an_unknown_task_names_the_sources_without_importing_them():
     with pytest.raises(ConfigError, match=r"arithmetic.*reasoning_gym:NAME, textarena:NAME"):
         tasks.make("gym:chain_sum")
+
+
+def asked(name, style, **kwargs):
+    return tasks.make(name, style, **kwargs)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("name", "kwargs"), [*VARIANTS, ("guess_number", {})])
+def test_both_styles_have_the_same_problems_and_the_oracle_passes_in_both(name, kwargs, split):
+    plain, chat = (tasks.make(name, style, split=split, **kwargs) for style in tasks.styles(name))
+    extract = make_extractor(chat.extract)
+    ids = range(100)
+    assert plain.extract is None
+    for one, two in zip(plain.examples(ids), chat.examples(ids)):
+        assert {**one, "prompt": 0} == {**two, "prompt": 0} and one["prompt"] != two["prompt"]
+        answer = chat.oracle(two)
+        assert answer == plain.oracle(one)
+        for said in (answer, f"<think>0</think>\n{answer}\n"):
+            assert chat.score(two, extract(said)) == 1.0
+        assert extract(f"<think>{answer}") is None
+    assert chat.example(7) == chat.examples([7])[0]
+    if chat.levels:
+        assert chat.at_level(chat.levels[1]).style == "chat"
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "prompt", "said"),
+    [
+        (
+            "arithmetic",
+            {"prompt": "12-30=", "answer": "-18"},
+            "What is 12-30? Reply with the number only.",
+            {"-18": 1, "12 - 30 = -18.": 1, "18": 0, "12-30": 0, "-18 or -19": 0, "minus": None},
+        ),
+        (
+            "countdown",
+            {"prompt": "make 24 from 3 5 3=", "numbers": [3, 5, 3], "target": 24},
+            "Use each of the numbers 3, 5 and 3 exactly once, with + - * / and brackets, to make "
+            "24. Write the expression alone on the last line.",
+            {
+                "3*(5+3)": 1,
+                "I try.\n3*(5+3) = 24.": 1,
+                "(3+5)*3\n": 1,
+                "24 = (3+5)*3": 1,
+                "24 = 24": 0,
+                "3*(5+3) = 24 = 24": 0,
+                "3*(5+3) = 25": 0,
+                "3*8 = 24": 0,
+                "3*(5+3)\ndone": 0,
+                "24": 0,
+                "": None,
+            },
+        ),
+        (
+            "guess_number",
+            {"prompt": "", "answer": "7", "low": 1, "high": 20},
+            "Guess my whole number from 1 to 20. I reply higher if it is higher than your guess, "
+            "and lower if it is lower. Reply with one number only.",
+            {"7": 1, "I guess 7.": 1, "7 or 8": 0, "seven": None},
+        ),
+        (
+            "reverse",
+            {"prompt": "reverse abcd=", "answer": "dcba"},
+            "Write the word abcd backwards. Reply with the word only.",
+            {"dcba": 1, "It is **dcba**.": 1, '"dcba"': 1, "abcd": 0, "dcba a": 0, "DCBA": None},
+        ),
+        (
+            "sort",
+            {"prompt": "sort 52 7 31=", "answer": "7 31 52"},
+            "Sort these numbers in ascending order: 52, 7, 31. Reply with the sorted numbers "
+            "only, separated by spaces.",
+            {
+                "7 31 52": 1,
+                "Sorted: 7, 31, 52.": 1,
+                "52, 7, 31 becomes [7,31,52]": 1,
+                "7 31": 0,
+                "52 31 7": 0,
+                "7 31 -52": 0,
+                "none": None,
+            },
+        ),
+    ],
+)
+def test_answers_in_style_chat_by_hand(name, example, prompt, said):
+    task = asked(name, "chat")
+    assert task.chat_prompt(example) == prompt
+    extract = make_extractor(task.extract)
+    for completion, expected in said.items():
+        answer = extract(completion)
+        score = None if answer is None else task.score(example, answer)
+        assert score == expected, (completion, answer)
+
+
+def test_styles_that_a_task_has():
+    assert tasks.styles("arithmetic") == ("plain", "chat")
+    assert tasks.styles("reasoning_gym:chain_sum") == ("plain", "chat")
+    with pytest.raises(ConfigError, match="unknown task 'sorting'"):
+        tasks.styles("sorting")
+    with pytest.raises(ConfigError, match=r"'sort' has no style 'loud'; .*: plain, chat"):
+        asked("sort", "loud")
+    with pytest.raises(ConfigError, match="style must be one of plain, chat, got 'loud'"):
+        tasks.sort.Sort(style="loud")
+
+
+def test_a_task_of_one_style_has_no_chat_prompt():
+    class Plain(GeneratedTask):
+        name = "one_style"
+
+        def generate(self, rng):
+            return {"prompt": "a"}
+
+    task = Plain()
+    assert (task.style, task.extract, task.is_answer("x"), task.no_answer) == (
+        *("plain", None, True, None),
+    )
+    with pytest.raises(NotImplementedError, match="'one_style' has no style 'chat'"):
+        task.chat_prompt({"prompt": "a"})

@@ -185,3 +185,16 @@ def test_every_game_plays_three_episodes(states):
                 ended = terminated or truncated
             assert info["is_correct"] is (reward >= 1.0), name
         assert states() == before, name
+
+
+def test_style_chat_is_the_same_game_without_the_names_of_players():
+    plain, chat = make("Mastermind-v0"), make("Mastermind-v0", style="chat")
+    one, two = plain.reset(seed=3)[0], chat.reset(seed=3)[0]
+    assert one == two + "\n[Player] "
+    for action in ("[1 2 3 4]", "[1 2]"):
+        _, *theirs, info = plain.step(action)
+        _, *ours, told = chat.step(f"<think>[6 5 4 3]</think> {action}")
+        assert ours == theirs and told["answer"] == action
+        assert info["turn"].removesuffix("\n[Player] ") == told["turn"]
+    unfinished = chat.step("<think>[1 2 3 4]")
+    assert unfinished[1] <= 0 and unfinished[4]["answer"] is None

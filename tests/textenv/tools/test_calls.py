@@ -105,6 +105,11 @@ def test_a_message_with_calls_reads_as_the_answer_that_it_was():
 
 
 def test_tools_are_described_with_their_schemas_and_a_call():
-    text = described([{"type": "function", "function": {"name": "été"}}])
-    assert '{"type": "function", "function": {"name": "été"}}' in text
-    assert read_calls(text) == [Call("NAME", {"ARGUMENT": "VALUE"})]
+    tools = [
+        {"function": {"name": "été", "parameters": {"properties": {"a": {}, "b": {}}}}},
+        {"function": {"name": "now"}},
+    ]
+    text = described(tools)
+    assert '\n{"function": {"name": "now"}}\n' in text
+    assert read_calls(text) == [Call("été", {"a": "...", "b": "..."})]
+    assert read_calls(described(tools[1:])) == [Call("now", {})]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.algos.lm.generation.shared import family
 from textenv.algos.cli.shared.text_envs import (
     TextTask,
     load_reward,
@@ -30,6 +31,23 @@ def test_options_become_arguments_of_make():
     assert [task.name for task in names] == ["arithmetic", "sort", "rows"]
     with pytest.raises(ConfigError, match="--task or --dataset, not both"):
         TextTask("sort", dataset=Path("a")).env_kwargs()
+
+
+def test_the_style_that_is_set_is_kept_and_else_fits_the_model():
+    assert TextTask("sort", style="chat").env_kwargs() == {"task": "sort", "style": "chat"}
+    for task in (TextTask(), TextTask("calculator"), TextTask("sort", style="chat")):
+        assert task.for_model("TextGen-v0", "tiny-lm") is task  # it has no chat template
+
+
+def test_a_chat_model_is_asked_in_words(tmp_path):
+    family("chatml").save_pretrained(tmp_path)
+    asked = TextTask("sort").for_model("TextGen-v0", str(tmp_path))
+    assert asked == TextTask("sort", style="chat")
+    assert TextTask("sort").for_model("TextGen-v0", str(tmp_path), False) == TextTask("sort")
+    env, test = make_text_envs("TextGen-v0", asked, True)
+    assert env.unwrapped.task.style == test.unwrapped.task.style == "chat"
+    rows = TextTask(dataset=tmp_path / "rows.jsonl")
+    assert rows.for_model("TextGen-v0", str(tmp_path)) is rows
 
 
 def rows_file(tmp_path, count):
@@ -112,7 +130,7 @@ def test_columns_and_a_limit_are_those_of_the_dataset(tmp_path):
             TextTask("sort", **{name: value}).env_kwargs()
 
 
-def test_a_dataset_of_its_own_is_evaluated_on(tmp_path):
+def test_a_dataset_of_its_own_is_evaluated_on(tmp_path, capsys):
     train = rows_file(tmp_path, 30)
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"prompt": f"{i}", "answer": i}) + "\n" for i in range(9)))
@@ -124,6 +142,11 @@ def test_a_dataset_of_its_own_is_evaluated_on(tmp_path):
     splits = {split: make_split("TextGen-v0", task, split) for split in ("train", "test", "all")}
     sizes = {split: env.unwrapped.task.size for split, env in splits.items()}
     assert sizes == {"train": 20, "test": 9, "all": 20}
+    assert capsys.readouterr().out == ""
+    whole = TextTask(dataset=train, eval_dataset=train, limit=7, reward=("exact_match",))
+    make_text_envs("TextGen-v0", whole, True)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"7 of the 30 prompts of {train} are in {train} too" in told
     with pytest.raises(ConfigError, match="rollout takes no --eval-dataset"):
         task.refuse_eval_dataset("rollout")
     other.write_text("no\n")

@@ -2,11 +2,14 @@
 
 import json
 
+import gymnasium as gym
 import pytest
 
+from tests.algos.lm.generation.shared import byte_pair_tokenizer, llama_config
 from textenv.algos import load_model
 from textenv.algos.cli import main
 from textenv.algos.config import read_toml
+from textenv.algos.evaluation.measure import evaluation_ids
 
 ROWS = [{"prompt": f"{a}+{b}=", "answer": f"{a + b}"} for a in range(10, 50) for b in range(10, 15)]
 
@@ -67,11 +70,37 @@ def test_without_a_dataset_it_trains_on_the_answers_of_the_tasks_oracle(tmp_path
     assert summary["after"]["greedy"]["accuracy"] is not None
 
 
+def test_a_chat_model_is_asked_in_words(tmp_path, random_model):
+    import mlx_lm.utils
+
+    from textenv import tasks
+
+    tokenizer = byte_pair_tokenizer()
+    config, folder, out = llama_config(tokenizer), tmp_path / "model", tmp_path / "run"
+    mlx_lm.utils.save_model(folder, random_model(**config))
+    mlx_lm.utils.save_config(dict(config), folder / "config.json")
+    tokenizer.save_pretrained(folder)
+    argv = ["--model", str(folder), "--examples", "8", "--max-steps", "1", "--eval-examples", "0"]
+    assert main(["train", "--algo", "sft", *argv, "--out", str(out)]) == 0
+    task = tasks.make("arithmetic", "chat")
+    expected = 0
+    for example in task.examples(evaluation_ids(gym.make("TextGen-v0", style="chat"), 8)):
+        messages = [
+            {"role": "user", "content": example["prompt"]},
+            {"role": "assistant", "content": task.oracle(example)},
+        ]
+        expected += len(tokenizer.apply_chat_template(messages)) - 1  # without the last line break
+    assert _first(out, "num_tokens") == expected
+    assert "style" not in read_toml(out / "config.toml")["text"]  # another model may ask otherwise
+
+
 def test_a_reward_scores_the_answers_to_held_out_rows(rows, tmp_path):
     out = tmp_path / "run"
     argv = ["--dataset", str(rows), "--reward", "exact_match", "--max-steps", "1"]
     assert main(["train", "--algo", "sft", *argv, "--out", str(out)]) == 0
-    before = json.loads((out / "summary.json").read_text())["before"]
+    summary = json.loads((out / "summary.json").read_text())
+    before = summary["before"]
+    assert "change" in summary  # of the greedy answers, row by row
     assert before["greedy"]["examples"] == before["held_out"]["rows"] > 10
     assert 0 < before["greedy"]["accuracy"] < 1
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from textenv.algos import GRPOConfig, GRPOTrainer
+from textenv.algos import GRPOConfig, GRPOTrainer, SFTConfig, Trajectory
 from textenv.algos.lm.memory import watch as memory
 from textenv.algos.lm.memory.estimate import ModelSizes, Workload, estimate_memory
 from textenv.algos.lm.memory.limits import MemoryLimit
@@ -175,3 +175,21 @@ def test_one_long_completion_refuses_nothing(random_model, tiny_config, tiny, lo
     else:
         with watch.updating(rollout):
             pass
+
+
+def test_given_answers_are_checked_by_what_they_are(random_model, tiny_config):
+    """Without an environment nothing is assumed; the longest step decides, and settings fit it."""
+    model = random_model(**tiny_config)
+    config = SFTConfig(batch_size=8)
+    rows = [Trajectory(prompt_ids=[2] * 40, token_ids=[3] * 60) for _ in range(8)]
+    work = Workload.of(config, 40, 60)
+    assert (work.prompts, work.completions, work.micro_batch, work.reference) == (8, 8, 8, False)
+    needed = sum(estimate_memory(ModelSizes.of(model), work).values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MemoryWatch(model, config, limit=MemoryLimit(needed, "so much")).check(rows)
+    with pytest.warns(RuntimeWarning, match="prompts of 40 tokens, completions of 60.*should fit"):
+        MemoryWatch(model, config, limit=MemoryLimit(needed - 1, "so much")).check(rows)
+    watch = MemoryWatch(model, config, limit=MemoryLimit(int(needed / 1.5), "so much"))
+    with pytest.raises(OutOfMemoryError, match=r"training needs about .* so much is"):
+        watch.check(rows)
