@@ -318,6 +318,7 @@ class GRPOTrainer:
 
     def _card(self, adapters: str | None = None) -> str:
         rewards = [metrics["reward"] for metrics in self.history if "reward" in metrics]
+        last = self.evaluations.last
         return ModelCard(
             "GRPO",
             getattr(self.model, "source_name", None),
@@ -326,6 +327,7 @@ class GRPOTrainer:
             changed_settings(self.config),
             self._steps,
             (rewards[0], rewards[-1]) if rewards else None,
+            None if last is None else last.as_dict(),
             adapters,
         ).text()
 

@@ -319,8 +319,8 @@ class SFTTrainer:
     def _card(self, adapters: str | None = None) -> str:
         base = getattr(self.model, "source_name", None)
         settings, steps = changed_settings(self.config), len(self.history)
-        card = ModelCard("SFT", base, None, self.describe(), settings, steps, None, adapters)
-        return card.text()
+        told = "SFT", base, None, self.describe(), settings, steps
+        return ModelCard(*told, adapters=adapters).text()
 
     def _encode(self, rows: RowsLike, name: str) -> list[Trajectory | None]:
         config, context = self.config, context_length(self.model)

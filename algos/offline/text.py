@@ -259,8 +259,8 @@ class OfflineTextTrainer:
         base = getattr(self.model, "source_name", None)
         settings = changed_settings(self.config)
         steps, method = self._updates, self.config.method
-        card = ModelCard(method, base, self._task, self.describe(), settings, steps, None, adapters)
-        return card.text()
+        told = method, base, self._task, self.describe(), settings, steps
+        return ModelCard(*told, adapters=adapters).text()
 
     def _choose(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         if self.config.method == "rft":

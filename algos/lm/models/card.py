@@ -42,6 +42,8 @@ class ModelCard:
     """Optimizer steps."""
     rewards: tuple[float, float] | None = None
     """The mean reward of the first and of the last rollout; None if it is not known."""
+    evaluated: Mapping[str, Any] | None = None
+    """The last evaluation of the training: ``accuracy`` or ``reward``, and ``examples``."""
     adapters: str | None = None
     """What reads the adapters that the card lies beside, ``"mlx"`` or ``"peft"``; None: a model."""
 
@@ -70,6 +72,10 @@ class ModelCard:
         if self.rewards:
             first, last = self.rewards
             lines += [f"Mean reward of a rollout: {first:.3f} at first, {last:.3f} at last.", ""]
+        found = self.evaluated or {}
+        if known := [name for name in _FIGURES if found.get(name) is not None]:
+            figure = f"{known[0]} {_figure(found[known[0]])} on {found.get('examples')}"
+            lines += [f"Last evaluation of the training: {figure} held-out examples.", ""]
         if self.settings:
             lines += ["Settings that differ from the defaults:", ""]
             lines += [*fenced([f"{k} = {_plain(v)}" for k, v in self.settings.items()]), ""]

@@ -88,7 +88,7 @@ def check_trainable(model: nn.Module) -> None:
     if quantized_layers(model) and not has_lora(model):
         raise ConfigError(
             "the model is quantized, and rounded weights cannot be trained: set lora_rank to "
-            "train adapters, or load the model as it was before it was quantized"
+            "train adapters, or load it by load_model(name, dequantize=True)"
         )
 
 

@@ -21,6 +21,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
+from textenv.algos.lm.models.lora import has_dropout  # noqa: E402
 from textenv.algos.lm.models.properties import quantized_layers  # noqa: E402
 
 QUANTIZED = "slow_weights"
@@ -72,6 +73,8 @@ class HealthWatch:
         self._task = getattr(getattr(env, "unwrapped", env), "task", None)
         self._comparable = type(strategy.prompts) is Prompts
         self._skipped = {"little_signal"} if strategy.parts else set()
+        if has_dropout(model):  # updates score by another network than the one that sampled
+            self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
         self._unrewarded: deque[list[Trajectory]] = deque()
         self._first: dict[str, tuple[float, int]] = {}

@@ -152,6 +152,21 @@ def test_a_page_of_the_users_own_stays(trainer, tmp_path, door):
         save(folder)
 
 
+def test_the_last_evaluation_of_the_training_is_told(fresh, tmp_path):
+    model, tokenizer = fresh
+    config = GRPOConfig(
+        **{"num_prompts": 2, "num_generations": 2, "max_completion_length": 4, "max_steps": 2},
+        **{"eval_steps": 1, "eval_examples": 3},
+    )
+    trainer = GRPOTrainer(model, config=config, tokenizer=tokenizer, out=tmp_path / "run")
+    trainer.train()
+    trainer.save(tmp_path / "model")
+    accuracy, examples = trainer.evaluations.last.accuracy, trainer.evaluations.last.examples
+    line = f"Last evaluation of the training: accuracy {accuracy:.3f} on {examples} held-out"
+    assert line in (tmp_path / "model" / CARD).read_text()
+    assert "Last evaluation of the training: " in (trainer.best.folder / CARD).read_text()
+
+
 def test_adapters_say_which_library_reads_them(trainer, tmp_path):
     trainer.save_adapters(tmp_path / "a")
     assert metadata((tmp_path / "a" / CARD).read_text())["library_name"] == "mlx"

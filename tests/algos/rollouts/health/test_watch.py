@@ -91,6 +91,17 @@ def test_replayed_groups_may_have_other_log_probabilities():
     assert names(watch.step(2, metrics, own)) == ["logprob_mismatch"]
 
 
+def test_a_mismatch_by_dropout_is_meant(random_model, tiny_config):
+    from textenv.algos.lm.models.lora import add_lora
+
+    for share, expected in ((0.0, ["logprob_mismatch"]), (0.1, [])):
+        model = random_model(**tiny_config)
+        add_lora(model, 2, 10.0, 0, dropout=share)
+        metrics = METRICS | {"sampling/logprob_difference/max": 0.9}
+        found = make_watch(model=model).step(1, metrics, rollout([[1, 0] * 4] * 8))
+        assert names(found) == expected
+
+
 def test_a_step_that_played_nothing_is_passed_over():
     assert make_watch().step(1, {}, Rollout([])) == []
 
