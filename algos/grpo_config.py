@@ -128,8 +128,8 @@ class GRPOConfig:
     """Sampled answers to each example; 0: one greedy answer.
     Sample if greedy answers hide what the policy learns."""
     eval_share: float = 0.1
-    """The share of the time that evaluations may take; with less, they have fewer examples.
-    1 sets no limit. Set that if runs are compared."""
+    """The share of the time that evaluations may take, beside ten seconds; they have fewer
+    examples if need be. 1 sets no limit. Set that if runs are compared."""
     metric_for_best_model: str = "accuracy"
     """The best model has most of this in its evaluation: accuracy, reward, or rewards/NAME/mean for
     a reward component. accuracy is the reward if the task cannot tell what is right."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from textenv.algos.episodes.environments import is_text, make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
@@ -53,7 +54,8 @@ class GRPOTrainer:
         model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
         env: an environment id, an environment, or a function that makes one.
         config: settings; the defaults if None.
-        env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
+        env_kwargs: arguments of ``gym.make``, if ``env`` is an id. If they name no ``style``, it is
+            ``"chat"`` for a task that has it and a tokenizer with a chat template.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         on_step: called after each optimizer step with the metrics and the rollout, which may be
             empty if a strategy kept nothing.
@@ -115,6 +117,9 @@ class GRPOTrainer:
             )
         named = isinstance(model, (str, Path))
         model, tokenizer = resolve_model(model, tokenizer)
+        styled = style_for(env, env_kwargs, tokenizer, config.chat_template)
+        if styled != (env_kwargs or {}):
+            env_kwargs, self.env = styled, make_env(env, styled)
         if config.num_workers and not named:
             raise ConfigError("num_workers needs the model's name or folder: each worker reads it")
         self.model, self.tokenizer = model, tokenizer
@@ -157,13 +162,7 @@ class GRPOTrainer:
             self.model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
             _make_loss(config),
-            make_adamw(
-                self.learning_rate,
-                config.max_steps,
-                schedule=config.lr_scheduler_type,
-                warmup_steps=config.warmup_steps,
-                weight_decay=config.weight_decay,
-            ),
+            _make_optimizer(config, self.learning_rate),
             on_policy=False,  # the rollout is still measured and shown after the update
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
@@ -322,6 +321,17 @@ class GRPOTrainer:
     def close(self) -> None:
         """Close the environments, and end the workers if there are any."""
         (self._workers or self._runner).close()
+        self.evaluations.close()
+
+
+def _make_optimizer(config: GRPOConfig, learning_rate: float) -> Any:
+    return make_adamw(
+        learning_rate,
+        config.max_steps,
+        schedule=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _make_loss(config: GRPOConfig) -> LossFn:

@@ -27,6 +27,7 @@ import numpy as np
 
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.style import style_for
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.evaluation.measure import OnProgress
 from textenv.algos.evaluation.results import Evaluation
@@ -213,7 +214,8 @@ class PPOTrainer:
         env: an environment id, an environment, or a function that makes one.
         config: settings; None takes the environment's preset (`textenv.algos.ppo_config`), or the
             defaults if it has none.
-        env_kwargs: arguments of ``gym.make``, if ``env`` is an id.
+        env_kwargs: arguments of ``gym.make``, if ``env`` is an id. If they name no ``style``, it is
+            ``"chat"`` for a task that has it and a tokenizer with a chat template.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         on_step: called after each update with the metrics and the rollout.
         export_to: a folder that each rollout is written to, as
@@ -266,7 +268,7 @@ class PPOTrainer:
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
         self.chosen = ""
-        self._updater = self._make_updater(model, tokenizer)
+        self._updater = self._make_updater(model, tokenizer, env, env_kwargs)
         self.policy = self._updater.policy
         self.evaluations = EvaluationSchedule(
             self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
@@ -285,11 +287,19 @@ class PPOTrainer:
         self._updates = 0
         self._before = 0, 0  # transitions and optimizer steps before the present training
 
-    def _make_updater(self, model: Any, tokenizer: Any) -> Updater:
+    def _make_updater(
+        self, model: Any, tokenizer: Any, env: Any, env_kwargs: dict[str, Any] | None
+    ) -> Updater:
         if is_text(self.env):
             from textenv.algos.ppo_text import TextUpdater
 
-            updater = TextUpdater(model, tokenizer, self.env, self.config)
+            def styled(tokenizer: Any) -> Any:
+                kwargs = style_for(env, env_kwargs, tokenizer, self.config.chat_template)
+                if kwargs != (env_kwargs or {}):
+                    self.env = make_training_env(env, kwargs, self.config.num_envs)
+                return self.env
+
+            updater = TextUpdater(model, tokenizer, self.env, self.config, styled)
             self.config, self.chosen = updater.config, updater.chosen
             return updater
         from textenv.algos.control.mlp_policy import load_policy
@@ -400,6 +410,7 @@ class PPOTrainer:
     def close(self) -> None:
         """Close the environments."""
         self._runner.close()
+        self.evaluations.close()
 
     def _since_start(self) -> tuple[int, int]:
         """Transitions and optimizer steps since the present training began."""

@@ -128,8 +128,8 @@ class PPOConfig:
     """Text: sampled answers to each example; 0: one greedy answer.
     Sample if greedy answers hide what the policy learns."""
     eval_share: float = 0.1
-    """Text: the share of the time that evaluations may take; with less, they have fewer examples.
-    1 sets no limit. Set that if runs are compared."""
+    """Text: the share of the time that evaluations may take, beside ten seconds; they have fewer
+    examples if need be. 1 sets no limit. Set that if runs are compared."""
     metric_for_best_model: str = "accuracy"
     """Text: the best model has most of this in its evaluation: accuracy, reward, or
     rewards/NAME/mean. accuracy is the reward if the task cannot tell what is right."""

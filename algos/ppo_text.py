@@ -24,7 +24,7 @@ Shapes: N trajectories, T tokens of the longest, D hidden size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ class TextUpdater:
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         env: the environment, of text.
         config: settings.
+        styled: gives the environment for this tokenizer, which may ask in another style.
 
     Raises:
         ConfigError: for the model ``"mlp"``, a temperature of 0, or an environment of control.
@@ -100,7 +101,14 @@ class TextUpdater:
 
     strategy = create_strategy("ppo")
 
-    def __init__(self, model: Any, tokenizer: Any, env: Any, config: PPOConfig):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        env: Any,
+        config: PPOConfig,
+        styled: Callable[[Any], Any] | None = None,
+    ):
         if not is_text(env):
             raise ConfigError(f"a language model writes text, and the actions of {env} are not")
         if isinstance(model, str) and model == "mlp":
@@ -113,6 +121,7 @@ class TextUpdater:
                 "temperature must be above 0 to train: greedy completions explore nothing"
             )
         model, tokenizer = resolve_model(model, tokenizer)
+        env = env if styled is None else styled(tokenizer)
         if config.lora_rank:
             add_lora(model, config.lora_rank, config.lora_scale, config.seed)
         check_trainable(model)

@@ -11,12 +11,15 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
+from textenv.conversation import Conversation
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.making import make_reward, make_task
+from textenv.making import changed, make_opening, make_reward, make_task
 from textenv.resets import draw_ids, named
-from textenv.rewards import NOTHING_BEGUN, Begun, RewardSpec
+from textenv.rewards import NOTHING_BEGUN, Answers, Begun, RewardSpec
+from textenv.rewards.extract import ExtractSpec, make_extractor
 from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
+from textenv.tools import Tool
 
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
@@ -54,13 +57,20 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     ## Information
     ``reset`` gives ``task``, ``example_id`` and ``prompt``, and ``level`` if one was given.
-    ``step`` gives ``completion`` and ``rewards``, and ``scored``, which is False, if every reward
+    ``step`` gives ``completion`` and ``rewards``, with an extractor also ``answer`` (None if there
+    is none), and ``scored``, which is False, if every reward
     function abstained. At the end of an episode it also gives
     ``is_correct``, if a verifier can tell. In tasks of several turns both give ``turn``.
 
+    If the episode is a conversation, both give ``messages``: all so far, the answers as those of
+    the assistant. It is one if its prompt is a list of messages, or if there is a
+    ``system_prompt``, ``few_shot`` or ``tools``. With tools both give their JSON schemas as
+    ``tools``, and ``step`` the numbers ``tool_calls``, ``tool_failures`` and ``malformed_calls``.
+
     ## Arguments
     Args:
-        prompts: your own prompts. They are shown unchanged, and their indices are their ids.
+        prompts: your own prompts, each a text or a list of messages ``{"role", "content"}``. Text
+            is shown unchanged, messages as a plain transcript. Their indices are their ids.
         reward_fn: a reward function, a registered name, or a list of these. The default is
             ``"correct"``, the task's own verifier.
         max_tokens: longest completion in tokens. It has an effect only if there is a tokenizer.
@@ -69,10 +79,15 @@ class TextGenerationEnv(gym.Env[str, str]):
         task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`. The default
             is ``"arithmetic"``, if neither prompts nor a dataset are given.
         dataset: a file of JSON Lines, CSV or Parquet, or the folder of a Hugging Face dataset.
-            Its rows are ``{"prompt", "answer", ...}``.
+            Its rows are ``{"prompt", "answer", ...}``, or have ``messages`` in place of a prompt.
         split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
             rows of ``prompts`` or a dataset.
         task_kwargs: difficulty settings of the task.
+        style: ``"chat"`` asks in words, if the task can, and says how to answer; ``"plain"`` is
+            the default of the tasks here.
+        extract: takes the answer out of a completion, after its ``<think>...</think>``: the name
+            of an extractor (see `textenv.rewards.extract`), or a function of the text. None is the
+            task's default, which for most tasks is to read completions as they are.
         reward_weights: weight of each reward component by name; 1 if it is not named.
         reward_timeout: seconds after which a reward function is cut off. It applies to async
             functions and, with ``reward_process``, to all others. Verifiers that use the parser of
@@ -85,6 +100,17 @@ class TextGenerationEnv(gym.Env[str, str]):
         reward_may_abstain: whether a reward function may return None, which leaves it out of the
             sum. If all of them do, the reward is 0 and ``info["scored"]`` is False, and trainers
             leave the completion out. False makes None an error.
+        system_prompt: a system message that each conversation begins with; ``@FILE`` reads it from
+            a file. One that a conversation has already follows it in the same message.
+        few_shot: rows ``{"prompt", "answer"}``, shown before each conversation as messages of the
+            user and the assistant.
+        tools: functions that the policy may call, with type hints and a docstring. An answer such
+            as ``<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>`` calls one, and a
+            message of the role ``tool`` holds the result. An answer without a call is scored.
+        max_turns: actions in an episode with tools, the answer included. The default is the
+            task's own number, and 4 if that is 1.
+        tool_timeout: seconds after which a tool is stopped, which runs in a process of its own.
+            None runs it in this process, without a limit.
         render_mode: ``"ansi"`` (`render` returns a string) or ``"human"`` (it is printed).
 
     ## Version History
@@ -95,7 +121,7 @@ class TextGenerationEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        prompts: Sequence[str] | None = None,
+        prompts: Sequence[str | Sequence[Mapping[str, Any]]] | None = None,
         reward_fn: RewardSpec | None = None,
         max_tokens: int = 25,
         tokenizer: Any = None,
@@ -105,18 +131,28 @@ class TextGenerationEnv(gym.Env[str, str]):
         dataset: str | Path | None = None,
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
+        style: str | None = None,
+        extract: ExtractSpec | None = None,
         reward_weights: Mapping[str, float] | None = None,
         reward_timeout: float | None = None,
         reward_process: bool = False,
         reward_on_timeout: float | None = None,
         reward_may_abstain: bool = True,
+        system_prompt: str | None = None,
+        few_shot: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
+        max_turns: int | None = None,
+        tool_timeout: float | None = 10.0,
         render_mode: str | None = None,
     ):
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
-        self.task = make_task(prompts, examples, task, dataset, split, task_kwargs)
+        given = dict(locals())
+        _check(max_tokens, tokenizer, render_mode)
+        made = make_task(prompts, examples, task, dataset, split, task_kwargs, style)
+        self.task, self._opening = make_opening(
+            made, system_prompt, few_shot, tools, max_turns, tool_timeout
+        )
+        spec = self.task.extract if extract is None else extract
+        self.extractor = None if spec is None else make_extractor(spec)
         self.example: Example | None = None
         self.max_tokens = max_tokens
         self.tokenizer = tokenizer
@@ -136,41 +172,16 @@ class TextGenerationEnv(gym.Env[str, str]):
         if reward_timeout not in (None, self.task.verifier_timeout):
             self.task = self.task.with_timeout(float(reward_timeout))
         self._begun: tuple[str, dict[str, Any]] | None = None
+        self._latest: tuple[str, tuple[str | None, str | None]] | None = None
         self._episode: Episode = NOTHING
+        self._talk: Conversation | None = None  # the episode, if it is a conversation
         self._transcript, self._turns = "", 0
         self._needs_reset = "reset() must be called before step()"
-        if isinstance(tokenizer, str) or (
-            tokenizer is not None and not callable(getattr(tokenizer, "encode", None))
-        ):
-            raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
         if type(self) is not TextGenerationEnv:
             return  # a subclass may take other arguments
         # gym.make sets its own spec. With this one, gym.make can also copy an environment that
         # was made from the class.
-        self.spec = EnvSpec(
-            "TextGen-v0",
-            entry_point=ENTRY_POINT,
-            kwargs={
-                key: value
-                for key, value in {
-                    "prompts": prompts,
-                    "reward_fn": reward_fn,
-                    "max_tokens": max_tokens,
-                    "tokenizer": tokenizer,
-                    "examples": examples,
-                    "task": task,
-                    "dataset": None if dataset is None else str(dataset),
-                    "split": split,
-                    "task_kwargs": task_kwargs,
-                    "reward_weights": reward_weights,
-                    "reward_timeout": reward_timeout,
-                    "reward_process": reward_process or None,
-                    "reward_on_timeout": reward_on_timeout,
-                    "reward_may_abstain": None if reward_may_abstain else False,
-                }.items()
-                if value is not None
-            },
-        )
+        self.spec = EnvSpec("TextGen-v0", ENTRY_POINT, kwargs=changed(TextGenerationEnv, given))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -192,13 +203,16 @@ class TextGenerationEnv(gym.Env[str, str]):
         task = self.task if level is None else self.task.at_level(level)
         if example_id is None:
             example_id = draw_ids(task, [self.np_random])[0]
-        self.example = task.example(example_id)
-        prompt = self.example["prompt"]
+        example, talk = task.example(example_id), None
+        if self._opening.always or "messages" in example:
+            example, talk = self._opening.begin(task, example, self.task.max_turns)
+        prompt = example["prompt"]
         if len(prompt) > MAX_CHARACTERS:
             raise DataError(why_too_long(self.task, example_id, prompt))
         self._let_go()
         self._episode.close()
-        self._episode = task.begin(self.example)
+        self.example, self._talk = example, talk
+        self._episode = task.begin(example) if talk is None else talk
         self._transcript, self._turns = prompt, 0
         self._needs_reset = ""
         if self.render_mode == "human":
@@ -208,6 +222,8 @@ class TextGenerationEnv(gym.Env[str, str]):
             info["level"] = level
         if self.task.max_turns > 1:
             info["turn"] = prompt
+        if talk is not None:
+            info.update(talk.opening_info())
         return prompt, info
 
     def step(
@@ -231,20 +247,40 @@ class TextGenerationEnv(gym.Env[str, str]):
             raise InvalidAction(why_invalid(action))
         if cut is None:
             cut = self.tokenizer is not None and self.is_cut(action)
-        said, score, over = self._episode.step(action)
-        before = self._transcript
+        answers: Answers | None = None
+        if self.extractor is None:
+            said, score, over = self._episode.step(action)
+        else:
+            read, answer = self._read(action)
+            said, score, over = self._episode.play(action, read)
+            answers = (None if self._talk is not None and self._talk.called else answer,)
+        before, example = self._transcript, self.example
         begun = self._let_go(unless=action)
-        reward, components, correct = self.reward(before, action, self.example, score, begun)  # type: ignore[arg-type]
+        if self._episode.pending:
+            reward, components, correct = 0.0, {}, None
+        else:
+            reward, components, correct = self.reward(
+                before,
+                action,
+                example,
+                score,
+                begun,
+                answers,  # type: ignore[arg-type]
+            )
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns
         terminated = over and not cut
         truncated = not terminated and (cut or self._turns >= most_turns)
         info: dict[str, Any] = {"completion": action, "rewards": components}
+        if answers is not None:
+            info["answer"] = answers[0]
         if math.isnan(reward):  # every function abstained
             reward, info["scored"] = 0.0, False
         if most_turns > 1:
             info["turn"] = said
+        if self._talk is not None:
+            info.update(self._talk.info())
         if terminated or truncated:
             self._needs_reset = "the episode has ended: reset() must be called before step()"
             # With other reward functions than the verifier, the task's score still decides.
@@ -269,16 +305,24 @@ class TextGenerationEnv(gym.Env[str, str]):
         """
         if self._takes(action) and (self._begun is None or self._begun[0] != action):
             self._let_go()
-            begun = self.reward.begin(self._transcript, action, self.example)  # type: ignore[arg-type]
+            answers = None if self.extractor is None else self._read(action)[1:]
+            begun = self.reward.begin(self._transcript, action, self.example, answers)  # type: ignore[arg-type]
             self._begun = action, dict(begun)
 
     def __getstate__(self) -> dict[str, Any]:
         # Calls in progress stay with this environment; a copy calls its functions itself.
         return {**self.__dict__, "_begun": None}
 
+    def _read(self, action: str) -> tuple[str | None, str | None]:
+        """What the task reads of an action, and the answer in it; once for each action."""
+        if self._latest is None or self._latest[0] != action:
+            self._latest = action, self.extractor.read(action, self.task.is_answer)  # type: ignore
+        return self._latest[1]
+
     def _takes(self, action: str) -> bool:
-        """Whether `step` would accept this action now."""
-        return not self._needs_reset and self.action_space.contains(action)
+        """Whether `step` would accept this action now, and score it."""
+        takes = not self._needs_reset and self.action_space.contains(action)
+        return takes and not (self._talk is not None and self._talk.awaits_tools(action))
 
     def _let_go(self, unless: str | None = None) -> Begun:
         """Forget what `prescore` began: return it if it is for ``unless``, else cancel it."""
@@ -307,7 +351,7 @@ class TextGenerationEnv(gym.Env[str, str]):
     @property
     def copy_kwargs(self) -> dict[str, Any]:
         """Changes to the spec's kwargs with which a copy shares this environment's task object."""
-        own = ("prompts", "examples", "dataset", "split", "task_kwargs")
+        own = ("prompts", "examples", "dataset", "split", "task_kwargs", "style")
         return {**dict.fromkeys(own), "task": self.task}
 
     def render(self) -> str | None:
@@ -333,10 +377,24 @@ def prescore_together(envs: Sequence[TextGenerationEnv], actions: Sequence[str])
     rows = [(env._transcript, action, env.example) for env, action in pairs]
     if rows:
         prompts, completions, examples = zip(*rows)
-        together = envs[0].reward.together(prompts, completions, examples)
+        extracts = envs[0].extractor is not None
+        answers = [env._read(action)[1] for env, action in pairs] if extracts else None
+        together = envs[0].reward.together(prompts, completions, examples, answers)
         for (env, action), outcomes in zip(pairs, together):
             env.prescore(action)
             env._begun[1].update(outcomes)  # type: ignore[index]
+
+
+def _check(max_tokens: Any, tokenizer: Any, render_mode: Any) -> None:
+    """Check those arguments of an environment that nothing is made of."""
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ConfigError(f"max_tokens must be an integer >= 1, got {max_tokens!r}")
+    if render_mode not in (None, *TextGenerationEnv.metadata["render_modes"]):
+        raise ConfigError(f"render_mode must be 'ansi' or 'human', got {render_mode!r}")
+    if isinstance(tokenizer, str) or (
+        tokenizer is not None and not callable(getattr(tokenizer, "encode", None))
+    ):
+        raise ConfigTypeError(f"tokenizer must have an encode method, got {tokenizer!r}")
 
 
 def why_too_long(task: Task, example_id: int, prompt: str) -> str:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from textenv import tasks
+from textenv.conversation import DEFAULT_TURNS, Opening
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.rewards import Reward, RewardSpec
 from textenv.tasks import Task
+from textenv.tasks.base import STYLES, check_range
 from textenv.tasks.dataset import Dataset, from_prompts
 from textenv.tasks.dataset_files import from_path
+from textenv.tools import Tool, Tools
+
+_PLAIN = (bool, int, float, str)
 
 
 def make_task(
-    prompts: Sequence[str] | None,
+    prompts: Sequence[str | Sequence[Mapping[str, Any]]] | None,
     examples: Sequence[Mapping[str, Any]] | None,
     task: str | Task | None,
     dataset: str | Path | None,
     split: str | None,
     task_kwargs: Mapping[str, Any] | None,
+    style: str | None = None,
 ) -> Task:
     """The task that the arguments of an environment describe.
 
@@ -45,19 +52,54 @@ def make_task(
         if value is not None and not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ConfigTypeError(f"{name} must be {expected}, got {type(value).__name__}")
-    if task_kwargs and "split" in task_kwargs:
-        raise ConfigError("split is a separate argument and not a key of task_kwargs")
+    for name in ("split", "style"):
+        if task_kwargs and name in task_kwargs:
+            raise ConfigError(f"{name} is a separate argument and not a key of task_kwargs")
     if isinstance(task, Task):
-        if split is not None or task_kwargs:
+        if split is not None or style is not None or task_kwargs:
             raise ConfigError(
-                "split and task_kwargs need the name of a task, and task is a Task object"
+                "split, style and task_kwargs need the name of a task, and task is a Task object"
             )
         return task
+    if style not in (None, STYLES[0]) and (prompts is not None or dataset is not None):
+        raise ConfigError(f"own prompts are shown as they are and have no style, got {style!r}")
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:
         return from_path(dataset, split)
-    return tasks.make(task or "arithmetic", split=split or "train", **(task_kwargs or {}))
+    return tasks.make(task or "arithmetic", style, split=split or "train", **(task_kwargs or {}))
+
+
+def make_opening(
+    task: Task,
+    system_prompt: str | None,
+    few_shot: Sequence[Mapping[str, Any]] | None,
+    tools: Sequence[Tool] | None,
+    max_turns: int | None,
+    tool_timeout: float | None,
+) -> tuple[Task, Opening]:
+    """What goes before the conversations of a task, and the task with as many turns as it needs.
+
+    Raises:
+        ConfigError: for tools that cannot be called, or ``max_turns`` without tools.
+        ConfigTypeError: for an argument of another type.
+        DataError: for a row of ``few_shot`` that is wrong.
+    """
+    own = tuple(task.tools)
+    if not own and (tools is None or (isinstance(tools, Sequence) and not tools)):
+        if max_turns is not None:
+            raise ConfigError(
+                "max_turns is the number of actions in an episode with tools, and there are none; "
+                "a task of several turns takes its own in task_kwargs"
+            )
+        return task, Opening(system_prompt, few_shot)
+    made = Tools(() if tools is None else tools, tool_timeout, own)
+    if max_turns is not None:
+        check_range("max_turns", max_turns, 1, 1000)
+    elif task.max_turns == 1:
+        max_turns = DEFAULT_TURNS
+    task = task if max_turns is None else task.with_max_turns(max_turns)
+    return task, Opening(system_prompt, few_shot, made)
 
 
 def make_reward(
@@ -81,3 +123,19 @@ def make_reward(
     if isinstance(task, Dataset):
         task.require(reward.requires, f"reward_fn={reward_fn!r}", reward.checks)
     return reward
+
+
+def changed(made: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that are not their defaults, as the spec of an environment has them.
+
+    Args:
+        made: what was called.
+        given: all arguments by name; other names are left out.
+    """
+    changes: dict[str, Any] = {}
+    for name, parameter in inspect.signature(made).parameters.items():
+        value, default = given[name], parameter.default
+        same = type(value) is type(default) and isinstance(value, _PLAIN) and value == default
+        if value is not default and not same:
+            changes[name] = str(value) if isinstance(value, Path) else value
+    return changes

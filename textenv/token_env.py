@@ -37,7 +37,8 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
     ``Dict``: ``ids`` holds the last ``max_length`` tokens of the transcript, **padded on the
     left**, so that the newest token is always the last. ``mask`` is 1 at each token and 0 at the
     padding. The agent's own tokens stay as it chose them, EOS included. The text of the
-    environment is encoded once.
+    environment is encoded once. A conversation is encoded as the tokenizer's chat template has
+    it, if there is one.
 
     ## Rewards
     0 for each token, and at the end of an action the text environment's reward for it.
@@ -144,7 +145,7 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         """
         super().reset(seed=seed)
         prompt, info = self.text_env.reset(seed=seed, options=options)
-        self._transcript_ids = self.tokenizer.encode_prompt(prompt)
+        self._transcript_ids = self._encoded(prompt, info)
         self._action_ids = []
         self._needs_reset = ""
         return self._observation(), {**info, "action_mask": self._action_mask.copy()}
@@ -175,9 +176,9 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
             text = self.tokenizer.decode(self._action_ids)
             _, reward, terminated, truncated, info = self.text_env.step(text, cut=not ended)
             self._action_ids = []
-            said = info.get("turn", "")
-            self._transcript_ids += self.tokenizer.encode(said, add_special_tokens=False)
-            if terminated or truncated:
+            over = terminated or truncated
+            self._transcript_ids += self._said(info, over)
+            if over:
                 self._needs_reset = "the episode has ended: reset() must be called before step()"
         info["action_mask"] = self._action_mask.copy()
         return self._observation(), reward, terminated, truncated, info
@@ -193,6 +194,22 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
     def close(self) -> None:
         """Release what the episode and the reward functions hold."""
         self.text_env.close()
+
+    def _encoded(self, prompt: str, info: Mapping[str, Any]) -> list[int]:
+        """Token ids of a prompt; of a conversation, as the chat template has it if there is one."""
+        if "messages" not in info or not self.tokenizer.has_chat_template:
+            return self.tokenizer.encode_prompt(prompt)
+        shown = self.tokenizer.render_chat(info["messages"], tools=info.get("tools"))
+        return self.tokenizer.encode(shown, add_special_tokens=False)
+
+    def _said(self, info: Mapping[str, Any], over: bool) -> list[int]:
+        """Token ids of what the environment says after an action."""
+        if over or "messages" not in info or not self.tokenizer.has_chat_template:
+            return self.tokenizer.encode(info.get("turn", ""), add_special_tokens=False)
+        said = self.tokenizer.render_after_answer(info["messages"], tools=info.get("tools"))
+        ids = self.tokenizer.encode(said, add_special_tokens=False)
+        # The template ends an answer with an EOS, which the agent has taken already.
+        return ids[1:] if ids[:1] == self._transcript_ids[-1:] else ids
 
     def _observation(self) -> TokenObservation:
         shown = self._transcript_ids[-self.max_length :]

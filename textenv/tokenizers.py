@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from textenv.chat_templates import ChatTemplate
 from textenv.errors import (
     ConfigError,
     ConfigTypeError,
@@ -74,7 +75,7 @@ class Tokenizer:
         )
         self._encode = encode
         self._decode = decode
-        self._chat = chat
+        self._chat = None if chat is None else ChatTemplate(chat)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text.
@@ -139,19 +140,20 @@ class Tokenizer:
 
     def render_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         **settings: Any,
     ) -> str:
         """The text that the model's chat template makes of messages.
 
-        The text contains its special tokens already: encode it with
-        ``add_special_tokens=False``.
+        What the template does not take is put in other words (see `ChatTemplate`). The text
+        contains its special tokens already: encode it with ``add_special_tokens=False``.
 
         Args:
             messages: ``{"role", "content"}`` in order.
             add_generation_prompt: whether to append the tokens that begin the model's answer.
-            settings: what the template is given beside these, such as ``enable_thinking``.
+            settings: what the template is given beside these, such as ``enable_thinking``, and
+                ``tools``, their JSON schemas.
 
         Raises:
             ConfigError: if the tokenizer has no chat template.
@@ -161,20 +163,13 @@ class Tokenizer:
             raise ConfigError(
                 "the tokenizer has no chat template; use one of a chat model, or plain text"
             )
-        messages = [dict(message) for message in messages]
-        try:
-            return self._chat(messages, add_generation_prompt, **settings)
-        except (MissingDependencyError, DataError):  # of a tokenizer that is loaded only now
-            raise
-        except Exception as error:  # a template may raise anything
-            roles = ", ".join(str(message.get("role")) for message in messages)
-            raise DataError(
-                f"the model's chat template does not take messages of the roles {roles}: {error}"
-            ) from error
+        return self._chat(
+            [dict(message) for message in messages], add_generation_prompt, **settings
+        )
 
     def render_after_answer(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         **settings: Any,
     ) -> str:
@@ -199,7 +194,8 @@ class Tokenizer:
         while any(mark in str(message["content"]) for message in messages):
             mark += "0"
         marked = [dict(message) for message in messages]
-        marked[answers[-1]]["content"] = mark
+        marked[answers[-1]]["content"] = mark  # the answer as it was written, calls included
+        marked[answers[-1]].pop("tool_calls", None)
         text = self.render_chat(marked, add_generation_prompt, **settings)
         if text.count(mark) != 1:
             raise DataError(
@@ -287,7 +283,7 @@ def _of_object(backend: Any, eos_token_ids: Iterable[int] = (), chat: Any = None
 
 
 def _render_by_object(
-    backend: Any, messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any
+    backend: Any, messages: list[dict[str, Any]], add_generation_prompt: bool, **settings: Any
 ) -> str:
     return backend.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=add_generation_prompt, **settings
@@ -332,7 +328,7 @@ class _Template:
         self._backend: Any = None
 
     def __call__(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool, **settings: Any
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool, **settings: Any
     ) -> str:
         if self._backend is None:
             self._backend = _of_transformers(self._folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import add
 from typing import Any
 
@@ -13,6 +13,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from textenv.conversation import Conversation
 from textenv.env import MAX_CHARACTERS, TextGenerationEnv, why_invalid, why_too_long
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.resets import draw_ids, named
@@ -85,8 +86,10 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         self.task: Task = single.task
         self.examples: list[Example] = [{}] * num_envs
         """The example of each lane."""
-        # A task of one answer is scored without an `Episode` object for each lane.
-        self._one_answer = type(single.task).begin is Task.begin
+        self._opening = single._opening
+        # A task of one answer is scored without an `Episode` object for each lane, as long as no
+        # episode is a conversation.
+        self._one_answer = type(single.task).begin is Task.begin and not self._opening.always
         self._single = single  # for its settings and its reward
         self._limit = max_episode_steps
         self._lanes = list(range(num_envs))
@@ -195,14 +198,17 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         else:
             ids = [example_id] * len(lanes)
         examples = task.examples(ids)
+        episodes: list[Episode] = []
+        if not self._one_answer or any("messages" in example for example in examples):
+            examples, episodes = self._begun(task, examples)
         prompts = [example["prompt"] for example in examples]
         if max(map(len, prompts)) > MAX_CHARACTERS:
             longest = max(range(len(lanes)), key=lambda row: len(prompts[row]))
             raise DataError(why_too_long(task, ids[longest], prompts[longest]))
-        if not self._one_answer:
+        if episodes:
             for episode in taken(self._episodes, lanes):
                 episode.close()
-            put(self._episodes, lanes, [task.begin(example) for example in examples])
+            put(self._episodes, lanes, episodes)
         put(self.examples, lanes, examples)
         if level is not None:
             self._leveled.update(dict.fromkeys(lanes, task))
@@ -217,9 +223,25 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         columns = {"task": [task.name] * len(lanes), "example_id": ids, "prompt": prompts}
         if level is not None:
             columns["level"] = [level] * len(lanes)
-        if task.max_turns > 1:
+        if self.task.max_turns > 1:
             columns["turn"] = prompts
+        columns |= _told(episodes, Conversation.opening_info)
         return from_columns(columns, lanes, self.num_envs)
+
+    def _begun(self, task: Task, examples: list[Example]) -> tuple[list[Example], list[Episode]]:
+        """These examples as they are shown, and an `Episode` object for each of them."""
+        if self._one_answer:  # until now
+            self._one_answer = False
+            of = [self._leveled.get(i, self.task) for i in self._lanes]
+            self._episodes = [each.begin(e) for each, e in zip(of, self.examples)]
+        shown, episodes = list(examples), []
+        for row, example in enumerate(examples):
+            if self._opening.always or "messages" in example:
+                shown[row], episode = self._opening.begin(task, example, self.task.max_turns)
+            else:
+                episode = task.begin(example)
+            episodes.append(episode)
+        return shown, episodes
 
     def _play(
         self, lanes: list[int], actions: list[str]
@@ -228,21 +250,44 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         task, single = self.task, self._single
         before, examples = taken(self._transcripts, lanes), taken(self.examples, lanes)
         scores: Sequence[float | None]
+        episodes: list[Episode] = []
+        read: Sequence[str | None] = actions
+        answers: Sequence[str | None] | None = None
+        if single.extractor is not None:
+            read, answers = zip(*(single.extractor.read(a, task.is_answer) for a in actions))
         if self._one_answer and self._leveled:
             of = [self._leveled.get(i, task) for i in lanes]
-            scores = [each.score(*pair) for each, *pair in zip(of, examples, actions)]
+            scores = [_score(*row) for row in zip(of, examples, read)]
             after = map(add, before, actions)
             ends = np.ones(len(lanes), bool)
         elif self._one_answer:
-            scores, after = list(map(task.score, examples, actions)), map(add, before, actions)
+            if answers is None:
+                scores = list(map(task.score, examples, actions))
+            else:
+                scores = [_score(task, *row) for row in zip(examples, read)]
+            after = map(add, before, actions)
             ends = np.ones(len(lanes), bool)
         else:
             episodes = taken(self._episodes, lanes)
-            turns = [episode.step(action) for episode, action in zip(episodes, actions)]
+            if answers is None:
+                turns = [episode.step(action) for episode, action in zip(episodes, actions)]
+            else:
+                turns = [e.play(*row) for e, *row in zip(episodes, actions, read)]
+                called = [isinstance(e, Conversation) and e.called for e in episodes]
+                answers = [None if call else said for call, said in zip(called, answers)]
             said, scores, last = zip(*turns)
             after = map(add, map(add, before, actions), said)
             ends = np.array(last, bool)
-        scored = single.reward.batch(before, actions, examples, scores)
+        if any(episode.pending for episode in episodes):  # calls of tools, which are not scored
+            asked = [row for row, episode in enumerate(episodes) if not episode.pending]
+            some: list[Any] = [
+                None if column is None else [column[row] for row in asked]
+                for column in (before, actions, examples, scores, answers)
+            ]
+            found = dict(zip(asked, single.reward.batch(*some) if asked else ()))
+            scored = [found.get(row, (0.0, {}, None)) for row in range(len(lanes))]
+        else:
+            scored = single.reward.batch(before, actions, examples, scores, answers)
         rewards, components, correct = zip(*scored)
         abstained = [math.isnan(reward) for reward in rewards]
         transcripts = list(after)
@@ -260,12 +305,18 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         over = ends | spent
         told: Sequence[Any] = correct
         if None in correct:  # no reward function verifies, but the task's score may tell
-            told = Some(None if score is None else bool(score >= 1) for score in scores)
+            told = Some(
+                right if right is not None or score is None else bool(score >= 1)
+                for right, score in zip(correct, scores)
+            )
         if not over.all():
             told = Some(right if ended else None for right, ended in zip(told, over.tolist()))
         columns: Columns = {"completion": actions, "rewards": components, "is_correct": told}
+        if answers is not None:
+            columns["answer"] = list(answers)
         if task.max_turns > 1:
             columns["turn"] = [""] * len(lanes) if self._one_answer else said
+        columns |= _told(episodes, Conversation.info)
         if any(abstained):
             columns["scored"] = Some(False if none else None for none in abstained)
             rewards = tuple(0.0 if none else each for each, none in zip(rewards, abstained))
@@ -336,6 +387,18 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
                 f"got shape {mask.shape} and {int(mask.sum())} lanes"
             )
         return mask.nonzero()[0].tolist()
+
+
+def _told(episodes: Sequence[Episode], info: Callable[[Conversation], Info]) -> Columns:
+    """The columns of what the infos of these episodes say of those that are conversations."""
+    infos = [info(each) if isinstance(each, Conversation) else {} for each in episodes]
+    keys = dict.fromkeys(key for each in infos for key in each)
+    return {key: Some(each.get(key) for each in infos) for key in keys}
+
+
+def _score(task: Task, example: Example, answer: str | None) -> float | None:
+    """A task's score of an answer; of none, without asking its verifier."""
+    return task.no_answer if answer is None else task.score(example, answer)
 
 
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:

@@ -51,7 +51,11 @@ def from_columns(columns: Columns, lanes: Sequence[int], num_envs: int) -> Info:
             dtype = _DTYPES.get(type(values[0]), object)
             empty = np.empty if dtype is object else np.zeros  # np.empty fills objects with None
             info[key] = empty(num_envs, dtype)
-            info[key][where(who, num_envs)] = values
+            if isinstance(values[0], list):  # NumPy would take a list of lists for a matrix
+                for lane, value in zip(who, values):
+                    info[key][lane] = value
+            else:
+                info[key][where(who, num_envs)] = values
         if who is lanes:
             info[f"_{key}"] = every.copy()
         else:

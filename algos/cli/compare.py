@@ -112,7 +112,7 @@ def _arena(args: Args) -> Arena:
     every = max(1, total // _EVALUATIONS) if args.eval_every is None else args.eval_every
     arena = Arena(
         args.env,
-        args.text.env_kwargs(),
+        args.text.for_model(args.env, args.model).env_kwargs(),
         total,
         every,
         args.eval_episodes,

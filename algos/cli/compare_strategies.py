@@ -116,7 +116,7 @@ def _contest(
 
     half, twentieth = max(1, args.tokens // 2), max(1, args.tokens // 20)
     arena = StrategyArena(
-        args.text.env_kwargs(),
+        args.text.for_model("TextGen-v0", args.model).env_kwargs(),
         args.model,
         args.tokens,
         half if args.tune_tokens is None else args.tune_tokens,

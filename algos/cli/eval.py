@@ -87,13 +87,12 @@ def run(args: Args) -> int:
     ks = _ks(args)
     if args.out is not None:
         _check_new(args.out)
-    env = make_split(args.env, args.text, args.split)
     console = Terminal()
     models: list[Found] = []
     for name in args.model:
         if len(args.model) > 1:
             say(f"{name}:")
-        models.append(_measure(args, name, env, console, ks))
+        models.append(_measure(args, name, console, ks))
     comparisons = {}
     if len(models) == 2:
         comparisons = {kind: compare(models[0][kind], models[1][kind]) for kind in models[0]}
@@ -118,8 +117,10 @@ def _ks(args: Args) -> tuple[int, ...]:
     return tuple(sorted({*args.pass_at} or (powers - {0} if args.samples > 1 else ())))
 
 
-def _measure(args: Args, model: str, env: gym.Env, console: Console, ks: tuple[int, ...]) -> Found:
+def _measure(args: Args, model: str, console: Console, ks: tuple[int, ...]) -> Found:
     """Evaluate a model, and print what was found."""
+    text = args.text.for_model(args.env, model, args.chat_template)
+    env = make_split(args.env, text, args.split)
     params = {
         "max_tokens": args.max_completion_length,
         "temperature": args.temperature,

@@ -10,6 +10,7 @@ from textenv.algos.cli.shared.display import Terminal, progress_bar
 from textenv.algos.config import LARGEST_WIDTH, check_bounds, check_counts
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
+from textenv.algos.episodes.style import style_for
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.storage.files import check_folder, save_rollout
 from textenv.algos.storage.source import describe_source, single_spaces
@@ -87,6 +88,8 @@ def _make_env(args: Args) -> Any:
     unset = "CartPole-v1" if args.task is None else "TextGen-v0"
     name = unset if args.env is None else args.env
     kwargs = {} if args.task is None else {"task": args.task}
+    if args.policy not in (None, "random"):
+        kwargs = style_for(name, kwargs, args.policy)
     try:
         return make_training_env(name, kwargs, args.num_envs)
     except TypeError as error:

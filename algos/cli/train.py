@@ -213,12 +213,13 @@ def _as_dry_run(args: Args) -> Args:
 
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     config = args.grpo
-    env, test_env = make_text_envs(args.env, args.text, bool(config.eval_examples))
     steps = config.max_steps
     display = TextDisplay(steps)
     log = StepLog(folder, display)
-    shared = _on_text(args, folder, log, test_env)
     display.console.print(f"loading {args.model}")
+    text = args.text.for_model(args.env, args.model, config.chat_template)
+    env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
+    shared = _on_text(args, folder, log, test_env)
     trainer = GRPOTrainer(args.model, env, config, **shared)
     log.watch(trainer.health)
     rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
@@ -229,15 +230,15 @@ def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
     probe = make_env(args.env)
-    text = is_text(probe)
     updates = -(-config.total_timesteps // config.n_steps)
-    if text:
+    if is_text(probe):
         model = args.model or "tiny-lm"
-        env, test_env = make_text_envs(args.env, args.text, bool(config.eval_examples))
         shown = TextDisplay(updates, unit="update")
         log = StepLog(folder, shown)
-        shared = _on_text(args, folder, log, test_env)
         shown.console.print(f"loading {model}")
+        text = args.text.for_model(args.env, model, config.chat_template)
+        env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
+        shared = _on_text(args, folder, log, test_env)
         trainer = PPOTrainer(model, env, config, **shared)
         log.watch(trainer.health)
         judge = _judge(trainer, test_env, log, config.total_timesteps)

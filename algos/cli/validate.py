@@ -10,7 +10,8 @@ from textenv.algos.cli.shared.escape import say
 from textenv.algos.config import check_counts
 from textenv.errors import DataError
 from textenv.rewards import Reward
-from textenv.tasks import GeneratedTask, Task
+from textenv.rewards.extract import make_extractor
+from textenv.tasks import Example, GeneratedTask, Task
 from textenv.tasks.dataset import Dataset
 from textenv.tasks.dataset_files import from_path
 
@@ -45,14 +46,17 @@ def run(args: Args) -> int:
         say(f"{args.dataset}: the answers of all {checked} rows score full marks")
         return 0
     keys: dict[str, set[str]] = {}
+    has = tasks.styles(args.task)
     for split in ("train", "test"):
-        task = tasks.make(args.task, split=split, **args.task_kwargs)
+        task = tasks.make(args.task, "plain", split=split, **args.task_kwargs)
         keys[split] = _check(task, args)
+        for style in has[1:]:  # the same problems in other words
+            _check(tasks.make(args.task, style, split=split, **args.task_kwargs), args)
     if both := keys["train"] & keys["test"]:
         raise DataError(f"{args.task}: {min(both)!r} is in the train and the test split")
     say(
         f"{args.task}: the oracle's answers to {args.examples} train and {args.examples} test "
-        "examples score full marks, and the splits share none of them"
+        f"examples score full marks in style {' and '.join(has)}, and the splits share none of them"
     )
     return 0
 
@@ -67,7 +71,7 @@ def _check(task: Task, args: Args) -> set[str]:
             answer = task.oracle(example)
         except NotImplementedError as error:
             raise DataError(str(error)) from error
-        score = task.score(example, answer)
+        score = _score(task, example, answer)
         if score != 1:
             raise DataError(
                 f"{task.name}: the oracle's answer {answer!r} to example {example_id} "
@@ -77,6 +81,12 @@ def _check(task: Task, args: Args) -> set[str]:
             task.split_key(example) if isinstance(task, GeneratedTask) else example["prompt"]
         )
     return problems
+
+
+def _score(task: Task, example: Example, completion: str) -> float | None:
+    """What an environment makes of a completion: the score of the answer in it."""
+    answer = completion if task.extract is None else make_extractor(task.extract)(completion)
+    return task.no_answer if answer is None else task.score(example, answer)
 
 
 def _check_dataset(task: Dataset, args: Args) -> int:

@@ -124,6 +124,8 @@ def title(env: Any) -> str:
     words = [type(inner).__name__ if spec is None else spec.id]
     if task is not None:
         words.append(f"task {task.name}")
+        if getattr(task, "style", "plain") != "plain":
+            words.append(f"style {task.style}")
     if ids := getattr(task, "ids", None):
         words.append(f"{len(ids)} examples")
     return ", ".join(words)

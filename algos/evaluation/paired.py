@@ -54,14 +54,14 @@ class Comparison:
         )
         return (
             f"{self.figure} {self.first:.3f} and {self.second:.3f}: difference "
-            f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f}), p = {p_text(self.p_value)} by "
+            f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f}), p {p_text(self.p_value)} by "
             f"{self.test} on {self.examples} examples{counts}"
         )
 
 
 def p_text(p_value: float) -> str:
-    """A p-value with two digits; below 0.0001 it is not told further."""
-    return f"{p_value:.2g}" if p_value >= 1e-4 else "below 0.0001"
+    """What a p-value is, with two digits, or that it is below 0.0001."""
+    return f"= {p_value:.2g}" if p_value >= 1e-4 else "< 0.0001"
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
@@ -74,9 +74,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         ConfigError: if they are of other examples, or have no example in common that was scored.
     """
     pairs = list(zip(first.records, second.records))
-    if [r.example_id for r in first.records] != [r.example_id for r in second.records] or any(
-        a.prompt != b.prompt for a, b in pairs
-    ):
+    if first.examples != second.examples or not all(_same_example(a, b) for a, b in pairs):
         raise ConfigError(
             f"two models are compared on the same examples; these evaluations have "
             f"{first.examples} and {second.examples}, which are not the same"
@@ -115,3 +113,9 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
 
 def _value(record: Record, figure: str) -> float | None:
     return record.accuracy if figure == "accuracy" else record.reward
+
+
+def _same_example(one: Record, other: Record) -> bool:
+    """Whether two records are of one example; a task may ask two models in different words."""
+    same_answer = one.expected is not None and one.expected == other.expected
+    return one.example_id == other.example_id and (one.prompt == other.prompt or same_answer)

@@ -13,6 +13,7 @@ import gymnasium as gym
 
 from textenv.algos.config import check_bounds, check_counts
 from textenv.algos.episodes.environments import innermost, is_text, make_env
+from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress, evaluate
 from textenv.algos.evaluation.results import Evaluation
 from textenv.env import TextGenerationEnv
@@ -24,6 +25,9 @@ BEST = "best"
 
 METRICS = ("accuracy", "reward")
 """Metrics that the best model may be chosen by, beside the means of reward components."""
+
+FREE = 10.0
+"""So many seconds the evaluations of a training may take in all, however short the training is."""
 
 _ROOM = 0.8  # of the time that evaluations may take is planned with: no two take equally long
 
@@ -70,8 +74,8 @@ class EvaluationSchedule:
 
     All evaluations of a training are on the same examples. The first one measures how long an
     example takes, and decides how many there are, so that all of them together take no more than
-    ``eval_share`` of the training's time, but at least a first batch. If one would take more
-    all the same, it waits for a later step.
+    ``eval_share`` of the training's time and `FREE`, but at least a first batch. If one would take
+    more all the same, it waits for a later step.
 
     Evaluations draw from random generators of their own: a training draws what it would without.
 
@@ -131,6 +135,11 @@ class EvaluationSchedule:
         """
         count = self._config.eval_examples if examples is None else examples
         return self._evaluate(count, samples)
+
+    def close(self) -> None:
+        """Close the environment of the held-out examples."""
+        if self._env is not None:
+            self._env.close()
 
     def begin(self) -> None:
         """Let a training begin, or go on after evaluations without gain ended it."""
@@ -204,9 +213,9 @@ class EvaluationSchedule:
             return math.inf
         share /= 1 - share  # of the training without its evaluations
         if self._ids:
-            return share * self._training - self._evaluating
+            return FREE + share * self._training - self._evaluating
         evaluations = math.ceil(step / progress / self._config.eval_steps - 1e-9)
-        return share * self._training / progress / max(evaluations, 1)
+        return (FREE + share * self._training / progress) / max(evaluations, 1)
 
     def _evaluate(self, examples: Any, samples: int | None = None, **limits: Any) -> Evaluation:
         count = self._config.eval_samples if samples is None else samples
@@ -243,7 +252,11 @@ class EvaluationSchedule:
                 "textenv.algos.evaluation.measure.episode_returns plays episodes"
             )
         if self._env is None:
-            if self._given is not None:
+            if isinstance(self._given, str):
+                policy = self._policy
+                style = style_for(self._given, None, policy.tokenizer, policy.params.chat_template)
+                self._env = make_env(self._given, style)
+            elif self._given is not None:
                 self._env = make_env(self._given)
             else:
                 self._env = held_out(self._training_env)

@@ -169,6 +169,7 @@ def rollout_metrics(
         for info in trajectory.infos:
             for name, value in info.get("rewards", {}).items():
                 components.setdefault(name, []).append(value)
+    metrics |= _tool_metrics(trajectories)
     correct = [t.is_correct for t in trajectories if t.is_correct is not None]
     for name, values in components.items():
         metrics[f"rewards/{name}/mean"] = float(np.mean(values))
@@ -179,6 +180,20 @@ def rollout_metrics(
     if entropies:
         metrics["entropy"] = float(np.sum(entropies) / max(1, lengths.sum()))
     return metrics
+
+
+def _tool_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Calls of tools an episode, and the share of them that failed and that could not be read."""
+    infos = [info for t in trajectories for info in t.infos if "tool_calls" in info]
+    if not infos:
+        return {}
+    keys = "tool_calls", "tool_failures", "malformed_calls"
+    calls, failed, malformed = (sum(info[key] for info in infos) for key in keys)
+    return {
+        "tools/call_frequency": calls / len(trajectories),
+        "tools/failure_frequency": failed / max(1, calls),
+        "tools/malformed_frequency": malformed / max(1, calls),
+    }
 
 
 class EpisodeStats:

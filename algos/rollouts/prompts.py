@@ -35,7 +35,7 @@ def check_prompts(policy: Any, env: Any) -> None:
     for example_id in task.longer_than(shortest):
         observation, info = env.reset(options={"example_id": example_id})
         try:
-            policy.encode(observation, info.get("messages"))
+            policy.encode(observation, info.get("messages"), info.get("tools"))
         except DataError as error:
             raise DataError(
                 f"{task.place(example_id)}: {error}; leave the row out, or lower the number of "

@@ -162,7 +162,7 @@ def test_a_chat_template_is_rendered(folder, where):
     messages = ({"role": "user", "content": "Hi"},)
     assert tokenizer.render_chat(messages) == "<user>Hi<assistant>"
     assert tokenizer.render_chat(messages, add_generation_prompt=False) == "<user>Hi"
-    theirs = load_tokenizer(tokenizer._chat._backend)  # transformers' own, from the same folder
+    theirs = load_tokenizer(tokenizer._chat._render._backend)  # transformers' own, of the folder
     assert theirs.render_chat(messages) == "<user>Hi<assistant>"
 
 

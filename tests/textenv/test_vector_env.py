@@ -11,6 +11,7 @@ from textenv import tasks
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.tasks import Example, Task, Turn
 from textenv.tasks.base import Episode
+from textenv.tools.calls import write_call
 from textenv.vector_env import TextGenerationVectorEnv
 
 MODES = list(AutoresetMode)
@@ -21,7 +22,29 @@ def chars(prompt, completion, example):
     return {"letters": len(completion)} if "x" in completion else {"other": 0.5}
 
 
+CHAT = [{"role": "system", "content": "é"}, {"role": "user", "content": "x"}]
+
+
+def twice(x: int) -> int:
+    """Double a number."""
+    if x == 7:
+        raise ValueError("unlucky")
+    return 2 * x
+
+
 SETTINGS = {
+    "chat": {"prompts": ["a", CHAT, [CHAT[1]]], "reward_fn": "length"},
+    "system": {"system_prompt": "Be brief.", "few_shot": [{"prompt": "1+1=", "answer": 2}]},
+    "system and turns": {"task": "guess_number", "system_prompt": "Guess."},
+    "tools": {
+        "prompts": ["a", CHAT],
+        "reward_fn": [chars, "exact_match"],
+        "examples": [{"answer": "12"}] * 2,
+        "tools": [twice],
+        "tool_timeout": None,
+        "max_turns": 3,
+    },
+    "calculator in chat": {"task": "calculator", "style": "chat"},
     "arithmetic": {},
     "guess_number": {"task": "guess_number", "task_kwargs": {"max_turns": 3}},
     "calculator": {"task": "calculator"},
@@ -51,9 +74,18 @@ def make(form, num_envs=LANES, mode=AutoresetMode.NEXT_STEP, **kwargs):
     )
 
 
+CALLS = [
+    *(write_call("twice", {"x": x}) for x in (3, 7, "7")),
+    "I call " + write_call("twice", {"x": 1}) + write_call("calculator", {"expression": "2*3"}),
+    "<tool_call>{</tool_call>",
+]
+
+
 def script(rng, observations):
     """Actions of several kinds: right answers to sums, guesses, words, wide characters."""
     fixed = ["7", "12", "calc(2*3)", "two words", "é🙂", "", "x", "a\0"]
+    if "Tools:" in observations[0]:
+        fixed[4:] = CALLS
     actions = []
     for text in observations:
         line = text.rstrip("=")

@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
 from textenv.errors import (
     ConfigError,
     ConfigTypeError,
@@ -39,6 +37,13 @@ from textenv.rewards.calls import (
 )
 from textenv.rewards.correct import full_marks
 from textenv.rewards.limits import Limited
+from textenv.rewards.outcomes import (
+    NO_ANSWER,
+    Answers,
+    call_with_answers,
+    components_of,
+    shorten,
+)
 from textenv.rewards.process import Worker
 from textenv.rewards.registry import RewardFunction, get, names
 
@@ -109,6 +114,7 @@ class Reward:
             for name, function in self._functions.items()
         }
         self._check_timeout(verifier_is_cut_off)
+        self._read_answers = {n for n, f in self._functions.items() if _declared(f, "answer", 0)}
         self._plain = not any(self._workers.values()) and not any(
             is_async(function) or takes_batch(function) for function in self._functions.values()
         )
@@ -141,8 +147,15 @@ class Reward:
         prompts: Sequence[str],
         completions: Sequence[str],
         examples: Sequence[dict[str, Any]],
+        answers: Answers | None = None,
     ) -> list[Begun]:
         """Call the functions that take a batch, once for all of these completions.
+
+        Args:
+            prompts: the texts that were completed.
+            completions: the actions.
+            examples: the examples that are played.
+            answers: as in `__call__`.
 
         Returns:
             For each completion, the argument ``begun`` of `__call__`.
@@ -151,13 +164,19 @@ class Reward:
         begun: list[dict[str, Future[Any]]] = [{} for _ in completions]
         for name, function in self._functions.items():
             if takes_batch(function):
-                outcomes = call(name, function, rows, self._timeout, self._workers[name])
+                outcomes = self._call(name, function, rows, answers)
                 for each, outcome in zip(begun, outcomes):
                     each[name] = Future()
                     each[name].set_result(outcome)
         return list(begun)
 
-    def begin(self, prompt: str, completion: str, example: dict[str, Any]) -> Begun:
+    def begin(
+        self,
+        prompt: str,
+        completion: str,
+        example: dict[str, Any],
+        answers: Answers | None = None,
+    ) -> Begun:
         """Call the functions that run elsewhere for one completion, without waiting for them.
 
         These are async functions and functions in the separate process, but not functions that
@@ -170,12 +189,12 @@ class Reward:
         """
         if self._plain:
             return {}
-        row = prompt, completion, example
-        futures = {
-            name: begin(name, function, row, self._timeout, self._workers[name])
-            for name, function in self._functions.items()
-            if function is not _correct
-        }
+        futures = {}
+        for name, function in self._functions.items():
+            text = answers[0] if answers and name in self._read_answers else completion
+            if function is not _correct and text is not None:
+                row = prompt, text, example
+                futures[name] = begin(name, function, row, self._timeout, self._workers[name])
         return {name: future for name, future in futures.items() if future is not None}
 
     def __call__(
@@ -185,6 +204,7 @@ class Reward:
         example: dict[str, Any],
         score: float | None = None,
         begun: Begun = NOTHING_BEGUN,
+        answers: Answers | None = None,
     ) -> tuple[float, dict[str, float], bool | None]:
         """Score one completion.
 
@@ -194,6 +214,8 @@ class Reward:
             example: the example that is played.
             score: the score of the task's own verifier, which is the component ``"correct"``.
             begun: what `begin` returned for this completion.
+            answers: one item, what was extracted from the completion. Functions that are declared
+                with ``answer=True`` score that. None: they score the whole completion.
 
         Returns:
             The weighted sum, the components by name (unweighted), and whether the completion
@@ -206,8 +228,8 @@ class Reward:
         """
         if self._is_score and type(score) is float and 0.0 <= score <= 1.0:  # the common case
             return score, {"correct": score}, score >= 1.0
-        if not self._plain:
-            return self._batch(Rows([prompt], [completion], [example]), [score], begun)[0]
+        if not self._plain or answers is not None:
+            return self._batch(Rows([prompt], [completion], [example]), [score], begun, answers)[0]
         row = prompt, completion, example
         outcomes = {
             name: score if function is _correct else call_now(function, row)
@@ -221,6 +243,7 @@ class Reward:
         completions: Sequence[str],
         examples: Sequence[dict[str, Any]],
         scores: Sequence[float | None],
+        answers: Answers | None = None,
     ) -> list[tuple[float, dict[str, float], bool | None]]:
         """Score many completions as `__call__` scores one.
 
@@ -229,10 +252,25 @@ class Reward:
         """
         if self._is_score and {*map(type, scores)} == {float} and math.isfinite(sum(scores)):  # type: ignore
             return [(s, {"correct": s}, s >= 1.0) for s in scores]  # type: ignore
-        return self._batch(Rows(prompts, completions, examples), scores)
+        return self._batch(Rows(prompts, completions, examples), scores, answers=answers)
+
+    def _call(
+        self, name: str, function: RewardFunction, rows: Rows, answers: Answers | None
+    ) -> list[Any]:
+        """The outcomes of a function, which is called with the answers if it scores these."""
+        seconds, worker = self._timeout, self._workers[name]
+        if answers is None or name not in self._read_answers:
+            return call(name, function, rows, seconds, worker)
+        return call_with_answers(
+            lambda found: call(name, function, found, seconds, worker), rows, answers
+        )
 
     def _batch(
-        self, rows: Rows, scores: Sequence[float | None], begun: Begun = NOTHING_BEGUN
+        self,
+        rows: Rows,
+        scores: Sequence[float | None],
+        begun: Begun = NOTHING_BEGUN,
+        answers: Answers | None = None,
     ) -> list[tuple[float, dict[str, float], bool | None]]:
         outcomes: dict[str, list[Any]] = {}
         for name, function in self._functions.items():
@@ -241,7 +279,7 @@ class Reward:
             elif name in begun:  # only `__call__` passes it, with one row
                 outcomes[name] = [result(begun[name], self._timeout)]
             else:
-                outcomes[name] = call(name, function, rows, self._timeout, self._workers[name])
+                outcomes[name] = self._call(name, function, rows, answers)
         return [
             self._sum({name: outcome[i] for name, outcome in outcomes.items()}, prompt, completion)
             for i, (prompt, completion) in enumerate(zip(rows.prompts, rows.completions))
@@ -268,7 +306,7 @@ class Reward:
                     raise outcome.cause
                 raise RewardError(
                     f"reward function {name!r} {outcome.message} "
-                    f"(prompt {_short(prompt)}, completion {_short(completion)})"
+                    f"(prompt {shorten(prompt)}, completion {shorten(completion)})"
                 ) from outcome.cause
             if outcome is TIMED_OUT:
                 if self._timeout is None:  # the default limit of a function that needs one
@@ -276,13 +314,15 @@ class Reward:
                 elif self._on_timeout is None:
                     raise RewardTimeoutError(
                         f"reward function {name!r} took longer than reward_timeout="
-                        f"{self._timeout:g} s (prompt {_short(prompt)}, completion "
-                        f"{_short(completion)}); reward_on_timeout=SCORE scores it instead"
+                        f"{self._timeout:g} s (prompt {shorten(prompt)}, completion "
+                        f"{shorten(completion)}); reward_on_timeout=SCORE scores it instead"
                     )
                 else:
                     outcome, cut = self._on_timeout, True
+            if outcome is NO_ANSWER:  # a function of components has one score instead of these
+                outcome, cut = 0.0, True
             abstains = self._may_abstain and self._functions[name] is not _correct
-            for key, value in _components(name, outcome, prompt, abstains):
+            for key, value in components_of(name, outcome, prompt, abstains):
                 if value is None:
                     cut = True
                     continue
@@ -379,46 +419,6 @@ def _requires(function: RewardFunction) -> set[str]:
     return {key for key in _declared(function, "requires", ()) if key not in given}
 
 
-def _components(
-    name: str, result: Any, prompt: str, abstains: bool
-) -> list[tuple[str, float | None]]:
-    """The components by name; None for one that abstains, if that is allowed."""
-    if type(result) is float and math.isfinite(result):  # the common case: the rest is slow
-        return [(name, result)]
-    if isinstance(result, Mapping):
-        if not result or not all(isinstance(key, str) for key in result):
-            raise RewardError(
-                f"reward function {name!r} returned {dict(result)!r} for prompt {_short(prompt)}; "
-                "expected components by name, at least one"
-            )
-        return [
-            (key, _finite(f"{name}[{key!r}]", value, prompt, abstains))
-            for key, value in result.items()
-        ]
-    return [(name, _finite(name, result, prompt, abstains))]
-
-
-def _finite(name: str, value: Any, prompt: str, abstains: bool) -> float | None:
-    if value is None and abstains:
-        return None
-    # NumPy's scalars are registered as Real. Its booleans are not, nor are arrays of one element.
-    if not isinstance(value, (numbers.Real, np.bool_)):
-        raise RewardError(
-            f"reward function {name} returned {value!r} ({type(value).__name__}) for prompt "
-            f"{_short(prompt)}; expected a finite number"
-        )
-    try:
-        number, came = float(value), repr(value)
-    except OverflowError:
-        number, came = math.inf, "a number too large for a float"
-    if not math.isfinite(number):
-        raise RewardError(
-            f"reward function {name} returned {came} for prompt {_short(prompt)}; "
-            "expected a finite number"
-        )
-    return number
-
-
 def _weight(name: str, value: Any) -> float:
     return _number(f"reward_weights[{name!r}]", value)
 
@@ -434,7 +434,3 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, got {value!r}")
     return float(value)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from textenv.errors import DataError
+from textenv.rewards.quantities import as_quantity
 
 _WHOLE = re.compile(r"[+-]?\d+\.0")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
@@ -32,9 +33,12 @@ def why_missing(example: Mapping[str, Any]) -> str | None:
 def why_no_number(example: Mapping[str, Any]) -> str | None:
     """What is wrong with an ``answer`` that should be a number; None if it can be used."""
     why = why_missing(example)
-    if why is None and "answer" in example and as_number(example["answer"]) is None:
-        return f"'answer' must be a finite number, got {example['answer']!r:.60}"
-    return why
+    if why is not None or "answer" not in example:
+        return why
+    answer = example["answer"]
+    if as_number(answer) is None and not (isinstance(answer, str) and as_quantity(answer)):
+        return f"'answer' must be a finite number, got {answer!r:.60}"
+    return None
 
 
 def answer_of(example: Mapping[str, Any]) -> Any:

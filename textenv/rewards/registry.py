@@ -27,6 +27,7 @@ def reward(
     verifies: bool = False,
     batch: bool = False,
     check: Check | None = None,
+    answer: bool = False,
 ) -> Callable[[RewardFunction], RewardFunction]: ...
 def reward(
     name: str | RewardFunction | None = None,
@@ -36,6 +37,7 @@ def reward(
     verifies: bool = False,
     batch: bool = False,
     check: Check | None = None,
+    answer: bool = False,
 ) -> Any:
     """Decorator that registers a reward function, so that ``reward_fn="its_name"`` finds it.
 
@@ -54,6 +56,9 @@ def reward(
             environment passes lists of one.
         check: says what is wrong with an example, or returns None. Every row of a dataset is
             checked before the first episode.
+        answer: whether the function scores the answer that ``extract=`` of an environment takes
+            out of a completion. A completion without an answer then scores 0, without a call.
+            Other functions get the whole completion as it was written.
 
     Raises:
         ConfigError: if another function is registered under the name.
@@ -69,6 +74,7 @@ def reward(
         function.verifies = verifies  # type: ignore[attr-defined]
         function.batch = batch  # type: ignore[attr-defined]
         function.check = check  # type: ignore[attr-defined]
+        function.answer = answer  # type: ignore[attr-defined]
         function.reward_name = key  # type: ignore[attr-defined]
         _registry[key] = function
         return function

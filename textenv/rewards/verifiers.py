@@ -23,44 +23,61 @@ from textenv.rewards.answers import (
     why_missing,
     why_no_number,
 )
+from textenv.rewards.extract import InTag
 from textenv.rewards.limits import is_bounded
+from textenv.rewards.quantities import Quantity, as_quantity, same_unit, without_stop
 from textenv.rewards.registry import reward
 
 
-@reward(requires=("answer",), verifies=True, check=why_missing)
+@reward(requires=("answer",), verifies=True, check=why_missing, answer=True)
 def exact_match(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """1 if the completion equals the example's ``answer``, ignoring spaces around both; else 0.
+    """1 if the completion equals the example's ``answer``, else 0.
 
-    An answer 42.0 is also met by 42, because pandas writes 42 so beside a missing value.
+    Spaces around both and a full stop at the end do not count. Two numbers are equal if their
+    digits are, without thousands separators, and if their units do not differ (see
+    `textenv.rewards.quantities`): ``1,000``, ``1000`` and ``1000 km`` are equal, ``4`` and ``4.0``
+    are not. An answer 42.0 is also met by 42, because pandas writes 42 so beside a missing value.
     """
-    return float(completion.strip() in texts_of(answer_of(example)))
+    texts = texts_of(answer_of(example))
+    if completion.strip() in texts:
+        return 1.0
+    said = without_stop(completion)
+    if said in map(without_stop, texts):
+        return float(said != "")
+    number = as_quantity(said)
+    if number is None:
+        return 0.0
+    wanted = filter(None, map(as_quantity, texts))
+    return float(any(w.digits == number.digits and same_unit(w, number) for w in wanted))
 
 
-@reward(requires=("answer",), verifies=True, check=why_missing)
+@reward(requires=("answer",), verifies=True, check=why_missing, answer=True)
 def contains(prompt: str, completion: str, example: dict[str, Any]) -> float:
-    """1 if the completion contains the example's ``answer``, else 0.
+    """1 if the completion contains the example's ``answer``, or equals it; else 0.
 
     An answer 42.0 is also met by the number 42, because pandas writes 42 so beside a missing
     value.
     """
     *whole, text = texts_of(answer_of(example))
-    if text in completion:
+    if text in completion or exact_match(prompt, completion, example):
         return 1.0
     return float(any(re.search(rf"(?<![\d.]){re.escape(n)}(?!\d|\.\d)", completion) for n in whole))
 
 
-@reward(requires=("answer",), verifies=True, check=why_no_number)
+@reward(requires=("answer",), verifies=True, check=why_no_number, answer=True)
 def numeric_match(
     prompt: str, completion: str, example: dict[str, Any], tolerance: float | None = None
 ) -> float:
     """1 if the completion is a number equal to ``answer`` within a relative 1e-6, else 0.
 
-    Thousands may be separated by commas. If the example has a ``tolerance``, it is used instead,
-    as an absolute tolerance.
+    Thousands may be separated by commas, and there may be a unit, which must be the answer's if
+    that has one too (see `textenv.rewards.quantities`), and a full stop at the end. If the example
+    has a ``tolerance``, it is used instead, as an absolute tolerance.
     """
-    answer, value = as_number(answer_of(example)), as_number(completion)
-    if value is None or answer is None:
+    wanted, number = _quantity(answer_of(example)), as_quantity(completion)
+    if number is None or wanted is None or not same_unit(wanted, number):
         return 0.0
+    answer, value = wanted.value, number.value
     own = as_number(example.get("tolerance"))  # None also for the NaN of an empty cell
     tolerance = tolerance if own is None else own
     if tolerance is not None:
@@ -68,13 +85,21 @@ def numeric_match(
     return float(math.isclose(value, answer, rel_tol=1e-6, abs_tol=1e-12))
 
 
-@reward(requires=("answer",), verifies=True, check=why_missing)
+def _quantity(answer: Any) -> Quantity | None:
+    if isinstance(answer, str):
+        return as_quantity(answer)
+    number = as_number(answer)
+    return None if number is None else Quantity(str(number), number, "")
+
+
+@reward(requires=("answer",), verifies=True, check=why_missing, answer=True)
 def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
     r"""1 if the completion's last formula equals ``answer``, as 1/2 and ``\frac{1}{2}`` do; else 0.
 
     math-verify reads and compares the formulas. It looks in ``\boxed{}`` and between dollar signs
-    first. A completion with a number that is too large to compute with scores 0. `Reward` calls
-    this function in a process with a time limit, because a formula can take very long.
+    first. If there is an ``<answer>`` tag, it reads nothing but what stands in the last one. A
+    completion with a number that is too large to compute with scores 0. `Reward` calls this
+    function in a process with a time limit, because a formula can take very long.
 
     Raises:
         ValueError: if the answer is not a formula.
@@ -87,10 +112,15 @@ def math_equal(prompt: str, completion: str, example: dict[str, Any]) -> float:
     gold = math_verify.parse(_marked(as_text(answer)), parsing_timeout=None)
     if not gold:
         raise ValueError(f"answer {answer!r} is not a formula that math-verify reads")
+    tagged = _IN_ANSWER(completion)
+    completion = completion if tagged is None else tagged
     if not is_bounded(completion):
         return 0.0
     found = math_verify.parse(_marked(completion), parsing_timeout=None)
     return float(math_verify.verify(gold, found, timeout_seconds=None))
+
+
+_IN_ANSWER = InTag("answer")
 
 
 def _math_verify() -> Any:
@@ -115,7 +145,7 @@ def _marked(text: str) -> str:
     return text if prose or "$" in text or "\\boxed" in text else f"${text.strip()}$"
 
 
-@reward(requires=("pattern",))
+@reward(requires=("pattern",), answer=True)
 def regex(
     prompt: str, completion: str, example: dict[str, Any], pattern: str | None = None
 ) -> float:
@@ -127,7 +157,7 @@ def regex(
     return float(re.search(str(example.get("pattern", pattern)), completion) is not None)
 
 
-@reward(requires=("schema",))
+@reward(requires=("schema",), answer=True)
 def json_schema(
     prompt: str, completion: str, example: dict[str, Any], schema: dict[str, Any] | None = None
 ) -> float:

@@ -6,13 +6,14 @@ task of another library; a new library is one file and one line in `_SOURCES`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from textenv.errors import ConfigError, unknown
 from textenv.tasks import reasoning_gym, textarena
 from textenv.tasks.arithmetic import Arithmetic
-from textenv.tasks.base import NOTHING, Episode, Example, GeneratedTask, Task, Turn
+from textenv.tasks.base import NOTHING, STYLES, Episode, Example, GeneratedTask, Task, Turn
 from textenv.tasks.calculator import Calculator
 from textenv.tasks.countdown import Countdown
 from textenv.tasks.guess_number import GuessNumber
@@ -30,6 +31,7 @@ __all__ = [
     "make",
     "names",
     "register_task",
+    "styles",
 ]
 
 BUILT_IN: tuple[type[GeneratedTask], ...] = (
@@ -53,15 +55,28 @@ def names() -> list[str]:
     return found
 
 
-def make(name: str, **kwargs: Any) -> Task:
-    """Make a task by name; ``kwargs`` are its difficulty settings and ``split``.
+def make(name: str, style: str | None = None, **kwargs: Any) -> Task:
+    """Make a task by name.
+
+    Args:
+        name: the name.
+        style: ``"plain"`` or ``"chat"``, if the task has it; None: the task's default.
+        **kwargs: its difficulty settings and ``split``.
 
     Raises:
-        ConfigError: for an unknown task, or a setting that the task does not have.
+        ConfigError: for an unknown task, or a setting or a style that the task does not have.
         MissingDependencyError: for a task of a library that is not installed.
     """
     source, colon, rest = name.partition(":")
     factory = _factories.get(name)
+    if style is not None:
+        has = styles(name)
+        if style not in has:
+            raise ConfigError(
+                f"task {name!r} has no style {style!r}; the styles it has: {', '.join(has)}"
+            )
+        if len(has) > 1:
+            kwargs["style"] = style
     if factory is None and colon and source in _SOURCES:
         return _SOURCES[source].make(rest, **kwargs)
     if factory is None:
@@ -87,13 +102,29 @@ def describe(name: str) -> str:
     raise ConfigError(_unknown(name))
 
 
+def styles(name: str) -> tuple[str, ...]:
+    """The styles of a task: plain, and chat too if it has the setting ``style``.
+
+    Raises:
+        ConfigError: for an unknown task.
+    """
+    source, colon, _ = name.partition(":")
+    if name not in _factories:
+        if colon and source in _SOURCES:
+            return STYLES
+        raise ConfigError(_unknown(name))
+    has_setting = "style" in inspect.signature(_factories[name]).parameters
+    return STYLES if has_setting else STYLES[:1]
+
+
 def register_task(name: str, factory: Callable[..., Task]) -> None:
     """Register a task under a name.
 
     Args:
         name: the name for ``gym.make("TextGen-v0", task=name)``.
         factory: a `Task` class, or a function that makes a task. It is called with ``split=`` and
-            the user's ``task_kwargs``.
+            the user's ``task_kwargs``. If it has a parameter ``style``, the task has the styles
+            ``"plain"`` and ``"chat"``.
 
     Raises:
         ConfigError: if the name is taken.

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from textenv.errors import ConfigError
-from textenv.tasks.base import MOST_LISTED, Example, GeneratedTask, check_range, check_split
+from textenv.tasks.base import (
+    MOST_LISTED,
+    Example,
+    GeneratedTask,
+    check_range,
+    check_split,
+    check_style,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class Arithmetic(GeneratedTask):
 
     ## Description
     The prompt is a formula that ends with ``=``, and the answer is its value: ``12+30=`` is
-    answered by ``42``. ``*`` binds tighter than ``+`` and ``-``.
+    answered by ``42``. ``*`` binds tighter than ``+`` and ``-``. In style ``"chat"`` the prompt is
+    ``What is 12+30? Reply with the number only.``, and the last number of a completion counts.
 
     ## Action Space
     `UnicodeText`: the value in digits. Spaces around it are ignored.
@@ -37,7 +45,8 @@ class Arithmetic(GeneratedTask):
     Terminates after one action.
 
     ## Arguments
-    As ``task_kwargs``: ``digits``, ``operands`` and ``operations``, described below; and ``split``.
+    As ``task_kwargs``: ``digits``, ``operands`` and ``operations``, described below; ``split`` and
+    ``style``.
     The level is the number of ``digits``.
 
     ## Version History
@@ -47,6 +56,7 @@ class Arithmetic(GeneratedTask):
     name = "arithmetic"
     levels = range(1, 13)
     knobs = ("digits",)
+    chat_extract = "last_number"
 
     digits: int = 2
     """Number of digits of each operand; more is harder."""
@@ -55,11 +65,14 @@ class Arithmetic(GeneratedTask):
     operations: str = "+"
     """The operations to draw from, any of ``+-*``; a repeated one is drawn more often."""
     split: str = "train"
+    style: str = "plain"
+    """``"plain"``, or ``"chat"``, which asks in words."""
 
     def __post_init__(self) -> None:
         check_range("digits", self.digits, 1, 12)
         check_range("operands", self.operands, 2, 8)
         check_split(self.split)
+        check_style(self.style)
         if not self.operations or set(self.operations) - set("+-*"):
             raise ConfigError(
                 f"operations must be characters out of '+-*', got {self.operations!r}"
@@ -92,6 +105,10 @@ class Arithmetic(GeneratedTask):
         terms = re.findall(r"([+-]?)([0-9*]+)", example["prompt"])
         factors = [(sign or "+", "*".join(sorted(term.split("*")))) for sign, term in terms]
         return "".join(sign + term for sign, term in sorted(factors)).removeprefix("+")
+
+    def chat_prompt(self, example: Example) -> str:
+        """The formula in a question."""
+        return f"What is {example['prompt'][:-1]}? Reply with the number only."
 
     def score(self, example: Example, completion: str) -> float:
         """1 for the right number and nothing else but spaces around it."""

@@ -5,21 +5,27 @@ A task gives examples by id and scores completions. If it can, it also computes 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import random
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from textenv.errors import ConfigError
+from textenv.rewards.extract import ExtractSpec
 from textenv.tasks.example_random import ExampleRandom, mix
 
 Example = dict[str, Any]
-"""One problem. It always has a ``prompt``; ``answer`` and other keys depend on the task."""
+"""One problem. It always has a text ``prompt``; ``answer`` and other keys depend on the task.
+
+If it has ``messages``, its episode is a conversation that begins with them.
+"""
 
 SPLITS = ("train", "test")
+STYLES = ("plain", "chat")
 MOST_LISTED = 20_000  # a task with at most so many problems in both splits lists all of them
 _TEST_SHARE = 10  # one example in ten belongs to the test split
 _idle: list[
@@ -46,9 +52,27 @@ class Turn(NamedTuple):
 class Episode(ABC):
     """The state of one example while it is played, for a task of several turns."""
 
+    pending: bool = False
+    """Whether the last action only asked for something, as a call of a tool does, and is no answer:
+    no reward function sees it."""
+
     @abstractmethod
     def step(self, action: str) -> Turn:
         """Take an action, and return the task's reply."""
+
+    def play(self, action: str, read: str | None) -> Turn:
+        """Take an action of which the task reads a part.
+
+        Args:
+            action: the action as it was written.
+            read: what an extractor found in it; None if it found no answer.
+        """
+        return self.missed() if read is None else self.step(read)
+
+    def missed(self) -> Turn:
+        """Reply to an action in which no answer was found; it is never right."""
+        said, reward, over = self.step("")
+        return Turn(said, None if reward is None else min(reward, 0.0), over)
 
     def close(self) -> None:  # noqa: B027  (most episodes have nothing to release)
         """Release what the episode holds."""
@@ -82,6 +106,29 @@ class Task(ABC):
     """Seconds that one call of the verifier may take, if it can be cut off; else None."""
     levels: range | None = None
     """Levels of difficulty, easy ones first; None if the task has no levels."""
+    style: str = "plain"
+    """How the prompt asks: ``"plain"``, or ``"chat"``, a question in words that says how to answer.
+    A task that can do both has this as a setting."""
+    chat_extract: ExtractSpec = "text"
+    """What takes the answer out of a completion in style ``"chat"``."""
+
+    @property
+    def extract(self) -> ExtractSpec | None:
+        """The default of an environment's ``extract=``; None reads completions as they are."""
+        return self.chat_extract if self.style == "chat" else None
+
+    @property
+    def tools(self) -> Sequence[Callable[..., Any]]:
+        """Functions that the policy may call; they run in this process, without a limit of time."""
+        return ()
+
+    def with_max_turns(self, turns: int) -> Task:
+        """The same task with another number of actions in an episode."""
+        if turns == self.max_turns:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "max_turns", turns)  # a task may be a frozen dataclass
+        return other
 
     @property
     def level(self) -> int | None:
@@ -116,6 +163,18 @@ class Task(ABC):
         """The task's own reward of a completion, in [0, 1]; None if the task has no verifier."""
         return None
 
+    def is_answer(self, action: str) -> bool:
+        """Whether an action is an answer, which ``extract=`` may be applied to.
+
+        Anything else, such as the call of a tool, is read whole.
+        """
+        return True
+
+    @property
+    def no_answer(self) -> float | None:
+        """The score of a completion without an answer: 0, or None if the task has no verifier."""
+        return None if type(self).score is Task.score else 0.0
+
     def begin(self, example: Example) -> Episode:
         """Start an episode with an example. By default it scores the first action and ends."""
         return _OneAnswer(self, example)
@@ -140,6 +199,10 @@ class _OneAnswer(Episode):
         """Score the answer."""
         return Turn("", self._task.score(self._example, action), True)
 
+    def missed(self) -> Turn:
+        """End the episode without asking the verifier."""
+        return Turn("", self._task.no_answer, True)
+
 
 class GeneratedTask(Task):
     """Base class of tasks whose examples are generated at random, without end, each from its id.
@@ -147,6 +210,10 @@ class GeneratedTask(Task):
     A subclass is a dataclass whose fields set the difficulty. It implements ``generate`` and
     ``score``. The splits are disjoint: a hash of ``split_key`` decides the split of an example,
     and ``example`` draws until it gets an example of its own split.
+
+    A task with a field ``style: str = "plain"`` implements ``chat_prompt`` too, and sets
+    ``chat_extract`` if it needs one. ``generate``, ``problems`` and ``split_key`` know the plain
+    prompts alone, so the problems, their ids and the splits are the same in both styles.
     """
 
     split: str
@@ -169,6 +236,17 @@ class GeneratedTask(Task):
     def generate(self, rng: random.Random) -> Example:
         """Draw one example, which may be of either split."""
 
+    def chat_prompt(self, example: Example) -> str:
+        """The prompt of an example in style ``"chat"``, which says in words how to answer.
+
+        Args:
+            example: the example with its plain prompt.
+
+        Raises:
+            NotImplementedError: if the task has one style only.
+        """
+        raise NotImplementedError(f"task {self.name!r} has no style 'chat'")
+
     def split_key(self, example: Example) -> str:
         """A text that is the same for examples that are the same problem, as 12+30 and 30+12."""
         return example["prompt"]
@@ -185,6 +263,12 @@ class GeneratedTask(Task):
     @functools.cached_property
     def _listed(self) -> list[Example]:
         return [] if self.problems() is None else _list_problems(self)
+
+    def _asked(self, example: Example) -> Example:
+        """An example with a plain prompt, asked in this task's style."""
+        if self.style == "chat":
+            example["prompt"] = self.chat_prompt(example)
+        return example
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the list of problems: a copy makes it again when it needs it.
@@ -205,7 +289,7 @@ class GeneratedTask(Task):
             example = self.generate(rng)
             if split_of(self.split_key(example)) == self.split:
                 _idle.append(rng)
-                return example
+                return self._asked(example)
         raise ConfigError(
             f"task {self.name!r} with these settings has no example in the {self.split!r} split: "
             "make it harder (more numbers, digits or letters)"
@@ -227,7 +311,7 @@ class GeneratedTask(Task):
 @functools.lru_cache(maxsize=16)
 def _list_problems(task: GeneratedTask) -> list[Example]:
     problems = task.problems() or ()
-    return [p for p in problems if split_of(task.split_key(p)) == task.split]
+    return [task._asked(p) for p in problems if split_of(task.split_key(p)) == task.split]
 
 
 def check_level(task: Task, level: int) -> range:
@@ -242,6 +326,12 @@ def check_split(split: str) -> None:
     """Raise ConfigError if ``split`` is not one of `SPLITS`."""
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+
+
+def check_style(style: str) -> None:
+    """Raise ConfigError if ``style`` is not one of `STYLES`."""
+    if style not in STYLES:
+        raise ConfigError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:

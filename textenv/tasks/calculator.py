@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from textenv.tasks.base import Episode, Example, GeneratedTask, Turn, check_range, check_split
+from textenv.tasks.base import (
+    Episode,
+    Example,
+    GeneratedTask,
+    Turn,
+    check_range,
+    check_split,
+    check_style,
+)
 from textenv.tasks.expression import evaluate
 
 _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
+_HOW = ", tool calc(EXPRESSION):\n"
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,8 @@ class Calculator(GeneratedTask):
 
     ## Action Space
     `UnicodeText`: a call of the tool, whose expression has whole numbers, ``+ - * /`` and
-    brackets; or the answer in digits. Spaces around it are ignored.
+    brackets; or the answer in digits. Spaces around it are ignored. In style ``"chat"`` it is a
+    call of the tool ``calculator``, or an answer whose last number counts.
 
     ## Observation Space
     `UnicodeText`: the transcript with the tool's results, or with what is wrong with a call.
@@ -38,7 +50,7 @@ class Calculator(GeneratedTask):
     Terminates with the answer, right or wrong. Truncates after ``max_turns`` actions without one.
 
     ## Arguments
-    As ``task_kwargs``: ``digits`` and ``max_turns``, described below; and ``split``.
+    As ``task_kwargs``: ``digits``, ``max_turns`` and ``style``, described below; and ``split``.
     The level is the number of ``digits``.
 
     ## Version History
@@ -48,14 +60,18 @@ class Calculator(GeneratedTask):
     name = "calculator"
     levels = range(1, 10)
     knobs = ("digits",)
+    chat_extract = "last_number"
 
     digits: int = 2
     """Number of digits of each number; more is harder."""
     max_turns: int = 4
     """Actions in an episode, tool calls and the answer together; then it is truncated."""
+    style: str = "plain"
+    """``"plain"``, or ``"chat"``: a question in words, with the tool as those of chat models."""
     split: str = "train"
 
     def __post_init__(self) -> None:
+        check_style(self.style)
         check_range("digits", self.digits, 1, 9)
         check_range("max_turns", self.max_turns, 1, 1000)
         check_split(self.split)
@@ -64,8 +80,17 @@ class Calculator(GeneratedTask):
         """Draw the numbers of one problem ``a*b+c``."""
         low = 10 ** (self.digits - 1)
         a, b, c = (rng.randrange(low, 10 * low) for _ in range(3))
-        prompt = f"{a}*{b}+{c}, tool calc(EXPRESSION):\n"
-        return {"prompt": prompt, "answer": str(a * b + c)}
+        return {"prompt": f"{a}*{b}+{c}{_HOW}", "answer": str(a * b + c)}
+
+    def chat_prompt(self, example: Example) -> str:
+        """The problem as a question."""
+        expression = example["prompt"].removesuffix(_HOW)
+        return f"What is {expression}? Use the calculator, then answer with the number only."
+
+    @property
+    def tools(self) -> Sequence[Callable[..., Any]]:
+        """In style ``"chat"``, the function `calculator`."""
+        return (calculator,) if self.style == "chat" else ()
 
     def score(self, example: Example, completion: str) -> float:
         """1 for the right number and nothing else but spaces around it."""
@@ -73,7 +98,16 @@ class Calculator(GeneratedTask):
 
     def begin(self, example: Example) -> Episode:
         """Start an episode, in which the policy may call the tool before it answers."""
-        return _Calculating(self, example)
+        return super().begin(example) if self.style == "chat" else _Calculating(self, example)
+
+
+def calculator(expression: str) -> str:
+    """Compute the value of an arithmetic expression.
+
+    Args:
+        expression: whole numbers with + - * / and brackets, such as "12*34+56"
+    """
+    return str(evaluate(expression)[0])
 
 
 class _Calculating(Episode):

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import combinations
 
 from textenv.errors import ConfigError
-from textenv.tasks.base import Example, GeneratedTask, check_range, check_split
+from textenv.tasks.base import Example, GeneratedTask, check_range, check_split, check_style
 from textenv.tasks.expression import evaluate
 
 
@@ -19,7 +19,8 @@ class Countdown(GeneratedTask):
 
     ## Description
     ``make 24 from 3 5 3=`` is answered by ``3*(5+3)``, or by any other expression of exactly these
-    numbers with this value. A number that is given twice must be used twice.
+    numbers with this value. A number that is given twice must be used twice. In style ``"chat"``
+    the prompt says so in words, and the last line of a completion counts, up to its ``=``.
 
     ## Action Space
     `UnicodeText`: an expression of at most 200 characters.
@@ -39,8 +40,8 @@ class Countdown(GeneratedTask):
     Terminates after one action.
 
     ## Arguments
-    As ``task_kwargs``: ``numbers``, ``max_number`` and ``max_target``, described below; and
-    ``split``. The level is how many ``numbers`` are given.
+    As ``task_kwargs``: ``numbers``, ``max_number`` and ``max_target``, described below;
+    ``split`` and ``style``. The level is how many ``numbers`` are given.
 
     ## Version History
     * v0: first version.
@@ -49,6 +50,7 @@ class Countdown(GeneratedTask):
     name = "countdown"
     levels = range(2, 6)
     knobs = ("numbers",)
+    chat_extract = "line:last"
 
     numbers: int = 3
     """How many numbers are given; more is harder."""
@@ -57,12 +59,15 @@ class Countdown(GeneratedTask):
     max_target: int = 60
     """The largest target."""
     split: str = "train"
+    style: str = "plain"
+    """``"plain"``, or ``"chat"``, which asks in words."""
 
     def __post_init__(self) -> None:
         check_range("numbers", self.numbers, 2, 5)  # for more, the oracle takes minutes
         check_range("max_number", self.max_number, 2, 1000)
         check_range("max_target", self.max_target, 1, 10**6)
         check_split(self.split)
+        check_style(self.style)
 
     def generate(self, rng: random.Random) -> Example:
         """Draw numbers and combine them at random until the value is a target in range."""
@@ -87,8 +92,23 @@ class Countdown(GeneratedTask):
         """The target and the sorted numbers: their order makes no new problem."""
         return f"{example['target']}:{sorted(example['numbers'])}"
 
+    def chat_prompt(self, example: Example) -> str:
+        """The rules in words."""
+        *most, last = map(str, example["numbers"])
+        return (
+            f"Use each of the numbers {', '.join(most)} and {last} exactly once, with + - * / and "
+            f"brackets, to make {example['target']}. Write the expression alone on the last line."
+        )
+
     def score(self, example: Example, completion: str) -> float:
-        """1 for an expression of exactly the given numbers whose value is the target, else 0."""
+        """1 for an expression of exactly the given numbers whose value is the target, else 0.
+
+        In style ``"chat"`` it may be followed by ``=`` and the target.
+        """
+        if self.style == "chat":
+            completion, _, said = completion.strip().removesuffix(".").partition("=")
+            if said.strip() not in ("", str(example["target"])):
+                return 0.0
         try:
             value, used = evaluate(completion)
         except (ValueError, ZeroDivisionError):

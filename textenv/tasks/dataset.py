@@ -1,4 +1,7 @@
-"""Tasks made of a user's own examples: prompts in a list, or the rows of a JSON Lines file."""
+"""Tasks made of a user's own examples: prompts in a list, or the rows of a JSON Lines file.
+
+A prompt is text, or a conversation: a list of messages.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError
+from textenv.messages import with_messages
 from textenv.rewards.answers import as_text
 from textenv.spaces import has_lone_surrogate
 from textenv.tasks.base import Example, Task, check_split, split_of
@@ -19,14 +23,15 @@ class Dataset(Task):
     """A task with a finite list of examples; the id of an example is its index.
 
     Args:
-        rows: the examples, each with a ``prompt``.
+        rows: the examples, each with a ``prompt``, or with a list of ``messages``.
         name: the task's name in logs and errors, such as the name of a file.
         split: None for all rows, or ``"train"`` or ``"test"``. A hash of the prompt decides the
             split of a row; about one row in ten is a test row. Ids are indices into all rows.
         first_row: the number of the first row in error messages.
 
     Raises:
-        DataError: if there are no rows, or a row is not an object with a text prompt; names it.
+        DataError: if there are no rows, or a row is not an object with a prompt, or one of its
+            messages is wrong; names the row.
     """
 
     def __init__(
@@ -105,6 +110,13 @@ class Dataset(Task):
         other._met, other._whole = self._met, self
         return other
 
+    def with_max_turns(self, turns: int) -> Task:
+        """The same rows with another number of actions in an episode."""
+        other = super().with_max_turns(turns)
+        if other is not self:
+            other._whole = self  # type: ignore[attr-defined]
+        return other
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Dataset:
         """The same object: its rows do not change, and they may be many."""
         return self
@@ -137,6 +149,8 @@ class Dataset(Task):
             raise DataError(
                 f"{self.place(index)}: expected an object with a prompt, got {type(row).__name__}"
             )
+        if row.get("messages") is not None or isinstance(row.get("prompt"), (list, tuple)):
+            return with_messages(row, self.place(index))
         if "prompt" not in row:
             raise DataError(
                 f"{self.place(index)}: key 'prompt' is missing; "
@@ -145,7 +159,8 @@ class Dataset(Task):
         prompt = row["prompt"]
         if not isinstance(prompt, str):
             raise DataError(
-                f"{self.place(index)}: 'prompt' must be text, got {type(prompt).__name__}"
+                f"{self.place(index)}: 'prompt' must be text or a list of messages, "
+                f"got {type(prompt).__name__}"
             )
         if has_lone_surrogate(prompt):
             raise DataError(f"{self.place(index)}: 'prompt' holds a lone surrogate")
@@ -153,16 +168,24 @@ class Dataset(Task):
 
 
 def from_prompts(
-    prompts: Sequence[str], examples: Sequence[Mapping[str, Any]] | None, split: str | None = None
+    prompts: Sequence[str | Sequence[Mapping[str, Any]]],
+    examples: Sequence[Mapping[str, Any]] | None,
+    split: str | None = None,
 ) -> Dataset:
     """A dataset of the user's own prompts, each with the keys of its example.
 
     Raises:
-        ConfigTypeError: if ``prompts`` is not a list of text.
+        ConfigTypeError: if ``prompts`` is not a list of text or of conversations.
         ConfigError: if ``examples`` has another length than ``prompts``.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-        raise ConfigTypeError(f"prompts must be a list of text, got {type(prompts).__name__}")
+        raise ConfigTypeError(
+            f"prompts must be a list of text or of conversations, got {type(prompts).__name__}"
+        )
+    if prompts and isinstance(prompts[0], Mapping) and "role" in prompts[0]:
+        raise ConfigTypeError(
+            "prompts is one conversation; it must be a list of them: prompts=[messages]"
+        )
     if examples is None:
         examples = [{}] * len(prompts)
     elif len(examples) != len(prompts):

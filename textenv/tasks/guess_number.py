@@ -15,6 +15,7 @@ from textenv.tasks.base import (
     Turn,
     check_range,
     check_split,
+    check_style,
 )
 
 
@@ -24,7 +25,8 @@ class GuessNumber(GeneratedTask):
 
     ## Description
     ``guess a number from 1 to 20:`` asks for guesses. The reply to each guess is ``higher`` if
-    the hidden number is higher, ``lower`` if it is lower, or ``right``.
+    the hidden number is higher, ``lower`` if it is lower, or ``right``. In style ``"chat"`` the
+    prompt says so in words, and the last number of each completion is the guess.
 
     ## Action Space
     `UnicodeText`: a whole number in digits. Spaces around it are ignored. The reply to anything
@@ -43,13 +45,15 @@ class GuessNumber(GeneratedTask):
     Terminates with the right guess. Truncates after ``max_turns`` guesses without it.
 
     ## Arguments
-    As ``task_kwargs``: ``low``, ``high`` and ``max_turns``, described below; and ``split``.
+    As ``task_kwargs``: ``low``, ``high`` and ``max_turns``, described below; ``split`` and
+    ``style``.
 
     ## Version History
     * v0: first version.
     """
 
     name = "guess_number"
+    chat_extract = "last_number"
 
     low: int = 1
     """The smallest number that can be hidden."""
@@ -58,12 +62,15 @@ class GuessNumber(GeneratedTask):
     max_turns: int = 6
     """Guesses in an episode; then it is truncated. Binary search in 1..20 takes at most 5."""
     split: str = "train"
+    style: str = "plain"
+    """``"plain"``, or ``"chat"``, which asks in words."""
 
     def __post_init__(self) -> None:
         check_range("max_turns", self.max_turns, 1, 1000)
         check_range("low", self.low, 0, 10**9)
         check_range("high", self.high, self.low, 10**9)
         check_split(self.split)
+        check_style(self.style)
         if self.high - self.low < 9:
             raise ConfigError(
                 f"high must be at least low + 9, so that both splits have numbers: "
@@ -94,6 +101,13 @@ class GuessNumber(GeneratedTask):
     def split_key(self, example: Example) -> str:
         """The range and the number."""
         return example["prompt"] + example["answer"]
+
+    def chat_prompt(self, example: Example) -> str:
+        """The rules in words."""
+        return (
+            f"Guess my whole number from {example['low']} to {example['high']}. I reply higher if "
+            "it is higher than your guess, and lower if it is lower. Reply with one number only."
+        )
 
     def score(self, example: Example, completion: str) -> float:
         """1 for the hidden number, else 0."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
 from textenv.rewards.limits import DEFAULT_SECONDS, run_limited
-from textenv.tasks.base import Example, GeneratedTask, check_level, check_split
+from textenv.tasks.base import Example, GeneratedTask, check_level, check_split, check_style
 from textenv.tasks.contained import Contained
 from textenv.tasks.unsafe_verifiers import defuse, is_safe
 
@@ -41,6 +41,12 @@ _COSTLY = (
     "spell_backward",
     "word_ladder",
 )
+# All answers of these datasets are numbers (measured on 200 examples of each).
+NUMBERS = ()
+_TO_ANSWER = {
+    True: ("\nReply with the number only.", "last_number"),
+    False: ("\nWrite your final answer as <answer>...</answer>.", "tag:answer"),
+}
 # If several answers are right, some datasets give one of them only in the metadata.
 _ANSWER_KEYS = ("example_correct_answer", "example_answer", "possible_answer")
 
@@ -69,7 +75,10 @@ class ReasoningGym(GeneratedTask):
     Args:
         dataset: the library's name of the dataset.
         split: ``"train"`` or ``"test"``, by a hash of the question.
+        style: ``"chat"`` adds a line to the question that says how to answer: with the number
+            only, if all answers of the dataset are numbers, or in ``<answer>`` tags.
         level: level of the dataset's curriculum, from 0; None for the dataset's defaults.
+        partial_credit: whether answers that are not right may score, as the library scores them.
         **config: fields of the dataset's config.
 
     Raises:
@@ -79,10 +88,22 @@ class ReasoningGym(GeneratedTask):
 
     verifier_timeout: float = DEFAULT_SECONDS
 
-    def __init__(self, dataset: str, split: str = "train", level: int | None = None, **config: Any):
+    def __init__(
+        self,
+        dataset: str,
+        split: str = "train",
+        style: str = "plain",
+        level: int | None = None,
+        partial_credit: bool = False,
+        **config: Any,
+    ):
         check_split(split)
+        check_style(style)
+        if not isinstance(partial_credit, bool):
+            raise ConfigError(f"partial_credit must be true or false, got {partial_credit!r}")
         self.name = f"{SOURCE}:{dataset}"
-        self.split = split
+        self.split, self.style, self._partial_credit = split, style, partial_credit
+        self._how, self.chat_extract = _TO_ANSWER[dataset in NUMBERS]
         self._class, config_class = _known(dataset)
         self._costly = dataset in _COSTLY
         self._source_name = dataset
@@ -90,7 +111,11 @@ class ReasoningGym(GeneratedTask):
         fields = {field.name for field in dataclasses.fields(config_class)} - {"seed", "size"}
         if wrong := sorted(config.keys() - fields):
             raise ConfigError(
-                unknown(f"parameter of {self.name}", wrong[0], [*sorted(fields), "level"])
+                unknown(
+                    f"parameter of {self.name}",
+                    wrong[0],
+                    [*sorted(fields), "level", "partial_credit"],
+                )
             )
         given = config if level is None else {"level": level, **config}
         self._fields, self._level = config, level
@@ -115,7 +140,14 @@ class ReasoningGym(GeneratedTask):
         """The same dataset at another level of its curriculum; the user's fields are kept."""
         check_level(self, level)
         if level not in self._at_levels:  # some datasets take a second to make
-            made = ReasoningGym(self._source_name, self.split, level, **self._fields)
+            made = ReasoningGym(
+                self._source_name,
+                self.split,
+                self.style,
+                level,
+                self._partial_credit,
+                **self._fields,
+            )
             made.verifier_timeout = self.verifier_timeout
             self._at_levels[level] = made
         return self._at_levels[level]
@@ -141,15 +173,26 @@ class ReasoningGym(GeneratedTask):
             "metadata": entry.get("metadata", {}),
         }
 
+    def chat_prompt(self, example: Example) -> str:
+        """The question, and a line that says how to answer."""
+        return example["prompt"] + self._how
+
     def score(self, example: Example, completion: str) -> float:
         """The score of the dataset's own verifier, which runs in a process with a time limit.
 
-        It is 0 if the verifier fails, takes too long, or would run the completion.
+        It is 0 if the verifier fails, takes too long, or would run the completion. A score below
+        1 is 0 too, unless the task was made with ``partial_credit``.
         """
+        score = self._score(example, completion)
+        return score if self._partial_credit else float(score >= 1.0)
+
+    def _score(self, example: Example, completion: str) -> float:
+        if self._source_name == "game_of_life_halting" and completion.strip() != example["answer"]:
+            return 0.0  # its verifier takes any text that is not empty for the answer
         if not is_safe(self._source_name, completion):
             return 0.0
         entry = {
-            "question": example["prompt"],
+            "question": example["prompt"].removesuffix(self._how),
             "answer": example["answer"],
             "metadata": example["metadata"],
         }
@@ -170,7 +213,8 @@ class ReasoningGym(GeneratedTask):
             if answer is not None:
                 text = answer if isinstance(answer, str) else json.dumps(answer)
                 if self.score(example, text) >= 1.0:
-                    return text
+                    tagged = self.style == "chat" and self.chat_extract == "tag:answer"
+                    return f"<answer>{text}</answer>" if tagged else text
         raise NotImplementedError(
             f"{self.name} has no answer for this example that scores full marks"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
-from textenv.tasks.base import Episode, Example, Task, Turn, check_split, split_of
+from textenv.tasks.base import Episode, Example, Task, Turn, check_split, check_style, split_of
 from textenv.tasks.contained import Contained
 
 SOURCE = "textarena"
@@ -52,6 +52,8 @@ class TextArena(Task):
     Args:
         game: the library's name of the game.
         split: ``"train"`` or ``"test"``.
+        style: ``"chat"`` shows the same words without the name of the player whose turn it is, and
+            takes off what a policy thinks before it acts.
         **parameters: parameters of the game.
 
     Raises:
@@ -60,10 +62,12 @@ class TextArena(Task):
         MissingDependencyError: if TextArena is not installed.
     """
 
-    def __init__(self, game: str, split: str = "train", **parameters: Any):
+    def __init__(self, game: str, split: str = "train", style: str = "plain", **parameters: Any):
         check_split(split)
+        check_style(style)
         self.name = f"{SOURCE}:{game}"
-        self.split, self._game, self._parameters = split, game, parameters
+        self.split, self.style = split, style
+        self._game, self._parameters = game, parameters
         if missing := _missing(_spec(game).entry_point):
             raise ConfigError(f"{self.name} {missing}")
         limit = self._begun(0)[0].state.max_turns
@@ -81,11 +85,12 @@ class TextArena(Task):
             seed = rng.randrange(2**32)
         game, contained = self._begun(seed)
         with contained.inside():
-            return {"prompt": _said(game).lstrip("\n") + _asks(game), "seed": seed}
+            said, asks = _said(game).lstrip("\n"), _asks(game)
+        return {"prompt": said if self.style == "chat" else said + asks, "seed": seed}
 
     def begin(self, example: Example) -> Episode:
         """Start the game from the example's seed."""
-        return _Game(*self._begun(example["seed"]))
+        return _Game(*self._begun(example["seed"]), asks=self.style != "chat")
 
     def _begun(self, seed: int) -> tuple[Any, Contained]:
         """A game at its first turn, and the random states with which it continues."""
@@ -106,8 +111,8 @@ class TextArena(Task):
 class _Game(Episode):
     """The episode of a game."""
 
-    def __init__(self, game: Any, contained: Contained):
-        self._game, self._contained = game, contained
+    def __init__(self, game: Any, contained: Contained, asks: bool):
+        self._game, self._contained, self._asks = game, contained, asks
         with contained.inside():
             _said(game)  # discarded: it is in the prompt already
 
@@ -117,7 +122,7 @@ class _Game(Episode):
             done, _ = self._game.step(action)
             text = _said(self._game)
             if not done:
-                return Turn(text + _asks(self._game), 0.0, False)
+                return Turn(text + (_asks(self._game) if self._asks else ""), 0.0, False)
             rewards, infos = self._game.close()
         reward = rewards[0]
         if isinstance(reward, str):  # in a lost game, four games swap the reward and the reason

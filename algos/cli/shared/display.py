@@ -213,7 +213,9 @@ def evaluation_line(metrics: Mapping[str, float]) -> str:
     if metrics["eval/clipped_ratio"]:
         shown.append(f"{metrics['eval/clipped_ratio']:.0%} cut off")
     best = int(metrics["eval/best_step"])
-    which = "the best so far" if best == int(metrics["step"]) else f"step {best} was better"
+    which = (
+        "the best so far" if best == int(metrics["step"]) else f"optimizer step {best} was better"
+    )
     return (
         f"evaluated on {metrics['eval/examples']:.0f} held-out examples: {', '.join(shown)}; "
         f"{which} ({metrics['time/evaluate']:.1f} s)"

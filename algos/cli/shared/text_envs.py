@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import gymnasium as gym
 
 from textenv.algos.cli.shared.escape import say
 from textenv.algos.episodes.environments import make_env
+from textenv.algos.episodes.style import style_for
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError
 from textenv.rewards import from_file
@@ -31,6 +32,8 @@ class TextTask:
     reward_timeout: float | None = None
     """Text: seconds that a call of a reward function may take before it scores 0; unset: 10 for
     verifiers with the parser of another library, no limit for others."""
+    style: str | None = None
+    """Text: how a task asks: plain, or chat (a question in words); unset: as fits the model."""
 
     @property
     def name(self) -> str:
@@ -41,8 +44,25 @@ class TextTask:
     def given(self) -> bool:
         """Whether any of the options is set."""
         return bool(
-            self.task or self.task_kwargs or self.dataset or self.reward or self.reward_timeout
+            self.task
+            or self.task_kwargs
+            or self.dataset
+            or self.reward
+            or self.reward_timeout
+            or self.style
         )
+
+    def for_model(self, env_id: str, model: str, chat_template: bool | None = None) -> TextTask:
+        """The same options with the style that fits a model, unless one is set.
+
+        Args:
+            env_id: id of the environment.
+            model: name or folder of the model.
+            chat_template: whether prompts go through its chat template; None: if it has one.
+        """
+        given = {"task": self.task, "dataset": self.dataset, "style": self.style}
+        style = style_for(env_id, given, model, chat_template)["style"]
+        return self if style == self.style else replace(self, style=style)
 
     def env_kwargs(self) -> dict[str, Any]:
         """The arguments of ``gym.make``.
@@ -59,6 +79,8 @@ class TextTask:
             kwargs["task"] = self.task
         if self.task_kwargs:
             kwargs["task_kwargs"] = self.task_kwargs
+        if self.style is not None:
+            kwargs["style"] = self.style
         if self.dataset is not None:
             kwargs["dataset"] = str(self.dataset)
         if self.reward:

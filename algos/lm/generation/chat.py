@@ -14,8 +14,11 @@ from typing import Any
 from textenv.errors import ConfigError, DataError
 from textenv.tokenizers import load_tokenizer
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 """``{"role", "content"}`` in order."""
+
+Tools = Sequence[Any] | None
+"""The JSON schemas of the tools that the model may call."""
 
 _ASKED = {"role": "user", "content": "question0"}
 _ANSWERED = {"role": "assistant", "content": "b"}
@@ -55,6 +58,7 @@ class ChatFormat:
         self._closing = 1  # how many tokens after an answer are looked through for its end
         self._markers: tuple[str, ...] = ()
         self._after_prompt: tuple[str, ...] = ()
+        self._opened = ""  # the thinking that the template begins an answer with
         self._warned = False
         if has_template:
             try:
@@ -66,12 +70,13 @@ class ChatFormat:
                     f"{error}; only the EOS tokens {self.ends} end an answer", stacklevel=4
                 )
 
-    def begin(self, text: str, messages: Messages | None = None) -> list[int]:
+    def begin(self, text: str, messages: Messages | None = None, tools: Tools = None) -> list[int]:
         """Token ids up to the first answer.
 
         Args:
             text: the prompt. If the template has been applied to it, that is not done again.
             messages: the conversation; None: the prompt as a user's message.
+            tools: the tools that the template shows.
 
         Raises:
             DataError: if the chat template does not take the messages.
@@ -79,7 +84,7 @@ class ChatFormat:
         if not self.templated or (messages is None and self.is_rendered(text)):
             return self._tokenizer.encode_prompt(text)
         messages = [{"role": "user", "content": text}] if messages is None else messages
-        shown = self._tokenizer.render_chat(messages, **self._settings)
+        shown = self._tokenizer.render_chat(messages, **self._with(tools))
         return self._tokenizer.encode(shown, add_special_tokens=False)
 
     def go_on(
@@ -88,6 +93,7 @@ class ChatFormat:
         said: str,
         messages: Messages | None = None,
         rendered: bool = False,
+        tools: Tools = None,
     ) -> list[int]:
         """Token ids up to the next answer: those so far, and what stands between the answers.
 
@@ -98,6 +104,7 @@ class ChatFormat:
             said: what the environment said after the last answer.
             messages: the conversation up to this; None: an answer, and then a user who says this.
             rendered: whether the template has been applied to what was said.
+            tools: the tools that the template shows.
 
         Raises:
             DataError: if the chat template does not take the messages, or does not show an answer.
@@ -105,11 +112,24 @@ class ChatFormat:
         if self.templated and not rendered:
             if messages is None:
                 messages = [_ASKED, _ANSWERED, {"role": "user", "content": said.strip()}]
-            said = self._tokenizer.render_after_answer(messages, **self._settings)
+            said = self._tokenizer.render_after_answer(messages, **self._with(tools))
         between = self._tokenizer.encode(said, add_special_tokens=False)
         if context and context[-1] in self.ends and context[-1] in between[: self._closing]:
             between = between[between.index(context[-1]) + 1 :]  # the policy has sampled the end
         return [*context, *between]
+
+    def opened(self, text: str, messages: Messages | None = None) -> str:
+        """What an answer begins with that the template has written before it, such as ``<think>``.
+
+        It is empty if the template does not begin the answers to this prompt.
+        """
+        if not self._opened or not self.templated:
+            return ""
+        return "" if messages is None and self.is_rendered(text) else self._opened
+
+    def _with(self, tools: Tools) -> dict[str, Any]:
+        """The settings of the template, and the tools if there are any."""
+        return {**self._settings, "tools": tools} if tools else self._settings
 
     def is_rendered(self, text: str) -> bool:
         """Whether a text has been through the chat template, which the first one is warned of.
@@ -136,6 +156,11 @@ class ChatFormat:
         self._markers = tuple(filter(None, (tokenizer.decode([i]) for i in markers)))
         after = asked.rpartition(_ASKED["content"])[2]
         self._after_prompt = (after,) if after.strip() else ()
+        begin = getattr(tokenizer.backend, "think_start", None) or "<think>"
+        end = getattr(tokenizer.backend, "think_end", None) or "</think>"
+        _, found, thought = after.rpartition(begin)
+        if found and end not in thought:
+            self._opened = found + thought
         closing = tokenizer.render_after_answer([_ASKED, _ANSWERED], False, **self._settings)
         for count, token in enumerate(tokenizer.encode(closing, add_special_tokens=False), 1):
             if token in special:

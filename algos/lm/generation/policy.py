@@ -23,11 +23,12 @@ backend.prepare()
 
 import mlx.nn as nn  # noqa: E402
 
-from textenv.algos.lm.generation.chat import ChatFormat, Messages  # noqa: E402
+from textenv.algos.lm.generation.chat import ChatFormat, Messages, Tools  # noqa: E402
 from textenv.algos.lm.generation.completions import Completion  # noqa: E402
 from textenv.algos.lm.generation.generator import Generator  # noqa: E402
 from textenv.algos.lm.generation.sampling import SamplingParams  # noqa: E402
 from textenv.algos.lm.generation.stops import StopStrings, check_stops  # noqa: E402
+from textenv.algos.lm.generation.tool_calls import CallFormat  # noqa: E402
 from textenv.algos.lm.models.properties import context_length  # noqa: E402
 from textenv.algos.lm.models.vocabulary import (  # noqa: E402
     check_ids,
@@ -90,6 +91,7 @@ class LanguageModelPolicy:
         fit_vocabulary(model, tokens)
         self._rows = embedding_rows(model)
         self._format = ChatFormat(tokens, params.chat_template, params.chat_template_kwargs)
+        self._calls = CallFormat(tokenizer)
         self._stops = StopStrings(tokenizer.decode, params.stop)
         self._generator = Generator(model, self._format.ends, params.batch_size)
         self._rng = np.random.default_rng(params.seed)
@@ -117,7 +119,9 @@ class LanguageModelPolicy:
             deterministic: take the most probable token each time.
             infos: the info of each observation. In an episode's later turns, ``info["turn"]`` is
                 what the environment said. If there is a chat template, ``info["messages"]`` is
-                the conversation so far, and is read in place of the observation.
+                the conversation so far, and is read in place of the observation. The template
+                shows the tools in ``info["tools"]``, and calls of them are written in the answer
+                as `textenv.tools.calls` reads them, whatever the model's own format.
             context: the token ids of each episode so far, or None at its start. An episode goes
                 on from these, so that what the policy wrote is never encoded again. If no context
                 is given, the policy looks for the transcript among those of its last call.
@@ -155,6 +159,7 @@ class LanguageModelPolicy:
         )
         # A loop that passes contexts knows which episodes begin: an equal prompt may come again.
         prompt_ids, later = self._encode_all(prompts, infos, contexts, recall=context is None)
+        told = [info or {} for info in infos]
         params = self._greedy if deterministic else self.params
         heads = [Completion() if head is None else head for head in begun]
         left = self._tokens_left(heads, limits)
@@ -163,7 +168,11 @@ class LanguageModelPolicy:
 
         def on_completion(row: int, rest: Completion) -> None:
             completion = heads[row].followed_by(rest) if heads[row].token_ids else rest
-            answers[row] = self._answer(prompt_ids[row], completion, params)
+            text, extras = self._answer(prompt_ids[row], completion, params)
+            text = self._format.opened(prompts[row], told[row].get("messages")) + text
+            if tools := told[row].get("tools"):
+                text = self._calls.plain(text, tools)
+            answers[row] = text, extras
             if ended is not None:
                 ended(row, *answers[row])
 
@@ -233,9 +242,11 @@ class LanguageModelPolicy:
         """Free the memory that was kept for episodes to go on from."""
         self._generator.forget()
 
-    def encode(self, prompt: str, messages: Messages | None = None) -> list[int]:
+    def encode(
+        self, prompt: str, messages: Messages | None = None, tools: Tools = None
+    ) -> list[int]:
         """Token ids of a prompt, or of a conversation's messages, as the model reads them."""
-        ids = self._format.begin(prompt, messages)
+        ids = self._format.begin(prompt, messages, tools)
         if not ids:
             raise DataError("the prompt is empty, and this model has no token to begin with")
         self._check(prompt, ids)
@@ -254,17 +265,18 @@ class LanguageModelPolicy:
                     f"a language model's observation is text, got {type(prompt).__name__}; "
                     "see textenv.wrappers for other observations"
                 )
-            turn, messages = (info or {}).get("turn"), (info or {}).get("messages")
+            turn, messages, tools = ((info or {}).get(k) for k in ("turn", "messages", "tools"))
             if context is None and recall:
                 context, turn = self._recall(prompt)
             if context is not None and (turn is not None or messages is not None):
                 rendered = messages is None and self._format.is_rendered(prompt)
-                ids, later = self._format.go_on(context, turn or "", messages, rendered), True
+                ids = self._format.go_on(context, turn or "", messages, rendered, tools)
+                later = True
                 self._check(prompt, ids)
             else:
-                key = prompt, repr(messages)
+                key = prompt, repr((messages, tools))
                 if key not in encoded:
-                    encoded[key] = self.encode(prompt, messages)
+                    encoded[key] = self.encode(prompt, messages, tools)
                 ids = encoded[key]
             out.append(ids)
         return out, later

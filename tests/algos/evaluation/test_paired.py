@@ -1,6 +1,7 @@
 """Two models on the same examples, by hand and by how often the test is wrong."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,9 +69,14 @@ def test_rewards_are_compared_if_nobody_knows_what_is_right():
 def test_what_cannot_be_compared():
     with pytest.raises(ConfigError, match="have 2 and 3, which are not the same"):
         compare(single([1, 0]), single([1, 0, 1]))
-    other = Evaluation.of([make_record(0, [1], prompt="another")])
-    with pytest.raises(ConfigError, match="on the same examples"):
-        compare(single([1]), other)
+    for other in (
+        replace(make_record(0, [1], prompt="another"), expected="no"),
+        make_record(1, [1]),
+    ):
+        with pytest.raises(ConfigError, match="on the same examples"):
+            compare(single([1]), Evaluation.of([other]))
+    in_words = Evaluation.of([make_record(0, [1], prompt="another")])  # the same answer
+    assert compare(single([1]), in_words).difference == 0
     first, second = (
         Evaluation.of([make_record(i, [None], rewards=[r]) for i, r in enumerate(rewards)])
         for rewards in ([1.0, None], [None, 1.0])
@@ -94,5 +100,5 @@ def test_equal_models_seldom_seem_to_differ():
 
 def test_small_p_values_are_not_told_to_the_digit():
     assert [p_text(p) for p in (1.0, 0.04321, 1e-4, 1e-12)] == [
-        *("1", "0.043", "0.0001", "below 0.0001")
+        *("= 1", "= 0.043", "= 0.0001", "< 0.0001")
     ]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.algos.evaluation.shared import make_record
+from tests.algos.lm.generation.shared import config_for, family
 from tests.algos.shared import same_weights, starts_with, weights_of
 from textenv import TextGenerationEnv
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
@@ -70,9 +71,9 @@ def test_metrics_of_an_evaluation(clock):
 @pytest.mark.parametrize(
     ("end", "examples"),
     [
-        (40, 80),  # 4 evaluations share the ninth part of 40 x 90 s: 100 s each, with room to spare
-        (50, 80),
-        (25, 66),  # 3 evaluations share 250 s
+        (40, 82),  # 4 evaluations share 10 s and the ninth part of 40 x 90 s: 102.5 s, with room
+        (50, 81),  # 5 share 510 s
+        (25, 69),  # 3 share 260 s
     ],
 )
 def test_evaluations_take_a_share_of_the_time(clock, end, examples):
@@ -85,15 +86,25 @@ def test_evaluations_take_a_share_of_the_time(clock, end, examples):
     ]
     expected = [*range(10, end, 10), end]
     assert seen == [(step, examples) for step in expected]
-    assert examples * len(seen) <= 0.1 * (90 * end + examples * len(seen))
+    assert examples * len(seen) <= 10 + 0.1 * (90 * end + examples * len(seen))
 
 
 def test_an_evaluation_that_is_dearer_than_its_share_waits(clock):
-    """The first batch of 32 takes 32 s, and 10 steps of 9 s leave 10 s: one in 32 steps."""
+    """The first batch takes 32 s; steps of 9 s leave a second each, and 10 s are free."""
     schedule = make_schedule(Learner(clock), eval_share=0.1)
     seen = [step for step in range(1, 101) if schedule.after_step(step, step / 120, 9.0)]
-    assert seen == [10, 64, 96]
+    assert seen == [10, 54, 86]
     assert schedule.after_step(120, 1.0, 9.0)["eval/examples"] == 32  # the end does not wait
+
+
+def test_a_short_training_may_evaluate_all_the_same(clock):
+    """Three evaluations of 3 s each, in a training of 3 s."""
+    schedule = make_schedule(Learner(clock, takes=0.03), eval_share=0.1)
+    seen = [schedule.after_step(step, step / 3, 1.0) for step in range(1, 4)]
+    assert seen[:2] == [{}, {}] and seen[2]["eval/examples"] == 100
+    schedule = make_schedule(Learner(clock, takes=0.02), eval_share=0.1, eval_steps=1)
+    seen = [schedule.after_step(step, step / 3, 1.0) for step in range(1, 4)]
+    assert [found["eval/examples"] for found in seen] == [100, 100, 100]
 
 
 def test_all_evaluations_are_on_the_same_examples(clock):
@@ -326,3 +337,20 @@ def test_a_step_whose_evaluation_is_interrupted_is_not_lost(tiny_folder):
     trainer.evaluations._on_progress = None
     assert [m["step"] for m in trainer.train()] == [1, 2, 3, 4]
     assert np.isfinite(trainer.best.value)
+
+
+def test_a_chat_model_is_asked_in_words_in_its_evaluations_too(random_model):
+    """Whether the trainer makes the environment of the held-out examples, or is given an id."""
+    tokenizer = family("chatml")
+    model = random_model(**config_for(tokenizer))
+    for env in (None, "textenv:TextGen-v0"):
+        trainer = GRPOTrainer(
+            *(model, "textenv:TextGen-v0", GRPOConfig(**GRPO)),
+            tokenizer=tokenizer,
+            eval_env=env,
+        )
+        record = trainer.evaluate(2).records[0]
+        asked = trainer.env.unwrapped.task
+        assert asked.style == "chat" and asked.split == "train"
+        held = gym.make("textenv:TextGen-v0", style="chat", split="test" if env is None else None)
+        assert record.prompt == held.unwrapped.task.example(record.example_id)["prompt"]

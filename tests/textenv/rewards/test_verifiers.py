@@ -45,7 +45,8 @@ def score(name, completion, example):
         ("numeric_match", "1000002", "1000000", 0.0),  # off by 2e-6 of it
         ("numeric_match", "-4", "4", 0.0),
         ("numeric_match", "four", "4", 0.0),
-        ("numeric_match", "4 apples", "4", 0.0),
+        ("numeric_match", "4 apples", "4", 1.0),
+        ("numeric_match", "4 apples, 5 pears", "4", 0.0),
         ("numeric_match", "", "4", 0.0),
         ("numeric_match", "nan", "nan", 0.0),
         ("length", "", "4", 0.0),
@@ -56,6 +57,87 @@ def test_named_functions_by_hand(name, completion, answer, expected):
     total, components, correct = score(name, completion, {"answer": answer})
     assert (total, components) == (expected, {name: expected})
     assert correct is (None if name == "length" else expected == 1.0)
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "exact", "numeric"),
+    [
+        # equal, however they are written
+        ("42", "42", 1, 1),
+        ("42.", "42", 1, 1),
+        ("42", "42.", 1, 1),
+        ("42 apples", "42", 1, 1),
+        ("42", "42 apples", 1, 1),
+        ("42 apples.", "42 Apples", 1, 1),
+        ("$42", "42", 1, 1),
+        ("$42", "42 dollars", 1, 1),
+        ("-$42", "-42", 1, 1),
+        ("42%", "42", 1, 1),
+        ("50%", "50 percent", 1, 1),
+        (r"50\%", "50%", 1, 1),
+        ("42 km", "42km", 1, 1),
+        ("1,000", "1000", 1, 1),
+        ("1000", "1,000", 1, 1),
+        ("$1,234.50", "1234.50", 1, 1),
+        ("+5", "5", 1, 1),
+        ("\u22125", "-5", 1, 1),
+        ("**42**", "42", 1, 1),
+        ("$42$", "42", 1, 1),
+        # one number with other digits
+        ("42.0", "42", 0, 1),
+        ("0.5", ".5", 0, 1),
+        ("1e3", "1000", 0, 1),
+        ("007", "7", 0, 1),
+        ("$42.00", "42", 0, 1),
+        # what a wrong grader gives full marks
+        ("42", "4", 0, 0),
+        ("4", "42", 0, 0),
+        ("42", "142", 0, 0),
+        ("1,000", "1", 0, 0),
+        ("1", "1,000", 0, 0),
+        ("1,000", "1.000", 0, 0),
+        ("-5", "5", 0, 0),
+        ("5", "-5", 0, 0),
+        ("-$5", "5", 0, 0),
+        ("50%", "0.5", 0, 0),
+        ("0.5", "50%", 0, 0),
+        ("0.5", "5", 0, 0),
+        ("42 km", "42 m", 0, 0),
+        ("42%", "42 km", 0, 0),
+        ("$42", "42 euros", 0, 0),
+        ("42 mW", "42 MW", 0, 0),
+        ("42 million", "42", 0, 0),
+        ("42k", "42", 0, 0),
+        ("42x", "42", 0, 0),
+        ("5!", "5", 0, 0),
+        ("42 or 43", "42", 0, 0),
+        ("41, 42", "42", 0, 0),
+        ("42-43", "42", 0, 0),
+        ("not 42", "42", 0, 0),
+        ("1/2", "2", 0, 0),
+        ("2", "1/2", 0, None),
+        ("1e3", "1", 0, 0),
+        ("42..", "42", 0, 0),
+        ("4 2", "42", 0, 0),
+        ("", "42", 0, 0),
+        (".", "42", 0, 0),
+        ("nan", "42", 0, 0),
+        ("inf", "42", 0, 0),
+        ("nan", "nan", 1, None),  # a text like any other, and no number
+        # texts
+        ("Paris.", "Paris", 1, None),
+        ("Paris", "Paris.", 1, None),
+        ("Paris..", "Paris", 0, None),
+        ("", ".", 0, None),
+        ("Paris, France", "Paris", 0, None),
+        ("paris", "Paris", 0, None),
+    ],
+)
+def test_what_is_equal_to_what(completion, answer, exact, numeric):
+    assert score("exact_match", completion, {"answer": answer})[0] == exact
+    if numeric is not None:
+        assert score("numeric_match", completion, {"answer": answer})[0] == numeric
+    assert score("contains", completion, {"answer": answer})[0] >= exact
 
 
 @pytest.mark.parametrize(("completion", "expected"), [("4.5", 1.0), ("3.5", 1.0), ("4.6", 0.0)])
@@ -94,6 +176,14 @@ def test_an_answer_that_is_no_number_is_named_before_the_first_episode(answer):
             **{"id": "textenv:TextGen-v0", "prompts": ["a"], "reward_fn": "numeric_match"},
             examples=[{"answer": answer}],
         )
+
+
+@pytest.mark.parametrize("answer", ["42 km", "$42", "42%", "42.", "1,042"])
+def test_an_answer_with_a_unit_is_a_number(answer):
+    made = {"id": "textenv:TextGen-v0", "prompts": ["a"], "reward_fn": "numeric_match"}
+    env = gym.make(**made, examples=[{"answer": answer}])
+    env.reset()
+    assert env.step(answer)[1] == 1.0
 
 
 @pytest.mark.parametrize("answer", [42.0, np.float64(42), "42.0"])  # as pandas and its CSV have it
@@ -191,6 +281,13 @@ def test_what_the_package_promises_is_registered():
         ("2", "two", 0.0),
         ("2/3", "0.6667", 0.0),
         (r"\pi", "3.14", 0.0),
+        ("42", "so <answer>42</answer>", 1.0),
+        ("1/2", r"3 of 6 is <answer>\frac{1}{2}</answer>. 7", 1.0),
+        ("42", "<answer>41</answer> or <answer>42</answer>", 1.0),
+        ("42", "<answer>42</answer> or <answer>41</answer>", 0.0),
+        ("42", r"<answer>41</answer>, not \boxed{42}", 0.0),
+        ("42", "42 <answer></answer>", 0.0),
+        ("42", "<answer>42", 0.0),
         ("5", "(" * 200, 0.0),
         ("5", "🙂", 0.0),
     ],

@@ -6,6 +6,8 @@ import gymnasium as gym
 import pytest
 
 from textenv import tasks
+from textenv.rewards.extract import make_extractor
+from textenv.tools.calls import write_call
 
 
 @pytest.mark.parametrize("digits", [1, 3])
@@ -59,8 +61,80 @@ def test_calls_use_up_the_turns():
 
 @pytest.mark.parametrize(
     ("kwargs", "says"),
-    [({"digits": 10}, "digits.*1 to 9.*10"), ({"max_turns": 0}, "max_turns.*1 to 1000.*0")],
+    [
+        ({"digits": 10}, "digits.*1 to 9.*10"),
+        ({"max_turns": 0}, "max_turns.*1 to 1000.*0"),
+        ({"style": "odd"}, "no style 'odd'; the styles it has: plain, chat"),
+    ],
 )
 def test_bad_parameters_are_named(kwargs, says):
     with pytest.raises(ValueError, match=says):
         tasks.make("calculator", **kwargs)
+
+
+# -- style "chat"
+
+
+def chat(**kwargs):
+    return gym.make("TextGen-v0", task="calculator", style="chat", **kwargs)
+
+
+def test_in_style_chat_the_tool_is_called_and_the_last_number_counts():
+    env = chat()
+    observation, info = env.reset(options={"example_id": 3})
+    example = env.unwrapped.example
+    plain = tasks.make("calculator").example(3)
+    a, b, c = map(int, re.match(r"(\d+)\*(\d+)\+(\d+)", plain["prompt"]).groups())
+    question = f"What is {a}*{b}+{c}? Use the calculator, then answer with the number only."
+    assert info["messages"] == [{"role": "user", "content": question}]
+    assert example["answer"] == plain["answer"] == str(a * b + c)
+    assert question in observation and '"name": "calculator"' in observation
+    *_, info = env.step(write_call("calculator", {"expression": f"{a}*{b}"}))
+    assert info["messages"][-1]["content"] == str(a * b)
+    *_, info = env.step(write_call("calculator", {"expression": "1/0"}))
+    assert info["messages"][-1]["content"].startswith("error: calculator raised ZeroDivision")
+    _, reward, terminated, *_ = env.step(f"{a}*{b} and {c} make {a * b + c:,}.")
+    assert (reward, terminated) == (1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [("464", 1), ("It is 464.", 1), ("12*34+56=464", 1), ("464 or 465", 0), ("-464", 0), ("", 0),
+     ("4640", 0), ("464.5", 0), ("46 4", 0)],
+)  # fmt: skip
+def test_scores_in_style_chat(answer, score):
+    task = tasks.make("calculator", "chat")
+    found = make_extractor(task.extract)(answer)
+    assert (found is not None and task.score({"answer": "464"}, found)) == score
+
+
+def test_a_call_is_no_answer():
+    """Not even in the last turn, and if the right number stands in it."""
+    env = chat(max_turns=2)
+    env.reset(options={"example_id": 3})
+    answer = env.unwrapped.example["answer"]
+    for _ in range(2):
+        action = write_call("calculator", {"expression": answer})
+        _, reward, terminated, truncated, info = env.step(action)
+        assert (reward, info["answer"], terminated) == (0.0, None, False)
+    assert truncated and info["is_correct"] is False
+    assert info["messages"][-1]["tool_calls"][0]["function"]["name"] == "calculator"
+
+
+def test_both_styles_have_the_same_problems_and_splits():
+    for split in ("train", "test"):
+        plain = tasks.make("calculator", split=split)
+        worded = tasks.make("calculator", "chat", split=split)
+        for i in range(50):
+            assert worded.example(i)["answer"] == plain.example(i)["answer"]
+            assert worded.score(worded.example(i), worded.oracle(worded.example(i))) == 1
+
+
+def test_its_tool_needs_no_process():
+    from textenv.rewards import limits
+
+    before = limits._process.cache_info().misses
+    env = chat()
+    env.reset(seed=0)
+    env.step(write_call("calculator", {"expression": "1+1"}))
+    assert limits._process.cache_info().misses == before

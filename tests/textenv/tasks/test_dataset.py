@@ -45,9 +45,11 @@ def rows(task):
         (GOOD + b"null\n", "row 2: expected an object.* NoneType"),
         (GOOD + b'{"question": "a", "answer": 1}\n', "row 2: key 'prompt'.*'question', 'answer'"),
         (b"{}\n", "row 1: key 'prompt' is missing.*no keys"),
-        (GOOD + b'{"prompt": 7}\n', "row 2: 'prompt' must be text, got int"),
-        (GOOD + b'{"prompt": null}\n', "row 2: 'prompt' must be text, got NoneType"),
-        (GOOD + b'{"prompt": [{"role": "user"}]}\n', "row 2: 'prompt' must be text, got list"),
+        (GOOD + b'{"prompt": 7}\n', "row 2: 'prompt' must be text or a list.*, got int"),
+        (GOOD + b'{"prompt": null}\n', "row 2: 'prompt' must be text or a list.*, got NoneType"),
+        (GOOD + b'{"prompt": [{"role": "user"}]}\n', "row 2, 'prompt', message 0: key 'content'"),
+        (GOOD + b'{"messages": [{"content": "a"}]}\n', "row 2, 'messages', message 0: 'role' must"),
+        (GOOD + b'{"messages": "a"}\n', "row 2, 'messages': expected a list of messages, got str"),
         (GOOD + b'{"prompt": "\\ud800"}\n', "row 2: 'prompt' holds a lone surrogate"),
         (GOOD + '{"prompt": "é"}\n'.encode("latin-1"), "row 2: not UTF-8"),
         (GOOD + b'{"prompt": "\xed\xa0\x80"}\n', "row 2: not UTF-8"),
@@ -214,3 +216,48 @@ def test_another_split_shares_the_rows():
         assert half.ids == from_prompts([f"question {i}" for i in range(1000)], None, split).ids
     with pytest.raises(ConfigError, match="split must be one of"):
         task.in_split("valid")
+
+
+# -- conversations
+
+SYSTEM, ASKED = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}
+SHOWN = "System:\nBe brief.\n\nUser:\n1+1?\n\nAssistant:\n"
+
+
+def test_a_prompt_may_be_a_conversation_under_either_key():
+    rows = [
+        {"prompt": [SYSTEM, ASKED], "answer": "2"},
+        {"messages": [SYSTEM, ASKED], "answer": "2"},
+        {"messages": [SYSTEM, ASKED, {"role": "assistant", "content": "2"}]},
+        {"prompt": "a title", "messages": (SYSTEM, ASKED), "answer": "2"},
+    ]
+    expected = {"prompt": SHOWN, "messages": [SYSTEM, ASKED], "answer": "2"}
+    task = Dataset(rows)
+    assert [task.example(i) for i in range(4)] == [expected] * 4
+    assert "messages" not in Dataset([{"prompt": "1+1?"}]).example(0)
+    alone = Dataset([{"prompt": [ASKED]}]).example(0)
+    assert alone == {"prompt": "1+1?", "messages": [ASKED]}
+
+
+def test_a_last_message_of_the_assistant_gives_way_to_the_rows_answer():
+    said = {"role": "assistant", "content": "It is 2."}
+    task = Dataset([{"messages": [ASKED, said], "answer": "2"}])
+    assert task.example(0) == {"messages": [ASKED], "prompt": "1+1?", "answer": "2"}
+
+
+def test_the_split_of_a_conversation_is_that_of_its_text():
+    rows = [{"prompt": [SYSTEM, {"role": "user", "content": str(i)}]} for i in range(100)]
+    as_text = [{"prompt": Dataset(rows).example(i)["prompt"]} for i in range(100)]
+    assert Dataset(rows, split="test").ids == Dataset(as_text, split="test").ids
+
+
+def test_one_conversation_in_place_of_a_list_of_them_says_so():
+    with pytest.raises(TypeError, match=r"one conversation.*prompts=\[messages\]"):
+        from_prompts([SYSTEM, ASKED], None)
+
+
+def test_the_same_rows_with_other_turns_are_held_once():
+    task = Dataset([{"prompt": "a"}])
+    longer = task.with_max_turns(3)
+    assert (task.max_turns, longer.max_turns) == (1, 3)
+    assert longer._rows is task._rows

@@ -104,7 +104,7 @@ def test_the_line_of_an_evaluation():
     other |= {"eval/rewards/right/mean": 0.5, "eval/rewards/short/mean": 0.25}
     assert evaluation_line(other) == (
         "evaluated on 8 held-out examples: reward 0.750, right 0.500, short 0.250, 3.2 tokens, "
-        "25% cut off; step 4 was better (1.2 s)"
+        "25% cut off; optimizer step 4 was better (1.2 s)"
     )
 
 

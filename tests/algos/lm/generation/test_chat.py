@@ -53,14 +53,23 @@ def test_a_conversation_is_what_the_template_makes_of_it(name, with_messages, cu
         assert ids == rendered(tokenizer, messages, **settings)
 
 
-def test_a_system_message_is_in_it_where_the_template_has_one():
+def test_a_system_message_is_in_it_and_in_the_users_if_the_template_refuses_one():
     for name in FAMILIES:
-        chat, messages = ChatFormat(family(name)), [message("system", "Be brief."), *conversation()]
-        if name in ("no system", "instructions"):
-            with pytest.raises(DataError, match=r"roles system, user.*(no system role|alternate)"):
-                chat.begin("", messages[:2])
-            continue
-        assert chat.begin("", messages[:2]) == rendered(family(name), messages[:2])
+        tokenizer, settings = family(name), {"enable_thinking": True}
+        chat = ChatFormat(tokenizer, settings=settings)
+        messages = shown = [message("system", "Be brief."), *conversation()]
+        if name in ("no system", "instructions"):  # they refuse it: it is in the user's message
+            shown = [message("user", f"Be brief.\n\n{SAID[0]}"), *messages[2:]]
+        ids = chat.begin("", messages[:2])
+        assert ids == rendered(tokenizer, shown[: len(shown) - 4], **settings)
+        ids = [*ids, *plain(tokenizer, (" " if name == "instructions" else "") + ANSWERS[0])]
+        ids = chat.go_on(ids, "", messages[:4])
+        assert ids == rendered(tokenizer, shown[: len(shown) - 2], **settings)
+
+
+def test_messages_that_no_template_takes_are_refused_with_its_reason():
+    with pytest.raises(DataError, match=r"roles user, user: the roles must alternate"):
+        ChatFormat(family("instructions")).begin("", [message("user", "a")] * 2)
 
 
 def test_what_was_sampled_stays_though_the_template_would_change_it():
