@@ -174,6 +174,7 @@ def run(args: Args | train_offline.OfflineJob) -> int:
             "task": training.name,
             "loss": trainer.describe(),
             "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+            **({"stopped": trainer.stopped} if trainer.stopped else {}),
             "warnings": [finding.as_dict() for finding in trainer.warnings],
             **({"strategy": spent} if spent else {}),
         }
