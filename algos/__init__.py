@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from textenv.algos.lm.models.loading import load_model as load_model
     from textenv.algos.offline.control import OfflineConfig as OfflineConfig
     from textenv.algos.offline.control import OfflineTrainer as OfflineTrainer
+    from textenv.algos.offline.sft import SFTConfig as SFTConfig
+    from textenv.algos.offline.sft import SFTTrainer as SFTTrainer
     from textenv.algos.offline.text import OfflineTextConfig as OfflineTextConfig
     from textenv.algos.offline.text import OfflineTextTrainer as OfflineTextTrainer
     from textenv.algos.ppo import PPOTrainer as PPOTrainer
@@ -51,6 +53,8 @@ _HOMES = {
     "RolloutCoordinator": "rollouts.coordinator",
     "RolloutRunner": "rollouts.runner",
     "SB3Trainer": "sb3_trainer",
+    "SFTConfig": "offline.sft",
+    "SFTTrainer": "offline.sft",
     "Trainer": "training.trainer",
     "Trajectory": "episodes.trajectory",
     "Transition": "episodes.trajectory",

@@ -31,7 +31,7 @@ _CALL = {
     "type": "function",
     "function": {"name": _MARK, "arguments": {"a": "b"}},
 }
-_CALLED = [
+_CALLED: list[dict[str, Any]] = [
     _ASKED,
     {"role": "assistant", "content": "", "tool_calls": [_CALL]},
     {"role": "tool", "name": _MARK, "tool_call_id": "call00000", "content": _RESULT},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,62 +64,69 @@ class Opening:
         messages = example.get("messages") or [{"role": "user", "content": example["prompt"]}]
         if not isinstance(task, Dataset):
             messages = check(messages, f"an example of task {task.name!r}, 'messages'")
+        begun = self.before(messages)
+        prompt = transcript(begun, self.tools.schemas if self.tools else ())
+        episode = Conversation(task, example, begun, self.tools, most_turns)
+        return {**example, "prompt": prompt, "messages": _copies(begun)}, episode
+
+    def before(self, messages: Sequence[Message]) -> list[Message]:
+        """Copies of messages, with the system message and the solved examples before them.
+
+        If the messages begin with a system message of their own, both become one.
+        """
         system = [] if self._system is None else [self._system]
         if messages[0]["role"] == "system":
             system.append(messages[0]["content"])
             messages = messages[1:]
         first = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-        begun = _copies([*first, *self._shown, *messages])
-        prompt = transcript(begun, self.tools.schemas if self.tools else ())
-        # A call of a tool as the last action has no score if the task scores nothing.
-        score = None if isinstance(task, Dataset) else 0.0
-        episode = Conversation(task.begin(example), begun, self.tools, most_turns, score)
-        return {**example, "prompt": prompt, "messages": _copies(begun)}, episode
+        return _copies([*first, *self._shown, *messages])
 
 
 class Conversation(Episode):
     """An episode that keeps the messages, and runs the tools that are called in an answer.
 
     Args:
-        episode: replies to answers without a call.
+        task: replies to answers without a call.
+        example: as the task has it.
         messages: those before the first answer.
         tools: the tools; None for none.
         most_turns: actions in the episode. A call in the last of them is not made.
-        score: the score of an action that calls a tool and is the last one.
-
-    Attributes:
-        called: whether the last action called tools, which is no answer.
     """
-
-    called = False
 
     def __init__(
         self,
-        episode: Episode,
+        task: Task,
+        example: Example,
         messages: Sequence[Message],
         tools: Tools | None = None,
         most_turns: int = 1,
-        score: float | None = None,
     ):
-        self._episode = episode
+        self._task = task
+        self._episode = task.begin(example)
         self._messages = list(messages)
         self._tools = tools
         self._left = most_turns
-        self._score = score
         self._ids = 0  # of calls so far
         self._counts = dict.fromkeys(_COUNTS, 0)
 
     def step(self, action: str) -> Turn:
         """Run the tools that an answer calls; an answer without a call goes to the task."""
-        return self.play(action, action)
+        return self._take(action, self._episode.step, action)
 
     def play(self, action: str, read: str | None) -> Turn:
-        """As `step`; what the task reads of an answer is not the whole of it."""
+        """Do as `step` does; the task reads only a part of an answer."""
+        return self._take(action, self._episode.play, action, read)
+
+    def is_answer(self, action: str) -> bool:
+        """Whether an action is an answer, and not a call of a tool or of the task's own."""
+        calls = self._tools is not None and bool(self._tools.read(action))
+        return not calls and self._task.is_answer(action)
+
+    def _take(self, action: str, reply: Callable[..., Turn], *read: str | None) -> Turn:
         calls = self._tools.read(action) if self._tools else []
         self._left -= 1
         last = self._left < 1
-        self.called = bool(calls)
-        self.pending = self.called and not last
+        self.pending = bool(calls) and not last
         if calls:
             ids = [f"call{self._ids + i:05d}" for i in range(len(calls))]
             self._ids += len(calls)
@@ -127,9 +134,9 @@ class Conversation(Episode):
             results = [] if last else [self._tools.run(call) for call in calls]  # type: ignore[union-attr]
             new = [_result(*row) for row in zip(calls, ids, results)]
             self._count(calls, results)
-            score, over = self._score, False
+            score, over = self._task.no_answer, False
         else:
-            said, score, over = self._episode.play(action, read)
+            said, score, over = reply(*read)
             self._messages.append({"role": "assistant", "content": action})
             said = said.strip()
             new = [{"role": "user", "content": said}] if said or not (over or last) else []

@@ -21,6 +21,9 @@ from textenv.spaces import UnicodeText
 from textenv.tasks import NOTHING, Episode, Example, Task
 from textenv.tools import Tool
 
+Scored = tuple[float, dict[str, float], "bool | None"]
+"""A reward, its components by name, and whether the answer is correct if that is known."""
+
 ENTRY_POINT = "textenv.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
 
@@ -72,14 +75,18 @@ class TextGenerationEnv(gym.Env[str, str]):
         prompts: your own prompts, each a text or a list of messages ``{"role", "content"}``. Text
             is shown unchanged, messages as a plain transcript. Their indices are their ids.
         reward_fn: a reward function, a registered name, or a list of these. The default is
-            ``"correct"``, the task's own verifier.
+            ``"correct"``, the task's own verifier; with ``extract`` and own prompts or a dataset it
+            is ``"exact_match"``.
         max_tokens: longest completion in tokens. It has an effect only if there is a tokenizer.
         tokenizer: any object with ``encode(text) -> ids``.
         examples: one dict for each of ``prompts``; the reward function receives it.
         task: name of a task (see `textenv.tasks.names`), or a `textenv.tasks.Task`. The default
             is ``"arithmetic"``, if neither prompts nor a dataset are given.
         dataset: a file of JSON Lines, CSV or Parquet, or the folder of a Hugging Face dataset.
-            Its rows are ``{"prompt", "answer", ...}``, or have ``messages`` in place of a prompt.
+            Its rows are ``{"prompt", "answer", ...}``; they may have ``messages`` in place of a
+            prompt, or a ``question`` as in GSM8K.
+        columns: other names for columns of the dataset, as ``{"question": "prompt"}``.
+        limit: reads only so many rows of the dataset, the first ones.
         split: ``"train"`` or ``"test"``. None is the train split of a generated task, and all
             rows of ``prompts`` or a dataset.
         task_kwargs: difficulty settings of the task.
@@ -129,6 +136,8 @@ class TextGenerationEnv(gym.Env[str, str]):
         *,
         task: str | Task | None = None,
         dataset: str | Path | None = None,
+        columns: Mapping[str, str] | None = None,
+        limit: int | None = None,
         split: str | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
         style: str | None = None,
@@ -147,15 +156,16 @@ class TextGenerationEnv(gym.Env[str, str]):
     ):
         given = dict(locals())
         _check(max_tokens, tokenizer, render_mode)
-        made = make_task(prompts, examples, task, dataset, split, task_kwargs, style)
+        made = make_task(
+            prompts, examples, task, dataset, split, task_kwargs, style, columns, limit
+        )
         self.task, self._opening = make_opening(
             made, system_prompt, few_shot, tools, max_turns, tool_timeout
         )
         spec = self.task.extract if extract is None else extract
         self.extractor = None if spec is None else make_extractor(spec)
         self.example: Example | None = None
-        self.max_tokens = max_tokens
-        self.tokenizer = tokenizer
+        self.max_tokens, self.tokenizer = max_tokens, tokenizer
         self.render_mode = render_mode
         self.observation_space = UnicodeText(MAX_CHARACTERS)
         self.action_space = UnicodeText(MAX_CHARACTERS)
@@ -163,6 +173,7 @@ class TextGenerationEnv(gym.Env[str, str]):
             self.task,
             reward_fn,
             reward_weights,
+            extract,
             timeout=reward_timeout,
             process=reward_process,
             on_timeout=reward_on_timeout,
@@ -253,20 +264,15 @@ class TextGenerationEnv(gym.Env[str, str]):
         else:
             read, answer = self._read(action)
             said, score, over = self._episode.play(action, read)
-            answers = (None if self._talk is not None and self._talk.called else answer,)
+            answers = (answer,)
         before, example = self._transcript, self.example
         begun = self._let_go(unless=action)
+        scored: Scored
         if self._episode.pending:
-            reward, components, correct = 0.0, {}, None
+            scored = 0.0, {}, None
         else:
-            reward, components, correct = self.reward(
-                before,
-                action,
-                example,
-                score,
-                begun,
-                answers,  # type: ignore[arg-type]
-            )
+            scored = self.reward(before, action, example, score, begun, answers)  # type: ignore[arg-type]
+        reward, components, correct = scored
         self._transcript = transcript = f"{before}{action}{said}"[:MAX_CHARACTERS]
         self._turns += 1
         most_turns = self.task.max_turns
@@ -316,7 +322,8 @@ class TextGenerationEnv(gym.Env[str, str]):
     def _read(self, action: str) -> tuple[str | None, str | None]:
         """What the task reads of an action, and the answer in it; once for each action."""
         if self._latest is None or self._latest[0] != action:
-            self._latest = action, self.extractor.read(action, self.task.is_answer)  # type: ignore
+            task = self.task if self._talk is None else self._talk
+            self._latest = action, self.extractor.read(action, task.is_answer)  # type: ignore
         return self._latest[1]
 
     def _takes(self, action: str) -> bool:
@@ -351,7 +358,16 @@ class TextGenerationEnv(gym.Env[str, str]):
     @property
     def copy_kwargs(self) -> dict[str, Any]:
         """Changes to the spec's kwargs with which a copy shares this environment's task object."""
-        own = ("prompts", "examples", "dataset", "split", "task_kwargs", "style")
+        own = (
+            "prompts",
+            "examples",
+            "dataset",
+            "columns",
+            "limit",
+            "split",
+            "task_kwargs",
+            "style",
+        )
         return {**dict.fromkeys(own), "task": self.task}
 
     def render(self) -> str | None:

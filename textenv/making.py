@@ -11,6 +11,7 @@ from textenv import tasks
 from textenv.conversation import DEFAULT_TURNS, Opening
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.rewards import Reward, RewardSpec
+from textenv.rewards.extract import ExtractSpec
 from textenv.tasks import Task
 from textenv.tasks.base import STYLES, check_range
 from textenv.tasks.dataset import Dataset, from_prompts
@@ -28,6 +29,8 @@ def make_task(
     split: str | None,
     task_kwargs: Mapping[str, Any] | None,
     style: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
 ) -> Task:
     """The task that the arguments of an environment describe.
 
@@ -43,6 +46,9 @@ def make_task(
         raise ConfigError("examples belong to prompts, and no prompts are given")
     if task_kwargs and (prompts is not None or dataset is not None):
         raise ConfigError("task_kwargs are settings of a task; prompts and dataset take none")
+    if (columns is not None or limit is not None) and dataset is None:
+        word = "limit is of" if columns is None else "columns are those of"
+        raise ConfigError(f"{word} a dataset, and none is given")
     for name, value, kinds in (
         ("task", task, (str, Task)),
         ("dataset", dataset, (str, Path)),
@@ -66,7 +72,7 @@ def make_task(
     if prompts is not None:
         return from_prompts(prompts, examples, split)
     if dataset is not None:
-        return from_path(dataset, split)
+        return from_path(dataset, split, columns, limit)
     return tasks.make(task or "arithmetic", style, split=split or "train", **(task_kwargs or {}))
 
 
@@ -96,16 +102,23 @@ def make_opening(
     made = Tools(() if tools is None else tools, tool_timeout, own)
     if max_turns is not None:
         check_range("max_turns", max_turns, 1, 1000)
-    elif task.max_turns == 1:
+    elif task.max_turns == 1 and not own:
         max_turns = DEFAULT_TURNS
     task = task if max_turns is None else task.with_max_turns(max_turns)
     return task, Opening(system_prompt, few_shot, made)
 
 
 def make_reward(
-    task: Task, reward_fn: RewardSpec | None, weights: Mapping[str, float] | None, **calling: Any
+    task: Task,
+    reward_fn: RewardSpec | None,
+    weights: Mapping[str, float] | None,
+    extract: ExtractSpec | None = None,
+    **calling: Any,
 ) -> Reward:
     """The reward of an environment of this task; ``calling`` are other settings of `Reward`.
+
+    Without a reward function a task's own verifier scores. Own prompts have none: if the user said
+    what to extract of a completion, that must equal the answer.
 
     Raises:
         ConfigError: if a task without a verifier has no reward function.
@@ -113,12 +126,12 @@ def make_reward(
     """
     own_examples = isinstance(task, Dataset)
     if reward_fn is None:
-        if own_examples:
+        if own_examples and extract is None:
             raise ConfigError(
                 "own prompts and datasets need a reward_fn: a function "
                 "fn(prompt, completion, example) or a name such as 'exact_match'"
             )
-        reward_fn = "correct"
+        reward_fn = "exact_match" if own_examples else "correct"
     reward = Reward(reward_fn, weights, has_verifier=not own_examples, **calling)
     if isinstance(task, Dataset):
         task.require(reward.requires, f"reward_fn={reward_fn!r}", reward.checks)

@@ -206,7 +206,7 @@ class Tokenizer:
         return text.partition(mark)[2]
 
 
-def load_tokenizer(tokenizer: Any) -> Tokenizer:
+def load_tokenizer(tokenizer: Any, what: str = "tokenizer") -> Tokenizer:
     """Load a tokenizer by name, or adapt a tokenizer object of another library.
 
     Args:
@@ -215,6 +215,7 @@ def load_tokenizer(tokenizer: Any) -> Tokenizer:
             unless it is cached), or an object: a `Tokenizer`, a tokenizer of `tokenizers`,
             `transformers` or mlx-lm, or any object with ``encode``, ``decode`` and
             ``vocab_size``.
+        what: what messages call the name: that of a tokenizer, or of a model.
 
     Raises:
         MissingFileError: if the name is not a folder, or the folder has no tokenizer; names it.
@@ -225,7 +226,7 @@ def load_tokenizer(tokenizer: Any) -> Tokenizer:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if isinstance(tokenizer, (str, Path)):
-        return _from_folder(find_folder(str(tokenizer), "tokenizer", _FILES))
+        return _from_folder(find_folder(str(tokenizer), what, _FILES))
     if hasattr(tokenizer, "token_to_id"):  # no isinstance: `tokenizers` may not be installed
         return _of_tokenizers(tokenizer)
     return _of_object(tokenizer)

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv.conversation import Conversation
-from textenv.env import MAX_CHARACTERS, TextGenerationEnv, why_invalid, why_too_long
+from textenv.env import MAX_CHARACTERS, Scored, TextGenerationEnv, why_invalid, why_too_long
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.resets import draw_ids, named
 from textenv.spaces import UnicodeText
@@ -234,13 +234,14 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             self._one_answer = False
             of = [self._leveled.get(i, self.task) for i in self._lanes]
             self._episodes = [each.begin(e) for each, e in zip(of, self.examples)]
-        shown, episodes = list(examples), []
+        shown = list(examples)
+        episodes: list[Episode] = []
         for row, example in enumerate(examples):
             if self._opening.always or "messages" in example:
-                shown[row], episode = self._opening.begin(task, example, self.task.max_turns)
+                shown[row], talk = self._opening.begin(task, example, self.task.max_turns)
+                episodes.append(talk)
             else:
-                episode = task.begin(example)
-            episodes.append(episode)
+                episodes.append(task.begin(example))
         return shown, episodes
 
     def _play(
@@ -254,7 +255,8 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         read: Sequence[str | None] = actions
         answers: Sequence[str | None] | None = None
         if single.extractor is not None:
-            read, answers = zip(*(single.extractor.read(a, task.is_answer) for a in actions))
+            pairs = zip(lanes, actions)
+            read, answers = zip(*(single.extractor.read(a, self._is_answer(i)) for i, a in pairs))
         if self._one_answer and self._leveled:
             of = [self._leveled.get(i, task) for i in lanes]
             scores = [_score(*row) for row in zip(of, examples, read)]
@@ -272,22 +274,11 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
             if answers is None:
                 turns = [episode.step(action) for episode, action in zip(episodes, actions)]
             else:
-                turns = [e.play(*row) for e, *row in zip(episodes, actions, read)]
-                called = [isinstance(e, Conversation) and e.called for e in episodes]
-                answers = [None if call else said for call, said in zip(called, answers)]
+                turns = [e.play(a, r) for e, a, r in zip(episodes, actions, read)]
             said, scores, last = zip(*turns)
             after = map(add, map(add, before, actions), said)
             ends = np.array(last, bool)
-        if any(episode.pending for episode in episodes):  # calls of tools, which are not scored
-            asked = [row for row, episode in enumerate(episodes) if not episode.pending]
-            some: list[Any] = [
-                None if column is None else [column[row] for row in asked]
-                for column in (before, actions, examples, scores, answers)
-            ]
-            found = dict(zip(asked, single.reward.batch(*some) if asked else ()))
-            scored = [found.get(row, (0.0, {}, None)) for row in range(len(lanes))]
-        else:
-            scored = single.reward.batch(before, actions, examples, scores, answers)
+        scored = self._scored(before, actions, examples, scores, answers, episodes)
         rewards, components, correct = zip(*scored)
         abstained = [math.isnan(reward) for reward in rewards]
         transcripts = list(after)
@@ -323,6 +314,33 @@ class TextGenerationVectorEnv(VectorEnv[Observations, Sequence[str], np.ndarray]
         if self._limit is not None:  # also truncates an episode that terminates on its last step
             spent |= turn >= self._limit
         return columns, rewards, ends, spent
+
+    def _is_answer(self, lane: int) -> Callable[[str], bool]:
+        """Says whether an action is an answer in this lane."""
+        episode = self._episodes[lane]
+        return episode.is_answer if isinstance(episode, Conversation) else self.task.is_answer
+
+    def _scored(
+        self,
+        before: list[str],
+        actions: list[str],
+        examples: list[Example],
+        scores: Sequence[float | None],
+        answers: Sequence[str | None] | None,
+        episodes: list[Episode],
+    ) -> list[Scored]:
+        """What the reward says of these actions; calls of tools earn nothing and are not scored."""
+        batch = self._single.reward.batch
+        if not any(episode.pending for episode in episodes):
+            return batch(before, actions, examples, scores, answers)
+        scored: list[Scored] = [(0.0, {}, None)] * len(actions)
+        asked = [row for row, episode in enumerate(episodes) if not episode.pending]
+        if asked:
+            columns = before, actions, examples, scores, answers
+            some: Any = [column and [column[row] for row in asked] for column in columns]
+            for row, outcome in zip(asked, batch(*some)):
+                scored[row] = outcome
+        return scored
 
     def _turn_over(self, playing: list[int], columns: Columns) -> Info:
         """In SAME_STEP mode, start the next episode in ended lanes; returns the step's info."""

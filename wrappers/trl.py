@@ -1,4 +1,4 @@
-"""Lets TRL's ``GRPOTrainer`` train on environments and reward functions of this package.
+"""Lets TRL's ``GRPOTrainer`` train on environments and rewards of this package, and the reverse.
 
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -16,18 +16,24 @@ In a task of one turn the completion is the action. In a task of several turns t
 tool ``act`` for each action, for which TRL needs a chat template with tools. If the episode has
 not ended then, the model's final message is the last action. This was written for TRL 1.16, whose
 ``environment_factory`` is experimental. Nothing in this module imports TRL.
+
+The other way round, `from_trl_reward` makes a reward function of this package from one of TRL's.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, ConfigTypeError
 from textenv.rewards import Reward, RewardSpec
+from textenv.rewards.calls import is_async
+from textenv.tokenizers import load_tokenizer
 from textenv.wrappers.text import require_text
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments", "completion_ids")
@@ -196,6 +202,121 @@ def reward_function(
         for part in parts
     )
     return trl_reward
+
+
+class TRLReward:
+    """A reward function of this package that calls one of TRL's; `from_trl_reward` makes it.
+
+    It takes a batch, and declares so, as `textenv.reward` does for other functions.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        verifies: bool,
+        conversational: bool | None,
+        tokenizer: Any,
+    ):
+        self.function = function
+        self._conversational, self._tokenizer = conversational, tokenizer
+        bare: Any = function
+        while isinstance(bare, functools.partial):
+            bare = bare.func
+        self.__name__ = getattr(bare, "__name__", type(bare).__name__)
+        self.batch, self.verifies = True, verifies
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], examples: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
+        """The rewards of some completions; None for each one that the function leaves out."""
+        return _rewards(self.function(**self._arguments(prompts, completions, examples)))
+
+    def _arguments(
+        self, prompts: Sequence[str], completions: Sequence[str], examples: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What TRL's trainer passes, by name."""
+        asked: list[Any] = list(prompts)
+        said: list[Any] = list(completions)
+        for i, example in enumerate(examples):
+            chat = "messages" in example if self._conversational is None else self._conversational
+            if chat:
+                user = [{"role": "user", "content": prompts[i]}]
+                asked[i] = example.get("messages") or user
+                said[i] = [{"role": "assistant", "content": completions[i]}]
+        left_out = {*_NOT_COLUMNS, "prompt", "messages", "completion", "prompts", "completions"}
+        keys = {key: None for example in examples for key in example if key not in left_out}
+        columns = {key: [example.get(key) for example in examples] for key in keys}
+        if self._tokenizer is not None:
+            encode = self._tokenizer.encode
+            columns["completion_ids"] = [
+                encode(completion, add_special_tokens=False) for completion in completions
+            ]
+        loggers = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
+        return {"prompts": asked, "completions": said, **columns, **loggers}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TRLReward:
+        """The same object, as of any function."""
+        return self
+
+
+class AsyncTRLReward(TRLReward):
+    """The same for a function that is ``async def``."""
+
+    async def __call__(  # type: ignore[override]
+        self, prompts: Sequence[str], completions: Sequence[str], examples: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
+        """The rewards of some completions; None for each one that the function leaves out."""
+        return _rewards(await self.function(**self._arguments(prompts, completions, examples)))
+
+
+def from_trl_reward(
+    function: Callable[..., Any],
+    *,
+    verifies: bool = False,
+    conversational: bool | None = None,
+    tokenizer: Any = None,
+) -> TRLReward:
+    """Make a reward function of this package from one that was written for TRL's ``GRPOTrainer``.
+
+    It is called as TRL calls it, with a whole batch: ``function(prompts=..., completions=...,
+    **columns)``. The columns are the keys of the examples; a key that one of them lacks is None
+    there. ``trainer_state`` is None, and ``log_extra`` and ``log_metric`` log nothing.
+
+    Args:
+        function: plain or ``async def``; None among its rewards abstains, and so does NaN.
+        verifies: whether 1.0 means that the completion is correct.
+        conversational: whether prompts and completions are lists of messages. None: for examples
+            with ``messages``. TRL's own reward functions always need lists.
+        tokenizer: a tokenizer, or its name or folder, for functions that read ``completion_ids``;
+            these are the completion's text encoded again, without an EOS.
+
+    Raises:
+        ConfigTypeError: if it is no function.
+        ConfigError: if the function needs ``completion_ids``, and there is no tokenizer.
+    """
+    if not callable(function):
+        raise ConfigTypeError(
+            f"from_trl_reward takes a function fn(completions, **kwargs), got {function!r:.80}"
+        )
+    ids = inspect.signature(function).parameters.get("completion_ids")
+    if tokenizer is None and ids is not None and ids.default is ids.empty:
+        raise ConfigError(
+            f"{getattr(function, '__name__', type(function).__name__)} reads completion_ids: give "
+            "from_trl_reward the model's tokenizer too, tokenizer=NAME"
+        )
+    kind = AsyncTRLReward if is_async(function) else TRLReward
+    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
+    return kind(function, verifies, conversational, loaded)
+
+
+def _rewards(outcome: Iterable[Any]) -> list[float | None]:
+    """Rewards as numbers, of Python's or of torch's; None for None and NaN, as TRL has it."""
+    numbers = [None if value is None else float(value) for value in outcome]
+    return [None if value is None or math.isnan(value) else value for value in numbers]
+
+
+def _ignore(*logged: Any, **named: Any) -> None:
+    """Log nothing."""
 
 
 def _text(message: Any) -> str:

@@ -19,7 +19,7 @@ from textenv.errors import MissingDependencyError, TextEnvError
 
 # command -> what it does; its module has ``Args``, a dataclass, and ``run(args)``.
 COMMANDS = {
-    "train": "train by GRPO or PPO (with no argument: GRPO on sums, with tiny-lm)",
+    "train": "train by GRPO, PPO or given answers (with no argument: GRPO on sums, with tiny-lm)",
     "rollout": "collect rollouts and save them as files, without training",
     "eval": "evaluate a model on test examples, or a control policy in episodes",
     "compare": "train agents side by side: same environment, seeds and evaluation for all",

@@ -106,6 +106,7 @@ def run(args: Args | compare_strategies.Args) -> int:
 def _arena(args: Args) -> Arena:
     from textenv.algos.ppo_config import preset
 
+    args.text.refuse_eval_dataset("compare")
     total = args.total_timesteps
     if total is None:
         total = preset(args.env).total_timesteps

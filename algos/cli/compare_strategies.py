@@ -38,7 +38,7 @@ class Args:
 
     strategies: tuple[str, ...] = ("plain", "dapo", "pods")
     """plain, and others: parts (dapo, pods:keep=8, ...) and settings of GRPO (num_iterations=2)
-    joined by +, as in greso+pods:keep=8+num_iterations=2."""
+    joined by +, as in greso+pods:keep=8+num_iterations=2. A part of your own is FILE.py:NAME."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
@@ -114,6 +114,7 @@ def _contest(
     """Make the contest; everything that can be refused is refused here."""
     from textenv.algos.compare.strategies.runs import Contest, StrategyArena, parse_entrants
 
+    args.text.refuse_eval_dataset("compare")
     half, twentieth = max(1, args.tokens // 2), max(1, args.tokens // 20)
     arena = StrategyArena(
         args.text.for_model("TextGen-v0", args.model).env_kwargs(),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import gymnasium as gym
+import tyro
 from gymnasium.error import InvalidAction
 
 from textenv.algos.cli.shared.escape import count, say, shown
+from textenv.algos.cli.shared.text_envs import TextTask, make_split
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.storage.files import load_rollout
@@ -27,12 +30,9 @@ class Args:
     An answer continues in the next line if its line ends with a backslash.
     """
 
-    task: str = "arithmetic"
-    """Name of the task."""
-    task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Difficulty parameters of the task, as in --task-kwargs digits 3."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     split: str = "train"
-    """Split of the task, train or test."""
+    """Split of the task or dataset, train or test; all: every row of a dataset."""
     episodes: int | None = None
     """How many episodes; None plays five, or shows all that a file holds."""
     seed: int = 0
@@ -55,9 +55,8 @@ def run(args: Args) -> int:
 
 
 def _play(args: Args) -> int:
-    env: gym.Env[str, str] = gym.make(
-        "TextGen-v0", task=args.task, split=args.split, task_kwargs=args.task_kwargs or None
-    )
+    args.text.refuse_eval_dataset("play")
+    env: gym.Env[str, str] = make_split("TextGen-v0", args.text, args.split)
     game: TextGenerationEnv = env.unwrapped  # type: ignore[assignment]
     recorder = RecordTranscript(env, args.record) if args.record is not None else None
     episodes = args.episodes or _EPISODES

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from textenv.algos.cli.shared.display import Terminal, progress_bar
-from textenv.algos.config import LARGEST_WIDTH, check_bounds, check_counts
+from textenv.algos.cli.shared.text_envs import TextTask
+from textenv.algos.config import LARGEST_WIDTH, check_bounds, check_counts, check_integer
 from textenv.algos.control.random_policy import RandomPolicy
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.episodes.style import style_for
@@ -24,18 +27,27 @@ class Args:
     """Collect rollouts and save them as files. Without options: CartPole, played at random."""
 
     env: str | None = None
-    """Id of an environment, of control or of text; unset: CartPole-v1; with --task: TextGen-v0."""
-    task: str | None = None
-    """Name of a task of TextGen-v0, see textenv envs; unset: arithmetic."""
+    """Id of an environment, of control or of text; unset: CartPole-v1; with --task, --dataset and
+    other options of text: TextGen-v0."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     policy: str | None = None
     """random; for control the folder of a trained policy, for text a model (tiny-lm, a folder,
     or a name on the Hugging Face hub); unset: random for control, tiny-lm for text."""
-    n_steps: int = 2048
-    """Transitions of all environments in a rollout; for text at most so many, in whole groups."""
+    n_steps: int | None = None
+    """Transitions of all environments in a rollout; for text at most so many, in whole groups;
+    unset: 2048 of control, 32 of text."""
     num_envs: int = 8
     """Parallel environments of control; for text copies are made as they are needed."""
     num_generations: int = 8
     """Text: completions of each prompt (a group)."""
+    max_completion_length: int = 64
+    """Text: longest completion, in tokens."""
+    temperature: float = 1.0
+    """Text: divides the logits before sampling."""
+    top_p: float = 1.0
+    """Text: sample from the most probable tokens of this total probability only."""
+    strategy: tuple[str, ...] = ()
+    """Text: parts of the rollout strategy, such as dapo pods:keep=8, or FILE.py:NAME."""
     rollouts: int = 1
     """How many rollouts, each a file."""
     out: Path = Path("rollouts")
@@ -48,17 +60,23 @@ class Args:
 
 def run(args: Args) -> int:
     """Collect, and print a line for each file."""
-    check_counts(args, ("n_steps", "num_envs", "rollouts"), 1)
+    if args.n_steps is not None:
+        check_integer("n_steps", args.n_steps, 1)
+    check_counts(args, ("num_envs", "rollouts"), 1)
     check_bounds(args, num_envs=(1, LARGEST_WIDTH))
     check_folder(args.out)
     env = _make_env(args)
     text = is_text(env)
-    if not text and args.n_steps % args.num_envs:
+    if not text and args.n_steps is not None and args.n_steps % args.num_envs:
         raise ConfigError(
             f"n_steps={args.n_steps} must be divisible by num_envs={args.num_envs}: a rollout is "
             "shared evenly by all environments"
         )
-    strategy = create_strategy("grpo", num_generations=args.num_generations) if text else None
+    strategy = None
+    if text:
+        strategy = create_strategy(
+            "grpo", num_generations=args.num_generations, parts=args.strategy
+        )
     policy = (_text_policy if text else _control_policy)(args, env)
     runner = RolloutRunner(env, policy, strategy, args.n_steps, args.seed)
     try:
@@ -85,9 +103,10 @@ def _collect(args: Args, runner: RolloutRunner) -> None:
 
 
 def _make_env(args: Args) -> Any:
-    unset = "CartPole-v1" if args.task is None else "TextGen-v0"
+    args.text.refuse_eval_dataset("rollout")
+    unset = "TextGen-v0" if args.text.given else "CartPole-v1"
     name = unset if args.env is None else args.env
-    kwargs = {} if args.task is None else {"task": args.task}
+    kwargs = args.text.env_kwargs()
     if args.policy not in (None, "random"):
         kwargs = style_for(name, kwargs, args.policy)
     try:
@@ -118,4 +137,10 @@ def _text_policy(args: Args, env: Any) -> Any:
     from textenv.algos.lm.generation.policy import create_policy
     from textenv.algos.lm.models.loading import load_model
 
-    return create_policy(*load_model(args.policy or "tiny-lm"), {"seed": args.seed})
+    params = {
+        "max_tokens": args.max_completion_length,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "seed": args.seed,
+    }
+    return create_policy(*load_model(args.policy or "tiny-lm"), params)

@@ -1,4 +1,4 @@
-"""textenv train: trains by GRPO or PPO, on text or on control."""
+"""textenv train: trains by GRPO, PPO or supervised fine-tuning, on text or on control."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from textenv.algos.cli import train_offline
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
 from textenv.algos.cli.shared.dry_run import dry_run
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.step_log import StepLog
-from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs
+from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
+from textenv.algos.cli.training import offline, sft
 from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -35,14 +35,14 @@ from textenv.errors import ConfigError
 class GRPOArgs:
     """Train a language model on a text task by GRPO.
 
-    `--algo ppo --help` shows the options of PPO, and `--from-rollouts DIR --help` those of training
-    from exported rollouts.
+    `--algo ppo --help` shows the options of PPO, `--algo sft --help` those of training on given
+    answers, and `--from-rollouts DIR --help` those of training from exported rollouts.
     """
 
     config: Path | None = None
     """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     algo: Literal["grpo"] = "grpo"
-    """The algorithm: grpo or ppo."""
+    """The algorithm: grpo, ppo or sft."""
     model: str = "tiny-lm"
     """tiny-lm (ships with the package), a folder, or a name on the Hugging Face hub."""
     env: str = "TextGen-v0"
@@ -67,7 +67,7 @@ class PPOArgs:
     config: Path | None = None
     """A TOML file of these settings, such as a run's config.toml; options given beside it win."""
     algo: Literal["ppo"] = "ppo"
-    """The algorithm: grpo or ppo."""
+    """The algorithm: grpo, ppo or sft."""
     model: str | None = None
     """On control mlp, or the folder of a saved policy to train further; on text tiny-lm, a folder,
     or a hub name. Unset: mlp or tiny-lm."""
@@ -92,6 +92,7 @@ class PPOArgs:
 
 
 Args = GRPOArgs | PPOArgs
+Job = Args | sft.SFTArgs | offline.OfflineJob
 
 
 @dataclass
@@ -110,7 +111,7 @@ class _Training:
     """The metrics of the picture's two axes."""
 
 
-def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
+def parse(argv: Sequence[str]) -> Job:
     """Parse the options.
 
     What the command line does not set comes from ``--config``, and the rest from the defaults for
@@ -127,25 +128,27 @@ def parse(argv: Sequence[str]) -> Args | train_offline.OfflineJob:
                 "--dry-run shows a training that generates, by grpo or by ppo on text; one from "
                 "--from-rollouts does not"
             )
-        return train_offline.parse(argv, table)
+        return offline.parse(argv, table)
     algo = given.algo or table.get("algo", "grpo")
-    kind: Any = PPOArgs if algo == "ppo" else GRPOArgs
+    kind: Any = {"ppo": PPOArgs, "sft": sft.SFTArgs}.get(algo, GRPOArgs)
     if table:
         default = from_table(kind, _typed(table), given.config)
     elif kind is PPOArgs:
         default = PPOArgs(env=given.env or PPOArgs.env, ppo=preset(given.env or PPOArgs.env))
     else:
-        default = GRPOArgs()
+        default = kind()
     # Another size is refused below by the parser, which has a message for it.
     if kind is PPOArgs and given.size in SIZES:
         default.ppo = replace(default.ppo, n_steps=SIZES[given.size].n_steps)
     return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
 
 
-def run(args: Args | train_offline.OfflineJob) -> int:
+def run(args: Job) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
-    if isinstance(args, train_offline.OfflineJob):
-        return train_offline.run(args)
+    if isinstance(args, offline.OfflineJob):
+        return offline.run(args)
+    if isinstance(args, sft.SFTArgs):
+        return sft.run(args)
     counts = ("eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
     if args.dry_run:
@@ -290,10 +293,9 @@ def _on_text(args: Args, folder: RunFolder, log: StepLog, eval_env: Any) -> dict
 
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """Turn strings into paths where the settings have paths, because TOML has only strings."""
-    text = table.get("text")
-    places = [(table, ("out", "config")), (text if isinstance(text, dict) else {}, ("dataset",))]
-    for place, keys in places:
-        for key in keys:
-            if isinstance(place.get(key), str):
-                place[key] = Path(place[key])
+    for key in ("out", "config"):
+        if isinstance(table.get(key), str):
+            table[key] = Path(table[key])
+    if isinstance(table.get("text"), dict):
+        table["text"] = paths_from_text(table["text"])
     return table

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import tyro
 
 from textenv import tasks
 from textenv.algos.cli.shared.escape import say
+from textenv.algos.cli.shared.text_envs import TextTask, make_split
 from textenv.algos.config import check_counts
 from textenv.errors import DataError
-from textenv.rewards import Reward
 from textenv.rewards.extract import make_extractor
 from textenv.tasks import Example, GeneratedTask, Task
 from textenv.tasks.dataset import Dataset
-from textenv.tasks.dataset_files import from_path
 
 
 @dataclass
 class Args:
     """Check that the answers of a task's oracle, or of a dataset's rows, score full marks."""
 
-    task: str = "arithmetic"
-    """Name of the task."""
-    task_kwargs: dict[str, int | str] = field(default_factory=dict)
-    """Difficulty parameters of the task, as in --task-kwargs digits 3."""
-    dataset: Path | None = None
-    """A file of examples to check instead of a task; its oracle gives the rows' answers."""
-    reward: tuple[str, ...] = ("exact_match",)
-    """Reward functions that score a dataset."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     examples: int = 200
     """How many examples of each split to check."""
     seed: int = 0
@@ -41,29 +35,43 @@ def run(args: Args) -> int:
         DataError: if an answer of the oracle does not score 1; names the example.
     """
     check_counts(args, ("examples",), 1)
-    if args.dataset is not None:
-        checked = _check_dataset(from_path(args.dataset), args)
-        say(f"{args.dataset}: the answers of all {checked} rows score full marks")
+    text = args.text
+    text.refuse_eval_dataset("validate")
+    if text.dataset is not None:
+        checked = _check_dataset(text)
+        say(f"{text.dataset}: the answers of all {checked} rows score full marks")
         return 0
     keys: dict[str, set[str]] = {}
-    has = tasks.styles(args.task)
+    name = text.task or "arithmetic"
+    has = tasks.styles(name) if text.style is None else (text.style,)
     for split in ("train", "test"):
-        task = tasks.make(args.task, "plain", split=split, **args.task_kwargs)
-        keys[split] = _check(task, args)
-        for style in has[1:]:  # the same problems in other words
-            _check(tasks.make(args.task, style, split=split, **args.task_kwargs), args)
+        try:
+            made = [_make_task(text, style, split) for style in has]
+        except DataError as error:  # a task of a file that has one split alone
+            if split == "train":
+                raise
+            say(f"{error}; the oracle's answers to its train examples score full marks")
+            return 0
+        keys[split] = _check(made[0], args)
+        for task in made[1:]:  # the same problems in other words
+            _check(task, args)
     if both := keys["train"] & keys["test"]:
-        raise DataError(f"{args.task}: {min(both)!r} is in the train and the test split")
+        raise DataError(f"{name}: {min(both)!r} is in the train and the test split")
     say(
-        f"{args.task}: the oracle's answers to {args.examples} train and {args.examples} test "
+        f"{name}: the oracle's answers to {args.examples} train and {args.examples} test "
         f"examples score full marks in style {' and '.join(has)}, and the splits share none of them"
     )
     return 0
 
 
+def _make_task(text: TextTask, style: str, split: str) -> Task:
+    return tasks.make(text.task or "arithmetic", style, split=split, **text.task_kwargs)
+
+
 def _check(task: Task, args: Args) -> set[str]:
     problems = set()
-    for example_id in range(args.seed, args.seed + args.examples):
+    last = args.seed + args.examples
+    for example_id in range(args.seed, last if task.size is None else min(last, task.size)):
         example = task.example(example_id)
         if task.example(example_id) != example:
             raise DataError(f"{task.name}: example {example_id} is another one at a second call")
@@ -89,16 +97,20 @@ def _score(task: Task, example: Example, completion: str) -> float | None:
     return task.no_answer if answer is None else task.score(example, answer)
 
 
-def _check_dataset(task: Dataset, args: Args) -> int:
-    reward = Reward(list(args.reward))
-    task.require(("answer", *reward.requires), "validate", reward.checks)
+def _check_dataset(text: TextTask) -> int:
+    """Check that the rows' answers, as they stand, score full marks; returns how many rows."""
+    bare = replace(text, reward=text.reward or ("exact_match",), extract=None)
+    env: Any = make_split("TextGen-v0", bare, "all")
+    task: Dataset = env.unwrapped.task
+    task.require(("answer",), "validate")
     for example_id in task.ids:
-        example = task.example(example_id)
-        answer = task.oracle(example)
-        _, components, correct = reward(example["prompt"], answer, example)
-        if correct is not True:
+        prompt, _ = env.reset(options={"example_id": example_id})
+        answer = task.oracle(task.example(example_id))
+        _, _, _, _, info = env.step(answer)
+        if info.get("is_correct") is not True:
             raise DataError(
                 f"{task.name}: the answer {answer!r} of example {example_id} "
-                f"({example['prompt']!r}) scores {components}, expected 1"
+                f"({prompt!r}) scores {info['rewards']}, expected 1"
             )
+    env.close()
     return len(task.ids)

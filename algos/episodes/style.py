@@ -35,7 +35,8 @@ def style_for(
     kwargs = dict(env_kwargs or {})
     if chat_template is False or not isinstance(env, str) or not _can_chat(env, kwargs):
         return kwargs
-    return kwargs | {"style": "chat"} if load_tokenizer(tokenizer).has_chat_template else kwargs
+    chats = load_tokenizer(tokenizer, "model").has_chat_template
+    return kwargs | {"style": "chat"} if chats else kwargs
 
 
 def _can_chat(env_id: str, kwargs: Mapping[str, Any]) -> bool:

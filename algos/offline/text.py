@@ -393,7 +393,7 @@ def check_tokens(trajectories: Sequence[Trajectory], policy: LanguageModelPolicy
         DataError: if the ids do not fit the model; names what does not fit.
     """
     size = _vocabulary(policy.model)
-    encoded: dict[str, list[int]] = {}
+    encoded: dict[tuple[str, str], list[int]] = {}
     is_known = set(np.flatnonzero(policy.model.known_ids).tolist()).issuperset
     for number, t in enumerate(trajectories):
         token_ids, prompt_ids = list(t.token_ids or ()), list(t.prompt_ids or ())
@@ -406,12 +406,14 @@ def check_tokens(trajectories: Sequence[Trajectory], policy: LanguageModelPolicy
         elif t.completion_truncated is False and not policy.ends(token_ids):
             why = f"an end of id {token_ids[-1]}, and the model ends with {policy.end_ids}"
         elif t.prompt is not None:
-            if t.prompt not in encoded:
-                encoded[t.prompt] = policy.encode(t.prompt)
-            if encoded[t.prompt] != prompt_ids:
+            said = t.reset_info.get("messages"), t.reset_info.get("tools")
+            key = t.prompt, repr(said)
+            if key not in encoded:
+                encoded[key] = policy.encode(t.prompt, *said)
+            if encoded[key] != prompt_ids:
                 why = (
                     f"prompt {t.prompt!r:.40} as {_brief(prompt_ids)}, and the model encodes it "
-                    f"as {_brief(encoded[t.prompt])}"
+                    f"as {_brief(encoded[key])}"
                 )
         if why:
             raise DataError(

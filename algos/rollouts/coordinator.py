@@ -57,7 +57,7 @@ class RolloutCoordinator:
         create_policy: Callable[[], Policy],
         algorithm: str | Strategy = "grpo",
         num_workers: int = 0,
-        max_steps: int = 2048,
+        max_steps: int | None = None,
         seed: int = 0,
     ):
         strategy = algorithm if isinstance(algorithm, Strategy) else create_strategy(algorithm)

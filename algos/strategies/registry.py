@@ -1,10 +1,12 @@
 """Makes strategy parts from strings: ``name`` or ``name:key=value,key=value``.
 
-A new part is one file in ``prompts/``, ``trees/`` or ``selection/``, and one line in `_BUILT_IN`.
+A part of a user's own file is ``FILE.py:NAME``, with settings behind a further colon. A new part is
+one file in ``prompts/``, ``trees/`` or ``selection/``, and one line in `_BUILT_IN`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import types
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 from textenv.algos.config import check_types
 from textenv.algos.strategies.protocols import SLOTS, StrategyPart, settings_of
 from textenv.errors import ConfigError, ConfigTypeError, unknown
+from textenv.from_files import load, split_name
 
 _BUILT_IN = {  # name -> module below this folder, class
     "uniform": ("prompts.uniform", "Uniform"),
@@ -72,13 +75,19 @@ def make_part(text: Any) -> StrategyPart:
     Raises:
         ConfigError: for an unknown part or setting, or a value that the part refuses; names it.
         ConfigTypeError: for an object of another kind.
+        MissingFileError: if there is no such file.
     """
     if isinstance(text, StrategyPart) and text.slot:
         return text
     if not isinstance(text, str):
         raise ConfigTypeError(_no_slot(repr(text)))
-    name, _, rest = text.partition(":")
-    kind = _find(name)
+    own = split_name(text)
+    name, _, rest = (own[1] if own else text).partition(":")
+    kind = _load(own[0], name) if own else _find(name)
+    if isinstance(kind, StrategyPart):
+        if rest:
+            raise ConfigError(f"strategy part {text!r} is an object, which takes no settings")
+        return copy.deepcopy(kind)  # what it remembers is of one run
     given: dict[str, str] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
@@ -119,6 +128,15 @@ def _find(name: str) -> type[StrategyPart]:
         importlib.import_module(f"textenv.algos.strategies.{module}"), attribute
     )
     return found
+
+
+def _load(path: str, name: str) -> type[StrategyPart] | StrategyPart:
+    """The class or the object that a file calls by this name."""
+    found = load(path, name, "strategy part")
+    kind = found if isinstance(found, type) else type(found)
+    if not (issubclass(kind, StrategyPart) and kind.slot):
+        raise ConfigTypeError(_no_slot(f"{path}:{name}, of type {type(found).__name__}"))
+    return found  # type: ignore[no-any-return]
 
 
 def _typed(text: str, hint: Any) -> Any:

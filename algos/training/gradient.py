@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -49,6 +50,7 @@ class LocalGradient:
         self._model = model
         self._loss_fn = loss_fn
         self._scorer = Scorer(model, gradient_checkpointing)
+        self._wants_hits = "hits" in inspect.signature(loss_fn).parameters
 
     def gradient(self, microbatches: Sequence[MicroBatch]) -> tuple[list[LossResult], Any]:
         """The loss of each microbatch, and the gradient of the sum of the losses."""
@@ -73,7 +75,10 @@ class LocalGradient:
             extra["ref_logprobs"] = mx.array(part.ref_logprobs)
         if batch.weights is not None:
             extra["weights"] = mx.array(batch.weights)
-        logprobs, entropies = self._scorer(batch)  # (N, T) each
+        if self._wants_hits:
+            logprobs, entropies, extra["hits"] = self._scorer.with_hits(batch)
+        else:
+            logprobs, entropies = self._scorer(batch)  # (N, T) each
         mask, old = mx.array(batch.mask), mx.array(batch.old_logprobs)
         loss, metrics = self._loss_fn(logprobs, old, mx.array(part.advantages), mask, **extra)
         off = mx.stop_gradient(mx.abs(logprobs - old) * mask).max()

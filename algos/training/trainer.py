@@ -59,7 +59,8 @@ class Trainer:
             batch, so that rows without signal can be left out and the others can be taken in
             microbatches. If it declares ``ref_logprobs``, it is given those of ``reference``. If
             it declares ``weights``, and trajectories have ``token_weights``, it is given these as
-            (N, T). The ``token_advantages`` of a trajectory replace the advantage that
+            (N, T). If it declares ``hits``, it is given 1 for each token that is the most probable
+            one, else 0. The ``token_advantages`` of a trajectory replace the advantage that
             ``advantage_fn`` gives it.
         optimizer: an MLX optimizer; None: AdamW with `default_learning_rate`, betas 0.9 and 0.95,
             no weight decay, bias correction.

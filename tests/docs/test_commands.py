@@ -81,7 +81,8 @@ def forms_of(arguments: Sequence[str], rollouts: Path) -> list[tuple[str, ...]]:
         kinds = ("control",) if ppo else ("control", "text")
         return [("train", "--from-rollouts", str(rollouts / kind), *ppo) for kind in kinds]
     if arguments[0] == "train":
-        return [("train", *ppo)]
+        sft = ("--algo", "sft") if "--algo" in given and "sft" in arguments else ()
+        return [("train", *ppo, *sft)]
     if arguments[0] == "compare" and "--strategies" in given:
         return [("compare", "--strategies", "plain")]
     return [(arguments[0],)]
@@ -89,7 +90,8 @@ def forms_of(arguments: Sequence[str], rollouts: Path) -> list[tuple[str, ...]]:
 
 def all_options(rollouts: Path) -> frozenset[str]:
     offline = ["train", "--from-rollouts"]
-    calls = [["train", "--algo", "ppo"], ["compare", "--strategies"], offline]
+    calls = [["train", "--algo", algo] for algo in ("ppo", "sft")]
+    calls += [["compare", "--strategies"], offline]
     calls += [[*offline, "--algo", "ppo"], *([command] for command in COMMANDS)]
     return frozenset().union(*(options(f) for call in calls for f in forms_of(call, rollouts)))
 
@@ -129,6 +131,7 @@ def test_commands_and_options_exist(page, rollouts):
         ("`textenv train --nothing 3`", 1),
         ("`--nothing`", 1),
         ("`textenv train --gamma 1`, `textenv train --algo ppo --gamma 1`", 1),  # PPO's alone
+        ("`textenv train --max-length 9`, `textenv train --algo sft --max-length 9`", 1),
         ("`textenv compare --tokens 5`", 1),  # of --strategies alone
         ("```bash\ntrue && textenv view \\\n  --nothing\n```", 1),
         ("```bash\necho x | python -m textenv nothing\n```", 1),

@@ -292,3 +292,63 @@ def test_the_prompt_has_one_bos_and_no_eos_and_ids_without_a_token_are_masked():
         observation, info = env.reset()
         assert observation["ids"][observation["mask"] == 1].tolist() == [0, 2, 5]
         assert np.flatnonzero(info["action_mask"]).tolist() == [1, 2, 5]
+
+
+# -- conversations
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2="}]
+
+
+def half(number: int) -> float:
+    """Halve a number."""
+    return number / 2
+
+
+@pytest.fixture
+def chat_tokenizer():
+    pytest.importorskip("transformers")
+    pytest.importorskip("mlx_lm")
+    from tests.algos.lm.generation.shared import family
+
+    return family("chatml")
+
+
+def test_a_conversation_is_encoded_as_the_chat_template_has_it(chat_tokenizer):
+    """Over turns, up to the answer that is next; the agent's tokens stay as it chose them."""
+    given = {"prompts": [CHAT], "reward_fn": "length", "tools": [half], "tool_timeout": None}
+    env = make(tokenizer=chat_tokenizer, max_tokens=80, max_length=4096, **given)
+    observation, info = env.reset()
+
+    def shown():
+        return list(observation["ids"][observation["mask"] == 1])
+
+    def rendered(messages):
+        # The template does not show tools: they are described in the system message.
+        return chat_tokenizer.encode(
+            load_tokenizer(chat_tokenizer).render_chat(messages, tools=info["tools"]),
+            add_special_tokens=False,
+        )
+
+    assert shown() == rendered(CHAT)
+    call = '<tool_call>\n{"name": "half", "arguments": {"number": 4}}\n</tool_call>'
+    tokens = [*chat_tokenizer.encode(call, add_special_tokens=False), chat_tokenizer.eos_token_id]
+    for token in tokens:
+        observation, *_, step = env.step(token)
+    assert step["messages"][-1]["content"] == "2.0"
+    assert shown() == rendered(step["messages"])
+    for token in chat_tokenizer.encode("ab", add_special_tokens=False):
+        observation, *_ = env.step(token)
+    observation, reward, terminated, *_, step = env.step(chat_tokenizer.eos_token_id)
+    assert (reward, terminated) == (2.0, True)
+    assert step["messages"][-1] == {"role": "assistant", "content": "ab"}
+
+
+def test_plain_prompts_and_tokenizers_without_a_template_are_read_as_before(chat_tokenizer):
+    env = make(tokenizer=chat_tokenizer, prompts=["ab"], reward_fn="length", max_length=64)
+    observation, _ = env.reset()
+    ids = observation["ids"][observation["mask"] == 1]
+    assert chat_tokenizer.decode(list(ids)) == "ab"
+    env = make(prompts=[CHAT], reward_fn="length", max_length=64)
+    observation, info = env.reset()
+    ids = observation["ids"][observation["mask"] == 1]
+    assert list(ids) == env.unwrapped.tokenizer.encode_prompt(info["prompt"])

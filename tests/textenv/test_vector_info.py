@@ -90,3 +90,15 @@ def test_values_of_lanes_are_taken_put_and_found(lanes):
     put(values, lanes, [letter.upper() for letter in taken(values, lanes)])
     assert [i for i, letter in enumerate(values) if letter.isupper()] == lanes
     assert np.arange(LANES)[where(lanes, LANES)].tolist() == lanes
+
+
+def test_lists_stay_lists_in_each_lane():
+    """Also if they are of one length, which NumPy would take for a matrix."""
+    for values in ([[1, 2], [3, 4]], [[], [5]], [[{"a": 1}], [{"a": 2}]]):
+        built = from_columns({"messages": values}, [1, 3], LANES)
+        assert built["messages"].dtype == object
+        assert built["messages"].tolist() == [None, values[0], None, values[1], None]
+        alike = gymnasiums({lane: {"messages": v} for lane, v in zip([1, 3], values)}, [1, 3])
+        assert built["messages"].tolist() == alike["messages"].tolist()
+    some = from_columns({"messages": Some([[1], None])}, [0, 1], LANES)
+    assert some["_messages"].tolist() == [True, *[False] * 4]

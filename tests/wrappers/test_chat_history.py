@@ -163,3 +163,30 @@ def test_at_the_end_nobody_is_asked_to_speak(chat_model):
 def test_a_tokenizer_without_a_template_is_refused():
     with pytest.raises(ValueError, match="'tiny-lm' has no chat template"):
         ChatHistory(guess(), "tiny-lm")
+
+
+def add(a: int) -> int:
+    """Add one."""
+    return a + 1
+
+
+def test_the_environments_own_messages_are_shown(chat_model):
+    pytest.importorskip("transformers")
+    chat = [message("system", "Be brief."), message("user", "2+2?")]
+    given = {"prompts": [chat], "reward_fn": "length", "tools": [add], "tool_timeout": None}
+    env = ChatHistory(gym.make("TextGen-v0", **given), system="Think.")
+    observation, info = env.reset()
+    start = [message("system", "Think.\n\nBe brief."), chat[1]]
+    assert observation == tuple(start) and info["messages"] == start
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call>'
+    observation, *_, info = env.step(call)
+    assert observation == (*start, message("assistant", call), message("tool", "4"))
+    assert observation in env.observation_space
+    assert info["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"a": 3}
+    observation, _, terminated, *_ = env.step("4")
+    assert terminated and observation[-1] == message("assistant", "4")
+    env = ChatHistory(gym.make("TextGen-v0", **given), chat_model)
+    before, _ = env.reset()
+    after, *_, info = env.step(call)
+    assert after == before + call + info["turn"]
+    assert info["turn"] == "[user]<tool_response>\n4\n</tool_response>[assistant]"

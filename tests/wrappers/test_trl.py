@@ -1,10 +1,17 @@
 """The TRL wrapper, by itself and in TRL's own trainer."""
 
+import asyncio
+import copy
+import functools
 import inspect
+import pickle
 
 import gymnasium as gym
 import pytest
 
+from textenv.errors import ConfigError
+from textenv.rewards.calls import takes_batch
+from textenv.tokenizers import load_tokenizer
 from textenv.wrappers import trl as ours
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -223,3 +230,140 @@ def test_trl_takes_a_reward_function_of_here(tmp_path, model_and_tokenizer, monk
 def test_a_reward_that_abstains_is_none_there_too():
     score = ours.reward_function(lambda prompt, completion, example: None)
     assert score(["p"], ["c"]) == [None]
+
+
+CHAT = [{"role": "system", "content": "Add."}, {"role": "user", "content": "2+2?"}]
+
+
+def remembering(calls, rewards):
+    """A reward function of TRL's that keeps what it is called with."""
+
+    def remembered(completions, **kwargs):
+        calls.append({"completions": completions, **kwargs})
+        return rewards
+
+    return remembered
+
+
+def test_a_reward_of_trl_is_called_as_trl_calls_it():
+    calls = []
+    reward = ours.from_trl_reward(remembering(calls, [0.5, None]))
+    assert (reward.__name__, takes_batch(reward)) == ("remembered", True)
+    examples = [
+        {"prompt": "a", "answer": "4", "level": 1},
+        {"prompt": "b", "answer": "5", "completion": "not for it"},
+    ]
+    assert reward(["a", "b"], ["x", "y"], examples) == [0.5, None]
+    [call] = calls
+    call["log_extra"]("column", [1, 2])
+    call["log_metric"]("name", 0.5)
+    assert {key: call[key] for key in call if not key.startswith("log_")} == {
+        "prompts": ["a", "b"],
+        "completions": ["x", "y"],
+        "answer": ["4", "5"],
+        "level": [1, None],
+        "trainer_state": None,
+    }
+
+
+def test_conversations_are_lists_of_messages():
+    calls = []
+    reward = ours.from_trl_reward(remembering(calls, [1, 2]))
+    example = {"prompt": "a transcript", "messages": CHAT, "answer": "4"}
+    assert reward(["a transcript", "p"], ["4", "5"], [example, {"prompt": "p"}]) == [1.0, 2.0]
+    assert calls[0]["prompts"] == [CHAT, "p"]
+    assert calls[0]["completions"] == [said("4"), "5"]
+    ours.from_trl_reward(remembering(calls, [1]), conversational=True)(["p"], ["5"], [{}])
+    assert calls[1]["prompts"] == [[{"role": "user", "content": "p"}]]
+    assert calls[1]["completions"] == [said("5")]
+    ours.from_trl_reward(remembering(calls, [1]), conversational=False)(["p"], ["5"], [example])
+    assert (calls[2]["prompts"], calls[2]["completions"]) == (["p"], ["5"])
+
+
+def short(completions, limit, **kwargs):
+    """Written for TRL: 1 for a completion within its row's limit; none without a limit."""
+    return [None if n is None else float(len(c) <= n) for c, n in zip(completions, limit)]
+
+
+async def short_later(completions, limit, **kwargs):
+    await asyncio.sleep(0)
+    return short(completions, limit, **kwargs)
+
+
+@pytest.mark.parametrize("function", [short, short_later, functools.partial(short, more=1)])
+def test_an_environment_takes_it(function):
+    made = {
+        "prompts": ["a", "b", "c"],
+        "examples": [{"limit": 2}, {"limit": 3}, {"limit": None}],
+        "reward_fn": [ours.from_trl_reward(function, verifies=True), "length"],
+    }
+    name = getattr(function, "__name__", "short")
+    env = gym.make("textenv:TextGen-v0", **made)
+    for i, expected in enumerate(({name: 0.0, "length": 3.0}, {name: 1.0, "length": 3.0})):
+        env.reset(options={"example_id": i})
+        _, reward, _, _, info = env.step("xyz")
+        assert (info["rewards"], reward) == (expected, sum(expected.values()))
+        assert info["is_correct"] is (expected[name] == 1.0)
+    env.reset(options={"example_id": 2})
+    assert env.step("xyz")[4]["rewards"] == {"length": 3.0}  # it abstains
+    envs = gym.make_vec("TextGen-v0", num_envs=3, **made)
+    infos = envs.reset(seed=4)[1]
+    limits = [made["examples"][i]["limit"] for i in infos["example_id"]]
+    expected = [3.0 + (limit == 3) for limit in limits]
+    assert envs.step(["xyz"] * 3)[1].tolist() == expected
+
+
+def test_a_batch_is_one_call():
+    calls = []
+    reward = ours.from_trl_reward(remembering(calls, [1.0] * 4))
+    envs = gym.make_vec("TextGen-v0", num_envs=4, prompts=["a"], reward_fn=reward)
+    envs.reset(seed=0)
+    envs.step(["x"] * 4)
+    assert len(calls) == 1 and calls[0]["completions"] == ["x"] * 4
+
+
+def test_token_ids_need_a_tokenizer():
+    def tokens(completion_ids, **kwargs):
+        return [len(ids) for ids in completion_ids]
+
+    with pytest.raises(ConfigError, match=r"tokens reads completion_ids.*tokenizer"):
+        ours.from_trl_reward(tokens)
+    reward = ours.from_trl_reward(tokens, tokenizer="tiny-lm")
+    encode = load_tokenizer("tiny-lm").encode
+    expected = [float(len(encode(text, add_special_tokens=False))) for text in ("12", "a+b=3")]
+    assert reward(["p"] * 2, ["12", "a+b=3"], [{}] * 2) == expected
+    with pytest.raises(TypeError, match="takes a function"):
+        ours.from_trl_reward("exact_match")
+
+
+def test_nan_abstains_and_a_wrong_number_of_rewards_is_an_error():
+    assert ours.from_trl_reward(remembering([], [float("nan"), 2]))(
+        ["p"] * 2, ["c"] * 2, [{}] * 2
+    ) == [
+        None,
+        2.0,
+    ]
+    env = gym.make(
+        "TextGen-v0", prompts=["p"], reward_fn=ours.from_trl_reward(remembering([], [1, 2]))
+    )
+    env.reset()
+    with pytest.raises(ValueError, match=r"'remembered'.*a list of 1 rewards, got 2"):
+        env.step("c")
+
+
+def test_it_is_pickled_and_copied_as_a_function_is():
+    reward = ours.from_trl_reward(short, verifies=True)
+    again = pickle.loads(pickle.dumps(reward))
+    assert again(["p"], ["c"], [{"limit": 1}]) == [1.0] and again.verifies
+    assert copy.deepcopy(reward) is reward
+
+
+def test_rewards_that_ship_with_trl():
+    rewards = pytest.importorskip("trl.rewards")
+    reward = ours.from_trl_reward(rewards.think_format_reward, conversational=True)
+    said = ["<think>a</think>b", "b"]
+    assert reward(["p"] * 2, said, [{}] * 2) == [1.0, 0.0]
+    repeats = rewards.get_repetition_penalty_reward(ngram_size=1)
+    reward = ours.from_trl_reward(repeats, tokenizer="tiny-lm")
+    assert reward.__name__ == "repetition_penalty_reward"
+    assert reward(["p"] * 2, ["12", "11"], [{}] * 2) == [0.0, -0.5]

@@ -61,7 +61,8 @@ class Reward:
 
     Args:
         spec: a function or a name, or a list of these. ``"correct"`` is the task's own verifier.
-        weights: weight of each component by name; 1 if it is not named.
+        weights: weight of each component by name; 1 if it is not named. The name of a function
+            stands for all components that it returns and that are not named themselves.
         has_verifier: whether there is a task with its own verifier.
         timeout: seconds that one call of a function may take; for a function that takes a batch,
             the call with the whole batch. Async functions are cut off, and with ``process`` the
@@ -298,6 +299,7 @@ class Reward:
     ) -> tuple[float, dict[str, float], bool | None]:
         """The reward of one completion, from the outcome of each function."""
         components: dict[str, float] = {}
+        weights: dict[str, float] = {}
         correct: bool | None = None
         cut = False
         for name, outcome in outcomes.items():
@@ -329,6 +331,8 @@ class Reward:
                 if key in components:
                     raise RewardError(f"two reward functions return a component {key!r}")
                 components[key] = value
+                if self._weights:
+                    weights[key] = self._weights.get(key, self._weights.get(name, 1.0))
             full = full_marks(name, outcome, _declared(self._functions[name], "verifies", False))
             if full is not None:
                 correct = (correct is not False) and full
@@ -336,14 +340,14 @@ class Reward:
             return math.nan, {}, correct
         if not self._weights:
             return self._finite_total(sum(components.values()), components), components, correct
-        unknown = self._weights.keys() - components.keys()
+        unknown = self._weights.keys() - components.keys() - outcomes.keys()
         # A function that was cut off has a score instead of components, and one that abstains none.
         if unknown and not cut:
             raise RewardError(
                 f"reward_weights names {sorted(unknown)}, but the components are "
                 f"{sorted(components)}"
             )
-        total = sum(self._weights.get(k, 1.0) * v for k, v in components.items())
+        total = sum(weights[key] * value for key, value in components.items())
         return self._finite_total(total, components), components, correct
 
     def _finite_total(self, total: float, components: dict[str, float]) -> float:
@@ -375,6 +379,14 @@ class Reward:
             )
 
 
+def name_of(part: str | RewardFunction) -> str:
+    """The name of a reward function, which its component has if it returns a number."""
+    if isinstance(part, str):
+        return part
+    name = _declared(part, "__name__", type(part).__name__)
+    return str(_declared(part, "reward_name", name))
+
+
 def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
     if part == "correct":
         if not has_verifier:
@@ -386,8 +398,7 @@ def _resolve(part: Any, has_verifier: bool) -> tuple[str, RewardFunction]:
     if isinstance(part, str):
         return part, get(part)
     if callable(part):
-        name = _declared(part, "__name__", type(part).__name__)
-        return str(_declared(part, "reward_name", name)), part
+        return name_of(part), part
     raise ConfigTypeError(
         f"reward_fn must be a function, a name, or a list of these, got {type(part).__name__}"
     )

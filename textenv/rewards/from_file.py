@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textenv.errors import ConfigError, MissingFileError
+from textenv import from_files
+from textenv.errors import ConfigError
 from textenv.rewards.calls import is_async
 
 
@@ -17,7 +17,7 @@ def load(path: str, name: str) -> Callable[..., Any]:
 
     Raises:
         MissingFileError: if the file does not exist.
-        ConfigError: if the file has no such function.
+        ConfigError: if the file cannot be run, or has no such function.
     """
     made = FileFunction(path, name)
     # An async function runs in this process, and must be known as such.
@@ -25,7 +25,7 @@ def load(path: str, name: str) -> Callable[..., Any]:
 
 
 class FileFunction:
-    """A function of a file, which another process can load again.
+    """A function of a file, which another process can load again, whatever made the function.
 
     Args:
         path: the file.
@@ -35,17 +35,16 @@ class FileFunction:
     __wrapped__: Callable[..., Any]
 
     def __init__(self, path: str, name: str):
-        if not Path(path).is_file():
-            raise MissingFileError(f"--reward {path}:{name}: {path} is not a file")
-        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        function = getattr(module, name, None)
+        function = from_files.load(path, name, "function")
         if not callable(function):
-            raise ConfigError(f"--reward {path}:{name}: {path} has no function {name!r}")
-        self._place = str(Path(path).resolve()), name
+            raise ConfigError(
+                f"{path}:{name}: {path} has no function {name!r}: it is of type "
+                f"{type(function).__name__}"
+            )
         functools.update_wrapper(self, function)
+        if getattr(function, "__name__", "<lambda>") == "<lambda>":  # also of an object
+            self.__name__ = name
+        self._place = str(Path(path).resolve()), name
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Call the function."""
@@ -55,5 +54,5 @@ class FileFunction:
         return FileFunction, self._place
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FileFunction:
-        """The same object, as of any function: loading the file twice may register it twice."""
+        """The same object, as of any function."""
         return self

@@ -1,7 +1,8 @@
 """Makes tasks by name: the built-in ones, those of other libraries, and a user's own.
 
 A new built-in task is one file in this folder and one line in `BUILT_IN`. ``SOURCE:NAME`` is a
-task of another library; a new library is one file and one line in `_SOURCES`.
+task of another library; a new library is one file and one line in `_SOURCES`. ``FILE.py:NAME`` is a
+task of a user's own file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from textenv.errors import ConfigError, unknown
-from textenv.tasks import reasoning_gym, textarena
+from textenv.from_files import split_name
+from textenv.tasks import own_file, reasoning_gym, textarena
 from textenv.tasks.arithmetic import Arithmetic
 from textenv.tasks.base import NOTHING, STYLES, Episode, Example, GeneratedTask, Task, Turn
 from textenv.tasks.calculator import Calculator
@@ -65,10 +67,10 @@ def make(name: str, style: str | None = None, **kwargs: Any) -> Task:
 
     Raises:
         ConfigError: for an unknown task, or a setting or a style that the task does not have.
+        DataError: for the test split of a task of a file that has no splits.
         MissingDependencyError: for a task of a library that is not installed.
+        MissingFileError: if there is no such file.
     """
-    source, colon, rest = name.partition(":")
-    factory = _factories.get(name)
     if style is not None:
         has = styles(name)
         if style not in has:
@@ -77,6 +79,10 @@ def make(name: str, style: str | None = None, **kwargs: Any) -> Task:
             )
         if len(has) > 1:
             kwargs["style"] = style
+    if (own := split_name(name)) is not None:
+        return own_file.make(*own, **kwargs)
+    source, colon, rest = name.partition(":")
+    factory = _factories.get(name)
     if factory is None and colon and source in _SOURCES:
         return _SOURCES[source].make(rest, **kwargs)
     if factory is None:
@@ -93,7 +99,10 @@ def describe(name: str) -> str:
     Raises:
         ConfigError: for an unknown task.
         MissingDependencyError: for a task of a library that is not installed.
+        MissingFileError: if there is no such file.
     """
+    if (own := split_name(name)) is not None:
+        return own_file.describe(*own)
     source, colon, rest = name.partition(":")
     if name in _factories:
         return (_factories[name].__doc__ or "").strip().partition("\n")[0]
@@ -107,7 +116,10 @@ def styles(name: str) -> tuple[str, ...]:
 
     Raises:
         ConfigError: for an unknown task.
+        MissingFileError: if there is no such file.
     """
+    if (own := split_name(name)) is not None:
+        return STYLES if own_file.has_style(*own) else STYLES[:1]
     source, colon, _ = name.partition(":")
     if name not in _factories:
         if colon and source in _SOURCES:
@@ -135,5 +147,5 @@ def register_task(name: str, factory: Callable[..., Task]) -> None:
 
 
 def _unknown(name: str) -> str:
-    patterns = [f"{source}:NAME" for source in _SOURCES]
+    patterns = [*(f"{source}:NAME" for source in _SOURCES), "FILE.py:NAME"]
     return unknown("task", name, [*sorted(_factories), *patterns])

@@ -20,7 +20,6 @@ from textenv.tasks.base import (
 from textenv.tasks.expression import evaluate
 
 _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
-_HOW = ", tool calc(EXPRESSION):\n"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Calculator(GeneratedTask):
     Terminates with the answer, right or wrong. Truncates after ``max_turns`` actions without one.
 
     ## Arguments
-    As ``task_kwargs``: ``digits``, ``max_turns`` and ``style``, described below; and ``split``.
+    As ``task_kwargs``: ``digits`` and ``max_turns``, described below; ``split`` and ``style``.
     The level is the number of ``digits``.
 
     ## Version History
@@ -66,26 +65,27 @@ class Calculator(GeneratedTask):
     """Number of digits of each number; more is harder."""
     max_turns: int = 4
     """Actions in an episode, tool calls and the answer together; then it is truncated."""
-    style: str = "plain"
-    """``"plain"``, or ``"chat"``: a question in words, with the tool as those of chat models."""
     split: str = "train"
+    style: str = "plain"
+    """``"plain"``, or ``"chat"``, which asks in words and has the tool as chat models know them."""
 
     def __post_init__(self) -> None:
-        check_style(self.style)
         check_range("digits", self.digits, 1, 9)
         check_range("max_turns", self.max_turns, 1, 1000)
         check_split(self.split)
+        check_style(self.style)
 
     def generate(self, rng: random.Random) -> Example:
         """Draw the numbers of one problem ``a*b+c``."""
         low = 10 ** (self.digits - 1)
         a, b, c = (rng.randrange(low, 10 * low) for _ in range(3))
-        return {"prompt": f"{a}*{b}+{c}{_HOW}", "answer": str(a * b + c)}
+        prompt = f"{a}*{b}+{c}, tool calc(EXPRESSION):\n"
+        return {"prompt": prompt, "answer": str(a * b + c)}
 
     def chat_prompt(self, example: Example) -> str:
         """The problem as a question."""
-        expression = example["prompt"].removesuffix(_HOW)
-        return f"What is {expression}? Use the calculator, then answer with the number only."
+        expression = example["prompt"].partition(",")[0]
+        return f"What is {expression}? Use the calculator, then reply with the number only."
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
@@ -95,6 +95,10 @@ class Calculator(GeneratedTask):
     def score(self, example: Example, completion: str) -> float:
         """1 for the right number and nothing else but spaces around it."""
         return float(completion.strip() == example["answer"])
+
+    def is_answer(self, action: str) -> bool:
+        """Whether an action is no call of the tool of style ``"plain"``."""
+        return self.style == "chat" or _CALL.fullmatch(action) is None
 
     def begin(self, example: Example) -> Episode:
         """Start an episode, in which the policy may call the tool before it answers."""

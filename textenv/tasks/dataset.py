@@ -1,4 +1,4 @@
-"""Tasks made of a user's own examples: prompts in a list, or the rows of a JSON Lines file.
+"""Tasks made of a user's own examples: prompts in a list, or the rows of a file.
 
 A prompt is text, or a conversation: a list of messages.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import codecs
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textenv.errors import ConfigError, ConfigTypeError, DataError, MissingFileError
+from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.messages import with_messages
 from textenv.rewards.answers import as_text
 from textenv.spaces import has_lone_surrogate
@@ -208,27 +207,3 @@ def read_utf8(path: Path) -> bytes:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         raise DataError(f"{path}: its byte-order mark is not that of UTF-8; save it as UTF-8")
     return data.removeprefix(codecs.BOM_UTF8)
-
-
-def from_jsonl(path: str | Path, split: str | None = None) -> Dataset:
-    """A dataset from a JSON Lines file with one object with a ``prompt`` on each line.
-
-    Raises:
-        MissingFileError: if there is no such file.
-        DataError: for a line that is not a JSON object, or bytes that are not UTF-8; names the file
-            and the line, counted from 1. A byte-order mark of UTF-8 is read over.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"dataset {path} is not a file")
-    data = read_utf8(path)
-    rows = []
-    lines = data.rstrip().split(b"\n") if data.strip() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
-        except (ValueError, RecursionError) as error:  # also for too many digits or levels
-            raise DataError(f"{path}, row {number}: not JSON: {error}") from error
-    return Dataset(rows, name=str(path), split=split, first_row=1)

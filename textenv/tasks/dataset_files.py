@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
-from textenv.tasks.dataset import Dataset, from_jsonl, read_utf8
+from textenv.tasks.columns import Columns, as_example, check_columns
+from textenv.tasks.dataset import Dataset, read_utf8
 
-# What was read and is in use, by path, split of a folder, and the state of the file.
+# What was read and is in use, by path, split of a folder, columns, limit, and state of the file.
 _loaded: WeakValueDictionary[Any, Dataset] = WeakValueDictionary()
 
 
-def from_path(path: str | Path, split: str | None = None) -> Dataset:
+def from_path(
+    path: str | Path,
+    split: str | None = None,
+    columns: Columns | None = None,
+    limit: int | None = None,
+) -> Dataset:
     """A dataset from a file, or from a folder that ``datasets.save_to_disk`` wrote.
 
     ``.csv`` and ``.parquet`` files are read as such, and files with any other ending as JSON
     Lines. If a folder holds several splits, the dataset is the whole split that ``split`` names.
     A file that is in use already is not read again, for another split either.
+
+    Args:
+        path: the file or folder.
+        split: as in `Dataset`.
+        columns: new names for some columns, see `as_example`.
+        limit: read only so many rows, the first ones; the split is one of these rows.
 
     Raises:
         MissingFileError: if there is no such file or folder.
@@ -29,6 +44,9 @@ def from_path(path: str | Path, split: str | None = None) -> Dataset:
         MissingDependencyError: for Parquet if pyarrow is not installed, and for a folder if
             datasets is not.
     """
+    check_columns(columns)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ConfigError(f"limit must be an integer >= 1, got {limit!r}")
     path, named = Path(path), None
     read_from = path
     if path.is_dir():
@@ -36,24 +54,62 @@ def from_path(path: str | Path, split: str | None = None) -> Dataset:
         if not read_from.is_file():  # a folder of several splits, each of which is a whole dataset
             read_from, named, split = path / "dataset_dict.json", split, None
     state = read_from.stat() if read_from.is_file() else None
-    key = os.path.abspath(path), str(path), named, state and (state.st_mtime_ns, state.st_size)
+    unchanged = state and (state.st_mtime_ns, state.st_size)
+    naming = tuple((columns or {}).items())
+    key = os.path.abspath(path), str(path), named, naming, limit, unchanged
     whole = _loaded.get(key)
     if whole is None:
-        whole = _from_folder(path, named) if path.is_dir() else _from_file(path)
+        whole = Dataset(read_examples(path, named, columns, limit), name=str(path), first_row=1)
         _loaded[key] = whole
     return whole if split is None else whole.in_split(split)
 
 
-def _from_file(path: Path) -> Dataset:
-    read = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
-    if read is None:
-        return from_jsonl(path)
+def read_examples(
+    path: str | Path,
+    split: str | None = None,
+    columns: Columns | None = None,
+    limit: int | None = None,
+) -> list[Any]:
+    """The examples of a file or folder, before `Dataset` checks them; see `from_path`."""
+    path = Path(path)
+    rows = _folder_rows(path, split, limit) if path.is_dir() else _file_rows(path, limit)
+    return list(_examples(rows, path, columns))
+
+
+def _examples(rows: Iterable[Any], path: Path, columns: Columns | None) -> Iterator[Any]:
+    """The examples that rows hold; what is no row is left for `Dataset` to refuse."""
+    all_text = path.suffix.lower() == ".csv"
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield as_example(row, columns, all_text) if isinstance(row, dict) else row
+        except DataError as error:
+            raise DataError(f"{path}, row {number}: {error}") from error
+
+
+def _file_rows(path: Path, limit: int | None) -> Iterable[Any]:
+    """The first rows of a file."""
     if not path.is_file():
         raise MissingFileError(f"dataset {path} is not a file")
-    return Dataset(read(path), name=str(path), first_row=1)
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _parquet_rows(path, limit)
+    return itertools.islice((_csv_rows if ending == ".csv" else _json_rows)(path), limit)
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
+def _json_rows(path: Path) -> Iterator[Any]:
+    """What the lines of a JSON Lines file hold, each of which should be an object."""
+    data = read_utf8(path)
+    lines = data.rstrip().split(b"\n") if data.strip() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
+        except (ValueError, RecursionError) as error:  # also for too many digits or levels
+            raise DataError(f"{path}, row {number}: not JSON: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a CSV file below its line of names; all values are text. The first is row 1."""
     data = read_utf8(path)
     try:
@@ -62,7 +118,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[dict[str, Any]] = []
+    number = 0
     try:
         keys = next(reader, [])
         if len(set(keys)) < len(keys):
@@ -72,28 +128,29 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
                 continue
             if len(values) != len(keys):
                 raise DataError(
-                    f"{path}, row {len(rows) + 1}: expected {len(keys)} values "
+                    f"{path}, row {number + 1}: expected {len(keys)} values "
                     f"({', '.join(map(repr, keys))}), got {len(values)}"
                 )
-            rows.append(dict(zip(keys, values)))
+            number += 1
+            yield dict(zip(keys, values))
     except csv.Error as error:  # an open quote, a field longer than the reader's limit
-        raise DataError(f"{path}, row {len(rows) + 1}: not CSV: {error}") from error
-    return rows
+        raise DataError(f"{path}, row {number + 1}: not CSV: {error}") from error
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path, limit: int | None) -> list[dict[str, Any]]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingDependencyError("pyarrow", "tasks", "a dataset in Parquet") from error
     try:
-        return pyarrow.parquet.ParquetFile(path).read().to_pylist()
+        table = pyarrow.parquet.ParquetFile(path).read()
+        return (table if limit is None else table.slice(0, limit)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not Parquet: {error}") from error
 
 
-def _from_folder(path: Path, split: str | None) -> Dataset:
+def _folder_rows(path: Path, split: str | None, limit: int | None) -> list[dict[str, Any]]:
     if not (path / "state.json").is_file() and not (path / "dataset_dict.json").is_file():
         raise DataError(
             f"{path}: a folder, but not a Hugging Face dataset saved with save_to_disk "
@@ -112,9 +169,8 @@ def _from_folder(path: Path, split: str | None) -> Dataset:
                     "name one, or give the folder of one as the dataset"
                 )
             loaded = loaded[split]
-        rows = loaded.to_list()
+        return loaded.select(range(min(len(loaded), limit or len(loaded)))).to_list()
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise DataError(f"{path}: not a Hugging Face dataset: {error}") from error
-    return Dataset(rows, name=str(path), first_row=1)

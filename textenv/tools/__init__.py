@@ -6,13 +6,15 @@ The functions run in a separate process, which is killed if a call takes too lon
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import json
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
+
+from gymnasium.vector.utils import CloudpickleWrapper
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.rewards.calls import call_now
@@ -65,7 +67,7 @@ class Tools:
             _check_seconds(timeout)
         self._timeout = timeout
         self._here: dict[str, Tool] = {}
-        self._sent: dict[str, bytes] = {}
+        self._sent: dict[str, CloudpickleWrapper[Any]] = {}
         self.schemas: list[dict[str, Any]] = []
         for function in [*trusted, *functions]:
             if not callable(function):
@@ -77,7 +79,7 @@ class Tools:
             self.schemas.append(schema)
             self._here[name] = function
             if timeout is not None and function not in trusted:
-                self._sent[name] = _pickled(name, function)
+                self._sent[name] = _sendable(name, function)
         self._by_name = dict(zip(self._here, self.schemas))
 
     def read(self, answer: str) -> list[Call]:
@@ -89,9 +91,8 @@ class Tools:
         if call.error:
             return Result(f"error: the tool call cannot be read: {call.error}", malformed=True)
         if call.name in self._sent:
-            pickled = self._sent[call.name]
             assert self._timeout is not None
-            outcome = run_limited(_run, (pickled, call.arguments), self._timeout)
+            outcome = run_limited(_run, (self._sent[call.name], call.arguments), self._timeout)
         else:
             outcome = call_now(_in_words, (self._here[call.name], call.arguments))
         if outcome is TIMED_OUT:
@@ -120,36 +121,22 @@ def _check_seconds(timeout: Any) -> None:
         )
 
 
-def _pickled(name: str, function: Tool) -> bytes:
-    """A function as bytes; those of a script or a notebook, and lambdas, by value."""
-    import cloudpickle  # Gymnasium brings it
-
+def _sendable(name: str, function: Tool) -> CloudpickleWrapper[Any]:
+    """A function as it goes to the process, by value if it is one of a script or a notebook."""
+    wrapped = CloudpickleWrapper(function)
     try:
-        return bytes(cloudpickle.dumps(function))
-    except Exception as error:  # pickling runs code of the objects in it, which may raise anything
+        ForkingPickler.dumps(wrapped)
+    except Exception as error:  # this runs code of the objects in it, which may raise anything
         raise ConfigError(
             f"tool {name!r} cannot be sent to the process that tools run in: {error}; "
             "tool_timeout=None runs it in this process, without a limit"
         ) from error
+    return wrapped
 
 
-@functools.lru_cache(maxsize=64)
-def _loaded(pickled: bytes) -> Tool:
-    import cloudpickle
-
-    return cloudpickle.loads(pickled)
-
-
-def _run(pickled: bytes, arguments: dict[str, Any]) -> str:
-    """Call a pickled function; this runs in the process."""
-    return _in_words(_loaded(pickled), arguments)
-
-
-def _prepare(pickled: bytes, arguments: dict[str, Any]) -> None:
-    _loaded(pickled)  # the imports do not count against the time
-
-
-_run.prepare = _prepare  # type: ignore[attr-defined]
+def _run(wrapped: CloudpickleWrapper[Any], arguments: dict[str, Any]) -> str:
+    """Call a function that was sent; this runs in the process."""
+    return _in_words(wrapped.fn, arguments)
 
 
 def _in_words(function: Tool, arguments: dict[str, Any]) -> str:

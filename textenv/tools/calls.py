@@ -85,8 +85,8 @@ def _read(text: str) -> Call:
         return Call("", {}, f"it is not an object with a name and arguments: {inside.strip():.80}")
     name, arguments = call.get("name"), call.get("arguments", {})
     if not isinstance(name, str):
-        error = call.get("error")
-        return Call("", {}, error if isinstance(error, str) else "it has no name")
+        why = call.get("error")
+        return Call("", {}, why if isinstance(why, str) else "it has no name")
     if isinstance(arguments, str):  # some models write the arguments as a text that is JSON
         with contextlib.suppress(ValueError, RecursionError):
             arguments = json.loads(arguments)

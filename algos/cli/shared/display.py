@@ -28,6 +28,7 @@ _SAMPLES = 4  # completions
 _LINES = 10  # of an offline training
 _SILENT = 10.0  # seconds after which the next step has a line, whichever it is
 _FIGURES = ("reward", "accuracy", "completions/mean_length", "entropy", "kl", "grad_norm")
+_SFT_FIGURES = ("loss", "mean_token_accuracy", "entropy", "grad_norm", "learning_rate")
 
 
 class Terminal(Console):
@@ -151,6 +152,46 @@ class ControlDisplay:
         """Show one update, and the file of its rollout."""
         self._progress.update(self._bar, completed=metrics["time/total_timesteps"])
         self.console.print(ppo_line(metrics, rollout.num_transitions, exported))
+
+
+class SFTDisplay:
+    """Shows a supervised training: a line now and then, and on a terminal a bar below them.
+
+    Args:
+        console: the console to print to; None takes standard output.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Terminal()
+        self._progress = progress_bar("step", self.console, disable=not self.console.is_terminal)
+        self._bar = self._progress.add_task("train", total=None)
+
+    def __enter__(self) -> SFTDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def on_step(self, metrics: Mapping[str, float], total: int) -> None:
+        """Show one step.
+
+        Args:
+            metrics: the metrics of the step.
+            total: how many steps the training has.
+        """
+        step = int(metrics["step"])
+        self._progress.update(self._bar, completed=step, total=total)
+        if step in (1, total) or step % max(1, total // 20) == 0:
+            self.console.print(
+                f"step {step}/{total}  epoch {metrics['epoch']:.2f}  "
+                + "  ".join(f"{name} {metrics[name]:.4g}" for name in _SFT_FIGURES)
+            )
 
 
 class OfflineDisplay:

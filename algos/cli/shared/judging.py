@@ -19,7 +19,8 @@ _COST = 3  # a completion that is trained on, in completions that are only gener
 _EVALUATIONS = 4  # greedy and sampled, before and after
 
 Judgement = dict[str, dict[str, Any]]
-"""The figures of an evaluation under ``"greedy"`` and ``"sampled"``."""
+"""The figures of an evaluation under ``"greedy"`` and ``"sampled"``, and those of held-out answers
+under ``"held_out"``."""
 
 Judge = Callable[[], "Judgement | None"]
 """Evaluates a policy as it is now; gives None if there is nothing to evaluate on."""
@@ -139,6 +140,14 @@ def say_judgement(say: Callable[[str], None], when: str, result: Judgement | Non
     """
     if result is None:
         say(f"{when}: not evaluated")
+        return
+    if "held_out" in result:
+        found = result["held_out"]
+        say(
+            f"{when}: held-out loss {found['loss']:.4f}, accuracy of tokens "
+            f"{found['mean_token_accuracy']:.3f} on {found['rows']} rows"
+        )
+    if "greedy" not in result:
         return
     greedy, sampled = result["greedy"], result["sampled"]
     if "return" in greedy:

@@ -35,6 +35,7 @@ from textenv.algos.strategies import names, outcome
 from textenv.algos.strategies.counts import summarize
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, unknown
+from textenv.from_files import split_name
 
 _FIELDS: dict[str, Callable[[str], Any]] = {  # of GRPOConfig that a strategy may set
     "num_prompts": int,
@@ -181,7 +182,7 @@ def parse_entrant(text: str) -> Entrant:
             name = piece.partition(":")[0]
             if name == BASELINE:
                 raise ConfigError(f"strategy {text!r}: {BASELINE} has no parts and joins none")
-            if name not in names():
+            if split_name(piece) is None and name not in names():
                 raise ConfigError(unknown("strategy", name, [BASELINE, *names()]))
             parts.append(piece)
             continue

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from textenv.errors import ConfigError, DataError
 from textenv.tokenizers import load_tokenizer
+from textenv.tools.calls import with_calls
 
 Messages = Sequence[Mapping[str, Any]]
 """``{"role", "content"}`` in order."""
@@ -117,6 +119,63 @@ class ChatFormat:
         if context and context[-1] in self.ends and context[-1] in between[: self._closing]:
             between = between[between.index(context[-1]) + 1 :]  # the policy has sampled the end
         return [*context, *between]
+
+    def answer(
+        self,
+        message: Mapping[str, Any],
+        text: str,
+        messages: Messages | None = None,
+        tools: Tools = None,
+    ) -> list[int]:
+        """Token ids of a given answer, as the policy would have to write them, with their end.
+
+        They are what the chat template puts after the beginning of the answer, up to its end. If
+        there is no template, they are the content and the tokenizer's EOS, if it has one.
+
+        Args:
+            message: the answer, an assistant's message.
+            text: the prompt; over several turns, the transcript up to the answer.
+            messages: the conversation up to the answer, as in `begin`.
+            tools: the tools that the template shows.
+
+        Raises:
+            DataError: if the chat template does not take the messages, or does not show an answer.
+        """
+        content = written = with_calls(message)
+        settings = self._with(tools)
+        special = not self.templated or (messages is None and self.is_rendered(text))
+        if self.templated:
+            asked = [_ASKED] if special else messages or [{"role": "user", "content": text}]
+            if not special:
+                text = self._tokenizer.render_chat(asked, **settings)
+            whole = self._tokenizer.render_chat([*asked, message], False, **settings)
+            if not special and whole.startswith(text):
+                written = whole.removeprefix(text)
+            else:  # such as thinking that the template begins, and does not show later
+                closing = [*asked, message]
+                written += self._tokenizer.render_after_answer(closing, False, **settings)
+        ids = self._following(text, written, special)
+        if self.templated:
+            ends = [place for place, token in enumerate(ids) if token in self.ends]
+            if len(ends) > 1:  # that of the template follows those that the content has
+                inside = self._tokenizer.encode(content, add_special_tokens=False)
+                ends = ends[sum(token in self.ends for token in inside) :]
+            if ends:
+                return ids[: ends[0] + 1]
+        eos = getattr(self._tokenizer.backend, "eos_token_id", None)
+        eos = eos if eos in self._tokenizer.eos_token_ids else next(iter(self.ends), None)
+        return ids if eos is None else [*ids, eos]
+
+    def _following(self, text: str, more: str, special: bool) -> list[int]:
+        """Token ids of a text that follows another one.
+
+        Some tokenizers put a space before whatever they encode, so both are encoded together. If
+        the bound falls into a token then, the text is encoded alone.
+        """
+        alone = partial(self._tokenizer.encode, add_special_tokens=False)
+        encode = self._tokenizer.encode_prompt if special else alone
+        before, whole = encode(text), encode(text + more)
+        return whole[len(before) :] if whole[: len(before)] == before else alone(more)
 
     def opened(self, text: str, messages: Messages | None = None) -> str:
         """What an answer begins with that the template has written before it, such as ``<think>``.

@@ -19,7 +19,10 @@ class CallFormat:
     """
 
     def __init__(self, tokenizer: Any):
-        self._parse: Callable[..., Any] | None = getattr(tokenizer, "tool_parser", None)
+        parse: Callable[..., Any] | None = getattr(tokenizer, "tool_parser", None)
+        # JSON between the same marks is what environments read.
+        same = getattr(parse, "__module__", "").endswith(".json_tools")
+        self._parse = None if same else parse
         self._start: str = getattr(tokenizer, "tool_call_start", None) or ""
         self._end: str = getattr(tokenizer, "tool_call_end", None) or ""
 

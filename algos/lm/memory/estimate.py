@@ -97,8 +97,9 @@ class Workload:
 
     @classmethod
     def of(cls, config: Any, prompt_tokens: int, completion_tokens: int) -> Workload:
-        """The work that a `GRPOConfig` describes, or a `PPOConfig` on text."""
-        prompts = getattr(config, "num_prompts", None) or config.n_steps
+        """The work that a `GRPOConfig`, a `PPOConfig` on text, or an `SFTConfig` describes."""
+        names = ("num_prompts", "n_steps", "batch_size")  # the last one if nothing is generated
+        prompts = next(getattr(config, name) for name in names if hasattr(config, name))
         completions = prompts * getattr(config, "num_generations", 1)
         batch = getattr(config, "batch_size", completions)
         batch = min(batch, math.ceil(completions / getattr(config, "num_minibatches", 1)))
@@ -112,7 +113,7 @@ class Workload:
             parts=micro_batch < batch,
             gradient_checkpointing=config.gradient_checkpointing,
             lora_rank=config.lora_rank,
-            reference=config.beta > 0,
+            reference=getattr(config, "beta", 0) > 0,
             workers=getattr(config, "num_workers", 0),
         )
 

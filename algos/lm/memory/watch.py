@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.episodes.environments import innermost
-from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.runtime import backend
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, OutOfMemoryError
@@ -45,8 +45,8 @@ class MemoryWatch:
 
     Args:
         model: the model to train.
-        config: a `GRPOConfig`, or a `PPOConfig` on text.
-        env: the environment, whose prompts are measured.
+        config: a `GRPOConfig`, a `PPOConfig` on text, or an `SFTConfig`.
+        env: the environment, whose prompts are measured; None: nothing is checked yet, see `check`.
         tokenizer: encodes prompts: the policy, so that a chat template counts.
         limit: the memory that there is; None: what this process has at the time of each check.
 
@@ -59,12 +59,14 @@ class MemoryWatch:
         self,
         model: nn.Module,
         config: Any,
-        env: Any,
-        tokenizer: Any,
+        env: Any = None,
+        tokenizer: Any = None,
         limit: MemoryLimit | None = None,
     ):
         self._sizes, self._config, self._limit = ModelSizes.of(model), config, limit
         self._warned = False
+        if env is None:
+            return
         self._prompt, self._assumed = longest_prompt(env, tokenizer)
         short = -(-config.max_completion_length // _SHARE)
         self._check(self._prompt, short, f"{self._assumed}, completions of {short}")
@@ -88,15 +90,22 @@ class MemoryWatch:
 
     @contextmanager
     def updating(self, rollout: Buffer) -> Iterator[None]:
-        """A block in which the model is trained on a rollout, which is checked first.
+        """A block in which the model is trained on a rollout, which is checked first."""
+        self.check(rollout)
+        with out_of_memory("updating", "lower micro_batch_size, or set gradient_checkpointing"):
+            yield
+
+    def check(self, rollout: Buffer | Sequence[Trajectory]) -> None:
+        """Check whether there is memory to train on some trajectories.
 
         The check takes mean lengths, because an update is cut by length if lengths differ much.
+
+        Raises:
+            OutOfMemoryError: if there is not.
         """
         prompt = math.ceil(np.mean([len(t.prompt_ids or ()) for t in rollout] or [0]))
         completion = math.ceil(np.mean([len(t.token_ids or ()) for t in rollout] or [0]))
         self._check(prompt, completion, f"prompts of {prompt} tokens, completions of {completion}")
-        with out_of_memory("updating", "lower micro_batch_size, or set gradient_checkpointing"):
-            yield
 
     def _check(self, prompt: int, completion: int, about: str) -> None:
         limit = self._limit or memory_limit()
@@ -114,7 +123,8 @@ class MemoryWatch:
                 config = replace(self._config, **changes)
             except ConfigError:  # such as fewer completions than num_minibatches
                 return False
-            work = Workload.of(config, prompt, config.max_completion_length)
+            longest = max(completion, config.max_completion_length)
+            work = Workload.of(config, prompt, longest)
             return sum(estimate_memory(self._sizes, work, on_cpu).values()) <= limit.size
 
         levers = _levers(self._config)

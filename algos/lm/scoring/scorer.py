@@ -9,7 +9,7 @@ Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -85,6 +85,27 @@ class Scorer:
         )
         return logprobs[places], entropies[places]
 
+    def with_hits(self, batch: TokenBatch) -> tuple[mx.array, mx.array, mx.array]:
+        """Score a batch without trees, and tell which of its tokens the model would have chosen.
+
+        Returns:
+            Log-probabilities and entropies as from a call, under the whole vocabulary, and 1 for
+            each token that is the most probable one, else 0; all are (N, T).
+
+        Raises:
+            DataError: for a token id that the model has no row for.
+        """
+        hidden = self.hidden(batch)
+        n, width = batch.token_ids.shape
+        logprobs, entropies, hits = self._score(
+            hidden.reshape(n * width, -1),
+            batch.token_ids.reshape(-1),
+            None,
+            np.repeat(batch.temperature, width),
+            hits=True,
+        )
+        return logprobs.reshape(n, width), entropies.reshape(n, width), hits.reshape(n, width)
+
     @property
     def hidden_size(self) -> int:
         """The size D of the hidden states."""
@@ -154,26 +175,29 @@ class Scorer:
         support: np.ndarray | None,
         temperatures: np.ndarray,
         train_entropies: bool = False,
-    ) -> tuple[mx.array, mx.array]:
-        """Log-probabilities (M,) and entropies (M,) of tokens, from hidden states (M, D)."""
+        hits: bool = False,
+    ) -> Sequence[mx.array]:
+        """Log-probabilities (M,) and entropies (M,) of tokens, from hidden states (M, D).
+
+        With ``hits`` there is a third array (M,): 1 for each most probable token, without gradient.
+        """
         targets, temperature = mx.array(token_ids), mx.array(temperatures)[:, None]
         vocabulary = self._vocabulary(flat)
         rows = max(1, _CHUNK // vocabulary, flat.shape[-1] // _OF_HEAD)
 
-        def judge(logits: mx.array, where: slice) -> tuple[mx.array, mx.array]:
+        def judge(logits: mx.array, where: slice) -> Sequence[mx.array]:
             if logits.dtype != mx.float64:
                 logits = logits.astype(mx.float32)
             logits = self._known(logits)
             inside = None if support is None else mx.array(support[where])
-            return token_logprobs(
+            scores = token_logprobs(
                 logits / temperature[where], targets[where], inside, train_entropies
             )
+            return (*scores, most_probable(logits, targets[where])) if hits else scores
 
         if rows < len(flat):
-            logprobs, entropies = in_chunks(self._head, judge, flat, rows)
-        else:
-            logprobs, entropies = judge(self._head(flat), slice(None))
-        return logprobs, entropies
+            return in_chunks(self._head, judge, flat, rows)
+        return judge(self._head(flat), slice(None))
 
     def _vocabulary(self, flat: mx.array) -> int:
         return int(self._head(flat[:1]).shape[-1])  # lazy: nothing is computed
@@ -208,6 +232,13 @@ def token_logprobs(
     fixed = mx.stop_gradient(normalizer)[:, None]
     surprise = exp_below(mx.stop_gradient(logits), fixed) * mx.stop_gradient(finite)
     return chosen - normalizer, fixed[:, 0] - block_sum(surprise)
+
+
+def most_probable(logits: mx.array, targets: mx.array) -> mx.array:
+    """1 for each target (M,) whose logit is the largest of its row (M, V), else 0; no gradient."""
+    logits = mx.stop_gradient(logits)
+    chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return (chosen >= logits.max(axis=-1)).astype(mx.float32)
 
 
 def frozen_scores(model: nn.Module) -> Callable[[TokenBatch], mx.array]:

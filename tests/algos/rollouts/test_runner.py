@@ -81,6 +81,17 @@ def test_fewer_than_a_group():
     assert len(RolloutRunner(env, Echo(True), GROUPS_OF_4, max_steps=4).collect()) == 4
 
 
+def test_a_size_that_is_not_given_is_small_for_text_and_whole_groups():
+    policy = Echo(batched=True)
+    assert len(RolloutRunner(make_env(prompts=SUMS), policy).collect()) == 32
+    for size, turns, expected in ((8, 1, 32), (50, 1, 50), (100, 1, 100), (8, 20, 160)):
+        env = gym.make("TextGen-v0", task="guess_number", task_kwargs={"max_turns": turns})
+        runner = RolloutRunner(env, policy, create_strategy("grpo", num_generations=size))
+        assert runner.num_groups * size * turns == expected
+    control = RolloutRunner(gym.make("CartPole-v1"), lambda observation: (0, {}))
+    assert control.collect().num_transitions == 2048
+
+
 def test_generated_tasks_have_one_prompt_a_group():
     env = gym.make("textenv:TextGen-v0", task="arithmetic")
     rollout = RolloutRunner(env, Echo(True), GROUPS_OF_4, max_steps=40).collect()

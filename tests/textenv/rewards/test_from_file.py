@@ -19,6 +19,14 @@ mine.requires, mine.verifies = ["answer"], True
 
 async def later(prompt, completion, example):
     return 2.0
+
+class Counted:
+    def __init__(self, letter):
+        self.letter = letter
+    def __call__(self, prompt, completion, example):
+        return float(completion.count(self.letter))
+
+letters, lines = Counted("a"), lambda prompt, completion, example: 4.0
 """
 
 
@@ -43,6 +51,13 @@ def test_another_process_loads_it_again(path, made):
         file.write("def half(prompt, completion, example):\n    return 0.5\n")
     assert made(load(plain, "half"), process=True)("p", "c", {})[0] == 0.5
     assert pickle.loads(pickle.dumps(load(plain, "half")))("p", "c", {}) == 0.5
+
+
+def test_an_object_and_a_lambda_have_the_names_of_the_file(path):
+    scored = Reward([load(path, "letters"), load(path, "lines")])
+    assert scored("p", "banana", {})[1] == {"letters": 3.0, "lines": 4.0}
+    again = pickle.loads(pickle.dumps(load(path, "lines")))
+    assert again("p", "c", {}) == 4.0
 
 
 def test_what_is_not_there_is_named(path, tmp_path):

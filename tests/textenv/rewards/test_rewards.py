@@ -36,6 +36,21 @@ def test_several_are_summed_by_weight_and_kept_raw():
     assert (total, correct) == (-0.5 * 2 + 3, False)
 
 
+def test_a_functions_name_weighs_all_its_components_that_have_no_weight_of_their_own():
+    def style(prompt, completion, example):
+        return {"dots": completion.count("."), "words": len(completion.split())}
+
+    for weights, expected in (
+        ({"style": 0.5}, 0 + 0.5 * (2 + 3)),
+        ({"style": 0.5, "dots": -1}, -1 * 2 + 0.5 * 3),
+        ({"style": 0, "exact_match": 3, "words": 2}, 2 * 3),
+    ):
+        total, _, correct = run(["exact_match", style], "4 . .", weights=weights)
+        assert (total, correct) == (expected, False)
+    with pytest.raises(ValueError, match="'stile'"):
+        run(["exact_match", style], "4 . .", weights={"stile": 0.5})
+
+
 components = st.dictionaries(st.text(max_size=3), st.floats(-1e6, 1e6), min_size=1, max_size=5)
 
 

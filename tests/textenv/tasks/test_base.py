@@ -203,3 +203,13 @@ def test_the_ends_are_the_ends(name):
     for level in (task.levels[0] - 1, task.levels[-1] + 1, True, 2.0):
         with pytest.raises(ConfigError, match=f"level of {name} must be .*, got {level}"):
             task.at_level(level)
+
+
+def test_other_turns_leave_the_task_as_it_was():
+    task = Arithmetic(digits=3)
+    longer = task.with_max_turns(5)
+    assert (task.max_turns, longer.max_turns) == (1, 5)
+    assert longer.example(7) == task.example(7) and longer == task
+    assert longer.with_max_turns(5) is longer
+    guess = GuessNumber().with_max_turns(9)
+    assert guess.max_turns == 9 and guess == GuessNumber(max_turns=9)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
+from textenv.messages import transcript
 from textenv.tasks.dataset_files import from_path
 
 ROWS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)]
@@ -62,8 +63,8 @@ def test_every_format_plays_the_same(tmp_path, name, write):
 
 @pytest.mark.parametrize(("name", "write"), WRITERS)
 def test_a_key_that_is_missing_is_named_with_its_row(tmp_path, name, write):
-    write(tmp_path / name, [{"question": "a", "answer": "b"}])
-    with pytest.raises(DataError, match=r"row 1: key 'prompt' is missing.*'question'") as caught:
+    write(tmp_path / name, [{"query": "a", "answer": "b"}])
+    with pytest.raises(DataError, match=r"row 1: key 'prompt' is missing.*'query'") as caught:
         from_path(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
     write(tmp_path / f"b{name}", [{"prompt": "a"}])
@@ -98,7 +99,7 @@ def test_the_mark_that_spreadsheets_write_is_read_over(tmp_path):
         (CSV.encode() + "é,b\n".encode("latin-1"), "line 32: not UTF-8"),
         (CSV.encode("utf-16"), "byte-order mark"),
         (b"prompt,prompt\na,b\n", "two columns have one name"),
-        (b"question,answer\na,b\n", "row 1: key 'prompt' is missing.*'question', 'answer'"),
+        (b"query,answer\na,b\n", "row 1: key 'prompt' is missing.*'query', 'answer'"),
         (b"prompt,answer\n", "no rows"),
         (b"", "no rows"),
     ],
@@ -202,7 +203,7 @@ def test_a_file_in_use_is_read_once_for_both_splits(tmp_path, monkeypatch):
     path.write_text("".join(json.dumps({**write, "prompt": f"q {i}"}) + "\n" for i in range(100)))
     loads, count = json.loads, []
     monkeypatch.setattr(
-        "textenv.tasks.dataset.json.loads", lambda text: count.append(text) or loads(text)
+        "textenv.tasks.dataset_files.json.loads", lambda text: count.append(text) or loads(text)
     )
     made = {"id": "textenv:TextGen-v0", "dataset": str(path), "reward_fn": "exact_match"}
     envs = [gym.make(**made, split=split) for split in ("train", "test", None, "train")]
@@ -212,3 +213,225 @@ def test_a_file_in_use_is_read_once_for_both_splits(tmp_path, monkeypatch):
     path.write_text('{"prompt": "another"}\n')  # a file that was changed is read again
     assert from_path(path).example(0) == {"prompt": "another"}
     assert envs[0].unwrapped.task.example(3)["prompt"] == "q 3"
+
+
+GSM8K = [  # in the form of the rows of GSM8K
+    {
+        "question": f"{i} boxes hold 1,250 nails each. How many nails are there?",
+        "answer": f"There are <<{i}*1250={i * 1250}>>{i * 1250:,} nails.\n#### {i * 1250:,}",
+    }
+    for i in range(1, 31)
+]
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_gsm8k_is_known(tmp_path, name, write):
+    write(tmp_path / name, GSM8K)
+    task = from_path(tmp_path / name)
+    for i, (row, example) in enumerate(zip(GSM8K, task.examples(task.ids)), start=1):
+        assert example == {
+            "prompt": row["question"],
+            "answer": str(i * 1250),
+            "solution": row["answer"],
+        }
+    made = {"id": "textenv:TextGen-v0", "dataset": str(tmp_path / name)}
+    env = gym.make(**made, reward_fn="exact_match")
+    env.reset(options={"example_id": 1})
+    assert env.step("2500")[1] == 1.0
+    train, test = (gym.make(**made, reward_fn="exact_match", split=s) for s in ("train", "test"))
+    ids = [env.unwrapped.task.ids for env in (train, test)]
+    assert sorted(ids[0] + ids[1]) == list(range(30)) and ids[1]
+
+
+def test_gsm8k_as_a_user_plays_it(tmp_path):
+    write_jsonl(tmp_path / "gsm.jsonl", GSM8K)
+    made = {
+        "dataset": str(tmp_path / "gsm.jsonl"),
+        "columns": {"question": "prompt", "answer": "answer"},
+        "system_prompt": "Think, then answer.",
+        "extract": "after:####",
+    }
+    env = gym.make("textenv:TextGen-v0", **made)  # what is extracted must equal the answer
+    for i, row in enumerate(GSM8K):
+        asked = [
+            {"role": "system", "content": "Think, then answer."},
+            {"role": "user", "content": row["question"]},
+        ]
+        for said, reward in ((row["answer"], 1.0), (row["answer"] + "0", 0.0), ("no", 0.0)):
+            _, info = env.reset(options={"example_id": i})
+            assert info["messages"] == asked
+            assert env.step(said)[1] == reward
+    with pytest.raises(DataError, match=r"key 'answer' is missing.*exact_match"):
+        gym.make("TextGen-v0", prompts=["a"], extract="after:####")
+    with pytest.raises(ConfigError, match="need a reward_fn"):
+        gym.make("TextGen-v0", dataset=made["dataset"])
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_columns_have_the_names_that_are_given(tmp_path, name, write):
+    write(tmp_path / name, [{"q": row["prompt"], "gold": row["answer"], "id": "x"} for row in ROWS])
+    task = from_path(tmp_path / name, columns={"q": "prompt", "gold": "answer"})
+    assert task.examples(task.ids) == [{**row, "id": "x"} for row in ROWS]
+    with pytest.raises(DataError, match=r"row 1: there is no column 'Q'.* 'q', 'gold', 'id'") as no:
+        from_path(tmp_path / name, columns={"Q": "prompt"})
+    assert str(no.value).startswith(str(tmp_path / name)) and "\n" not in str(no.value)
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_a_limit_reads_the_first_rows_alone(tmp_path, name, write):
+    write(tmp_path / name, ROWS)
+    for limit in (1, 7, 30, 1000):
+        task = from_path(tmp_path / name, limit=limit)
+        assert task.examples(task.ids) == ROWS[:limit]
+    halves = [from_path(tmp_path / name, split, limit=20).ids for split in ("train", "test")]
+    whole = [from_path(tmp_path / name, split).ids for split in ("train", "test")]
+    assert halves == [[i for i in ids if i < 20] for ids in whole]  # of these rows, as of all
+    for limit in (0, -1, True, 2.0):
+        with pytest.raises(ConfigError, match="limit must be an integer >= 1"):
+            from_path(tmp_path / name, limit=limit)
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TALKS = [
+    [SYSTEM, {"role": "user", "content": "2+2?"}],
+    [{"role": "user", "content": 'Say "a",\nthen b.'}],
+    [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And 2 more?"},
+    ],
+]
+
+
+def as_json(rows, name):
+    """Rows whose conversations are JSON if the file is one of CSV, which has only text."""
+    if not name.lower().endswith("csv"):
+        return rows
+    return [{k: v if isinstance(v, str) else json.dumps(v) for k, v in r.items()} for r in rows]
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages", "chat"])
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_conversations_of_trl(tmp_path, name, write, key):
+    rows = [{key: talk, "answer": str(i)} for i, talk in enumerate(TALKS)]
+    write(tmp_path / name, as_json(rows, name))
+    columns = {"chat": "messages"} if key == "chat" else None
+    task = from_path(tmp_path / name, columns=columns)
+    for i, (talk, example) in enumerate(zip(TALKS, task.examples(task.ids))):
+        assert example == {"messages": talk, "prompt": transcript(talk), "answer": str(i)}
+    made = {"dataset": str(tmp_path / name), "columns": columns, "reward_fn": "exact_match"}
+    env = gym.make("textenv:TextGen-v0", **made)
+    prompt, info = env.reset(options={"example_id": 0})
+    assert prompt == transcript(TALKS[0]) and info["messages"] == TALKS[0]
+    assert env.step("0")[1] == 1.0
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_a_conversation_that_the_assistant_ends_has_its_answer(tmp_path, name, write):
+    answer = {"role": "assistant", "content": "It is 4.\n#### 4"}
+    kept = {"score": "0.5", "chosen": [answer]}
+    rows = [{"messages": [*TALKS[0], answer], **kept}]
+    write(tmp_path / name, as_json(rows, name))
+    example = from_path(tmp_path / name).example(0)
+    chosen = json.dumps([answer]) if name.lower().endswith("csv") else [answer]
+    assert example == {
+        "messages": TALKS[0],
+        "prompt": transcript(TALKS[0]),
+        "answer": "4",
+        "solution": answer["content"],
+        "score": "0.5",
+        "chosen": chosen,
+    }
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_a_wrong_message_of_a_file_is_named(tmp_path, name, write):
+    rows = [{"messages": TALKS[0]}, {"messages": [SYSTEM, {"role": "robot", "content": "a"}]}]
+    write(tmp_path / name, as_json(rows, name))
+    with pytest.raises(DataError, match=r"row 2, 'messages', message 1: 'role'.*'robot'") as no:
+        from_path(tmp_path / name)
+    assert str(no.value).startswith(str(tmp_path / name)) and "\n" not in str(no.value)
+
+
+def test_a_table_of_text_and_conversations_has_both(tmp_path):
+    write_parquet(
+        tmp_path / "a.parquet",
+        [{"prompt": "1+1=", "messages": None}, {"prompt": None, "messages": TALKS[1]}],
+    )
+    task = from_path(tmp_path / "a.parquet")
+    assert task.example(0) == {"prompt": "1+1="}
+    assert task.example(1) == {"prompt": TALKS[1][0]["content"], "messages": TALKS[1]}
+
+
+def test_rows_behind_the_limit_may_be_broken(tmp_path):
+    for name, data in (("a.jsonl", b'{"prompt": "a"}\nno\n'), ("a.csv", b"prompt\na\nb,c\n")):
+        (tmp_path / name).write_bytes(data)
+        assert from_path(tmp_path / name, limit=1).size == 1
+        with pytest.raises(DataError, match="row 2"):
+            from_path(tmp_path / name, limit=2)
+
+
+def test_what_is_remembered_of_a_file_is_of_its_columns_and_limit(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"a": "x", "b": "y", "prompt": "z"}] * 3)
+    path = tmp_path / "a.jsonl"
+    renamed = {"prompt": "old", "a": "prompt"}
+    tasks = [
+        from_path(path),
+        from_path(path, columns=renamed),
+        from_path(path, columns={"prompt": "old", "b": "prompt"}),
+        from_path(path, limit=2),
+    ]
+    assert [task.example(0)["prompt"] for task in tasks] == ["z", "x", "y", "z"]
+    assert [task.size for task in tasks] == [3, 3, 3, 2]
+    assert from_path(path, columns=dict(renamed)) is tasks[1]
+    assert from_path(path, "train", renamed)._rows is tasks[1]._rows
+
+
+def test_a_folder_of_splits_has_columns_and_a_limit_too(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"q": row["prompt"]} for row in ROWS]
+    datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[:5])}
+    ).save_to_disk(str(tmp_path / "a"))
+    for split, size in (("train", 7), ("test", 5)):
+        task = from_path(tmp_path / "a", split, {"q": "prompt"}, limit=7)
+        assert [task.example(i) for i in task.ids] == [{"prompt": r["q"]} for r in rows[:size]]
+
+
+def test_all_forms_of_the_environment_take_columns_and_a_limit(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"q": row["prompt"], "a": row["answer"]} for row in ROWS])
+    made = {
+        "dataset": str(tmp_path / "a.jsonl"),
+        "columns": {"q": "prompt", "a": "answer"},
+        "limit": 3,
+        "reward_fn": "exact_match",
+    }
+    env = gym.make("textenv:TextGen-v0", **made)
+    assert gym.make(env.spec).unwrapped.task.size == env.unwrapped.task.size == 3
+    again = gym.make("TextGen-v0", **{**env.spec.kwargs, **env.unwrapped.copy_kwargs})
+    assert again.unwrapped.task is env.unwrapped.task
+    own = gym.make_vec("TextGen-v0", num_envs=4, **made)
+    sync = gym.make_vec("TextGen-v0", num_envs=4, vectorization_mode="sync", **made)
+    assert own.reset(seed=1)[0] == sync.reset(seed=1)[0]
+    answers = [str(2 * int(prompt[0])) for prompt in own.reset(seed=1)[0]]
+    assert own.step(answers)[1].tolist() == [1.0] * 4
+    tokens = gym.make("TextGenTokens-v0", **made)
+    assert tokens.unwrapped.task.size == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ({"columns": {"a": "prompt"}}, "columns are those of a dataset"),
+        ({"prompts": ["a"], "reward_fn": "length", "limit": 3}, "limit is of a dataset"),
+        ({"columns": ["a"]}, "columns must map"),
+        ({"columns": {"a": 1}}, "columns must map"),
+        ({"columns": {"a": "prompt", "b": "prompt"}}, "'a' and 'b' the same name, 'prompt'"),
+    ],
+)
+def test_wrong_columns_and_limits_say_so(tmp_path, made, says):
+    write_jsonl(tmp_path / "a.jsonl", [{"a": "x", "b": "y"}])
+    if "must" in says or "same" in says:
+        made = {**made, "dataset": str(tmp_path / "a.jsonl"), "reward_fn": "length"}
+    with pytest.raises((ConfigError, TypeError), match=says):
+        gym.make("textenv:TextGen-v0", **made)

@@ -103,3 +103,57 @@ def config_for(tokenizer, **changes):
     """The config of a small random model for a tokenizer."""
     return {**CONFIG, "vocab_size": len(tokenizer.get_vocab()), **changes,
             "max_position_embeddings": 1024}  # fmt: skip
+
+
+CORPUS = (
+    "the quick brown fox jumps over the lazy dog and then the other dogs answer the question: "
+    "what is twelve plus thirty? it is forty two, or 42, because ten and thirty are forty. "
+    "who said that there would be more of them? they think that the thing is there. "
+) * 4
+
+
+def byte_pair_tokenizer(template=CHATML):
+    """mlx-lm's wrapper of a byte-level BPE tokenizer, trained here, with a chat template."""
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|im_end|>", "<|im_start|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<pad>", *special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([CORPUS], trainer)
+    return TokenizerWrapper(
+        PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            eos_token=special[0],
+            pad_token="<pad>",
+            additional_special_tokens=special,
+            chat_template=template,
+        )
+    )
+
+
+def llama_config(tokenizer, **changes):
+    """The config of a small Llama for a tokenizer."""
+    return {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer.get_vocab()),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 1024,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "eos_token_id": tokenizer.eos_token_id,
+        **changes,
+    }

@@ -8,10 +8,19 @@ from itertools import groupby
 import gymnasium as gym
 import pytest
 
-from tests.algos.lm.generation.shared import CHATML, FAMILIES, chat_tokenizer, config_for, family
+from tests.algos.lm.generation.shared import (
+    CHATML,
+    FAMILIES,
+    THINKING,
+    chat_tokenizer,
+    config_for,
+    family,
+)
+from tests.algos.lm.generation.tool_templates import FAMILIES as WITH_TOOLS
 from textenv.algos import RolloutRunner, create_policy, create_strategy
 from textenv.algos.lm.generation.chat import ChatFormat
 from textenv.errors import ConfigError, DataError
+from textenv.tools.calls import described
 from textenv.wrappers import ChatHistory
 
 SAID = ["What is 1+1?", "Wrong. Again!", "And 2+2?"]
@@ -247,3 +256,125 @@ def test_a_loop_that_passes_observations_alone_reads_a_chat_history_too(random_m
         action, extras = policy(observation)
         assert tokenizer.decode(extras["prompt_ids"]) == observation
         observation = env.step(action)[0]
+
+
+# -- tools
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "Add.",
+            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+        },
+    }
+]
+
+
+def called(*numbers, content="", first=0):
+    """The assistant's message that calls the tool with these numbers, and the results."""
+    ids = [f"call{first + i:05d}" for i in range(len(numbers))]
+    calls = [
+        {"id": i, "type": "function", "function": {"name": "add", "arguments": {"a": n}}}
+        for i, n in zip(ids, numbers)
+    ]
+    results = [
+        {"role": "tool", "name": "add", "tool_call_id": i, "content": str(n + 1)}
+        for i, n in zip(ids, numbers)
+    ]
+    return [{**message("assistant", content), "tool_calls": calls}, *results]
+
+
+def written(name, *numbers, first=0):
+    """A call as a model of the family writes it."""
+    if name == "llama":
+        return f'{{"name": "add", "parameters": {{"a": {numbers[0]}}}}}'
+    if name == "mistral":
+        calls = [
+            f'{{"name": "add", "arguments": {{"a": {n}}}, "id": "call{first + i:05d}"}}'
+            for i, n in enumerate(numbers)
+        ]
+        return f"[TOOL_CALLS] [{', '.join(calls)}]"
+    calls = [f'{{"name": "add", "arguments": {{"a": {n}}}}}' for n in numbers]
+    return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["ended", "cut"])
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_calls_and_results_are_what_the_template_makes_of_them(name, cut):
+    tokenizer = chat_tokenizer(*WITH_TOOLS[name])
+    settings, end = {"enable_thinking": True}, [] if cut else [tokenizer.eos_token_id]
+    chat = ChatFormat(tokenizer, settings=settings)
+    messages = [message("user", SAID[0])]
+    if name != "mistral":
+        messages.insert(0, message("system", "Be brief."))
+    ids = chat.begin("", messages, TOOLS)
+    assert ids == rendered(tokenizer, messages, tools=TOOLS, **settings)
+    assert '"Add."' in tokenizer.decode(ids)
+    several = () if name == "llama" else (8,)
+    for turn, numbers in enumerate([(4, *several), (5,)]):
+        first = turn * (1 + len(several))
+        ids = [*ids, *plain(tokenizer, written(name, *numbers, first=first)), *end]
+        messages += called(*numbers, first=first)
+        ids = chat.go_on(ids, "", messages, tools=TOOLS)
+        assert ids == rendered(tokenizer, messages, tools=TOOLS, **settings)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tools_that_a_template_does_not_show_are_told_in_words(name):
+    """In five families without tools: in the system message, as text, and as the user's."""
+    tokenizer, settings = family(name), {"enable_thinking": True}
+    chat, words = ChatFormat(tokenizer, settings=settings), described(TOOLS)
+    if name in ("no system", "instructions"):
+        shown = [message("user", f"{words}\n\n{SAID[0]}")]
+    else:
+        shown = [message("system", words), message("user", SAID[0])]
+    messages = [message("user", SAID[0])]
+    ids = chat.begin("", messages, TOOLS)
+    assert ids == rendered(tokenizer, shown, **settings)
+    space = " " if name == "instructions" else ""
+    call = written("qwen", 4, 8)
+    ids = [*ids, *plain(tokenizer, space + call), tokenizer.eos_token_id]
+    messages += called(4, 8)
+    results = "\n".join(f"<tool_response>\n{n}\n</tool_response>" for n in (5, 9))
+    shown += [message("assistant", call), message("user", results)]
+    ids = chat.go_on(ids, "", messages, tools=TOOLS)
+    assert ids == rendered(tokenizer, shown, **settings)
+
+
+def test_a_malformed_call_does_not_stop_a_template_of_strict_turns():
+    tokenizer = chat_tokenizer(*WITH_TOOLS["mistral"])
+    chat = ChatFormat(tokenizer)
+    messages = [message("user", "a"), message("assistant", "<tool_call>"),
+                {"role": "tool", "content": "error"}]  # fmt: skip
+    ids = chat.go_on([*chat.begin("", messages[:1]), 7], "", messages)
+    said = "[INST] <tool_response>\nerror\n</tool_response>[/INST]"
+    assert tokenizer.decode(ids).endswith(f"</s>{said}")
+    messages += called(4)
+    ids = chat.go_on([*ids, 7], "", messages)
+    assert tokenizer.decode(ids).endswith(said.replace("error", "5"))
+
+
+# -- thinking that the template begins
+
+OPENS = CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'")
+
+
+def test_what_the_template_opens_begins_the_answer(random_model):
+    tokenizer = chat_tokenizer(OPENS, ["<|im_end|>", "<|im_start|>"])
+    policy = create_policy(random_model(**config_for(tokenizer)), tokenizer, {"max_tokens": 3})
+    text, extras = policy("Hi")
+    assert tokenizer.decode(extras["prompt_ids"]).endswith("<|im_start|>assistant\n<think>\n")
+    sampled = tokenizer.decode(extras["token_ids"]).removesuffix("<|im_end|>")
+    assert text == "<think>\n" + sampled
+    rendered_text = tokenizer.apply_chat_template(
+        [message("user", "Hi")], add_generation_prompt=True, tokenize=False
+    )
+    with pytest.warns(UserWarning, match="rendered already"):
+        text, extras = policy(rendered_text)  # which shows the beginning already
+    assert not text.startswith("<think>")
+    plain_policy = policy.with_params(chat_template=False)
+    assert not plain_policy("Hi")[0].startswith("<think>")
+    closed = chat_tokenizer(THINKING, ["<|im_end|>", "<|im_start|>"])
+    assert ChatFormat(closed, settings={"enable_thinking": False}).opened("Hi") == ""

@@ -155,6 +155,29 @@ def test_entropies_have_a_gradient_where_that_is_wanted(fresh, sample, monkeypat
     assert all((gradient == 0).all() for gradient in none.values())
 
 
+def test_hits_are_the_tokens_of_the_largest_logit(tiny, sample, monkeypatch):
+    """Whole or in chunks, and without a gradient."""
+    import mlx.core as mx
+
+    model, tokenizer = tiny
+    batch = make_batch(sample(model, tokenizer, UNEVEN))
+    logprobs, entropies = Scorer(model)(batch)
+    for chunk in (scoring._CHUNK, 4 * 42):
+        monkeypatch.setattr(scoring, "_CHUNK", chunk)
+        found, found_entropies, hits = Scorer(model).with_hits(batch)
+        np.testing.assert_allclose(found, logprobs, atol=1e-5)
+        np.testing.assert_allclose(found_entropies, entropies, atol=1e-5)
+        expected = np.zeros(batch.mask.shape)
+        for i, ids in enumerate(batch.token_ids):
+            prompt = batch.prompts[batch.prompt_index[i]]
+            logits = np.array(model(mx.array([[*prompt, *ids.tolist()]]))[0])
+            expected[i] = logits[len(prompt) - 1 : -1].argmax(axis=-1) == ids
+        own = batch.mask > 0
+        assert (np.array(hits)[own] == expected[own]).all() and 0 < expected[own].mean() < 1
+        _, none = gradients(model, lambda b: Scorer(model).with_hits(b)[2], batch)
+        assert all((gradient == 0).all() for gradient in none.values())
+
+
 def test_the_chunks_bound_the_logits_that_exist(tiny, sample, monkeypatch):
     model, tokenizer = tiny
     batch = make_batch(sample(model, tokenizer, UNEVEN))

@@ -18,6 +18,7 @@ from textenv.algos.cli.shared.display import OfflineDisplay, Terminal
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
 from textenv.algos.config import check_counts, check_integer, from_table, to_table
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.episodes.environments import make_env
@@ -31,6 +32,7 @@ from textenv.algos.storage.files import load_rollouts
 from textenv.algos.storage.source import check_source
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError, DataError, TextEnvError
+from textenv.from_files import split_name
 
 
 @dataclass
@@ -64,6 +66,7 @@ class OfflineTextArgs(_OfflineArgs):
 
     model: str = "tiny-lm"
     """tiny-lm, a folder, or a hub name, with the tokenizer of the recorded rollouts."""
+    text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     eval_examples: int = 500
     """Test examples of the evaluations before and after the training; 0 skips them."""
     offline: Annotated[OfflineTextConfig, tyro.conf.arg(name="")] = field(
@@ -120,7 +123,11 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
     rollouts = load_rollouts(inner if inner.is_dir() else folder, count)
     kind = _choose_kind(given.method, given.algo or table.get("algo"), rollouts)
     if table:
-        paths = {key: Path(table[key]) for key in ("from_rollouts", "out") if key in table}
+        paths: dict[str, Any] = {
+            key: Path(table[key]) for key in ("from_rollouts", "out") if key in table
+        }
+        if isinstance(table.get("text"), dict):
+            paths["text"] = paths_from_text(table["text"])
         default = from_table(kind, {**table, **paths}, str(given.config))
     elif kind is OneUpdateArgs:
         default = OneUpdateArgs(folder, ppo=preset(given.env or common_source(rollouts).env_id))
@@ -145,6 +152,11 @@ def _choose_kind(method: str | None, algo: str | None, rollouts: list[Buffer]) -
             raise ConfigError(f"--method {method} is for {data}, and these rollouts are not")
     if algo == "ppo":
         return OneUpdateArgs
+    if algo == "sft":
+        raise ConfigError(
+            "--algo sft trains on the answers of a --dataset; on the right ones of rollouts, "
+            "--from-rollouts trains with --method rft, and without --algo"
+        )
     if algo is not None:
         raise ConfigError(
             f"--algo {algo} collects its own rollouts; --from-rollouts trains offline, with "
@@ -308,6 +320,16 @@ def _make_env(args: Args, rollouts: list[Buffer]) -> tuple[Any, str]:
         DataError: if the rollouts are of another environment than ``--env``.
     """
     source = common_source(rollouts)
+    if isinstance(args, OfflineTextArgs) and args.text.given:
+        env = make_text_envs(args.env or source.env_id or "TextGen-v0", args.text, True)[1]
+        for rollout in rollouts if env is not None else ():
+            check_source(rollout, env)
+        return env, ""
+    if split_name(str(source.env_kwargs.get("task", ""))):
+        return None, (
+            f"the task {source.env_kwargs['task']} is code that the rollouts name, which is not "
+            "run: --task names it to evaluate on it"
+        )
     if args.env is not None:
         env = make_env(args.env, source.env_kwargs if args.env == source.env_id else None)
         for rollout in rollouts:

@@ -1,0 +1,1 @@
+"""Trainings of `textenv train` from files: from exported rollouts, and from given answers."""
