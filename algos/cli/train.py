@@ -167,6 +167,10 @@ def run(args: Job) -> int:
         return 0
     if isinstance(args, GRPOArgs) and isinstance(trainer, GRPOTrainer):
         args = replace(args, grpo=trainer.config)  # with what was chosen, for config.toml
+    judge, begins = training.judge, ""
+    if isinstance(judge, TextJudge) and judge.evaluates:
+        most = trainer.config.eval_examples
+        begins = f"evaluating before the training, on at most {most} held-out examples"
     blas_status = blas.status()
 
     def facts() -> dict[str, Any]:
@@ -187,12 +191,12 @@ def run(args: Job) -> int:
         folder,
         to_table(replace(args, config=None, out=None)),
         trainer,
-        training.judge,
+        judge,
         console,
         (
             f"{training.model} on {training.name}; BLAS: {blas_status.name}",
             trainer.describe(),
-            *filter(None, (trainer.chosen,)),
+            *filter(None, (trainer.chosen, begins)),
         ),
         facts,
         Picture("reward.png", *training.axes, title),
