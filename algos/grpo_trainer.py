@@ -81,6 +81,7 @@ class GRPOTrainer:
         history: the metrics of each step so far.
         evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
             ``stopped`` the training.
+        stopped: why the training ended before its last step, if it did by ``stop_on_collapse``.
         health: looks for what keeps the model from learning; what it found is in `warnings`.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
 
@@ -154,6 +155,7 @@ class GRPOTrainer:
             )
         self._trainer = self._make_trainer()
         self._steps, self._end = 0, config.max_steps
+        self.stopped = ""
         self._metrics = GRPOMetrics(strategy)
         self.health = HealthWatch(self.env, strategy, model)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
@@ -250,7 +252,7 @@ class GRPOTrainer:
                 if self._on_step is not None:
                     self._on_step(metrics, rollout)
             if self._last_good is not None and self.health.has_collapsed:
-                self._last_good.restore()
+                self.stopped = self._last_good.go_back(self._steps)
                 break
         return self.history
 

@@ -49,6 +49,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
+from textenv.algos.training.last_good import LastGood  # noqa: E402
 
 
 def gae(
@@ -239,6 +240,7 @@ class PPOTrainer:
         history: the metrics of each update so far.
         evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
             ``stopped`` the training.
+        stopped: why the training ended before its last update, if it did by ``stop_on_collapse``.
         health: on text, looks for what keeps the model from learning; it is found in `warnings`.
         num_timesteps: transitions collected so far.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
@@ -273,7 +275,9 @@ class PPOTrainer:
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
-        self.chosen = ""
+        self.chosen = self.stopped = ""
+        self.health: HealthWatch | None = None
+        self._last_good: LastGood | None = None
         self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
         self.policy = self._updater.policy
         self.evaluations = EvaluationSchedule(
@@ -285,9 +289,6 @@ class PPOTrainer:
         self._on_step = on_step
         self.exporter = Exporter(export_to, export_every)
         self._metrics = PPOMetrics(self._runner.is_text)
-        self.health: HealthWatch | None = None
-        if self._runner.is_text:
-            self.health = HealthWatch(self.env, self._updater.strategy, self.policy.model)
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
         self._updates = 0
@@ -307,6 +308,8 @@ class PPOTrainer:
 
             updater = TextUpdater(model, tokenizer, self.env, self.config, adapters, styled)
             self.config, self.chosen = updater.config, updater.chosen
+            self.health = HealthWatch(self.env, updater.strategy, updater.policy.model)
+            self._last_good = LastGood(updater.network) if self.config.stop_on_collapse else None
             return updater
         from textenv.algos.control.mlp_policy import load_policy
         from textenv.algos.ppo_control import ControlUpdater
@@ -346,6 +349,8 @@ class PPOTrainer:
             clock = PhaseClock()
             with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
                 rollout = self._runner.collect()
+            if self._last_good is not None:
+                self._last_good.offer(self._updates, rollout)
             clock.end("rollout")
             self.num_timesteps += rollout.num_transitions
             self.exporter.write(
@@ -368,6 +373,9 @@ class PPOTrainer:
                     self.health.step(self._updates, metrics, rollout)
                 if self._on_step is not None:
                     self._on_step(metrics, rollout)
+            if self._last_good and self.health and self.health.has_collapsed:
+                self.stopped = self._last_good.go_back(self._updates)
+                break
         return self.history
 
     def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:

@@ -148,6 +148,9 @@ class PPOConfig:
     early_stopping_patience: int = 0
     """Text: end the training after this many evaluations without gain; 0: never.
     Set it if the reward may collapse, or to save time."""
+    stop_on_collapse: bool = False
+    """Text: stop if rewards fall far below those of the beginning, and go back to the weights that
+    played best. It holds the trained weights once more."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 

@@ -176,6 +176,10 @@ def run(args: Job) -> int:
         return 0
     if isinstance(args, GRPOArgs) and isinstance(trainer, GRPOTrainer):
         args = replace(args, grpo=trainer.config)  # with what was chosen, for config.toml
+    judge, begins = training.judge, ""
+    if isinstance(judge, TextJudge) and judge.evaluates:
+        most = trainer.config.eval_examples
+        begins = f"evaluating before the training, on at most {most} held-out examples"
     blas_status = blas.status()
 
     def facts() -> dict[str, Any]:
@@ -186,6 +190,7 @@ def run(args: Job) -> int:
             "task": training.name,
             "loss": trainer.describe(),
             "steps": int(trainer.history[-1]["step"]) if trainer.history else 0,
+            **({"stopped": trainer.stopped} if trainer.stopped else {}),
             "warnings": [finding.as_dict() for finding in trainer.warnings],
             **({"strategy": spent} if spent else {}),
         }
@@ -195,12 +200,12 @@ def run(args: Job) -> int:
         folder,
         to_table(replace(args, config=None, out=None)),
         trainer,
-        training.judge,
+        judge,
         console,
         (
             f"{training.model} on {training.name}; BLAS: {blas_status.name}",
             trainer.describe(),
-            *filter(None, (trainer.chosen,)),
+            *filter(None, (trainer.chosen, begins)),
         ),
         facts,
         Picture("reward.png", *training.axes, title),
@@ -225,13 +230,13 @@ def _as_dry_run(args: Args) -> Args:
 
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     config = args.grpo
-    text = args.text.for_model(args.env, args.model, config.chat_template)
-    env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
     steps = config.max_steps
     display = TextDisplay(steps)
     log = StepLog(folder, display)
-    shared = _on_text(args, folder, log, test_env)
     display.console.print(f"loading {args.model}")
+    text = args.text.for_model(args.env, args.model, config.chat_template)
+    env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
+    shared = _on_text(args, folder, log, test_env)
     trainer = GRPOTrainer(args.model, env, config, **shared)
     log.watch(trainer.health)
     rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
@@ -245,12 +250,12 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     updates = -(-config.total_timesteps // config.n_steps)
     if is_text(probe):
         model = args.model or "tiny-lm"
-        text = args.text.for_model(args.env, model, config.chat_template)
-        env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         shown = TextDisplay(updates, unit="update")
         log = StepLog(folder, shown)
-        shared = _on_text(args, folder, log, test_env)
         shown.console.print(f"loading {model}")
+        text = args.text.for_model(args.env, model, config.chat_template)
+        env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
+        shared = _on_text(args, folder, log, test_env)
         trainer = PPOTrainer(model, env, config, **shared)
         log.watch(trainer.health)
         judge = _judge(trainer, test_env, log, config.total_timesteps)

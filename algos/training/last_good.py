@@ -47,10 +47,21 @@ class LastGood:
             self._weights = tree_map(lambda weight: weight, self._model.trainable_parameters())
             self.step, self.value = step, value
 
-    def restore(self) -> None:
-        """Give the model the weights that are held."""
+    def go_back(self, step: int) -> str:
+        """Give the model the weights that are held.
+
+        Args:
+            step: the optimizer steps so far.
+
+        Returns:
+            What was done, in words.
+        """
         self._model.update(self._weights)
         mx.eval(self._model.parameters())
+        return (
+            f"stopped at a collapse after {step} steps; the model is that of step {self.step}, "
+            "which played best"
+        )
 
 
 def how_good(rollout: Rollout) -> float:

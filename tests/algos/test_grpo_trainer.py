@@ -347,6 +347,9 @@ def test_a_collapse_ends_the_training_and_the_best_weights_come_back(fresh):
     assert [m["reward"] for m in trainer.history] == [0.5, 0.5, 0.75, 0.5, 0, 0, 0, 0]
     collapse = trainer.warnings[-1]
     assert (collapse.name, collapse.step) == ("collapse", 8)
+    assert trainer.stopped == (
+        "stopped at a collapse after 8 steps; the model is that of step 2, which played best"
+    )
     assert same_weights(seen[2], weights_of(model)) and not same_weights(seen[8], seen[2])
 
 

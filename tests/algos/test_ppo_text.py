@@ -362,3 +362,29 @@ def test_what_keeps_it_from_learning_is_told_once(fresh):
     trainer = PPOTrainer(fresh[0], env, config, tokenizer=fresh[1])
     trainer.train()
     assert [w.name for w in trainer.warnings if w.name == "no_reward"] == ["no_reward"]
+
+
+def test_a_collapse_ends_the_training_and_the_best_weights_come_back(fresh):
+    """Half of the answers are paid, in the third rollout three in four, and after four none."""
+    model, tokenizer = fresh
+    calls = iter(range(10_000))
+
+    def paid(prompt, completion, example):
+        call = next(calls)
+        rollout = call // 32
+        return float(rollout < 4 and call % 4 < (3 if rollout == 2 else 2))
+
+    seen = []
+    config = PPOConfig(
+        **{"total_timesteps": 32 * 40, "n_steps": 32, "batch_size": 32, "n_epochs": 1},
+        **{"max_completion_length": 6, "stop_on_collapse": True},
+    )
+    trainer = PPOTrainer(
+        *(model, make_env(paid), config),
+        tokenizer=tokenizer,
+        on_step=lambda metrics, rollout: seen.append(weights_of(model)),
+    )
+    history = trainer.train()
+    assert [m["reward"] for m in history] == [0.5, 0.5, 0.75, 0.5, 0, 0, 0, 0]
+    assert trainer.stopped.startswith("stopped at a collapse after 8 steps; the model is that of")
+    assert same_weights(seen[1], weights_of(model)) and not same_weights(seen[1], seen[-1])

@@ -9,7 +9,7 @@ from rich.console import Console
 from textenv.algos.cli.shared.escape import count, one_line
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.health.answers import answer_of, expected_answer, misses_of
-from textenv.algos.rollouts.health.rules import near
+from textenv.algos.rollouts.health.rules import CUT, near
 from textenv.algos.rollouts.metrics import rollout_metrics
 from textenv.algos.rollouts.rehearsal import Rehearsal
 from textenv.algos.runtime import backend
@@ -90,6 +90,8 @@ def _say_figures(console: Console, trainer: Any, played: list[Trajectory]) -> No
     console.print(line)
     task = getattr(trainer.env.unwrapped, "task", None)
     wrong = [answer for t in played if outcome(t) <= 0 and (answer := answer_of(task, t))]
+    if figures["completions/clipped_ratio"] >= CUT:
+        console.print("nearly all are cut off. Try: raise --max-completion-length")
     hint = near(misses_of(wrong))
     if hint is not None:
         console.print(f"of the wrong answers, {hint[0]}. Try: {hint[1]}")

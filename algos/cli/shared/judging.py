@@ -69,9 +69,14 @@ class TextJudge:
         self.evaluations: dict[str, Evaluation] = {}
         self.change: Comparison | None = None
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate on."""
+        return self._env is not None and bool(self._examples)
+
     def __call__(self) -> Judgement | None:
         """Evaluate the policy as it is now."""
-        if self._env is None or not self._examples:
+        if not self.evaluates:
             return None
         policy = self._trainer.policy.with_params(seed=self._trainer.config.seed + 1)
         for kind in ("greedy", "sampled"):

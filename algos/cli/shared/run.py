@@ -84,6 +84,9 @@ class TrainingRun:
             with self.display:
                 self.trainer.train()
             state = "finished"
+            stopped = getattr(self.trainer, "stopped", "")
+            if stopped:
+                say(stopped)
         except KeyboardInterrupt:
             state = "interrupted"
             done = len(self.trainer.history)

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from textenv.algos.episodes.environments import innermost
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.runtime import backend
+from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError, OutOfMemoryError
 from textenv.resets import draw_ids
-from textenv.tasks import Task
 
 backend.prepare()
 
@@ -208,11 +209,19 @@ def halvings(value: int) -> list[int]:
 
 
 def longest_prompt(env: Any, tokenizer: Any) -> tuple[int, str]:
-    """Tokens of the longest of some prompts of an environment, and a text that says so."""
-    task = getattr(getattr(env, "unwrapped", env), "task", None)
-    if not isinstance(task, Task) or task.max_turns > 1:  # a game's set-up may be slow
+    """Tokens of the longest of some prompts of an environment, and a text that says so.
+
+    Args:
+        env: the environment; if it is a single one of text, it is reset.
+        tokenizer: encodes a prompt, and the messages of a conversation if it is a policy.
+    """
+    inner = innermost(env)
+    task = inner.task if isinstance(inner, TextGenerationEnv) else None
+    if task is None or task.max_turns > 1:  # a game's set-up may be slow
         return _ASSUMED, f"prompts of {_ASSUMED} tokens assumed"
-    rngs = [np.random.default_rng(0)] * 8
-    prompts = [task.example(i)["prompt"] for i in draw_ids(task, rngs)]
-    longest = max(len(tokenizer.encode(prompt)) for prompt in prompts)
-    return longest, f"prompts of {longest} tokens, the longest of {len(prompts)}"
+    lengths = []
+    for example_id in draw_ids(task, [np.random.default_rng(0)] * 8):
+        prompt, info = inner.reset(options={"example_id": example_id})
+        more = {name: info[name] for name in ("messages", "tools") if name in info}
+        lengths.append(len(tokenizer.encode(prompt, **more)))
+    return max(lengths), f"prompts of {max(lengths)} tokens, the longest of {len(lengths)}"

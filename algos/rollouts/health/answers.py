@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from textenv.algos.episodes.trajectory import Trajectory
+from textenv.rewards.extract import make_extractor
 from textenv.tasks import Task
 
 _SHOWN = 60  # characters of a text in a message
@@ -45,26 +46,11 @@ class Misses:
     """The answer to show."""
 
 
-def _last(pattern: str) -> Callable[[str], str | None]:
-    def find(text: str) -> str | None:
-        found = re.findall(pattern, text)
-        return found[-1].strip() if found else None
-
-    return find
-
-
 # Of kinds that find as many, the first one is proposed: it is the most exact.
-_KINDS: dict[str, Callable[[str], str | None]] = {
-    "boxed": _last(r"\\boxed\{([^{}]*)\}"),
-    "tag:answer": _last(r"(?s)<answer>(.*?)</answer>"),
-    "after:####": _last(r"####[ \t]*([^\n]*)"),
-    "last_number": lambda text: _without_commas(_last(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")(text)),
-    "line:last": _last(r"(?m)^[ \t]*(\S.*)$"),
+_KINDS = {
+    kind: make_extractor(kind)
+    for kind in ("boxed", "tag:answer", "after:####", "last_number", "line:last")
 }
-
-
-def _without_commas(number: str | None) -> str | None:
-    return None if number is None else number.replace(",", "")
 
 
 def expected_answer(task: Any, trajectory: Trajectory) -> str | None:

@@ -29,8 +29,8 @@ QUANTIZED = "slow_weights"
 _SLOW = (
     "the model's weights are rounded to few bits, and a CPU decodes them 3 to 12 times slower than "
     "float32",
-    "take the model as it was before it was rounded, or write it so once: "
-    "mlx_lm.convert --dequantize --hf-path MODEL --mlx-path FOLDER",
+    "free memory, as a model whose float32 weights fit is dequantized when it is loaded; or take a "
+    "smaller model",
 )
 
 

@@ -64,6 +64,37 @@ def test_a_config_file_gives_the_same_run_and_options_win(tmp_path):
     assert entropies(first) == entropies(second) != entropies(third)
 
 
+def test_what_is_chosen_is_printed_first_and_kept(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ["--max-steps", "1", "--num-generations", "4", "--eval-examples", "4"]
+    assert main(["train", *argv, "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "loading tiny-lm"
+    assert lines[3].startswith("chosen for 0.5 million weights and ")
+    assert lines[3].endswith("of memory: num_prompts=32")
+    assert lines[4] == "evaluating before the training, on at most 4 held-out examples"
+    assert lines[5].startswith("before: accuracy")
+    settings = read_toml(out / "config.toml")["grpo"]
+    assert (settings["num_prompts"], settings["num_generations"]) == (32, 4)
+
+
+def test_what_keeps_it_from_learning_is_in_the_summary(tmp_path, capsys):
+    """tiny-lm answers 12+30= with a number, and these answers are a sentence."""
+    path, out = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows = [{"prompt": f"{a}+{b}=", "answer": f"It is {a}"} for a in range(20, 50) for b in (1, 2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--max-steps", "2", "--num-prompts", "4", "--num-generations", "16"]
+    argv += ["--dataset", str(path), "--reward", "exact_match", "--eval-examples", "0"]
+    assert main(["train", *argv, "--out", str(out)]) == 0
+    said = "warning: step 1: none of the last 64 completions was right"
+    assert capsys.readouterr().out.count(said) == 1
+    found = json.loads((out / "summary.json").read_text())["warnings"]
+    assert [(w["name"], w["step"]) for w in found] == [("no_reward", 1)]
+    assert "was answered, and 'It is " in found[0]["what"] and found[0]["remedy"]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["warnings"] == found and "warnings" not in metrics[1]
+
+
 def test_own_dataset_and_reward_file(tmp_path, problems, capsys):
     reward = tmp_path / "mine.py"
     reward.write_text("def digits(prompt, completion, example):\n    return completion.isdigit()\n")

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.algos.lm.generation.shared import config_for, family
 from textenv.algos import GRPOConfig, GRPOTrainer, SFTConfig, Trajectory
 from textenv.algos.lm.memory import watch as memory
 from textenv.algos.lm.memory.estimate import ModelSizes, Workload, estimate_memory
@@ -118,6 +119,22 @@ def test_prompts_of_the_task_are_looked_at(tiny):
     env = gym.make("textenv:TextGen-v0", prompts=["a" * 21], reward_fn=lambda *_, **__: 1.0)
     assert memory.longest_prompt(env, tiny[1])[0] == 21
     assert memory.longest_prompt(Env(), tiny[1])[0] == 64
+
+
+def test_what_stands_before_a_prompt_counts(random_model):
+    """A system prompt and the chat template are read for each prompt."""
+    import gymnasium as gym
+
+    from textenv.algos import create_policy
+
+    tokenizer = family("chatml")
+    policy = create_policy(random_model(**config_for(tokenizer)), tokenizer)
+    kwargs = {"prompts": ["1+1="], "reward_fn": lambda *_, **__: 1.0}
+    env = gym.make("textenv:TextGen-v0", **kwargs, system_prompt="be brief")
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1="}]
+    whole = len(policy.encode("1+1=", messages))
+    assert memory.longest_prompt(env, policy)[0] == whole
+    assert whole != len(policy.encode("1+1="))  # the template has a system message of its own
 
 
 SCRIPT = """
