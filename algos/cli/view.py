@@ -136,6 +136,11 @@ def _view_summary(console: Console, path: Path) -> None:
     for key, value in summary.items():
         if isinstance(value, (str, int, float)):
             _say(console, f"  {key}: {value}")
+    warnings = summary.get("warnings")
+    for warning in warnings if isinstance(warnings, list) else []:
+        if isinstance(warning, dict):
+            step, what, remedy = (warning.get(key) for key in ("step", "what", "remedy"))
+            _say(console, f"  warning at step {step}: {what}. Try: {remedy}")
     before, after = (_part(summary, when) for when in ("before", "after"))
     for kind in before.keys() & after.keys():
         for figure in ("accuracy", "reward", "length"):

@@ -160,6 +160,14 @@ def test_a_run_that_failed_early_is_still_a_run(capsys, tmp_path):
     assert view(capsys, tmp_path)[1:] == ["  state: failed"]
 
 
+def test_the_warnings_of_a_run_are_listed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "config.toml").write_text("")
+    warnings = [{"name": "x", "step": 3, "what": "it \x1b[31m", "remedy": "do"}, "no warning"]
+    (tmp_path / "summary.json").write_text(json.dumps({"warnings": warnings}))
+    assert view(capsys, tmp_path)[1:] == [r"  warning at step 3: it \x1b[31m. Try: do"]
+
+
 def test_a_run_whose_files_are_cut_off_is_shown_as_far_as_it_goes(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "600")
     (tmp_path / "config.toml").write_text("")
