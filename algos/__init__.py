@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from textenv.algos.episodes.trajectory import Trajectory as Trajectory
     from textenv.algos.episodes.trajectory import Transition as Transition
     from textenv.algos.grpo_config import GRPOConfig as GRPOConfig
-    from textenv.algos.grpo_trainer import GRPOTrainer as GRPOTrainer
     from textenv.algos.lm.generation.policy import create_policy as create_policy
     from textenv.algos.lm.models.loading import load_model as load_model
     from textenv.algos.offline.control import OfflineConfig as OfflineConfig
@@ -29,30 +28,31 @@ if TYPE_CHECKING:
     from textenv.algos.offline.sft import SFTTrainer as SFTTrainer
     from textenv.algos.offline.text import OfflineTextConfig as OfflineTextConfig
     from textenv.algos.offline.text import OfflineTextTrainer as OfflineTextTrainer
-    from textenv.algos.ppo import PPOTrainer as PPOTrainer
     from textenv.algos.ppo_config import PPOConfig as PPOConfig
     from textenv.algos.rollouts.coordinator import RolloutCoordinator as RolloutCoordinator
     from textenv.algos.rollouts.runner import RolloutRunner as RolloutRunner
-    from textenv.algos.sb3_trainer import SB3Trainer as SB3Trainer
     from textenv.algos.storage.files import load_rollout as load_rollout
     from textenv.algos.storage.files import load_rollouts as load_rollouts
     from textenv.algos.strategies.strategy import create_strategy as create_strategy
+    from textenv.algos.trainers.grpo import GRPOTrainer as GRPOTrainer
+    from textenv.algos.trainers.ppo import PPOTrainer as PPOTrainer
+    from textenv.algos.trainers.sb3 import SB3Trainer as SB3Trainer
     from textenv.algos.training.trainer import Trainer as Trainer
 
 _HOMES = {
     "Buffer": "episodes.trajectory",
     "GRPOConfig": "grpo_config",
-    "GRPOTrainer": "grpo_trainer",
+    "GRPOTrainer": "trainers.grpo",
     "MLPPolicy": "control.mlp_policy",
     "OfflineConfig": "offline.control",
     "OfflineTextConfig": "offline.text",
     "OfflineTextTrainer": "offline.text",
     "OfflineTrainer": "offline.control",
     "PPOConfig": "ppo_config",
-    "PPOTrainer": "ppo",
+    "PPOTrainer": "trainers.ppo",
     "RolloutCoordinator": "rollouts.coordinator",
     "RolloutRunner": "rollouts.runner",
-    "SB3Trainer": "sb3_trainer",
+    "SB3Trainer": "trainers.sb3",
     "SFTConfig": "offline.sft",
     "SFTTrainer": "offline.sft",
     "Trainer": "training.trainer",

@@ -63,7 +63,12 @@ class Opening:
         """
         messages = example.get("messages") or [{"role": "user", "content": example["prompt"]}]
         if not isinstance(task, Dataset):
-            messages = check(messages, f"an example of task {task.name!r}, 'messages'")
+            place = f"an example of task {task.name!r}, 'messages'"
+            messages = check(messages, place)
+            if messages[-1]["role"] == "assistant":
+                raise DataError(
+                    f"{place}: the last one is the assistant's, which the policy writes"
+                )
         begun = self.before(messages)
         prompt = transcript(begun, self.tools.schemas if self.tools else ())
         episode = Conversation(task, example, begun, self.tools, most_turns)

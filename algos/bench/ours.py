@@ -19,7 +19,6 @@ from mlx import nn  # noqa: E402
 
 from textenv.algos.episodes.environments import make_env  # noqa: E402
 from textenv.algos.grpo_config import GRPOConfig  # noqa: E402
-from textenv.algos.grpo_trainer import GRPOTrainer  # noqa: E402
 from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.models.loading import load_model  # noqa: E402
 from textenv.algos.lm.scoring.batch import TokenBatch  # noqa: E402
@@ -28,6 +27,7 @@ from textenv.algos.rollouts.coordinator import RolloutCoordinator  # noqa: E402
 from textenv.algos.rollouts.runner import RolloutRunner  # noqa: E402
 from textenv.algos.runtime.compile import gradients  # noqa: E402
 from textenv.algos.strategies.strategy import create_strategy  # noqa: E402
+from textenv.algos.trainers.grpo import GRPOTrainer  # noqa: E402
 
 _ENV = "textenv:TextGen-v0"
 _LEARNING_RATE = 1e-5

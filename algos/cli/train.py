@@ -23,11 +23,11 @@ from textenv.algos.config import check_counts, from_table, read_toml, to_table
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo_config import GRPOConfig
-from textenv.algos.grpo_trainer import GRPOTrainer
-from textenv.algos.ppo import PPOTrainer
 from textenv.algos.ppo_config import SIZES, PPOConfig, preset
 from textenv.algos.runtime import blas
 from textenv.algos.strategies.counts import summarize
+from textenv.algos.trainers.grpo import GRPOTrainer
+from textenv.algos.trainers.ppo import PPOTrainer
 from textenv.errors import ConfigError
 
 

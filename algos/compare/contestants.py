@@ -49,8 +49,8 @@ class NativePPO:
     language = False
 
     def __init__(self, arena: Arena):
-        from textenv.algos.ppo import PPOTrainer
         from textenv.algos.ppo_config import preset
+        from textenv.algos.trainers.ppo import PPOTrainer
 
         self._arena = arena
         self._config = preset(arena.env)
@@ -66,7 +66,7 @@ class NativePPO:
 
     def train(self, seed: int, total_timesteps: int, watch: Watch) -> Run:
         """Train PPO from a seed."""
-        from textenv.algos.ppo import PPOTrainer
+        from textenv.algos.trainers.ppo import PPOTrainer
 
         trainer = PPOTrainer(
             "mlp",

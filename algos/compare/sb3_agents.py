@@ -21,7 +21,7 @@ from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
 from textenv.algos.ppo_config import PPOConfig, preset
-from textenv.algos.sb3_trainer import SB3Trainer
+from textenv.algos.trainers.sb3 import SB3Trainer
 from textenv.errors import ConfigError, MissingDependencyError
 from textenv.wrappers.count_from_zero import CountFromZero, from_zero, shift
 from textenv.wrappers.sb3 import SB3Policy

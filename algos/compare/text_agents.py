@@ -10,9 +10,9 @@ from textenv.algos.compare.arena import Arena
 from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.results import Run
 from textenv.algos.episodes.trajectory import Buffer
-from textenv.algos.grpo_trainer import GRPOTrainer
-from textenv.algos.ppo import PPOTrainer
 from textenv.algos.ppo_config import preset
+from textenv.algos.trainers.grpo import GRPOTrainer
+from textenv.algos.trainers.ppo import PPOTrainer
 
 _GENERATION = "stepping the environment is counted with the policy"
 

@@ -1,8 +1,8 @@
 """The control policy: an actor and a critic, two small networks, computed in NumPy.
 
 For a few observations NumPy is several times faster than any framework, so this policy collects
-the rollouts; `textenv.algos.ppo_control` trains the same weights in MLX. To act it needs no
-package but NumPy.
+the rollouts; `textenv.algos.trainers.ppo_control` trains the same weights in MLX. To act it needs
+no package but NumPy.
 
 Shapes: B observations, D features, H units of a layer, P outputs of the actor, K components of an
 action. Hidden layers hold both networks, the actor first: weights (2, D, H) and biases (2, 1, H).

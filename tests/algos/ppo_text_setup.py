@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.algos.shared import make_env, vowels
 from textenv.algos import PPOConfig, PPOTrainer
-from textenv.algos.ppo_text import TextUpdater
+from textenv.algos.trainers.ppo_text import TextUpdater
 
 SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "gamma": 1.0, "max_completion_length": 6}
 

@@ -7,7 +7,6 @@ import pytest
 
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.ppo import (
-    PPOTrainer,
     bootstrap_value,
     explained_variance,
     gae,
@@ -17,6 +16,7 @@ from textenv.algos.ppo import (
     value_loss,
 )
 from textenv.algos.ppo_config import PPOConfig
+from textenv.algos.trainers.ppo import PPOTrainer
 from textenv.errors import ConfigError
 
 import mlx.core as mx  # isort: skip

@@ -2,8 +2,8 @@
 
 import pytest
 
-from textenv.algos.ppo import PPOTrainer
 from textenv.algos.ppo_config import PRESETS, SIZES, PPOConfig, preset
+from textenv.algos.trainers.ppo import PPOTrainer
 from textenv.errors import ConfigError, ConfigTypeError
 
 

@@ -126,10 +126,10 @@ def test_turns_of_a_task_are_messages_of_the_user():
 class Asking(Task):
     """A task that gives messages of its own."""
 
-    name, size = "asking", 2
+    name, size = "asking", 3
 
     def example(self, example_id):
-        messages = [CHAT, [{"role": "user"}]][example_id]
+        messages = [CHAT, [{"role": "user"}], [*CHAT, message("assistant", "42")]][example_id]
         return {"prompt": "?", "messages": messages, "answer": "42"}
 
     def score(self, example, completion):
@@ -142,6 +142,8 @@ def test_a_task_may_give_messages_which_are_checked():
     assert env.step("42")[1] == 1.0
     with pytest.raises(DataError, match="task 'asking', 'messages', message 0: key 'content'"):
         env.reset(options={"example_id": 1})
+    with pytest.raises(DataError, match="'messages': the last one is the assistant's"):
+        env.reset(options={"example_id": 2})
 
 
 def test_copies_specs_and_pickles_say_the_same(same):

@@ -263,7 +263,7 @@ class _OneUpdate:
         env: Any,
         on_step: Callable[[dict[str, float]], None],
     ):
-        from textenv.algos.ppo_control import ControlUpdater
+        from textenv.algos.trainers.ppo_control import ControlUpdater
 
         self.config = args.ppo
         text = is_text_data(rollouts)

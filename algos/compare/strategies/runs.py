@@ -29,11 +29,11 @@ from textenv.algos.episodes.environments import make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.evaluation.measure import evaluation_ids
 from textenv.algos.grpo_config import GRPOConfig
-from textenv.algos.grpo_trainer import GRPOTrainer
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.strategies import names, outcome
 from textenv.algos.strategies.counts import summarize
 from textenv.algos.strategies.strategy import create_strategy
+from textenv.algos.trainers.grpo import GRPOTrainer
 from textenv.errors import ConfigError, unknown
 from textenv.from_files import split_name
 

@@ -12,7 +12,7 @@ from textenv.algos.compare.clock import Watch
 from textenv.algos.compare.evaluators import EpisodeEvaluator
 from textenv.algos.compare.loop import compare
 from textenv.algos.ppo_config import PRESETS, PPOConfig
-from textenv.algos.sb3_trainer import SB3Trainer
+from textenv.algos.trainers.sb3 import SB3Trainer
 from textenv.errors import ConfigError
 from textenv.wrappers import CountFromZero
 from textenv.wrappers.sb3 import SB3Policy, as_sb3_policy

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.algos.lm.architectures import ARCHITECTURES, config_of
 from tests.algos.lm.generation.shared import (
     byte_pair_tokenizer,
     config_for,
@@ -93,6 +94,17 @@ def test_loss_accuracy_and_entropy_are_those_of_plain_forwards(fresh, chat_model
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["mean_token_accuracy"] == pytest.approx(accuracy)
     assert metrics["entropy"] == pytest.approx(entropy, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:models of type:UserWarning")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_architectures(random_model, tiny, name):
+    """Sliding windows, capped logits, and those whose prompts cannot be shared."""
+    trainer = make((random_model(**config_of(name)), tiny[1]), epochs=1)
+    loss, accuracy, _ = by_hand(trainer.model, trainer.trained_on)
+    (metrics,) = trainer.train()
+    assert metrics["loss"] == pytest.approx(loss, rel=2e-5)
+    assert metrics["mean_token_accuracy"] == pytest.approx(accuracy)
 
 
 def test_loss_is_that_of_mlx_lm(fresh):

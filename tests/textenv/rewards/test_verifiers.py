@@ -136,6 +136,28 @@ def test_what_is_equal_to_what(completion, answer, exact, numeric):
     assert score("contains", completion, {"answer": answer})[0] >= exact
 
 
+NUMBERS = st.integers(-2000, 2000)
+UNITS = st.sampled_from(["", "", "apples", "km", "m", "%", "$"])
+
+
+@given(NUMBERS, NUMBERS, UNITS, UNITS, st.booleans(), st.sampled_from(["{:,}", "{}", "{}."]))
+def test_quantities_are_equal_if_their_numbers_are_and_no_units_differ(a, b, of_a, of_b, same, how):
+    b = a if same else b
+
+    def written(number, unit):
+        text = how.replace(".", "").format(number)
+        if unit == "$":
+            text = text.replace("-", "-$") if number < 0 else f"${text}"
+        elif unit:
+            text = f"{text} {unit}"
+        return text + "." * how.endswith(".")
+
+    expected = float(a == b and (of_a == of_b or "" in (of_a, of_b)))
+    example = {"answer": f"{b} {of_b}" if of_b not in ("", "$") else written(b, of_b)}
+    for name in ("exact_match", "numeric_match"):
+        assert score(name, written(a, of_a), example)[0] == expected
+
+
 @pytest.mark.parametrize(("completion", "expected"), [("4.5", 1.0), ("3.5", 1.0), ("4.6", 0.0)])
 def test_numeric_match_within_an_absolute_tolerance(completion, expected):
     assert score("numeric_match", completion, {"answer": 4, "tolerance": 0.5})[0] == expected

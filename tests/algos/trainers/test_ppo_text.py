@@ -12,7 +12,7 @@ from tests.algos.ppo_text_setup import make_learner, make_trainer, record
 from tests.algos.shared import make_env, same_weights, weights_of
 from textenv.algos import Buffer, PPOConfig, PPOTrainer, Trainer, grpo, load_model, ppo
 from textenv.algos.lm.scoring.batch import make_batch
-from textenv.algos.ppo_text import VALUE_HEAD
+from textenv.algos.trainers.ppo_text import VALUE_HEAD
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 ROWS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "b", "b"]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.algos.control_envs import Bandit, choices, quick
-from textenv.algos.ppo import PPOTrainer, minibatches
-from textenv.algos.ppo_control import ControlUpdater, control_batch
+from textenv.algos.ppo import minibatches
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.trainers.ppo import PPOTrainer
+from textenv.algos.trainers.ppo_control import ControlUpdater, control_batch
 from textenv.errors import DataError
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.algos.control_envs import quick
 from textenv.algos import PPOConfig
-from textenv.algos.ppo import PPOTrainer
+from textenv.algos.trainers.ppo import PPOTrainer
 from textenv.errors import ConfigError, MissingFileError
 
 

@@ -8,8 +8,8 @@ from gymnasium import spaces
 from tests.algos.control_envs import Bandit, Endless, choices, quick
 from textenv.algos import load_policy
 from textenv.algos.evaluation.measure import episode_returns
-from textenv.algos.ppo import PPOTrainer
 from textenv.algos.ppo_config import preset
+from textenv.algos.trainers.ppo import PPOTrainer
 
 
 def test_cartpole_is_solved(tmp_path):

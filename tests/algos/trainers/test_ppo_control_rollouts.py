@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tests.algos.control_envs import Bandit, Steps, quick
 from textenv.algos import Buffer, PPOConfig, load_rollout
 from textenv.algos.control.mlp_policy import MLPPolicy
-from textenv.algos.ppo import PPOTrainer
-from textenv.algos.ppo_control import ControlUpdater
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.trainers.ppo import PPOTrainer
+from textenv.algos.trainers.ppo_control import ControlUpdater
 from textenv.errors import ConfigError
 
 
