@@ -79,7 +79,7 @@ def _check(task: Task, args: Args) -> set[str]:
             answer = task.oracle(example)
         except NotImplementedError as error:
             raise DataError(str(error)) from error
-        score = _score(task, example, answer)
+        score = _score(task, example, answer, args.text.extract)
         if score != 1:
             raise DataError(
                 f"{task.name}: the oracle's answer {answer!r} to example {example_id} "
@@ -91,26 +91,36 @@ def _check(task: Task, args: Args) -> set[str]:
     return problems
 
 
-def _score(task: Task, example: Example, completion: str) -> float | None:
+def _score(task: Task, example: Example, completion: str, extract: str | None) -> float | None:
     """What an environment makes of a completion: the score of the answer in it."""
-    answer = completion if task.extract is None else make_extractor(task.extract)(completion)
+    spec = task.extract if extract is None else extract
+    answer = completion if spec is None else make_extractor(spec)(completion)
     return task.no_answer if answer is None else task.score(example, answer)
 
 
 def _check_dataset(text: TextTask) -> int:
-    """Check that the rows' answers, as they stand, score full marks; returns how many rows."""
-    bare = replace(text, reward=text.reward or ("exact_match",), extract=None)
-    env: Any = make_split("TextGen-v0", bare, "all")
+    """Check that the rows' answers score full marks; returns how many rows.
+
+    With an extractor, rows that have a ``solution`` are checked by that; all others as they stand.
+    """
+    text = replace(text, reward=text.reward or ("exact_match",))
+    env: Any = make_split("TextGen-v0", text, "all")
+    bare: Any = make_split("TextGen-v0", replace(text, extract=None), "all")
     task: Dataset = env.unwrapped.task
     task.require(("answer",), "validate")
     for example_id in task.ids:
-        prompt, _ = env.reset(options={"example_id": example_id})
-        answer = task.oracle(task.example(example_id))
-        _, _, _, _, info = env.step(answer)
+        example = task.example(example_id)
+        solution = example.get("solution")
+        by_solution = text.extract is not None and isinstance(solution, str)
+        answer = solution if by_solution else task.oracle(example)
+        asked = env if by_solution else bare
+        prompt, _ = asked.reset(options={"example_id": example_id})
+        *_, info = asked.step(answer)
         if info.get("is_correct") is not True:
             raise DataError(
                 f"{task.name}: the answer {answer!r} of example {example_id} "
                 f"({prompt!r}) scores {info['rewards']}, expected 1"
             )
     env.close()
+    bare.close()
     return len(task.ids)

@@ -127,8 +127,7 @@ def test_imports_go_to_the_same_room_or_downwards():
     upwards = {
         (one, other)
         for one, other in ARROWS
-        if room(one) != room(other)
-        and FLOORS[room(other)] >= FLOORS[room(one)]
+        if room(one) != room(other) and FLOORS[room(other)] >= FLOORS[room(one)]
     }
     assert upwards - EXCEPTIONS.keys() == set()
 

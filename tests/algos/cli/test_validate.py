@@ -120,3 +120,14 @@ def test_tasks_of_other_libraries(capsys, refused):
     assert "no answer" in refused("validate", "--task", "reasoning_gym:rush_hour")
     pytest.importorskip("textarena")
     assert "no oracle" in refused("validate", "--task", "textarena:Mastermind-v0")
+
+
+def test_the_extractor_is_that_of_the_environment(refused, tmp_path, capsys):
+    assert "unknown extractor 'foo'" in refused("validate", "--extract", "foo")
+    assert "scores 0.0" in refused("validate", "--extract", "tag:answer")
+    path = tmp_path / "gsm.jsonl"
+    path.write_text('{"question": "1+1?", "answer": "One and one make 2.\\n#### 2"}\n')
+    argv = ["validate", "--dataset", str(path), "--extract"]
+    assert main([*argv, "after:####"]) == 0
+    assert "1 rows score full marks" in capsys.readouterr().out
+    assert "scores {'exact_match': 0.0}, expected 1" in refused(*argv, "boxed")
