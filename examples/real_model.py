@@ -25,6 +25,7 @@ SETTINGS = {
     "num_prompts": 16,
     "num_generations": 8,
     "max_completion_length": 12,
+    "temperature": 0.7,  # at 1 it rambles
     "strategy": ("overlong:cache=4",),
     "warmup_steps": 3,
 }
@@ -51,8 +52,10 @@ def parse():
     parser.add_argument("--max-steps", type=int, default=150)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--lora-rank", type=int, default=0)
-    parser.add_argument("--eval-steps", type=int, default=25, help="0 evaluates at the end alone")
-    parser.add_argument("--eval-examples", type=int, default=300)
+    parser.add_argument(
+        "--eval-steps", type=int, default=25, help="0 evaluates before and after alone"
+    )
+    parser.add_argument("--eval-examples", type=int, default=300, help="0 never evaluates")
     parser.add_argument("--random-reward", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -73,6 +76,8 @@ def main():
         tell(**{name: round(metrics[name], 3) for name in shown if name in metrics})
 
     def evaluate(when):
+        if not args.eval_examples:
+            return
         found = trainer.evaluate(args.eval_examples)
         low, high = found.accuracy_interval
         tell(
@@ -92,7 +97,7 @@ def main():
             max_steps=args.max_steps,
             learning_rate=args.learning_rate,
             lora_rank=args.lora_rank,
-            eval_steps=args.eval_steps,
+            eval_steps=args.eval_steps if args.eval_examples else 0,
             eval_examples=args.eval_examples,
             seed=args.seed,
         ),
