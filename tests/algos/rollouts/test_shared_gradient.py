@@ -32,7 +32,7 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
     workers = WorkerRunner(
         runner,
         partial(make_env, "TextGen-v0"),
-        partial(trainer._make_policy, str(folder), config),
+        partial(trainer._make_policy, str(folder), None, False, config),
         2,
         partial(trainer._make_gradient, config),
     )
