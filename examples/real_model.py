@@ -4,9 +4,10 @@
     python examples/real_model.py smollm2 --out runs/real-model
 
 The question is "What is 12+30?", with the wish for the number only. The model's greedy answers are
-right for about one sum in five; the others are wrong, or go on until they are cut off. What counts
-is the last number of an answer, and answers that come near the limit lose some of their reward, so
-that the model learns to stop. The best model by the evaluations is in the folder ``best``.
+right for a quarter to a third of the sums, and sampled ones for one in fifteen. What counts is the
+last number of an answer. Answers that come near the limit lose a little of their reward. Rewards
+are not divided by the standard deviation of their group: where no answer is right, that would make
+as much of this little as of a right answer. The best model by the evaluations is in ``best``.
 
 ``--lora-rank 8`` trains adapters. ``--random-reward`` pays at random, from which nothing may be
 learnt. ``textenv train`` does the same with the options that the last lines of ``--help`` show.
@@ -25,14 +26,16 @@ SETTINGS = {
     "num_prompts": 16,
     "num_generations": 8,
     "max_completion_length": 12,
+    "strategy": ("overlong:max_length=28,cache=20",),  # takes 0.05 from 9 tokens, 0.2 from 12
+    "scale_rewards": "none",
     "temperature": 0.7,  # at 1 it rambles
-    "strategy": ("overlong:cache=4",),
     "warmup_steps": 3,
 }
 COMMAND = """the same from the command line:
 textenv train --model MODEL --task arithmetic --num-prompts 16 --num-generations 8
-  --max-completion-length 12 --strategy overlong:cache=4 --warmup-steps 3 --max-steps 150
-  --learning-rate 3e-5 --eval-steps 25 --eval-examples 300"""
+  --max-completion-length 12 --temperature 0.7 --scale-rewards none
+  --strategy overlong:max_length=28,cache=20 --warmup-steps 3 --max-steps 80
+  --learning-rate 5e-5 --eval-steps 20 --eval-examples 300"""
 
 
 def at_random(prompt, completion, example):
@@ -49,11 +52,11 @@ def parse():
     )
     parser.add_argument("model", help="the model's folder, or its name on the Hugging Face hub")
     parser.add_argument("--out", type=Path, default=Path("runs/real-model"), help="a new folder")
-    parser.add_argument("--max-steps", type=int, default=150)
-    parser.add_argument("--learning-rate", type=float, default=3e-5)
+    parser.add_argument("--max-steps", type=int, default=80)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument(
-        "--eval-steps", type=int, default=25, help="0 evaluates before and after alone"
+        "--eval-steps", type=int, default=20, help="0 evaluates before and after alone"
     )
     parser.add_argument("--eval-examples", type=int, default=300, help="0 never evaluates")
     parser.add_argument("--random-reward", action="store_true")
