@@ -172,6 +172,8 @@ def test_a_formula_without_end_scores_nothing(monkeypatch):
 )
 def test_no_completion_hangs_a_verifier_of_reasoning_gym(dataset):
     pytest.importorskip("reasoning_gym")
+    if f"reasoning_gym:{dataset}" not in tasks.names():
+        pytest.skip(f"this version of reasoning-gym has no {dataset}")
     env = gym.make("textenv:TextGen-v0", task=f"reasoning_gym:{dataset}", reward_timeout=2)
     assert env.unwrapped.task.verifier_timeout == 2
     began = time.monotonic()
