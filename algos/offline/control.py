@@ -301,7 +301,7 @@ class OfflineTrainer:
         ]
         if data.masks is not None:
             parts.append(data.masks)
-        before = self._optimizer.state
+        before = self._optimizer.vectors
         # All minibatches have one size, for which the step is compiled; the rest of the rows is
         # left out of this pass.
         batch = min(config.batch_size, size)
@@ -312,12 +312,12 @@ class OfflineTrainer:
         try:
             means = mean_figures(steps)
         except FloatingPointError:
-            self._optimizer.state = before
+            self._optimizer.vectors = before
             raise
         self.policy.set_weights(self._bounded(self._optimizer.weights))
         metrics |= {f"train/{name}": mean for name, mean in means.items()}
         metrics["train/explained_variance"] = explained_variance(values, returns)
-        metrics["train/n_updates"] = float(self._optimizer.state[3])
+        metrics["train/n_updates"] = float(self._optimizer.vectors[3])
         if self._held is not None:
             metrics["holdout/logprob"] = self._held_out_logprob()
         return metrics

@@ -22,6 +22,7 @@ from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.control import StepCollector
 from textenv.algos.rollouts.planner import MAX_SEED, Planner
 from textenv.algos.rollouts.player import TextPlayer
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.strategies.counts import count_kept, count_round
 from textenv.algos.strategies.groups import by_group
 from textenv.algos.strategies.protocols import Group, Setup, Start
@@ -64,6 +65,7 @@ class RolloutRunner:
             strategy discards and plays again, or adds from earlier rollouts, come on top.
         seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
             seed of their own. None leaves the environments' own seeding alone (control only).
+        resumable: control: record the episodes under way, so that `control_state` can be asked for.
 
     Attributes:
         is_text: whether the environment's actions are text.
@@ -83,6 +85,7 @@ class RolloutRunner:
         strategy: Strategy | None = None,
         max_steps: int | None = None,
         seed: int | None = 0,
+        resumable: bool = False,
     ):
         call = PolicyCall(policy)
         self.env = as_dict_step(env)
@@ -96,7 +99,9 @@ class RolloutRunner:
         self.seed = seed
         self.seconds = {"environment": 0.0, "policy": 0.0}
         self._is_vector = isinstance(getattr(self.env, "env", None), VectorEnv)
-        stage = VectorStage(self.env) if self._is_vector else SingleStage(self.env)
+        resumable = resumable and not self.is_text
+        kind: Any = VectorStage if self._is_vector else SingleStage
+        stage: VectorStage | SingleStage = kind(self.env, resumable)
         self.num_envs: int = stage.num_envs
         """How many environments share the transitions of control."""
         if self.is_text:
@@ -212,6 +217,27 @@ class RolloutRunner:
             self.policy_version = int(state["policy_version"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the state of a rollout's strategy: {error!r}") from error
+
+    def control_state(self) -> State:
+        """The state that the next rollouts of control depend on beside the policy.
+
+        The runner must be ``resumable``.
+        """
+        lanes = State.joined({"control": self._control.state()})
+        return State(lanes.arrays, {**lanes.values, "policy_version": self._version})
+
+    def load_control_state(self, state: State) -> None:
+        """Go on from what `control_state` gave, in environments that are made alike.
+
+        The episodes that were cut are played again up to there. If an environment does not come to
+        the same place, a warning says so, and new episodes begin.
+
+        Raises:
+            ConfigError: if it is the state of other environments.
+            DataError: if it is not a state.
+        """
+        self._version = int(state.value("policy_version"))
+        self._control.load_state(state.part("control"), self._version)
 
     def close(self) -> None:
         """Close the environment and its copies."""

@@ -131,7 +131,12 @@ class PPOTrainer:
             self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
         )
         self._runner = RolloutRunner(
-            self.env, self.policy, self._updater.strategy, config.n_steps, config.seed
+            self.env,
+            self.policy,
+            self._updater.strategy,
+            config.n_steps,
+            config.seed,
+            resumable=True,
         )
         self._on_step = on_step
         self.exporter = Exporter(export_to, export_every)
