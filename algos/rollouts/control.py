@@ -60,6 +60,7 @@ class StepCollector:
         self._lanes: list[Lane] = []  # the episodes under way
         self._ended_early: list[Trajectory] = []  # episodes of the next rollout that are over
         self._first_episodes = [0] * stage.num_envs  # their numbers, if all lanes begin
+        self._collected = 0
 
     def collect(self, version: int) -> Rollout:
         """Collect the next rollout; ``version`` is stamped on its trajectories."""
@@ -82,6 +83,7 @@ class StepCollector:
         while missing:
             missing = self._step(kept, missing, version)
         self._add_last_values(kept)
+        self._collected += 1
         return Rollout(kept)
 
     def state(self) -> State:
@@ -102,18 +104,15 @@ class StepCollector:
                 "lanes": lanes,
                 "ended_early": [_as_tree(trajectory) for trajectory in self._ended_early],
                 "stage": stage,
+                "collected": self._collected,
             }
         )
 
-    def load_state(self, state: State, version: int) -> None:
-        """Go on from what `state` gave.
+    def load_state(self, state: State) -> None:
+        """Go on from what the `state` of a collector for environments of the same making gave.
 
-        If an environment cannot be brought to where it was, a warning says so, and new episodes
-        begin.
-
-        Args:
-            state: of a collector for environments of the same making.
-            version: the version of the policy, which decides the seed of new episodes.
+        The episodes that were cut are played again up to there. If an environment does not come to
+        the same place, a warning says so, and new episodes begin.
 
         Raises:
             ConfigError: if it is of other environments.
@@ -123,14 +122,15 @@ class StepCollector:
         ended = [_as_trajectory(row) for row in tree["ended_early"]]
         why = self._stage.load_state(tree["stage"]) if lanes else ""
         self._lanes, self._ended_early = lanes, ended
+        self._collected = tree["collected"]
         if why:
             warnings.warn(
-                f"the episodes that were cut cannot go on, and new ones begin: {why}", stacklevel=5
+                f"the episodes that were cut cannot go on, and new ones begin: {why}", stacklevel=4
             )
             self._lanes = []
             self._first_episodes = [(lane.trajectory.episode or 0) + 1 for lane in lanes]
             if self._seed is not None:
-                rng = np.random.default_rng((self._seed, version))
+                rng = np.random.default_rng((self._seed, self._collected))
                 self._seed = int(rng.integers(MAX_SEED))
 
     def _step(self, kept: list[Trajectory], missing: int, version: int) -> int:

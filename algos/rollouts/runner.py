@@ -22,7 +22,6 @@ from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.control import StepCollector
 from textenv.algos.rollouts.planner import MAX_SEED, Planner
 from textenv.algos.rollouts.player import TextPlayer
-from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.strategies.counts import count_kept, count_round
 from textenv.algos.strategies.groups import by_group
 from textenv.algos.strategies.protocols import Group, Setup, Start
@@ -65,7 +64,7 @@ class RolloutRunner:
             strategy discards and plays again, or adds from earlier rollouts, come on top.
         seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
             seed of their own. None leaves the environments' own seeding alone (control only).
-        resumable: control: record the episodes under way, so that `control_state` can be asked for.
+        resumable: control: record the episodes under way, so that `episodes` has a state.
 
     Attributes:
         is_text: whether the environment's actions are text.
@@ -117,7 +116,8 @@ class RolloutRunner:
             )
         else:
             first = None if seed is None else int(np.random.default_rng(seed).integers(MAX_SEED))
-            self._control = StepCollector(stage, call, max_steps, first, self.seconds)
+            self.episodes = StepCollector(stage, call, max_steps, first, self.seconds)
+            """Control: collects the rollouts."""
             self._version = 0
         self._call = call
 
@@ -148,7 +148,7 @@ class RolloutRunner:
         if self.is_text:
             rollout = self._gather(play or partial(self.strategy.generation.play, self._player))
         else:
-            rollout = self._control.collect(self._version)
+            rollout = self.episodes.collect(self._version)
         rollout.seconds = {name: self.seconds[name] - before[name] for name in before}
         return rollout
 
@@ -217,27 +217,6 @@ class RolloutRunner:
             self.policy_version = int(state["policy_version"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the state of a rollout's strategy: {error!r}") from error
-
-    def control_state(self) -> State:
-        """The state that the next rollouts of control depend on beside the policy.
-
-        The runner must be ``resumable``.
-        """
-        lanes = State.joined({"control": self._control.state()})
-        return State(lanes.arrays, {**lanes.values, "policy_version": self._version})
-
-    def load_control_state(self, state: State) -> None:
-        """Go on from what `control_state` gave, in environments that are made alike.
-
-        The episodes that were cut are played again up to there. If an environment does not come to
-        the same place, a warning says so, and new episodes begin.
-
-        Raises:
-            ConfigError: if it is the state of other environments.
-            DataError: if it is not a state.
-        """
-        self._version = int(state.value("policy_version"))
-        self._control.load_state(state.part("control"), self._version)
 
     def close(self) -> None:
         """Close the environment and its copies."""

@@ -66,23 +66,21 @@ def through_a_file(state):
 @pytest.mark.parametrize("mode", [None, *AutoresetMode])
 def test_rollouts_are_those_of_a_runner_that_was_not_stopped(mode):
     runner = make(mode)
-    states, rollouts = [runner.control_state()], []
+    states, rollouts = [runner.episodes.state()], []
     for version in range(9):
         runner.policy_version = version
         rollouts.append(runner.collect())
-        runner.policy_version = version + 1
-        states.append(runner.control_state())
+        states.append(runner.episodes.state())
     cut = [not (t.terminated or t.truncated) for rollout in rollouts for t in rollout]
     assert sum(cut) > 5 and not all(cut)
     for done, state in enumerate(states[:-1]):
         again = make(mode)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            again.load_control_state(through_a_file(state))
+            again.episodes.load_state(through_a_file(state))
         for version, expected in list(enumerate(rollouts))[done:]:
-            assert again.policy_version == version
+            again.policy_version = version
             found = again.collect()
-            again.policy_version = version + 1
             assert encode_rollout(found) == encode_rollout(expected)  # as files have them
 
 
@@ -105,7 +103,7 @@ def test_environments_that_do_not_come_back_begin_new_episodes(mode):
     before = [runner.collect() for _ in range(3)]
     again = make(mode, Moody)
     with pytest.warns(UserWarning, match="cannot go on, and new ones begin: .*it shows array"):
-        again.load_control_state(runner.control_state())
+        again.episodes.load_state(runner.episodes.state())
     rollout = again.collect()
     assert rollout.num_transitions == 18
     width = 1 if mode is None else 3
@@ -118,9 +116,9 @@ def test_environments_that_do_not_come_back_begin_new_episodes(mode):
 
 
 def test_other_environments_are_refused():
-    state = make(AutoresetMode.SAME_STEP).control_state()
-    make(None).load_control_state(state)  # nothing was played yet
+    state = make(AutoresetMode.SAME_STEP).episodes.state()
+    make(None).episodes.load_state(state)  # nothing was played yet
     runner = make(AutoresetMode.SAME_STEP)
     runner.collect()
     with pytest.raises(ConfigError, match="of 3 environments; there are 1 here"):
-        make(None).load_control_state(runner.control_state())
+        make(None).episodes.load_state(runner.episodes.state())
