@@ -82,6 +82,14 @@ class GRPOMetrics:
             **phases,
         }
 
+    def state(self) -> State:
+        """What was counted so far."""
+        return State(values={"tokens": self._tokens})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._tokens = state.value("tokens")
+
 
 class PPOMetrics:
     """Makes the metrics of PPO's updates, on control and on text.
