@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+from textenv.algos.offline.loop import TrainsOnData
 from textenv.algos.runtime import backend
 
 backend.prepare()
@@ -20,7 +21,7 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 _OF_THE_POLICY = ("chat_template", "chat_template_kwargs", "stop", "seed")
 
 
-class LanguageModelTrainer(ABC):
+class LanguageModelTrainer(TrainsOnData):
     """A language model that is trained from files: loads it, and writes it with its model card.
 
     Args:
