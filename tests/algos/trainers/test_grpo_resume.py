@@ -38,7 +38,8 @@ VARIANTS = {
     "a reward by chance": {"reward": by_chance},
     "evaluated": EVALUATED | {"early_stopping_patience": 3},
     "strategy": {"strategy": ("greso", "dapo:cap=3", "pods:keep=3", "replay:share=0.5")},
-    "recurring prompts": {"strategy": ("recurring",)},
+    "pools": {"strategy": ("pools", "top_entropy:share=0.5")},
+    "tree": {"strategy": ("tree",)},
     "adapters": {"lora_rank": 2, "lora_dropout": 0.2},
     "DoRA": {"lora_rank": 2, "dora": True},
     "several updates": {"num_iterations": 2, "num_minibatches": 2, "warmup_steps": 2},
@@ -225,6 +226,7 @@ def test_a_micro_batch_that_was_chosen_is_taken_over(make, tmp_path, monkeypatch
             trainer.resume(tmp_path / "2")
         sizes[size] = trainer.config.micro_batch_size, trainer._trainer.micro_batch_size
     assert sizes == {2: (2, 2), 3: (2, 2)}
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="micro_batch_size was 2 and is 4"):
         make("4", micro_batch_size=4).resume(tmp_path / "2")
 
