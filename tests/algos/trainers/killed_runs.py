@@ -112,21 +112,23 @@ def main(folder: Path, kills: int, num_workers: int):
     """Train once without and once with kills; prints the moments of these."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["textenv.algos.trainers.grpo", "tests.algos.shared"])
-    max_steps = 3 * kills + 4  # it goes on for three steps at most before it is killed
+    max_steps = 5 * kills  # it makes about four steps at most before it is killed
     whole, killed = folder / "whole", folder / "killed"
     whole.mkdir()
     killed.mkdir()
-    began = time.perf_counter()
     life = Life(whole, num_workers, max_steps)
+    started = time.perf_counter()
+    assert life.wait_for_steps(1), "the training that is not killed failed"
+    began = time.perf_counter()
     life.process.join()
     assert life.process.exitcode == 0, "the training that is not killed failed"
-    seconds = (time.perf_counter() - began) / max_steps  # of a step, and more
+    step = (time.perf_counter() - began) / max_steps  # seconds
     moments = []
     while len(moments) < kills:
         life = Life(killed, num_workers, max_steps)
-        steps = random.choice([0, 0, 1, 2, 2, 3])
-        assert life.wait_for_steps(steps), "it ended before it was killed, or failed"
-        later = random.random() * (20 if steps == 0 else 2) * seconds
+        steps = random.choice([0, 1, 1, 2, 2, 3])
+        assert life.wait_for_steps(steps), f"{moments}: it ended before it was killed, or failed"
+        later = random.random() * (1.5 * step if steps else began - started)
         time.sleep(later)
         if life.kill():
             moments.append((steps, round(later, 3)))
