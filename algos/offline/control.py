@@ -202,7 +202,7 @@ class OfflineTrainer:
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
         self._on_step = on_step
         self.history: list[dict[str, float]] = []
-        self._end = self.passes
+        self._end, self._stopping = self.passes, False
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the data, after those for awr's critic alone.
@@ -221,12 +221,17 @@ class OfflineTrainer:
         """
         if len(self.history) == self._end:
             self._end += self.config.epochs
-        while len(self.history) < self._end:
+        while len(self.history) < self._end and not self._stopping:
             metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
             self.history.append(metrics | {"epoch": len(self.history) + 1.0})
             if self._on_step is not None:
                 self._on_step(self.history[-1])
+        self._stopping = False
         return self.history
+
+    def stop(self) -> None:
+        """Let `train` return after the present pass; a signal's handler may call this."""
+        self._stopping = True
 
     def describe(self) -> str:
         """Describe in one line what is trained, and on what data."""

@@ -48,6 +48,7 @@ from textenv.algos.lm.models.properties import context_length, describe_trained 
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
 from textenv.algos.offline.text import supervised_loss  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     SCHEDULES,
     default_learning_rate,
@@ -220,11 +221,13 @@ class SFTTrainer:
             micro_batch_size=config.micro_batch_size,
             gradient_checkpointing=config.gradient_checkpointing,
             max_grad_norm=config.max_grad_norm,
+            guard=StepGuard(),
             seed=config.seed,
         )
         self._on_step = on_step
         self.history: list[dict[str, float]] = []
         self._end, self._tokens = self.steps, 0
+        self._stopping = False
 
     @property
     def learning_rate(self) -> float:
@@ -244,7 +247,7 @@ class SFTTrainer:
         if len(self.history) == self._end:
             self._end += self.steps
             restart_schedule(self._trainer.optimizer)
-        while len(self.history) < self._end:
+        while len(self.history) < self._end and not self._stopping:
             began, step = time.perf_counter(), len(self.history)
             batch = self._batch(step)
             self._trainer.buffer = Buffer(batch)
@@ -252,7 +255,7 @@ class SFTTrainer:
                 metrics = self._trainer.train()
             # Nobody has sampled the answers, so these would not mean what they mean elsewhere.
             for name in ("sampling/logprob_difference/max", "updates"):
-                metrics.pop(name)
+                metrics.pop(name, None)  # a step that was skipped has no figures
             self._tokens += _tokens(batch)
             metrics |= {
                 "num_tokens": float(self._tokens),
@@ -263,7 +266,12 @@ class SFTTrainer:
             self.history.append(metrics)
             if self._on_step is not None:
                 self._on_step(metrics)
+        self._stopping = False
         return self.history
+
+    def stop(self) -> None:
+        """Let `train` return after the present step; a signal's handler may call this."""
+        self._stopping = True
 
     def evaluate(self) -> dict[str, float]:
         """Measure the model as it is now on the held-out rows.

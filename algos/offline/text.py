@@ -49,6 +49,7 @@ from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -193,12 +194,13 @@ class OfflineTextTrainer:
             num_minibatches=steps,
             micro_batch_size=config.micro_batch_size,
             max_grad_norm=config.max_grad_norm,
+            guard=StepGuard(),
             seed=config.seed,
         )
         self._on_step = on_step
         self._updates = 0
         self.history: list[dict[str, float]] = []
-        self._end = config.epochs
+        self._end, self._stopping = config.epochs, False
 
     @property
     def passes(self) -> int:
@@ -226,7 +228,7 @@ class OfflineTextTrainer:
         if len(self.history) == self._end:
             self._end += self.config.epochs
             restart_schedule(self._trainer.optimizer)
-        while len(self.history) < self._end:
+        while len(self.history) < self._end and not self._stopping:
             metrics = self._trainer.train()
             # The model is not the one that sampled, so that this would not measure the sampler.
             metrics.pop("sampling/logprob_difference/max", None)
@@ -235,7 +237,12 @@ class OfflineTextTrainer:
             self.history.append(metrics)
             if self._on_step is not None:
                 self._on_step(metrics)
+        self._stopping = False
         return self.history
+
+    def stop(self) -> None:
+        """Let `train` return after the present pass; a signal's handler may call this."""
+        self._stopping = True
 
     def describe(self) -> str:
         """Describe in one line what is trained, and on what data."""

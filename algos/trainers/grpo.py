@@ -42,6 +42,7 @@ from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
 from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
@@ -155,7 +156,7 @@ class GRPOTrainer:
             )
         self._trainer = self._make_trainer()
         self._steps, self._end = 0, config.max_steps
-        self.stopped = ""
+        self.stopped, self._stopping = "", False
         self._metrics = GRPOMetrics(strategy)
         self.health = HealthWatch(self.env, strategy, model)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
@@ -180,6 +181,7 @@ class GRPOTrainer:
             reference=frozen_scores(self.model) if config.beta else None,
             credit_fn=self._runner.strategy.generation.credit,
             gradient=None if workers is None else SharedGradient(workers),
+            guard=StepGuard(),
             seed=config.seed,
         )
 
@@ -205,7 +207,8 @@ class GRPOTrainer:
         steps that are left; else it trains for ``max_steps`` more, with a new schedule of the
         learning rate.
 
-        A step whose rollout has no signal counts, and leaves the weights as they are.
+        A step whose rollout has no signal counts, and leaves the weights as they are. So does one
+        whose loss or gradient is not finite, which ``skipped_steps`` counts.
 
         With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
         With ``early_stopping_patience`` the training may end before its last step.
@@ -217,6 +220,9 @@ class GRPOTrainer:
 
         Returns:
             The metrics of each step, which are also in `history`.
+
+        Raises:
+            NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
         """
         check_prompts(self.policy, self.env)
         if self._steps == self._end:
@@ -224,7 +230,7 @@ class GRPOTrainer:
             restart_schedule(self._trainer.optimizer)
         collector = self._workers or self._runner
         self.evaluations.begin()
-        while self._steps < self._end and not self.evaluations.stopped:
+        while self._steps < self._end and not (self.evaluations.stopped or self._stopping):
             clock = PhaseClock()
             with self._memory.generating():
                 rollout = collector.collect()
@@ -239,7 +245,7 @@ class GRPOTrainer:
                 with self._memory.updating(rollout):
                     update = self._trainer.train(self._end - self._steps)
             clock.end("update")
-            steps = max(1, int(update.pop("updates")))
+            steps = max(1, int(update.pop("updates") + update.get(SKIPPED, 0)))
             self._steps += steps
             self._runner.policy_version += steps
             metrics = self._metrics.step(rollout, update, clock, self._steps)
@@ -254,7 +260,12 @@ class GRPOTrainer:
             if self._last_good is not None and self.health.has_collapsed:
                 self.stopped = self._last_good.go_back(self._steps)
                 break
+        self._stopping = False
         return self.history
+
+    def stop(self) -> None:
+        """Let `train` return after the present step; a signal's handler may call this."""
+        self._stopping = True
 
     def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
         """Evaluate the policy as it is, on held-out examples.

@@ -28,6 +28,7 @@ backend.prepare()
 
 
 from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 
 
@@ -36,6 +37,8 @@ class Updater(Protocol):
 
     policy: Any
     strategy: Strategy
+    guard: StepGuard | None
+    """Lets a training go on after a step without a finite gradient; None ends it there."""
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None
@@ -123,9 +126,11 @@ class PPOTrainer:
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
         self.chosen = self.stopped = ""
+        self._stopping = False
         self.health: HealthWatch | None = None
         self._last_good: LastGood | None = None
         self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
+        self._updater.guard = StepGuard()
         self.policy = self._updater.policy
         self.evaluations = EvaluationSchedule(
             self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
@@ -185,6 +190,7 @@ class PPOTrainer:
         Raises:
             DataError: if a prompt of a dataset does not fit the model's context, before the first
                 update.
+            NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
         """
         config = self.config
         if self._runner.is_text:
@@ -192,7 +198,7 @@ class PPOTrainer:
         if self._finished():
             self._before = self.num_timesteps, self._updates
         self.evaluations.begin()
-        while not self._finished() and not self.evaluations.stopped:
+        while not (self._finished() or self.evaluations.stopped or self._stopping):
             clock = PhaseClock()
             with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
                 rollout = self._runner.collect()
@@ -223,7 +229,12 @@ class PPOTrainer:
             if self._last_good and self.health and self.health.has_collapsed:
                 self.stopped = self._last_good.go_back(self._updates)
                 break
+        self._stopping = False
         return self.history
+
+    def stop(self) -> None:
+        """Let `train` return after the present update; a signal's handler may call this."""
+        self._stopping = True
 
     def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
         """Evaluate a policy of text as it is, on held-out examples.
