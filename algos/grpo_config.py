@@ -148,6 +148,12 @@ class GRPOConfig:
     early_stopping_patience: int = 0
     """End the training after this many evaluations without gain; 0: never.
     Set it if the reward may collapse, or to save time."""
+    save_steps: int = 0
+    """Write a checkpoint every so many steps, from which resume goes on bit for bit; 0: not by
+    steps. There is always one at the end. Set it to eval_steps to keep that of the best model."""
+    save_minutes: float = 10.0
+    """Write one if the last is so many minutes old; 0: not by time.
+    Lower it if much would be lost."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -181,6 +187,8 @@ class GRPOConfig:
             ),
             num_generations=(2, None),
             num_workers=(0, 1024),
+            save_steps=(0, None),
+            save_minutes=(0, None),
         )
         check_lora(self)
         check_settings(self)

@@ -15,6 +15,7 @@ import numpy as np
 from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Trajectory, policy_tokens, scored_rewards
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.strategies.groups import TOLERANCE, by_group
 from textenv.algos.strategies.strategy import Strategy
 
@@ -80,6 +81,14 @@ class GRPOMetrics:
             "time/score": rollout.seconds["environment"],
             **phases,
         }
+
+    def state(self) -> State:
+        """What was counted so far."""
+        return State(values={"tokens": self._tokens})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._tokens = state.value("tokens")
 
 
 class PPOMetrics:

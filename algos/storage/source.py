@@ -14,6 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource
 from textenv.algos.runtime.versions import versions
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.files import load_rollout
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import DataError
@@ -98,6 +99,14 @@ class Exporter:
             rollout.source = describe_source(runner, **facts)
             self.last = rollout.save(self._folder)
         self._seen += 1
+
+    def state(self) -> State:
+        """How many rollouts there were."""
+        return State(values={"seen": self._seen})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._seen = state.value("seen")
 
 
 def check_source(rollout: Buffer | str | Path, env: Any) -> None:

@@ -73,3 +73,20 @@ class State:
         if name not in self.values:
             raise DataError(f"the state has no value {name!r}: it is of another kind of training")
         return self.values[name]
+
+
+def save_rng(rng: np.random.Generator) -> dict[str, Any]:
+    """The state of a random generator, in JSON's types."""
+    return dict(rng.bit_generator.state)
+
+
+def load_rng(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    """Set a random generator to a state that `save_rng` gave.
+
+    Raises:
+        DataError: if the state is not one of such a generator.
+    """
+    try:
+        rng.bit_generator.state = state
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"not the state of a random generator: {error!r}") from error

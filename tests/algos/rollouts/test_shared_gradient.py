@@ -10,7 +10,7 @@ from textenv.algos import GRPOConfig, grpo
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.rollouts.shared_gradient import SharedGradient
 from textenv.algos.rollouts.worker_runner import WorkerRunner
-from textenv.algos.trainers import grpo as trainer
+from textenv.algos.trainers.grpo_workers import make_gradient, make_policy
 from textenv.algos.training.gradient import LocalGradient
 from textenv.algos.training.microbatches import MicroBatch
 
@@ -32,9 +32,9 @@ def test_workers_compute_the_gradient_that_this_process_computes(tmp_path, fresh
     workers = WorkerRunner(
         runner,
         partial(make_env, "TextGen-v0"),
-        partial(trainer._make_policy, str(folder), None, False, config),
+        partial(make_policy, str(folder), None, False, config),
         2,
-        partial(trainer._make_gradient, config),
+        partial(make_gradient, config),
     )
     batch = random_batch([3, 9, 5, 2, 8, 8, 1], [0, 0, 0, 1, 1, 2, 2], [4, 6, 2])
     advantages = np.random.default_rng(1).normal(size=7).astype(np.float32)
