@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,10 @@ class Trainable(Protocol):
 
     config: Any
     history: list[dict[str, float]]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training has made all its steps, or ended early."""
 
     def train(self) -> Any:
         """Train to the end."""
@@ -145,8 +150,10 @@ class TrainingRun:
         """Train, until the end or until a signal asks to stop."""
         saying = "the step is finished, then everything is saved"
         try:
-            with self.stops.deferring(self.trainer.stop, saying), self.display:
-                self.trainer.train()
+            # The training of a run that goes on may have ended, and what came after it not.
+            if not (self.resumed and self.trainer.has_ended):
+                with self.stops.deferring(self.trainer.stop, saying), self.display:
+                    self.trainer.train()
         except KeyboardInterrupt as error:  # a second signal, or one from elsewhere
             return self._interrupted(error)
         if self.stops.requested is not None:
@@ -211,6 +218,7 @@ class TrainingRun:
             self.trainer.save(self.folder.model)
             if failed:
                 self.console.print(f"{begins}: the model so far is in {self.folder.model}")
+            self._save_checkpoint(end)
             return end, None
         except Exception as error:  # whatever broke the training may break this too
             why = error
@@ -220,6 +228,7 @@ class TrainingRun:
                     self.trainer.save(folder.model)
                     folder.create(self.settings)
                     folder.keep_metrics(self.trainer.history)
+                    self._save_checkpoint(end, folder.path)
             except Exception:  # the next one may be on another disk
                 continue
             lost = f"{self.folder.path} cannot be written to ({why}): the run is in {folder.path}"
@@ -229,6 +238,19 @@ class TrainingRun:
         lost = f"the model cannot be saved: {why}"
         self.console.print(f"{begins}; {lost}")
         return (end if failed else _End("failed", lost[:_LONGEST])), why
+
+    def _save_checkpoint(self, end: _End, out: Path | None = None) -> None:
+        """Write the state after the last whole step, if that was not done, and say how to go on.
+
+        Args:
+            end: how the training ended.
+            out: another folder than the run's own.
+        """
+        checkpoints = getattr(self.trainer, "checkpoints", None)
+        newest = None if checkpoints is None else checkpoints.save_last(out)
+        if newest is not None and end.state != "finished":
+            run = self.folder.path if out is None else out
+            self.console.print(f"to go on: textenv train --resume {shlex.quote(str(run))}")
 
     def _save_batch(self, error: NotFiniteError) -> None:
         """Write what could not be trained on, for inspection."""

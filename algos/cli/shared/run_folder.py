@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from textenv.algos.compare.plot import try_to_draw
-from textenv.algos.evaluation.results import Evaluation, Record
+from textenv.algos.evaluation.results import Evaluation
 from textenv.errors import ConfigError, DataError, StorageError
 
 CONFIG = "config.toml"
@@ -253,10 +253,16 @@ class RunFolder:
         """The folder for the trained model."""
         return self.path / "model"
 
+    def keep_rollouts(self, count: int) -> None:
+        """Remove all rollouts but the first ones: those of steps that a run makes again."""
+        for path in self.rollouts.glob("rollout_*"):
+            number = path.name.split("_")[1]
+            if number.isdecimal() and int(number) >= count:
+                path.unlink()
+
     def write_first(self, first: Evaluation) -> None:
         """Write what was answered before the training, for a run that goes on."""
-        records = {"left_out": first.left_out, "records": first.records_as_dicts()}
-        _write(self.path / _FIRST, json.dumps(records) + "\n")
+        _write(self.path / _FIRST, json.dumps(first.to_json()) + "\n")
 
     def read_first(self) -> Evaluation | None:
         """What was answered before the training; None if nothing was."""
@@ -264,9 +270,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_bytes())
-            records = [Record(**record) for record in found["records"]]
-            return Evaluation.of(records, found["left_out"])
+            return Evaluation.from_json(json.loads(path.read_bytes()))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise DataError(f"{path} is broken: {error}") from error
 

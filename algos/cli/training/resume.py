@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from textenv.algos.cli.shared.run_folder import CONFIG, RunFolder
 from textenv.algos.config import to_table
+from textenv.algos.storage.checkpoints.resuming import FREE, changes
 from textenv.errors import ConfigError, unknown
 
 _NOT_SETTINGS = ("config", "out", "going_on")
@@ -46,12 +47,20 @@ class GoingOn:
         Raises:
             DataError: if the checkpoint or the metrics of the run are broken.
             MissingFileError: if there is no checkpoint.
-            ConfigError: if it is of other settings, and they may not differ.
+            ConfigError: if it is of other settings, and they may not differ; if the run finished.
         """
         if self.resume is None:
             return
-        trainer.resume(self.resume, self.allow_changed)
+        trainer.resume(self.resume, _names(self.allow_changed))
         folder.keep_metrics(trainer.history)
+        exporter = getattr(trainer, "exporter", None)
+        if exporter is not None:
+            folder.keep_rollouts(exporter.written)
+        if trainer.has_ended and folder.read_summary().get("state") == "finished":
+            raise ConfigError(
+                f"the run in {folder.path} has finished, after {len(trainer.history)} steps: more "
+                "of them, as by --max-steps with --allow-changed max-steps, let it go on"
+            )
 
 
 def run_of(path: Path) -> Path:
@@ -105,31 +114,28 @@ def check_changes(before: Any, now: Any) -> None:
         if allowed:
             raise ConfigError("--allow-changed goes with --resume")
         return
-    was, given = (dict(_flat(settings_of(args))) for args in (before, now))
-    known = {name.rpartition(".")[2] for name in was | given} | _fields(now)
-    names = {name.replace("-", "_") for name in allowed}
+    names = _names(allowed)
+    known = _fields(now)
     for name in sorted(names - known):
         raise ConfigError(f"--allow-changed: {unknown('setting', name, sorted(known))}")
-    changed = [
-        name
-        for name in sorted(was | given)
-        if was.get(name) != given.get(name) and name.rpartition(".")[2] not in names
-    ]
-    if changed:
-        shown = (f"{name}: {was.get(name)!r} -> {given.get(name)!r}" for name in changed)
-        options = " ".join(name.rpartition(".")[2] for name in changed)
+    found = changes(settings_of(before), settings_of(now))
+    free = names | {*FREE}
+    refused = {name: pair for name, pair in found.items() if not free & {*name.split(".")}}
+    if refused:
+        shown = "; ".join(
+            f"{name} was {old!r} and is {new!r}" for name, (old, new) in refused.items()
+        )
+        # Those of a group of settings are named by themselves, what is in one of them by it.
+        options = " ".join(name.split(".")[:2][-1].replace("_", "-") for name in refused)
         raise ConfigError(
-            f"{run} has other settings ({'; '.join(shown)}): leave them as they were, or add "
+            f"the settings are not those of {run}: {shown}. Leave them as they were, or add "
             f"--allow-changed {options}"
         )
 
 
-def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping) and value and not above:
-            yield from _flat(value, f"{name}.")
-        else:
-            yield f"{above}{name}", list(value) if isinstance(value, tuple) else value
+def _names(allowed: Collection[str]) -> set[str]:
+    """Settings as fields are called, as the command line or a message may call them."""
+    return {name.removeprefix("--").replace("-", "_").rpartition(".")[2] for name in allowed}
 
 
 def _fields(args: Any) -> set[str]:

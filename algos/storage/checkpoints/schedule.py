@@ -57,6 +57,7 @@ class CheckpointSchedule:
         self._began = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
+        self._held: tuple[int, State, int | None] | None = None  # what the newest step left
         self._bytes = 0
 
     def begin(self) -> None:
@@ -109,15 +110,49 @@ class CheckpointSchedule:
         minutes = (time.monotonic() - self._began) / 60
         due = due or 0 < self._save_minutes <= minutes
         self._step = step
-        if (due or ends) and step and step != self._saved:
-            self._write(self._folder, step, state(), best_step)
+        if not step or step == self._saved:
+            return
+        self._held = step, state(), best_step
+        if due or ends:
+            self._write(self._folder, *self._held)
+
+    def save_last(self, out: Path | None = None) -> Path | None:
+        """Write a checkpoint of the newest step that was whole, if that was not done yet.
+
+        A training that ends in the middle of a step loses that step alone by this.
+
+        Args:
+            out: a folder to write it to in place of the run's own, which cannot be written to.
+
+        Returns:
+            The newest checkpoint; None if there is none.
+
+        Raises:
+            StorageError, DataError: if it cannot be written; see `write_checkpoint`.
+        """
+        if out is None:
+            self.wait()
+        held = self._held
+        if held is not None and (
+            out is not None or self.last is None or step_of(self.last) < held[0]
+        ):
+            folder = self._folder if out is None else out / CHECKPOINTS
+            assert folder is not None  # else nothing is held
+            step, state, best_step = held
+            self.last = write_checkpoint(folder, step, state, self.config, KEEP, best_step)
+            self._saved = step
+        return self.last
 
     def make_room(self, free: float) -> None:
-        """Wait if what is being written takes more than half of the free memory.
+        """If memory is short, wait for what is being written, and give up what the last step left.
+
+        Either of them keeps arrays in memory that the next update will replace.
 
         Args:
             free: bytes of memory that are free; an update is to follow, and it needs some of them.
         """
+        if self._held is not None and _bytes(self._held[1]) > free / 2:
+            self._held = None
         if self._writing is not None and self._bytes > free / 2:
             self.wait()
 
@@ -139,11 +174,15 @@ class CheckpointSchedule:
         self.wait()
         if self._saved is not None:
             _remove_later(folder, self._saved)
-        self._bytes = sum(array.nbytes for array in state.arrays.values())
+        self._bytes = _bytes(state)
         self._writing = self._thread.submit(
             write_checkpoint, folder, step, state, self.config, KEEP, best_step
         )
         self._saved, self._began = step, time.monotonic()
+
+
+def _bytes(state: State) -> int:
+    return sum(array.nbytes for array in state.arrays.values())
 
 
 def _remove_later(folder: Path, step: int) -> None:
