@@ -304,7 +304,12 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
     model = args.model or "mlp"
     export_to = folder.rollouts if args.export == "json" else None
-    trainer = PPOTrainer(model, args.env, config, on_step=on_control_step, export_to=export_to)
+    trainer = PPOTrainer(
+        *(model, args.env, config),
+        on_step=on_control_step,
+        export_to=export_to,
+        out=folder.path,
+    )
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")

@@ -243,10 +243,12 @@ def _prepare(
 
     trainer: Any
     if isinstance(args, OfflineTextArgs):
-        trainer = OfflineTextTrainer(rollouts, args.model, args.offline, on_step=on_step)
+        trainer = OfflineTextTrainer(
+            rollouts, args.model, args.offline, on_step=on_step, out=folder.path
+        )
         return trainer, TextJudge(trainer, env, args.eval_examples, console=console)
     if isinstance(args, OfflineControlArgs):
-        trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step)
+        trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step, out=folder.path)
     else:
         trainer = _OneUpdate(rollouts, args, env, on_step)
     return trainer, control_judge(trainer, env, args.eval_episodes)
@@ -302,6 +304,15 @@ class _OneUpdate:
 
     def stop(self) -> None:
         """Change nothing: there is only one update."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the update was made."""
+        return bool(self.history)
+
+    def resume(self, folder: Path, allow_changed: Any) -> None:
+        """Refuse to: there are no checkpoints of one update."""
+        raise ConfigError(f"{folder} is a run of one update: it is made anew, without --resume")
 
     def describe(self) -> str:
         """Describe in one line what is trained."""

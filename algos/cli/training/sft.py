@@ -81,6 +81,7 @@ def _carry_out(args: SFTArgs, folder: RunFolder, stops: StopSignals) -> int:
         eval_rows=held_out,
         adapters=args.adapters,
         on_step=on_step,
+        out=folder.path,
         **{name: kwargs[name] for name in ("system_prompt", "few_shot") if name in kwargs},
     )
 
