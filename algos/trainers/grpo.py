@@ -297,6 +297,7 @@ class GRPOTrainer(Resumable):
     def _save(self, ends: bool = False) -> None:
         best = None if self.best is None else self.best.step
         self.checkpoints.after_step(self._steps, self.state, best, ends)
+        self.checkpoints.hold(self._steps, self.state, best)
 
     @property
     def has_ended(self) -> bool:

@@ -270,6 +270,7 @@ class PPOTrainer(Resumable):
     def _save(self, ends: bool = False) -> None:
         updates = self._metrics.iterations
         self.checkpoints.after_step(updates, self.state, self._best_update, ends)
+        self.checkpoints.hold(updates, self.state, self._best_update)
 
     @property
     def has_ended(self) -> bool:

@@ -110,16 +110,25 @@ class CheckpointSchedule:
         minutes = (time.monotonic() - self._began) / 60
         due = due or 0 < self._save_minutes <= minutes
         self._step = step
-        if not step or step == self._saved:
-            return
-        self._held = step, state(), best_step
-        if due or ends:
+        if (due or ends) and step and step != self._saved:
+            self._held = step, state(), best_step
             self._write(self._folder, *self._held)
 
-    def save_last(self, out: Path | None = None) -> Path | None:
-        """Write a checkpoint of the newest step that was whole, if that was not done yet.
+    def hold(self, step: int, state: Callable[[], State], best_step: int | None = None) -> None:
+        """Hold the state after a step in memory, for `save_last`; it replaces the one before.
 
-        A training that ends in the middle of a step loses that step alone by this.
+        Args:
+            step: how many steps there have been.
+            state: gives the state of the training.
+            best_step: the step of the best evaluation, whose checkpoint is kept.
+        """
+        if self._folder is not None and (self._held is None or self._held[0] != step):
+            self._held = step, state(), best_step
+
+    def save_last(self, out: Path | None = None) -> Path | None:
+        """Write the state that is held, if that was not done yet.
+
+        By this a training that ends in the middle of a step loses that step alone.
 
         Args:
             out: a folder to write it to in place of the run's own, which cannot be written to.

@@ -173,3 +173,52 @@ def test_a_training_may_go_on_in_another_folder(tmp_path):
     other.resumed(first.last)
     with pytest.raises(ConfigError, match="another folder"):
         other.begin()
+
+
+def state_of(step):
+    return lambda: State({"x": np.full(3, step)}, {"step": step})
+
+
+def test_a_training_that_ends_in_a_step_saves_what_the_last_whole_one_left(tmp_path):
+    schedule = CheckpointSchedule(tmp_path, {"a": 1}, save_steps=3)
+    assert schedule.save_last() is None
+    for step in range(1, 6):
+        schedule.after_step(step, state_of(step))
+        schedule.hold(step, state_of(step))
+    path = schedule.save_last()
+    assert path == schedule.last and steps(tmp_path) == [3, 5]
+    found = read_checkpoint(path)
+    assert (found.manifest.step, found.manifest.config) == (5, {"a": 1})
+    assert found.state.values == {"step": 5} and found.state.arrays["x"].tolist() == [5, 5, 5]
+    written = path.stat().st_mtime_ns
+    assert schedule.save_last() == path and path.stat().st_mtime_ns == written
+
+
+def test_what_was_written_is_not_written_again(tmp_path, held):
+    schedule = CheckpointSchedule(tmp_path, {}, save_steps=1)
+    schedule.after_step(1, state_of(1))
+    schedule.hold(1, lambda: pytest.fail("it is held already"))
+    held.set()
+    assert step_of(schedule.save_last()) == 1 and steps(tmp_path) == [1]
+
+
+def test_what_cannot_be_written_is_written_to_another_folder(tmp_path):
+    """What the thread failed to write is held, until the training has made another step."""
+    (tmp_path / "checkpoints").write_text("a file")
+    schedule = CheckpointSchedule(tmp_path, {}, save_steps=1)
+    schedule.after_step(1, state_of(1))
+    for _ in range(2):
+        with pytest.raises(StorageError, match="the checkpoint of step 1 cannot be written"):
+            schedule.save_last()
+    path = schedule.save_last(tmp_path / "spare")
+    assert path == tmp_path / "spare" / "checkpoints" / "step-00000001"
+    assert read_checkpoint(path).state.values == {"step": 1}
+
+
+def test_what_is_held_is_given_up_where_memory_is_short(tmp_path):
+    schedule = CheckpointSchedule(tmp_path, {})
+    for free, last in ((16_000, 2), (15_999, None)):
+        schedule.hold(2, lambda: State({"x": np.zeros(1000)}))  # 8,000 bytes
+        schedule.make_room(free)
+        assert (schedule._held and schedule._held[0]) == last
+    assert schedule.save_last() is None
