@@ -105,6 +105,7 @@ class TrainingRun:
         say = self.console.print
         for line in self.opening:
             say(line)
+        self.folder.check_room(_size(self.trainer))
         before = self._judge_before()
         say_judgement(say, "before", before)
         self.folder.create(self.settings)
@@ -294,3 +295,16 @@ class TrainingRun:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started
+
+
+def _size(trainer: Any) -> int:
+    """The bytes of a trainer's model and of a checkpoint; 0 as far as they are not known."""
+    state = getattr(trainer, "state", None)
+    model = getattr(getattr(trainer, "policy", None), "model", None)
+    size = 0 if state is None else sum(array.nbytes for array in state().arrays.values())
+    if model is not None:
+        from mlx.utils import tree_flatten
+
+        weights: Any = tree_flatten(model.parameters())
+        size += sum(weight.nbytes for _, weight in weights)
+    return size

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -172,6 +173,25 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def check_room(self, size: int) -> None:
+        """Refuse a disk that has no room for a run.
+
+        Args:
+            size: how many bytes it will write at least.
+
+        Raises:
+            ConfigError: if there are fewer; says how many there are.
+        """
+        place = next(
+            place for place in (self.path, *self.path.absolute().parents) if place.is_dir()
+        )
+        free = shutil.disk_usage(place).free
+        if free < size:
+            raise ConfigError(
+                f"the model and one checkpoint take {size / 1e9:.2f} GB, and the disk of "
+                f"{self.path} has {free / 1e9:.2f} GB left: make room, or choose another --out"
+            )
 
     def check(self) -> None:
         """Check that the folder that this process took is still there.

@@ -9,6 +9,7 @@ import signal
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -19,7 +20,7 @@ from textenv.algos.cli.shared.stopping import Stopped
 from textenv.algos.config import read_toml
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.training.guard import NotFiniteError
-from textenv.errors import StorageError
+from textenv.errors import ConfigError, StorageError
 
 
 class Trainer:
@@ -191,6 +192,16 @@ def test_the_summary_has_the_best_evaluation_and_the_change(tmp_path, clock):
     assert summary["best"] == {"step": 3} and summary["change"] == {"p_value": 0.5}
     lines = console.export_text().splitlines()
     assert lines[3:5] == ["greedy answers before and after: better", "best evaluation: step 3"]
+
+
+def test_a_disk_without_room_is_found_before_the_training(tmp_path, clock):
+    run, events, _ = make_run(tmp_path, clock)
+    large = np.broadcast_to(np.zeros(1, np.float32), (10**18,))  # of four bytes in memory
+    run.trainer.state = lambda: SimpleNamespace(arrays={"x": large, "y": np.zeros(10**9 // 8)})
+    said = r"checkpoint take 4000000001.00 GB, and the disk of .*run has [\d.]+ GB left: make room"
+    with pytest.raises(ConfigError, match=said):
+        run.carry_out()
+    assert events == [] and not (tmp_path / "run").exists()
 
 
 def summary_of(path):
