@@ -204,9 +204,8 @@ def _carry_out(args: Args, name: str, folder: RunFolder, stops: StopSignals, sta
         args = replace(args, grpo=trainer.config)
     elif isinstance(args, PPOArgs) and isinstance(trainer, PPOTrainer):
         args = replace(args, ppo=trainer.config)
-    args.going_on.load(trainer, folder)
-    judge, begins = training.judge, ""
-    if isinstance(judge, TextJudge) and judge.evaluates:
+    judge, begins, resumed = training.judge, "", args.going_on.run is not None
+    if isinstance(judge, TextJudge) and judge.evaluates and not resumed:
         most = trainer.config.eval_examples
         begins = f"evaluating before the training, on at most {most} held-out examples"
     blas_status = blas.status()
@@ -242,7 +241,7 @@ def _carry_out(args: Args, name: str, folder: RunFolder, stops: StopSignals, sta
         display=training.display,
         machine={"blas": {"name": blas_status.name, "detail": blas_status.detail}},
         stops=stops,
-        resumed=args.going_on.run is not None,
+        resumed=resumed,
     ).carry_out()
 
 
@@ -269,7 +268,8 @@ def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
     shared = _on_text(args, folder, log, test_env)
     trainer = GRPOTrainer(args.model, env, config, **shared)
-    log.watch(trainer.health)
+    args.going_on.load(trainer, folder)
+    log.watch(trainer.health, args.going_on.run is not None)
     rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
     judge = _judge(trainer, test_env, log, rollouts * trainer.config.completions)
     return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
@@ -288,7 +288,8 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
         env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         shared = _on_text(args, folder, log, test_env)
         trainer = PPOTrainer(model, env, config, **shared)
-        log.watch(trainer.health)
+        args.going_on.load(trainer, folder)
+        log.watch(trainer.health, args.going_on.run is not None)
         judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
         return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
@@ -310,6 +311,7 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
         export_to=export_to,
         out=folder.path,
     )
+    args.going_on.load(trainer, folder)
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
