@@ -202,7 +202,7 @@ def test_runs_that_cannot_go_on(tmp_path, refused, argv, said):
     assert said in error
     if "--task" in argv:
         assert "text.task was None and is 'sort'" in error
-        assert "add --allow-changed learning-rate task" in error
+        assert "add --allow-changed task learning-rate" in error
 
 
 def test_a_setting_may_be_changed_if_the_user_says_so(tmp_path, monkeypatch, capsys):
