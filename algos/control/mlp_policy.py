@@ -273,12 +273,12 @@ class MLPPolicy:
         """Go on from what the `state` of a policy of the same networks gave.
 
         Raises:
-            DataError: if it is of a policy of other networks.
+            ConfigError: if it is of a policy of other networks.
         """
         try:
             self.set_tensors(state.arrays)
         except (KeyError, ValueError) as error:
-            raise DataError(
+            raise ConfigError(
                 f"the state is of a policy of other networks ({error}): the spaces, hidden, "
                 "activation and normalize_observations must be the same"
             ) from error

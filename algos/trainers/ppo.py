@@ -279,12 +279,12 @@ class PPOTrainer(Resumable):
 
     def _parts(self) -> dict[str, HasState]:
         parts: dict[str, HasState | None] = {
+            "episodes": None if self._runner.is_text else self._runner.episodes,
             "updater": self._updater,
             "metrics": self._metrics,
             "evaluations": self.evaluations,
             "exporter": self.exporter,
             "policy": self.policy if self._runner.is_text else None,
-            "episodes": None if self._runner.is_text else self._runner.episodes,
             "health": self.health,
             "last_good": self._last_good,
         }

@@ -220,7 +220,7 @@ class ControlUpdater:
         """Go on from what `state` gave.
 
         Raises:
-            DataError: if it is of a policy of other networks.
+            ConfigError: if it is of a policy of other networks.
         """
         self.policy.load_state(state.part("policy"))
         self._optimizer.load_state(state.part("adam"))
