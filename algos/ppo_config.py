@@ -151,6 +151,12 @@ class PPOConfig:
     stop_on_collapse: bool = False
     """Text: stop if rewards fall far below those of the beginning, and go back to the weights that
     played best. It holds the trained weights once more."""
+    save_steps: int = 0
+    """Write a checkpoint every so many updates (a rollout and the training on it), from which
+    resume goes on bit for bit; 0: not by updates. There is always one at the end."""
+    save_minutes: float = 10.0
+    """Write one if the last is so many minutes old; 0: not by time.
+    Lower it if much would be lost."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 
@@ -174,6 +180,8 @@ class PPOConfig:
                 (0, None),
             ),
             num_envs=(1, LARGEST_WIDTH),
+            save_steps=(0, None),
+            save_minutes=(0, None),
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
         check_lora(self)

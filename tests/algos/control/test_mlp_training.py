@@ -58,7 +58,7 @@ def test_steps_are_those_of_torchs_adam(max_grad_norm):
     assert adam.size == 10
     theirs = {name: torch.tensor(value, requires_grad=True) for name, value in weights.items()}
     optimizer = torch.optim.Adam(theirs.values(), eps=1e-5)
-    before = adam.state
+    before = adam.vectors
     for step in range(5):
         x, setting = rng.normal(size=(3, 2)).astype(np.float32), 0.5 + step
         optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
@@ -72,7 +72,7 @@ def test_steps_are_those_of_torchs_adam(max_grad_norm):
         assert figures["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
     for name, value in adam.weights.items():
         np.testing.assert_allclose(value, theirs[name].detach().numpy(), rtol=1e-4, atol=1e-6)
-    adam.state = before  # takes the steps back
+    adam.vectors = before  # takes the steps back
     for name, value in adam.weights.items():
         np.testing.assert_array_equal(value, weights[name])
 
