@@ -57,6 +57,7 @@ from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -206,6 +207,7 @@ class OfflineTextTrainer(TrainsOnData):
             num_minibatches=steps,
             micro_batch_size=config.micro_batch_size,
             max_grad_norm=config.max_grad_norm,
+            guard=StepGuard(),
             seed=config.seed,
         )
         self._updates = 0
