@@ -11,7 +11,7 @@ found with tiny-lm on arithmetic. A large model needs a smaller ``learning_rate`
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from textenv.algos.config import (
     LARGEST_WIDTH,
@@ -151,6 +151,10 @@ class PPOConfig:
     stop_on_collapse: bool = False
     """Text: stop if rewards fall far below those of the beginning, and go back to the weights that
     played best. It holds the trained weights once more."""
+    on_reward_error: Literal["fail", "skip"] | float = "fail"
+    """Text: if a reward function raises, gives NaN, is cut off or ends its process: fail; skip, so
+    that the completion is not trained on; or a number, which is the reward.
+    Use skip or a number for long runs with fragile rewards."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 

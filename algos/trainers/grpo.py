@@ -10,6 +10,7 @@ from typing import Any
 
 from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress
 from textenv.algos.evaluation.results import Evaluation
@@ -70,7 +71,8 @@ class GRPOTrainer:
         eval_env: held-out examples for evaluations: an environment id, an environment, or a
             function that makes one. None takes the test split of ``env``, if it has one.
         out: a folder, in which ``best`` will be the best model by the evaluations of
-            ``eval_steps``; None keeps no model.
+            ``eval_steps``; if a reward function fails and that ends the training, its prompt and
+            completion are written there. None keeps nothing.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
 
@@ -143,7 +145,9 @@ class GRPOTrainer:
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
         size = config.completions * max_turns(self.env)
-        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._runner = RolloutRunner(
+            self.env, self.policy, strategy, size, config.seed, config.on_reward_error
+        )
         self._workers: WorkerRunner | None = None
         if config.num_workers:
             self._workers = WorkerRunner(
@@ -152,6 +156,9 @@ class GRPOTrainer:
                 partial(_make_policy, *_sources(model, adapters), config),
                 config.num_workers,
                 partial(_make_gradient, config),
+                config.worker_timeout,
+                config.backend,
+                config.ray_address,
             )
         self._trainer = self._make_trainer()
         self._steps, self._end = 0, config.max_steps
@@ -160,7 +167,7 @@ class GRPOTrainer:
         self.health = HealthWatch(self.env, strategy, model)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = Exporter(export_to, export_every)
-        self._on_step = on_step
+        self._on_step, self._out = on_step, out
 
     def _make_trainer(self) -> Trainer:
         """Make what updates the model from a rollout."""
@@ -214,6 +221,7 @@ class GRPOTrainer:
         The phases of a step follow one another, except that ``time/score`` (environments and
         rewards, of all workers together) is a part of ``time/generate``. For reward functions that
         run elsewhere (async, or in a process of their own) it has only the time spent waiting.
+        ``workers/restarts`` is how often a worker was started again so far, if any was.
 
         Returns:
             The metrics of each step, which are also in `history`.
@@ -226,7 +234,7 @@ class GRPOTrainer:
         self.evaluations.begin()
         while self._steps < self._end and not self.evaluations.stopped:
             clock = PhaseClock()
-            with self._memory.generating():
+            with self._memory.generating(), kept_for_inspection(self._out):
                 rollout = collector.collect()
             if self._last_good is not None:
                 self._last_good.offer(self._steps, rollout)
@@ -243,6 +251,8 @@ class GRPOTrainer:
             self._steps += steps
             self._runner.policy_version += steps
             metrics = self._metrics.step(rollout, update, clock, self._steps)
+            if self._workers is not None and self._workers.restarts:
+                metrics["workers/restarts"] = float(self._workers.restarts)
             self.history.append(metrics)
             left = (self._end - self._steps) / self.config.max_steps
             try:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.evaluation.measure import OnProgress
@@ -131,9 +132,14 @@ class PPOTrainer:
             self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
         )
         self._runner = RolloutRunner(
-            self.env, self.policy, self._updater.strategy, config.n_steps, config.seed
+            self.env,
+            self.policy,
+            self._updater.strategy,
+            config.n_steps,
+            config.seed,
+            config.on_reward_error,
         )
-        self._on_step = on_step
+        self._on_step, self._out = on_step, out
         self.exporter = Exporter(export_to, export_every)
         self._metrics = PPOMetrics(self._runner.is_text)
         self.history: list[dict[str, float]] = []
@@ -194,7 +200,8 @@ class PPOTrainer:
         self.evaluations.begin()
         while not self._finished() and not self.evaluations.stopped:
             clock = PhaseClock()
-            with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
+            remedy = "lower n_steps, or max_completion_length of text"
+            with out_of_memory("collecting", remedy), kept_for_inspection(self._out):
                 rollout = self._runner.collect()
             if self._last_good is not None:
                 self._last_good.offer(self._updates, rollout)
