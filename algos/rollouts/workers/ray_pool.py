@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import socket
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -27,14 +30,16 @@ from textenv.algos.rollouts.workers.worker import (
 )
 from textenv.errors import ConfigError, MissingDependencyError
 
-# Ray reads these when it is imported: it sends no statistics, and on macOS a Ray that is started
-# here is no cluster for others.
+# Ray reads these when it is imported. It sends no statistics, and shows all that workers print.
 _SETTINGS = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
 }
+_NO_CLUSTER = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""On Linux too, a Ray that is started with this listens on this machine alone."""
 _LOOPBACK = "127.0.0.1"
+_REACH = 10.0  # seconds in which a cluster must take a connection
 
 
 class RayActor:
@@ -94,9 +99,10 @@ class RayWorker(Worker):
     def __init__(self, ray: Any, index: int):
         super().__init__(index)
         self._ray = ray
-        # Ray must not repeat anything: a new actor has no weights yet.
-        options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 1}
-        actor = ray.remote(RayActor).options(**options, scheduling_strategy="SPREAD")
+        # Ray must not repeat anything: a new actor has no weights yet. It holds no CPU, by Ray's
+        # default, so that any number of workers finds a place.
+        options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+        actor = ray.remote(RayActor).options(**options)
         self.actor = actor.remote(self.name)
         self._pid: int | None = None
         self._is_here = False
@@ -195,7 +201,8 @@ def connect(address: str | None, num_workers: int) -> tuple[Any, bool]:
         MissingDependencyError: without Ray.
         ConfigError: if there is no cluster at the address.
     """
-    for name, value in _SETTINGS.items():
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    for name, value in (_SETTINGS if address else _SETTINGS | _NO_CLUSTER).items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -203,25 +210,46 @@ def connect(address: str | None, num_workers: int) -> tuple[Any, bool]:
         raise MissingDependencyError("ray", "ray", "backend='ray'") from error
     if ray.is_initialized():
         return ray, False
-    address = address or os.environ.get("RAY_ADDRESS") or None
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address is None:
-        ray.init(
-            "local",
-            num_cpus=max(num_workers, os.cpu_count() or 1),
-            include_dashboard=False,
-            _node_ip_address=_LOOPBACK,
-            **settings,
-        )
+        cpus = max(num_workers, os.cpu_count() or 1)
+        with _own_signals():
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **settings)
+        addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
+        if addresses != {_LOOPBACK}:
+            warnings.warn(
+                f"Ray listens on {', '.join(addresses)}, where other machines may reach it, since "
+                f"it was imported before: set {next(iter(_NO_CLUSTER))}=0 before that",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return ray, True
     try:
-        ray.init(address, **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _check_reachable(address)
+        with _own_signals():
+            ray.init(address, **settings)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"ray_address={address!r}: no cluster of Ray answers: {reason}"
         ) from error
     return ray, True
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nobody listens at a ``HOST:PORT``, for which Ray would wait a minute."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep a handler of SIGTERM that this program has set; Ray sets one of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(ray: Any, is_own: bool, workers: Sequence[RayWorker]) -> None:

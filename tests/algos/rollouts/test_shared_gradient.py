@@ -1,5 +1,6 @@
 """Gradients that worker processes compute together."""
 
+import importlib.util
 from functools import partial
 
 import mlx.core as mx
@@ -32,7 +33,7 @@ def make_workers(tmp_path, fresh):
     strategy = create_strategy("grpo", num_generations=2)
     made = []
 
-    def make(wrap=lambda create: create):
+    def make(wrap=lambda create: create, backend="local"):
         runner = RolloutRunner(make_env("TextGen-v0"), policy, strategy, 4)
         workers = WorkerRunner(
             runner,
@@ -40,6 +41,7 @@ def make_workers(tmp_path, fresh):
             partial(trainer._make_policy, str(folder), None, False, CONFIG),
             2,
             wrap(partial(trainer._make_gradient, CONFIG)),
+            backend=backend,
         )
         made.append(workers)
         return workers
@@ -75,9 +77,16 @@ def test_workers_compute_the_gradient_that_this_process_computes(make_workers, p
         weight.weight = 1.5 * weight.weight  # the workers must be told of it
 
 
-def test_the_gradient_is_the_same_if_a_worker_dies_on_the_way(make_workers, parts, tmp_path, fresh):
+NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+
+
+@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=NEEDS_RAY)])
+def test_the_gradient_is_the_same_if_a_worker_dies_on_the_way(
+    make_workers, parts, tmp_path, fresh, backend
+):
     model, _ = fresh
-    mortal = make_workers(lambda create: partial(make_mortal_gradient, str(tmp_path / "f"), create))
+    flag = str(tmp_path / "flag")
+    mortal = make_workers(lambda create: partial(make_mortal_gradient, flag, create), backend)
     healthy = make_workers()
     weight = model.model.layers[0].mlp.down_proj
     weight.weight = 1.5 * weight.weight  # others than those of the folder, which workers begin with
