@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
+from textenv.algos.episodes.scoring import check_on_error
 from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
+from textenv.algos.rollouts.workers import BACKENDS, TIMEOUTS
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
@@ -21,8 +23,6 @@ LOSS_TYPES = {
     "gspo": "clipped surrogate on sequence-level ratios, mean over completions",
 }
 SCALES = ("group", "batch", "none")
-MIN_TIMEOUT = 0.1
-"""The least ``worker_timeout``, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,12 @@ class GRPOConfig:
     early_stopping_patience: int = 0
     """End the training after this many evaluations without gain; 0: never.
     Set it if the reward may collapse, or to save time."""
+    save_steps: int = 0
+    """Write a checkpoint every so many steps, from which resume goes on bit for bit; 0: not by
+    steps. There is always one at the end. Set it to eval_steps to keep that of the best model."""
+    save_minutes: float = 10.0
+    """Write one if the last is so many minutes old; 0: not by time.
+    Lower it if much would be lost."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -157,8 +163,8 @@ class GRPOConfig:
     """Seconds that a worker may take for its part before it is ended and another does that part;
     unset: ten times the longest part so far, and at least 600. Lower it if reward functions hang.
     """
-    backend: Literal["local", "ray"] = "local"
-    """Where workers are: processes of this machine, or actors of Ray (the extra ray).
+    backend: str = "local"
+    """Where workers are: local, processes of this machine, or ray, actors of Ray (the extra ray).
     Use ray for several machines, each of which needs the model and the data at the same paths."""
     ray_address: str | None = None
     """The cluster of Ray, such as auto or 10.0.0.1:6379; unset: RAY_ADDRESS, or else one that is
@@ -171,11 +177,13 @@ class GRPOConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", check_stops(self.stop))
+        check_on_error(self.on_reward_error)
         check_types(self)
         check_choice(
             self,
             loss_type=LOSS_TYPES,
             scale_rewards=SCALES,
+            backend=BACKENDS,
             lr_scheduler_type=("constant", "linear", "cosine"),
         )
         check_bounds(
@@ -196,7 +204,9 @@ class GRPOConfig:
             ),
             num_generations=(2, None),
             num_workers=(0, 1024),
-            worker_timeout=(MIN_TIMEOUT, None),
+            worker_timeout=TIMEOUTS,
+            save_steps=(0, None),
+            save_minutes=(0, None),
         )
         check_lora(self)
         check_settings(self)

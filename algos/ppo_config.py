@@ -21,6 +21,7 @@ from textenv.algos.config import (
     check_widths,
 )
 from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.algos.episodes.scoring import check_on_error
 from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.errors import ConfigError, unknown
@@ -155,11 +156,18 @@ class PPOConfig:
     """Text: if a reward function raises, gives NaN, is cut off or ends its process: fail; skip, so
     that the completion is not trained on; or a number, which is the reward.
     Use skip or a number for long runs with fragile rewards."""
+    save_steps: int = 0
+    """Write a checkpoint every so many updates (a rollout and the training on it), from which
+    resume goes on bit for bit; 0: not by updates. There is always one at the end."""
+    save_minutes: float = 10.0
+    """Write one if the last is so many minutes old; 0: not by time.
+    Lower it if much would be lost."""
     seed: int = 0
     """Seed of the environments, the initial weights, the sampling and the minibatches."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", check_stops(self.stop))
+        check_on_error(self.on_reward_error)
         check_types(self)
         check_bounds(
             self,
@@ -178,6 +186,8 @@ class PPOConfig:
                 (0, None),
             ),
             num_envs=(1, LARGEST_WIDTH),
+            save_steps=(0, None),
+            save_minutes=(0, None),
             **dict.fromkeys(("gamma", "gae_lambda", "top_p"), (0, 1)),
         )
         check_lora(self)

@@ -29,6 +29,10 @@ class MissingFileError(TextEnvError, FileNotFoundError):
     """A file or folder does not exist."""
 
 
+class StorageError(TextEnvError, OSError):
+    """A file cannot be written, for the disk is full or the folder is not writable; names both."""
+
+
 class RewardError(TextEnvError, ValueError):
     """A reward function raised an exception, or returned something other than a finite number.
 

@@ -22,6 +22,7 @@ from gymnasium.spaces import Space
 from textenv.algos.control.distributions import make_distribution
 from textenv.algos.control.observations import ObservationEncoder
 from textenv.algos.control.running_stats import RunningStats
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.storage.replacing import replacing
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import ConfigError, DataError, MissingFileError, unknown
@@ -263,6 +264,26 @@ class MLPPolicy:
             self.stats.count = int(tensors["observation.count"][0])
             self._freeze_stats()
         self.reward_scale = float(tensors["reward_scale"][0])
+
+    def state(self) -> State:
+        """Weights, statistics, and where the noise is."""
+        return State(self.tensors(), {"noise": save_rng(self._rng), "masked": self.masked})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what the `state` of a policy of the same networks gave.
+
+        Raises:
+            ConfigError: if it is of a policy of other networks.
+        """
+        try:
+            self.set_tensors(state.arrays)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"the state is of a policy of other networks ({error}): the spaces, hidden, "
+                "activation and normalize_observations must be the same"
+            ) from error
+        load_rng(self._rng, state.value("noise"))
+        self.masked = bool(state.value("masked"))
 
 
 def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:

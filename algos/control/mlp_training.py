@@ -15,6 +15,7 @@ import numpy as np
 from textenv.algos.control.mlp_policy import MLPPolicy, stack_masks
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State
 from textenv.errors import DataError
 
 backend.prepare()
@@ -27,6 +28,7 @@ from textenv.algos.runtime.compile import compiled  # noqa: E402
 
 _BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-5
+_VECTORS = ("weights", "first_moment", "second_moment")
 
 MLPWeights = dict[str, mx.array]
 """The weights of an `MLPPolicy` by name, in MLX."""
@@ -104,6 +106,31 @@ def forward(weights: MLPWeights, x: mx.array, activation: str) -> tuple[mx.array
     return outputs, (x[1] @ weights["critic.weight"] + weights["critic.bias"])[:, 0]
 
 
+def score_actions(
+    weights: MLPWeights,
+    policy: MLPPolicy,
+    observations: mx.array,
+    actions: mx.array,
+    masks: mx.array | None,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """How likely actions are under weights of a policy, and what its critic says.
+
+    Args:
+        weights: the weights; those of the policy itself are not used.
+        policy: the policy, for its activation and its distribution.
+        observations: (B, D), normalised.
+        actions: (B, K), as the distribution draws them.
+        masks: (B, P), 0 for choices that are not allowed; None if all are.
+
+    Returns:
+        Log-probabilities of the actions, entropies and values, each (B,).
+    """
+    outputs, values = forward(weights, observations, policy.activation)
+    log_std = weights.get("log_std")
+    logprobs, entropies = policy.distribution.score(outputs, log_std, actions, masks)
+    return logprobs, entropies, values
+
+
 class Adam:
     """Adam (Kingma and Ba 2015) on all weights of a policy as one vector.
 
@@ -117,31 +144,31 @@ class Adam:
         max_grad_norm: the gradient's global norm is clipped to this; 0 does not clip.
 
     Attributes:
-        state: the vector (W,) of all weights, its two moments, and the number of steps so far.
-            Nothing in it is changed in place, so that restoring an earlier state undoes the steps
+        vectors: the vector (W,) of all weights, its two moments, and the number of steps so far.
+            Nothing in it is changed in place, so that putting earlier ones back undoes the steps
             since.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray], loss_fn: MLPLossFn, max_grad_norm: float):
         self._shapes = {name: value.shape for name, value in weights.items()}
         flat = np.concatenate([np.asarray(value).reshape(-1) for value in weights.values()])
-        self.state: tuple[mx.array, mx.array, mx.array, int] = (
+        self.vectors: tuple[mx.array, mx.array, mx.array, int] = (
             *(mx.array(flat), mx.zeros(len(flat)), mx.zeros(len(flat))),
             0,
         )
-        mx.eval(*self.state[:3])  # another thread than this one may take the steps
+        mx.eval(*self.vectors[:3])  # another thread than this one may take the steps
         self._loss_fn, self._max_grad_norm = loss_fn, max_grad_norm
         self._step: Any = compiled(self._one_step, "minibatches of few sizes need few")
 
     @property
     def size(self) -> int:
         """W, the number of weights."""
-        return int(self.state[0].size)
+        return int(self.vectors[0].size)
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """The weights by name."""
-        return self._split(np.array(self.state[0]))
+        return self._split(np.array(self.vectors[0]))
 
     def step(
         self, learning_rate: float, data: Sequence[np.ndarray], settings: Sequence[float] = ()
@@ -156,7 +183,7 @@ class Adam:
         Returns:
             The figures of the loss before the step, and ``grad_norm``; `mean_figures` reads them.
         """
-        flat, first, second, steps = self.state
+        flat, first, second, steps = self.vectors
         steps += 1
         # The powers are computed here: the compiled step would compute them once for each weight.
         corrections = learning_rate / (1 - _BETAS[0] ** steps), 1 / (1 - _BETAS[1] ** steps)
@@ -164,8 +191,28 @@ class Adam:
         minibatch = [mx.array(part) for part in data]
         flat, first, second, figures = self._step(flat, first, second, numbers, minibatch)
         mx.async_eval(flat, first, second, figures)
-        self.state = flat, first, second, steps
+        self.vectors = flat, first, second, steps
         return figures
+
+    def state(self) -> State:
+        """The vectors and the number of steps."""
+        arrays = dict(zip(_VECTORS, map(np.array, self.vectors[:3])))
+        return State(arrays, {"steps": self.vectors[3]})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            DataError: if it is of a policy with another number of weights.
+        """
+        vectors = [mx.array(state.array(name)) for name in _VECTORS]
+        if any(vector.shape != (self.size,) for vector in vectors):
+            raise DataError(
+                f"the state of Adam is of {len(vectors[0])} weights; this policy has {self.size}"
+            )
+        mx.eval(vectors)
+        flat, first, second = vectors
+        self.vectors = flat, first, second, int(state.value("steps"))
 
     def _split(self, flat: Any) -> dict[str, Any]:
         weights, start = {}, 0

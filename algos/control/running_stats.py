@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from textenv.algos.storage.checkpoints.state import State
+
 
 class RunningStats:
     """Mean and variance of all rows added so far, for each column, in float64.
@@ -29,3 +31,12 @@ class RunningStats:
         self.mean = self.mean + delta * added / total
         self.var = squares / total
         self.count = total
+
+    def state(self) -> State:
+        """The statistics so far."""
+        return State({"mean": self.mean, "var": self.var}, {"count": self.count})
+
+    def load_state(self, state: State) -> None:
+        """Go on from the statistics that `state` gave."""
+        self.mean, self.var = state.array("mean"), state.array("var")
+        self.count = int(state.value("count"))

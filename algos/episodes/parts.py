@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from textenv.algos.episodes.trajectory import Trajectory
 
@@ -31,3 +31,11 @@ class EpisodeParts(Generic[T]):
     def keep(self, part: Trajectory, value: T) -> None:
         """Keep a value for a part that does not end its episode."""
         self._kept[part.env_index] = (part.episode, part.first_step + len(part), value)
+
+    def state(self) -> list[list[Any]]:
+        """What is kept; in JSON's types, if the values are."""
+        return [[environment, *kept] for environment, kept in self._kept.items()]
+
+    def load_state(self, state: list[list[Any]]) -> None:
+        """Go on from what `state` gave."""
+        self._kept = {environment: (e, step, value) for environment, e, step, value in state}

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
 from textenv.algos.episodes.environments import refuse_shared
+from textenv.algos.episodes.replaying import EpisodeLog, LoggedEnv, recall, remember
 from textenv.errors import ConfigError
 from textenv.wrappers.copying import OwnLastStep, copied
 from textenv.wrappers.step import DictStep, Step
@@ -30,12 +31,18 @@ class StepOutcome(NamedTuple):
 
 
 class SingleStage:
-    """One environment that steps in dicts; it is reset as soon as its episode ends."""
+    """One environment that steps in dicts; it is reset as soon as its episode ends.
+
+    Args:
+        env: the environment.
+        resumable: whether to record the episode under way, so that `state` can be asked for.
+    """
 
     num_envs = 1
 
-    def __init__(self, env: Any):
-        self.env = env
+    def __init__(self, env: Any, resumable: bool = False):
+        self._log = EpisodeLog(env) if resumable else None
+        self.env = self._log or env
         self.observation: Any = None
         """What the policy is given."""
 
@@ -56,6 +63,25 @@ class SingleStage:
             start = copied(start)
         return [StepOutcome(step, start)]
 
+    def state(self) -> dict[str, Any]:
+        """Where the environment is, in nested plain values."""
+        assert self._log is not None, "a stage that is not resumable has no state"
+        return {"observation": copied(self.observation), "lanes": [self._log.state()]}
+
+    def load_state(self, state: dict[str, Any]) -> str:
+        """Go on where another stage was, or if that fails begin anew with the next reset.
+
+        Returns:
+            Why the environment could not be brought there; empty if it was.
+
+        Raises:
+            ConfigError: if the other stage is of other environments.
+        """
+        assert self._log is not None, "a stage that is not resumable has no state"
+        why = _replay([self._log], state["lanes"])
+        self.observation = state["observation"]
+        return why
+
     @staticmethod
     def actions(batch: Any) -> list[Any]:
         """The policy's action, by lane."""
@@ -68,9 +94,15 @@ class SingleStage:
 
 
 class VectorStage:
-    """A Gymnasium vector environment, in any of its three autoreset modes."""
+    """A Gymnasium vector environment, in any of its three autoreset modes.
 
-    def __init__(self, env: DictStep):
+    Args:
+        env: the vector environment.
+        resumable: whether to record the episodes under way, so that `state` can be asked for.
+            Only environments that this process steps itself (SyncVectorEnv) can be recorded.
+    """
+
+    def __init__(self, env: DictStep, resumable: bool = False):
         vector: Any = env.env
         self.env = env
         self.num_envs: int = vector.num_envs
@@ -83,6 +115,11 @@ class VectorStage:
             refuse_shared(inner.envs)
             if self.mode == AutoresetMode.SAME_STEP:
                 inner.envs = OwnLastStep.around(inner.envs)
+            if resumable:
+                inner.envs = LoggedEnv.around(inner.envs)
+        self._logged: list[LoggedEnv] = [
+            one for one in getattr(inner, "envs", ()) if isinstance(one, LoggedEnv)
+        ]
 
     def reset(self, seed: int | list[int] | None) -> list[dict[str, Any]]:
         """Start the first episodes; a list of seeds gives each lane one of its own."""
@@ -117,6 +154,33 @@ class VectorStage:
                 ]
         return outcomes
 
+    def state(self) -> dict[str, Any]:
+        """Where the environments are, in nested plain values."""
+        return {
+            "observation": copied(self.observation),
+            "lanes": [one.log.state() for one in self._logged],
+            "vector": remember(self.env.env, innermost=bool(self._logged)),
+            "resets_next": self._resets_next.copy(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> str:
+        """Go on where another stage was; see `SingleStage.load_state`.
+
+        Raises:
+            ConfigError: if the other stage is of other environments.
+        """
+        why = _replay([one.log for one in self._logged], state["lanes"])
+        if not self._logged:
+            why = f"{type(self.env.unwrapped).__name__} does not step them in this process"
+        if not why:
+            for one in self._logged:
+                one.stays = True
+            self.env.reset()  # so that all that stands around the environments begins too
+        recall(self.env.env, state["vector"])
+        self.observation = state["observation"]
+        self._resets_next = np.array(state["resets_next"])
+        return why
+
     def actions(self, batch: Any) -> list[Any]:
         """The policy's actions, by lane; see `actions_by_lane`."""
         return list(map(copied, actions_by_lane(self.env.action_space, batch, self.num_envs)))
@@ -143,6 +207,22 @@ class VectorStage:
         self.observation = start["observation"]
         rows = self._observations(start)
         return [_start_of(start, i, rows[i]) for i in range(self.num_envs)]
+
+
+def _replay(logs: list[EpisodeLog], states: list[dict[str, Any]]) -> str:
+    """Replay an episode in each environment; says why one of them came to another place."""
+    if len(logs) != len(states):
+        raise ConfigError(
+            f"the checkpoint is of {len(states)} environments; there are {len(logs)} here: resume "
+            "with as many"
+        )
+    reasons = [log.replay(state) for log, state in zip(logs, states)]
+    if not any(reasons):
+        return ""
+    for log, state in zip(logs, states):
+        log.give_up(state)
+    lane = next(i for i, reason in enumerate(reasons) if reason)
+    return f"environment {lane}: {reasons[lane]}" if len(logs) > 1 else reasons[0]
 
 
 def actions_by_lane(space: Any, batch: Any, num_envs: int) -> list[Any]:

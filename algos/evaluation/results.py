@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -169,6 +170,17 @@ class Evaluation:
     def records_as_dicts(self) -> list[dict[str, Any]]:
         """The records as plain values, for a file."""
         return [asdict(record) for record in self.records]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in JSON's types, for `from_json`; other objects in answers become text."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=repr))
+        return found
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `to_json` gave."""
+        records = tuple(Record(**record) for record in found["records"])
+        return cls(**{**found, "records": records})
 
     def metrics(self) -> dict[str, float]:
         """The figures as metrics of a training step; their names begin with ``eval/``."""

@@ -35,8 +35,8 @@ from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
     MLPWeights,
-    forward,
     mean_figures,
+    score_actions,
     transition_arrays,
 )
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
@@ -44,13 +44,17 @@ from textenv.algos.offline.data import (
     JoinedEpisode,
     best_episodes,
     common_source,
+    hash_of,
     join_episodes,
     mean_return,
     spaces_of,
 )
+from textenv.algos.offline.loop import TrainsOnData
 from textenv.algos.ppo import explained_variance, gae
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.storage.source import check_source
+from textenv.algos.trainers.resuming import HasState
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
@@ -108,6 +112,11 @@ class OfflineConfig:
     """Units of each hidden layer, the same for actor and critic."""
     activation: str = "tanh"
     """Activation of the hidden layers: tanh or relu."""
+    save_steps: int = 0
+    """Write a checkpoint every so many passes, from which resume goes on bit for bit; 0: not by
+    passes. There is always one at the end."""
+    save_minutes: float = 10.0
+    """Write one after a pass if the last is so many minutes old; 0: not by time."""
     seed: int = 0
     """Seed of the initial weights, the minibatches and the choice of held-out episodes."""
 
@@ -122,13 +131,15 @@ class OfflineConfig:
             **dict.fromkeys(("gamma", "gae_lambda", "share"), (0, 1)),
             temperature=(1e-6, None),
             max_weight=(1, None),
+            save_steps=(0, None),
+            save_minutes=(0, None),
             holdout=(0, 0.9),
         )
         if not self.share:
             raise ConfigError("share must be above 0, got 0: there would be nothing to train on")
 
 
-class OfflineTrainer:
+class OfflineTrainer(TrainsOnData):
     """Trains a control policy from saved rollouts.
 
     Args:
@@ -138,10 +149,12 @@ class OfflineTrainer:
         env: the environment that the rollouts must be of, single or vector. It is needed only if
             the rollouts do not name their spaces.
         on_step: called with the metrics after each pass.
+        out: a folder in which ``checkpoints`` will be what `resume` goes on from; None writes none.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each pass so far.
+        checkpoints: writes the checkpoints; the newest is its ``last``.
         data_return: mean return of the complete episodes in the data; None if none is complete.
 
     Raises:
@@ -160,6 +173,8 @@ class OfflineTrainer:
         3
     """
 
+    algorithm = "offline"
+
     def __init__(
         self,
         rollouts: Sequence[Buffer],
@@ -167,6 +182,7 @@ class OfflineTrainer:
         env: Any = None,
         *,
         on_step: Callable[[dict[str, float]], None] | None = None,
+        out: str | Path | None = None,
     ):
         self.config = config = config or OfflineConfig()
         source = common_source(rollouts)
@@ -200,9 +216,7 @@ class OfflineTrainer:
         self.policy.reward_scale = float(np.std(np.concatenate(returns))) or 1.0
         self._widen()
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
-        self._on_step = on_step
-        self.history: list[dict[str, float]] = []
-        self._end = self.passes
+        self._prepare(out, on_step)
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the data, after those for awr's critic alone.
@@ -210,7 +224,8 @@ class OfflineTrainer:
         If training is interrupted, the policy is as the last complete pass left it.
 
         A further call goes on counting. If a call was interrupted, the next one makes the passes
-        that are left; else it makes ``epochs`` more.
+        that are left; else it makes ``epochs`` more. If there is an ``out``, checkpoints are
+        written after passes.
 
         Returns:
             The metrics of each pass; the same list as `history`.
@@ -218,15 +233,33 @@ class OfflineTrainer:
         Raises:
             FloatingPointError: if the loss is not finite; the weights are then as they were
                 before the pass.
+            ConfigError: if ``out`` has checkpoints of another training.
+            StorageError: if a checkpoint cannot be written.
         """
-        if len(self.history) == self._end:
-            self._end += self.config.epochs
-        while len(self.history) < self._end:
-            metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
-            self.history.append(metrics | {"epoch": len(self.history) + 1.0})
-            if self._on_step is not None:
-                self._on_step(self.history[-1])
-        return self.history
+        return self._take_steps(self.config.epochs)
+
+    def _take_step(self) -> dict[str, float]:
+        metrics = self._pass(critic_alone=len(self.history) < self._critic_passes)
+        return metrics | {"epoch": len(self.history) + 1.0}
+
+    @property
+    def _length(self) -> int:
+        return self.passes
+
+    def _parts(self) -> dict[str, HasState]:
+        return {"policy": self.policy, "adam": self._optimizer}
+
+    def _counts(self) -> dict[str, Any]:
+        return {**super()._counts(), "minibatches": save_rng(self._rng)}
+
+    def _set_counts(self, state: State) -> None:
+        super()._set_counts(state)
+        load_rng(self._rng, state.value("minibatches"))
+
+    def _data_hash(self) -> str:
+        lengths = [len(trajectory) for trajectory in self._kept]
+        rewards = [reward for trajectory in self._kept for reward in trajectory.rewards]
+        return hash_of([self._data.observations, self._data.actions, rewards, lengths])
 
     def describe(self) -> str:
         """Describe in one line what is trained, and on what data."""
@@ -301,7 +334,7 @@ class OfflineTrainer:
         ]
         if data.masks is not None:
             parts.append(data.masks)
-        before = self._optimizer.state
+        before = self._optimizer.vectors
         # All minibatches have one size, for which the step is compiled; the rest of the rows is
         # left out of this pass.
         batch = min(config.batch_size, size)
@@ -312,12 +345,12 @@ class OfflineTrainer:
         try:
             means = mean_figures(steps)
         except FloatingPointError:
-            self._optimizer.state = before
+            self._optimizer.vectors = before
             raise
         self.policy.set_weights(self._bounded(self._optimizer.weights))
         metrics |= {f"train/{name}": mean for name, mean in means.items()}
         metrics["train/explained_variance"] = explained_variance(values, returns)
-        metrics["train/n_updates"] = float(self._optimizer.state[3])
+        metrics["train/n_updates"] = float(self._optimizer.vectors[3])
         if self._held is not None:
             metrics["holdout/logprob"] = self._held_out_logprob()
         return metrics
@@ -348,9 +381,8 @@ class OfflineTrainer:
         mask: mx.array | None = None,
     ) -> tuple[mx.array, Figures]:
         """The weighted negative log-likelihood plus the critic's squared error."""
-        outputs, values = forward(weights, observations, self.config.activation)
-        logprobs, entropies = self.policy.distribution.score(
-            outputs, self._bounded(weights).get("log_std"), actions, mask
+        logprobs, entropies, values = score_actions(
+            self._bounded(weights), self.policy, observations, actions, mask
         )
         policy_loss = -(counts * logprobs).mean()
         error = ((returns - values) ** 2).mean()
@@ -375,11 +407,8 @@ class OfflineTrainer:
         assert held is not None
         weights = {name: mx.array(value) for name, value in self.policy.weights.items()}
         rows = mx.array(self.policy.normalize(held.observations))
-        outputs, _ = forward(weights, rows, self.config.activation)
         mask = None if held.masks is None else mx.array(held.masks)
-        logprobs, _ = self.policy.distribution.score(
-            outputs, weights.get("log_std"), mx.array(held.actions), mask
-        )
+        logprobs, _, _ = score_actions(weights, self.policy, rows, mx.array(held.actions), mask)
         return float(np.array(logprobs).mean())
 
 

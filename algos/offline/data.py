@@ -5,8 +5,9 @@ A rollout cuts the episodes that are not over when it ends; the rest of them is 
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,6 +164,33 @@ def refuse_stale(rollouts: Sequence[Buffer], policy: Any) -> None:
                 "filtered_bc or bc (text: grpo or rft), or let PPO collect its own rollouts "
                 "(without --from-rollouts)"
             )
+
+
+def hash_of(arrays: Iterable[Any]) -> str:
+    """SHA-256 of the shapes, types and contents of arrays, or of lists of numbers."""
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def check_data(what: str, there: str, here: str) -> None:
+    """Refuse to go on from a checkpoint of a training on other data.
+
+    Args:
+        what: what the data are, for the message.
+        there: their `hash_of` in the checkpoint.
+        here: that of the data of the present training.
+
+    Raises:
+        ConfigError: if the two differ.
+    """
+    if there != here:
+        raise ConfigError(
+            f"the {what} are others than those of the checkpoint (SHA-256 {here[:12]}, and there "
+            f"{there[:12]}): resume with the same, in the same order"
+        )
 
 
 def _same(a: Any, b: Any) -> bool:

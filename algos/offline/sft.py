@@ -29,7 +29,10 @@ from textenv.algos.config import check_bounds, check_choice, check_lora, check_t
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize, make_batch
 from textenv.algos.offline.sft_rows import Limits, Rows, encode_rows
+from textenv.algos.offline.text_data import hash_of_text
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.trainers.resuming import HasState
 from textenv.conversation import Opening
 from textenv.errors import ConfigError, DataError
 
@@ -38,15 +41,11 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.generation.chat import ChatFormat  # noqa: E402
-from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
+from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
-from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
-from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
-from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import context_length, describe_trained  # noqa: E402
-from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
+from textenv.algos.offline.language_model import LanguageModelTrainer  # noqa: E402
 from textenv.algos.offline.text import supervised_loss  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     SCHEDULES,
@@ -112,6 +111,12 @@ class SFTConfig:
     """Share of the adapters' inputs that an update drops; the evaluations drop none."""
     dora: bool = False
     """New adapters are DoRA's, which also train the length of each row of the weights."""
+    save_steps: int = 0
+    """Write a checkpoint every so many steps, from which resume goes on bit for bit; 0: not by
+    steps. There is always one at the end."""
+    save_minutes: float = 10.0
+    """Write one if the last is so many minutes old; 0: not by time.
+    Lower it if much would be lost."""
     seed: int = 0
     """Seed of the order of the rows, the adapters and the sampling of the trained policy."""
 
@@ -123,13 +128,13 @@ class SFTConfig:
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "micro_batch_size"), (1, None)),
-            **dict.fromkeys(least_zero, (0, None)),
+            **dict.fromkeys((*least_zero, "save_steps", "save_minutes"), (0, None)),
             max_length=(2, None),
         )
         check_lora(self)
 
 
-class SFTTrainer:
+class SFTTrainer(LanguageModelTrainer):
     """Trains a language model on rows of prompts and answers.
 
     Args:
@@ -142,10 +147,12 @@ class SFTTrainer:
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called with the metrics after each optimizer step.
+        out: a folder in which ``checkpoints`` will be what `resume` goes on from; None writes none.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each step so far.
+        checkpoints: writes the checkpoints; the newest is its ``last``.
         trained_on: what it is trained on, as if the policy had written it.
         cut: how many rows were cut to ``max_length``.
         held_out: what `evaluate` measures on.
@@ -163,6 +170,10 @@ class SFTTrainer:
         2
     """
 
+    algorithm = "sft"
+    _data_kind = "rows"
+    config: SFTConfig
+
     def __init__(
         self,
         model: Any,
@@ -175,18 +186,10 @@ class SFTTrainer:
         tokenizer: Any = None,
         adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
+        out: str | Path | None = None,
     ):
-        self.config = config = config or SFTConfig()
-        model, tokenizer = resolve_model(model, tokenizer, adapters)
-        self.model, self.tokenizer = model, tokenizer
-        adapt(model, config)
-        settings = ("chat_template", "chat_template_kwargs", "seed")
-        self.policy = create_policy(
-            model,
-            tokenizer,
-            {"max_tokens": config.max_completion_length}
-            | {name: getattr(config, name) for name in settings},
-        )
+        config = config or SFTConfig()
+        super().__init__(model, tokenizer, adapters, config)
         self._opening = Opening(system_prompt, few_shot)
         encoded = self._encode(rows, "rows")
         self.trained_on = [t for t in encoded if t is not None]
@@ -202,11 +205,11 @@ class SFTTrainer:
         self.held_out = [t for t in self._encode(eval_rows, "eval_rows") if t is not None]
         self._each_pass = math.ceil(len(self.trained_on) / config.batch_size)
         self.steps = config.max_steps or config.epochs * self._each_pass
-        self._memory = MemoryWatch(model, config)
+        self._memory = MemoryWatch(self.model, config)
         self._memory.check(self._batch(self._longest_step()))
-        self._scorer = Scorer(model)
+        self._scorer = Scorer(self.model)
         self._trainer = Trainer(
-            model,
+            self.model,
             lambda rewards, group_ids: np.ones(len(rewards)),
             sft_loss,
             make_adamw(
@@ -222,9 +225,8 @@ class SFTTrainer:
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
         )
-        self._on_step = on_step
-        self.history: list[dict[str, float]] = []
-        self._end, self._tokens = self.steps, 0
+        self._tokens = 0
+        self._prepare(out, on_step)
 
     @property
     def learning_rate(self) -> float:
@@ -237,33 +239,54 @@ class SFTTrainer:
 
         A further call goes on counting. If a call was interrupted, the next one takes the steps
         that are left; else it takes as many again, with a new schedule of the learning rate.
+        If there is an ``out``, checkpoints are written.
 
         Returns:
             The metrics of each step; the same list as `history`.
+
+        Raises:
+            ConfigError: if ``out`` has checkpoints of another training.
+            StorageError: if a checkpoint cannot be written.
         """
-        if len(self.history) == self._end:
-            self._end += self.steps
-            restart_schedule(self._trainer.optimizer)
-        while len(self.history) < self._end:
-            began, step = time.perf_counter(), len(self.history)
-            batch = self._batch(step)
-            self._trainer.buffer = Buffer(batch)
-            with self._memory.updating(self._trainer.buffer):
-                metrics = self._trainer.train()
-            # Nobody has sampled the answers, so these would not mean what they mean elsewhere.
-            for name in ("sampling/logprob_difference/max", "updates"):
-                metrics.pop(name)
-            self._tokens += _tokens(batch)
-            metrics |= {
-                "num_tokens": float(self._tokens),
-                "epoch": (step + 1) / self._each_pass,
-                "step": step + 1.0,
-                "step_time": time.perf_counter() - began,
-            }
-            self.history.append(metrics)
-            if self._on_step is not None:
-                self._on_step(metrics)
-        return self.history
+        return self._take_steps(self.steps)
+
+    def _take_step(self) -> dict[str, float]:
+        began, step = time.perf_counter(), len(self.history)
+        batch = self._batch(step)
+        self._trainer.buffer = Buffer(batch)
+        self.checkpoints.make_room(free_memory())
+        with self._memory.updating(self._trainer.buffer):
+            metrics = self._trainer.train()
+        # Nobody has sampled the answers, so these would not mean what they mean elsewhere.
+        for name in ("sampling/logprob_difference/max", "updates"):
+            metrics.pop(name)
+        self._tokens += _tokens(batch)
+        return metrics | {
+            "num_tokens": float(self._tokens),
+            "epoch": (step + 1) / self._each_pass,
+            "step": step + 1.0,
+            "step_time": time.perf_counter() - began,
+        }
+
+    def _begin_again(self) -> None:
+        restart_schedule(self._trainer.optimizer)
+
+    @property
+    def _length(self) -> int:
+        return self.steps
+
+    def _parts(self) -> dict[str, HasState]:
+        return {"update": self._trainer, "policy": self.policy}
+
+    def _counts(self) -> dict[str, Any]:
+        return {**super()._counts(), "tokens": self._tokens}
+
+    def _set_counts(self, state: State) -> None:
+        super()._set_counts(state)
+        self._tokens = state.value("tokens")
+
+    def _data_hash(self) -> str:
+        return hash_of_text(self.trained_on)
 
     def evaluate(self) -> dict[str, float]:
         """Measure the model as it is now on the held-out rows.
@@ -308,19 +331,8 @@ class SFTTrainer:
             f"{self.learning_rate:g}"
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
-        save_model(self.model, self.tokenizer, folder, card=self._card())
-
-    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
-        """Write the adapters alone; see `GRPOTrainer.save_adapters`."""
-        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
-
-    def _card(self, adapters: str | None = None) -> str:
-        base = getattr(self.model, "source_name", None)
-        settings, steps = changed_settings(self.config), len(self.history)
-        told = "SFT", base, None, self.describe(), settings, steps
-        return ModelCard(*told, adapters=adapters).text()
+    def _trained_by(self) -> tuple[str, str | None, int]:
+        return "SFT", None, len(self.history)
 
     def _encode(self, rows: RowsLike, name: str) -> list[Trajectory | None]:
         config, context = self.config, context_length(self.model)

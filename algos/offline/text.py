@@ -19,7 +19,7 @@ Shapes: N trajectories, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,23 +32,25 @@ from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.offline.data import common_source
+from textenv.algos.offline.text_data import (
+    check_tokens,
+    grouped,
+    hash_of_text,
+    right_ones,
+)
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.trainers.resuming import HasState
 from textenv.errors import DataError
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
-import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
 from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
-from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
-from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
-from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
-from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.offline.language_model import LanguageModelTrainer  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -60,11 +62,6 @@ METHODS = {
     "rft": "rejection-sampling fine-tuning: supervised on the completions that were right",
     "grpo": "group advantages, truncated importance weights on the recorded log-probabilities",
 }
-_TOLERANCE = 1e-8  # rewards that differ by no more than this count as equal
-
-_PLAIN: dict[str, Any] = dict.fromkeys(
-    ("token_weights", "token_advantages", "shaping", "parent", "branch_at")
-)
 
 
 @dataclass(frozen=True)
@@ -116,6 +113,11 @@ class OfflineTextConfig:
     """Share of the adapters' inputs that an update drops; sampling drops none."""
     dora: bool = False
     """New adapters are DoRA's, which also train the length of each row of the weights."""
+    save_steps: int = 0
+    """Write a checkpoint every so many passes, from which resume goes on bit for bit; 0: not by
+    passes. There is always one at the end."""
+    save_minutes: float = 10.0
+    """Write one after a pass if the last is so many minutes old; 0: not by time."""
     seed: int = 0
     """Seed of the minibatches, the adapters and the sampling of the trained policy."""
 
@@ -128,12 +130,12 @@ class OfflineTextConfig:
         check_bounds(
             self,
             **dict.fromkeys((*least_one, "max_importance"), (1, None)),
-            **dict.fromkeys(least_zero, (0, None)),
+            **dict.fromkeys((*least_zero, "save_steps", "save_minutes"), (0, None)),
         )
         check_lora(self)
 
 
-class OfflineTextTrainer:
+class OfflineTextTrainer(LanguageModelTrainer):
     """Trains a language model from saved rollouts.
 
     Args:
@@ -142,10 +144,12 @@ class OfflineTextTrainer:
         config: the settings; None takes the defaults.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
         on_step: called with the metrics after each pass.
+        out: a folder in which ``checkpoints`` will be what `resume` goes on from; None writes none.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
         history: the metrics of each pass so far.
+        checkpoints: writes the checkpoints; the newest is its ``last``.
         trained_on: the trajectories that it is trained on.
         data_reward: mean reward of the data.
         data_accuracy: share of right completions in the data; None if there was no verifier.
@@ -155,6 +159,9 @@ class OfflineTextTrainer:
             tokenizer, or if nothing is left to train on.
     """
 
+    algorithm = "offline text"
+    config: OfflineTextConfig
+
     def __init__(
         self,
         rollouts: Sequence[Buffer],
@@ -163,29 +170,21 @@ class OfflineTextTrainer:
         *,
         tokenizer: Any = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
+        out: str | Path | None = None,
     ):
-        self.config = config = config or OfflineTextConfig()
+        config = config or OfflineTextConfig()
         self._task = common_source(rollouts).env_id
         trajectories = grouped(rollouts)
         self.data_reward = float(np.mean(scored_rewards(trajectories) or [0.0]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
-        model, tokenizer = resolve_model(model, tokenizer)
-        self.model, self.tokenizer = model, tokenizer
-        adapt(model, config)
-        settings = ("chat_template", "chat_template_kwargs", "stop", "seed")
-        self.policy = create_policy(
-            model,
-            tokenizer,
-            {"max_tokens": config.max_completion_length}
-            | {name: getattr(config, name) for name in settings},
-        )
+        super().__init__(model, tokenizer, None, config)
         check_tokens(trajectories, self.policy)
         self._in_data = len(trajectories)
         self.trained_on = self._choose(trajectories)
         steps = math.ceil(len(self.trained_on) / config.batch_size)
         self._trainer = Trainer(
-            model,
+            self.model,
             *self._objective(),
             self._make_optimizer(config.epochs * steps),
             Buffer(self.trained_on),
@@ -195,10 +194,8 @@ class OfflineTextTrainer:
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
         )
-        self._on_step = on_step
         self._updates = 0
-        self.history: list[dict[str, float]] = []
-        self._end = config.epochs
+        self._prepare(out, on_step)
 
     @property
     def passes(self) -> int:
@@ -219,23 +216,43 @@ class OfflineTextTrainer:
 
         A further call goes on counting. If a call was interrupted, the next one makes the passes
         that are left; else it makes ``epochs`` more, with a new schedule of the learning rate.
+        If there is an ``out``, checkpoints are written after passes.
 
         Returns:
             The metrics of each pass; the same list as `history`.
+
+        Raises:
+            ConfigError: if ``out`` has checkpoints of another training.
+            StorageError: if a checkpoint cannot be written.
         """
-        if len(self.history) == self._end:
-            self._end += self.config.epochs
-            restart_schedule(self._trainer.optimizer)
-        while len(self.history) < self._end:
-            metrics = self._trainer.train()
-            # The model is not the one that sampled, so that this would not measure the sampler.
-            metrics.pop("sampling/logprob_difference/max", None)
-            self._updates += int(metrics.pop("updates"))
-            metrics |= {"epoch": len(self.history) + 1.0, "step": float(self._updates)}
-            self.history.append(metrics)
-            if self._on_step is not None:
-                self._on_step(metrics)
-        return self.history
+        return self._take_steps(self.config.epochs)
+
+    def _take_step(self) -> dict[str, float]:
+        metrics = self._trainer.train()
+        # The model is not the one that sampled, so that this would not measure the sampler.
+        metrics.pop("sampling/logprob_difference/max", None)
+        self._updates += int(metrics.pop("updates"))
+        return metrics | {"epoch": len(self.history) + 1.0, "step": float(self._updates)}
+
+    def _begin_again(self) -> None:
+        restart_schedule(self._trainer.optimizer)
+
+    @property
+    def _length(self) -> int:
+        return self.passes
+
+    def _parts(self) -> dict[str, HasState]:
+        return {"update": self._trainer, "policy": self.policy}
+
+    def _counts(self) -> dict[str, Any]:
+        return {**super()._counts(), "updates": self._updates}
+
+    def _set_counts(self, state: State) -> None:
+        super()._set_counts(state)
+        self._updates = state.value("updates")
+
+    def _data_hash(self) -> str:
+        return hash_of_text(self.trained_on)
 
     def describe(self) -> str:
         """Describe in one line what is trained, and on what data."""
@@ -247,20 +264,8 @@ class OfflineTextTrainer:
             f"{describe_trained(self.model)}, AdamW at {self.learning_rate:g}"
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
-        save_model(self.model, self.tokenizer, folder, card=self._card())
-
-    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
-        """Write the adapters alone; see `GRPOTrainer.save_adapters`."""
-        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
-
-    def _card(self, adapters: str | None = None) -> str:
-        base = getattr(self.model, "source_name", None)
-        settings = changed_settings(self.config)
-        steps, method = self._updates, self.config.method
-        told = method, base, self._task, self.describe(), settings, steps
-        return ModelCard(*told, adapters=adapters).text()
+    def _trained_by(self) -> tuple[str, str | None, int]:
+        return self.config.method, self._task, self._updates
 
     def _choose(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         if self.config.method == "rft":
@@ -340,111 +345,3 @@ def truncated_loss(
         "importance/truncated": ((ratio > max_importance) * mask).sum() / tokens,
     }
     return loss, {name: mx.stop_gradient(value) for name, value in metrics.items()}
-
-
-def grouped(rollouts: Sequence[Buffer]) -> list[Trajectory]:
-    """The trajectories of all rollouts, with new group numbers: one group for each example.
-
-    What the strategy of their run added to them (weights and advantages of tokens, shaping, a
-    tree) is dropped.
-
-    Raises:
-        DataError: if a trajectory has no token ids.
-    """
-    numbers: dict[Hashable, int] = {}
-    out = []
-    for number, rollout in enumerate(rollouts):
-        for position, t in enumerate(rollout):
-            if t.token_ids is None or t.prompt_ids is None or t.token_logprobs is None:
-                raise DataError(
-                    f"trajectory {position} of rollout {number} has no token ids: a language "
-                    "model is trained on what a language-model policy recorded"
-                )
-            key: Hashable = (number, "own", position)
-            if "example_id" in t.reset_info:
-                key = (t.reset_info.get("task"), t.reset_info["example_id"], t.prompt)
-            elif t.group_id is not None:
-                key = (number, t.group_id)
-            out.append(replace(t, group_id=numbers.setdefault(key, len(numbers)), **_PLAIN))
-    return out
-
-
-def right_ones(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """The completions to imitate: those that are right and not truncated, each of them once.
-
-    A completion is right if a verifier said so. Without a verifier it is right if it has the best
-    reward of a group whose rewards differ.
-
-    Args:
-        trajectories: trajectories with groups, from `grouped`.
-
-    Raises:
-        DataError: if there are none to imitate.
-    """
-    groups: dict[int | None, list[Trajectory]] = {}
-    for t in trajectories:
-        groups.setdefault(t.group_id, []).append(t)
-    right: dict[tuple[tuple[int, ...], tuple[int, ...]], Trajectory] = {}
-    for group in groups.values():
-        rewards = scored_rewards(group) or [0.0]
-        differ = max(rewards) - min(rewards) > _TOLERANCE
-        for t in group:
-            verdict = t.is_correct
-            if verdict is None:
-                verdict = differ and t.total_reward >= max(rewards) - _TOLERANCE
-            if verdict and not t.completion_truncated:
-                right.setdefault((tuple(t.prompt_ids or ()), tuple(t.token_ids or ())), t)
-    if not right:
-        raise DataError(
-            f"none of the {len(trajectories)} completions is right (is_correct, or the best "
-            "reward of a group whose rewards differ) and ended: there is nothing to imitate"
-        )
-    return list(right.values())
-
-
-def check_tokens(trajectories: Sequence[Trajectory], policy: LanguageModelPolicy) -> None:
-    """Refuse token ids that were recorded with another tokenizer or chat template.
-
-    Args:
-        trajectories: trajectories with token ids.
-        policy: the policy of the model to train on them.
-
-    Raises:
-        DataError: if the ids do not fit the model; names what does not fit.
-    """
-    size = _vocabulary(policy.model)
-    encoded: dict[tuple[str, str], list[int]] = {}
-    is_known = set(np.flatnonzero(policy.model.known_ids).tolist()).issuperset
-    for number, t in enumerate(trajectories):
-        token_ids, prompt_ids = list(t.token_ids or ()), list(t.prompt_ids or ())
-        largest = max(max(token_ids, default=0), max(prompt_ids, default=0))
-        why = None
-        if largest >= size:
-            why = f"token id {largest}, and the model's vocabulary has {size}"
-        elif not is_known([*prompt_ids, *token_ids]):
-            why = "a token id that is no token of the model"
-        elif t.completion_truncated is False and not policy.ends(token_ids):
-            why = f"an end of id {token_ids[-1]}, and the model ends with {policy.end_ids}"
-        elif t.prompt is not None:
-            said = t.reset_info.get("messages"), t.reset_info.get("tools")
-            key = t.prompt, repr(said)
-            if key not in encoded:
-                encoded[key] = policy.encode(t.prompt, *said)
-            if encoded[key] != prompt_ids:
-                why = (
-                    f"prompt {t.prompt!r:.40} as {_brief(prompt_ids)}, and the model encodes it "
-                    f"as {_brief(encoded[key])}"
-                )
-        if why:
-            raise DataError(
-                f"trajectory {number} has {why}: the rollouts were recorded with another "
-                "tokenizer or chat template, and cannot train this model"
-            )
-
-
-def _brief(ids: list[int]) -> str:
-    return f"{ids[:8]}{' ...' if len(ids) > 8 else ''}"
-
-
-def _vocabulary(model: nn.Module) -> int:
-    return int(model(mx.array([[0]])).shape[-1])  # lazy: nothing is computed

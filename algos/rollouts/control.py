@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import warnings
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,14 @@ from textenv.algos.episodes.policy_call import PolicyCall
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.stages import SingleStage, StepOutcome, VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.rollouts.planner import MAX_SEED
+from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.storage.checkpoints.trees import from_state, to_state
+from textenv.algos.storage.checks import COLUMNS
+from textenv.algos.storage.codec import pack, unpack
 from textenv.errors import ConfigError
 from textenv.wrappers.copying import copied
+from textenv.wrappers.plain_info import plain_info
 
 
 class StepCollector:
@@ -51,14 +59,18 @@ class StepCollector:
         self._max_steps, self._seed = max_steps, seed
         self._lanes: list[Lane] = []  # the episodes under way
         self._ended_early: list[Trajectory] = []  # episodes of the next rollout that are over
+        self._first_episodes = [0] * stage.num_envs  # their numbers, if all lanes begin
+        self._collected = 0
 
     def collect(self, version: int) -> Rollout:
         """Collect the next rollout; ``version`` is stamped on its trajectories."""
         if not self._lanes:
             seed = self._seed
             self._lanes = [
-                Lane(start, version, None if seed is None else seed + i, i, episode=0)
-                for i, start in enumerate(self._stage.reset(seed))
+                Lane(start, version, None if seed is None else seed + i, i, episode=number)
+                for i, (start, number) in enumerate(
+                    zip(self._stage.reset(seed), self._first_episodes)
+                )
             ]
         kept, self._ended_early = self._ended_early, []
         played = sum(map(len, kept))
@@ -71,7 +83,55 @@ class StepCollector:
         while missing:
             missing = self._step(kept, missing, version)
         self._add_last_values(kept)
+        self._collected += 1
         return Rollout(kept)
+
+    def state(self) -> State:
+        """Where the episodes under way are; needs a stage that is resumable."""
+        lanes = [
+            {
+                "trajectory": _as_tree(lane.trajectory),
+                "info": plain_info(lane.info),
+                "starts": lane.starts,
+            }
+            for lane in self._lanes
+        ]
+        stage = self._stage.state() if lanes else {"lanes": []}
+        for row in stage["lanes"]:
+            row["actions"] = pack(row["actions"])
+        return to_state(
+            {
+                "lanes": lanes,
+                "ended_early": [_as_tree(trajectory) for trajectory in self._ended_early],
+                "stage": stage,
+                "collected": self._collected,
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Go on from what the `state` of a collector for environments of the same making gave.
+
+        The episodes that were cut are played again up to there. If an environment does not come to
+        the same place, a warning says so, and new episodes begin.
+
+        Raises:
+            ConfigError: if it is of other environments.
+        """
+        tree = from_state(state)
+        lanes = [_as_lane(row) for row in tree["lanes"]]
+        ended = [_as_trajectory(row) for row in tree["ended_early"]]
+        why = self._stage.load_state(tree["stage"]) if lanes else ""
+        self._lanes, self._ended_early = lanes, ended
+        self._collected = tree["collected"]
+        if why:
+            warnings.warn(
+                f"the episodes that were cut cannot go on, and new ones begin: {why}", stacklevel=4
+            )
+            self._lanes = []
+            self._first_episodes = [(lane.trajectory.episode or 0) + 1 for lane in lanes]
+            if self._seed is not None:
+                rng = np.random.default_rng((self._seed, self._collected))
+                self._seed = int(rng.integers(MAX_SEED))
 
     def _step(self, kept: list[Trajectory], missing: int, version: int) -> int:
         """Step and record every environment; returns how many transitions are still missing."""
@@ -124,3 +184,24 @@ class StepCollector:
             going, self._call.values([t.final_observation for t in going])
         ):
             trajectory.last_value = float(value)
+
+
+def _as_tree(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as nested plain values; infos as files of rollouts have them."""
+    tree = {field.name: getattr(trajectory, field.name) for field in fields(trajectory)}
+    known = {name: value for name, value in tree.items() if value is not None}
+    for name in COLUMNS:
+        if name in known:
+            known[name] = pack(known[name])
+    return known | {name: plain_info(known[name]) for name in ("infos", "reset_info")}
+
+
+def _as_trajectory(tree: dict[str, Any]) -> Trajectory:
+    return Trajectory(**tree | {name: unpack(tree[name]) for name in COLUMNS if name in tree})
+
+
+def _as_lane(tree: dict[str, Any]) -> Lane:
+    trajectory = _as_trajectory(tree["trajectory"])
+    lane = Lane({"observation": trajectory.final_observation, "info": tree["info"]}, 0)
+    lane.trajectory, lane.starts = trajectory, bool(tree["starts"])
+    return lane

@@ -16,6 +16,7 @@ from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.scoring import count_failed
 from textenv.algos.episodes.trajectory import Trajectory, policy_tokens, scored_rewards
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.strategies.groups import TOLERANCE, by_group
 from textenv.algos.strategies.strategy import Strategy
 
@@ -82,6 +83,14 @@ class GRPOMetrics:
             **phases,
         }
 
+    def state(self) -> State:
+        """What was counted so far."""
+        return State(values={"tokens": self._tokens})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._tokens = state.value("tokens")
+
 
 class PPOMetrics:
     """Makes the metrics of PPO's updates, on control and on text.
@@ -93,8 +102,11 @@ class PPOMetrics:
     def __init__(self, is_text: bool):
         self._is_text = is_text
         self._episodes = EpisodeStats()
-        self._tokens = self._iterations = self._timesteps = 0
+        self._tokens = self._timesteps = 0
+        self.iterations = 0
+        """How many updates there have been."""
         self._began: float | None = None
+        self._before = self._elapsed = 0.0  # seconds until `_began`, and until the last step
 
     def step(
         self, rollout: Rollout, update: Mapping[str, float], clock: PhaseClock, steps: int
@@ -113,24 +125,42 @@ class PPOMetrics:
             self._tokens += int(metrics["num_tokens"])
             metrics["num_tokens"] = float(self._tokens)
         self._episodes.add(rollout)
-        self._iterations += 1
+        self.iterations += 1
         self._timesteps += rollout.num_transitions
         self._began = clock.began if self._began is None else self._began
+        self._elapsed = self._before + clock.began + clock.total - self._began
         phases = {f"time/{name}": seconds for name, seconds in clock.seconds.items()}
         return {
             **metrics,
             **update,
             **self._episodes.metrics(),
             "step": float(steps),
-            "time/iterations": float(self._iterations),
+            "time/iterations": float(self.iterations),
             "time/total_timesteps": float(self._timesteps),
             "time/fps": rollout.num_transitions / clock.total,
             "step_time": clock.total,
-            "time/time_elapsed": clock.began + clock.total - self._began,
+            "time/time_elapsed": self._elapsed,
             "time/environment": rollout.seconds["environment"],
             "time/policy": rollout.seconds["policy"],
             **phases,
         }
+
+    def state(self) -> State:
+        """What the next steps' metrics count on from."""
+        counts = {"tokens": self._tokens, "timesteps": self._timesteps}
+        own = State(
+            values={**counts, "iterations": self.iterations, "seconds": self._elapsed},
+        )
+        return State.joined({"counts": own, "episodes": self._episodes.state()})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        counts = state.part("counts")
+        self._tokens, self._timesteps = counts.value("tokens"), counts.value("timesteps")
+        self.iterations = counts.value("iterations")
+        self._before = self._elapsed = counts.value("seconds")
+        self._began = None
+        self._episodes.load_state(state.part("episodes"))
 
 
 def rollout_metrics(
@@ -231,3 +261,14 @@ class EpisodeStats:
             "rollout/ep_rew_mean": float(np.mean(returns)),
             "rollout/ep_len_mean": float(np.mean(lengths)),
         }
+
+    def state(self) -> State:
+        """The last episodes, and the beginnings of those that are not over."""
+        finished = [list(episode) for episode in self._finished]
+        return State(values={"unfinished": self._totals.state(), "finished": finished})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._totals.load_state(state.value("unfinished"))
+        self._finished.clear()
+        self._finished.extend((total, length) for total, length in state.value("finished"))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.episodes.environments import innermost, title
-from textenv.algos.strategies.protocols import Start, load_rng, save_rng
+from textenv.algos.storage.checkpoints.state import load_rng, save_rng
+from textenv.algos.strategies.protocols import Start
 from textenv.algos.strategies.strategy import Strategy
 from textenv.errors import ConfigError
 

@@ -69,6 +69,7 @@ class RolloutRunner:
             its process. ``"fail"`` raises the RewardError, ``"skip"`` leaves the group out of the
             rollout (a group of one stays, unscored), a number is the reward of that episode. The
             info of the failed step has the message as ``reward_error``.
+        resumable: control: record the episodes under way, so that `episodes` has a state.
 
     Attributes:
         is_text: whether the environment's actions are text.
@@ -89,6 +90,7 @@ class RolloutRunner:
         max_steps: int | None = None,
         seed: int | None = 0,
         on_reward_error: str | float = "fail",
+        resumable: bool = False,
     ):
         call = PolicyCall(policy)
         self.env = as_dict_step(env)
@@ -102,7 +104,9 @@ class RolloutRunner:
         self.seed = seed
         self.seconds = {"environment": 0.0, "policy": 0.0}
         self._is_vector = isinstance(getattr(self.env, "env", None), VectorEnv)
-        stage = VectorStage(self.env) if self._is_vector else SingleStage(self.env)
+        resumable = resumable and not self.is_text
+        kind: Any = VectorStage if self._is_vector else SingleStage
+        stage: VectorStage | SingleStage = kind(self.env, resumable)
         self.num_envs: int = stage.num_envs
         """How many environments share the transitions of control."""
         if self.is_text:
@@ -123,7 +127,8 @@ class RolloutRunner:
             )
         else:
             first = None if seed is None else int(np.random.default_rng(seed).integers(MAX_SEED))
-            self._control = StepCollector(stage, call, max_steps, first, self.seconds)
+            self.episodes = StepCollector(stage, call, max_steps, first, self.seconds)
+            """Control: collects the rollouts."""
             self._version = 0
         self._call = call
 
@@ -159,7 +164,7 @@ class RolloutRunner:
         if self.is_text:
             rollout = self._gather(play or partial(self.strategy.generation.play, self._player))
         else:
-            rollout = self._control.collect(self._version)
+            rollout = self.episodes.collect(self._version)
         rollout.seconds = {name: self.seconds[name] - before[name] for name in before}
         return rollout
 

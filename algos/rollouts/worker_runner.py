@@ -14,6 +14,7 @@ from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.planner import MAX_SEED
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.rollouts.workers import BACKENDS, TIMEOUTS
 from textenv.algos.rollouts.workers.local import LocalPool, check_sendable
 from textenv.algos.rollouts.workers.pool import WorkerPool
 from textenv.algos.rollouts.workers.ray_pool import RayPool
@@ -24,9 +25,6 @@ from textenv.algos.training.microbatches import GradientResult, MicroBatch
 from textenv.errors import ConfigError, unknown
 
 _ITEM = 256  # the most trajectories of an item, unless groups are larger
-
-BACKENDS = ("local", "ray")
-"""Where workers may be."""
 
 CreateGradient = Callable[[Policy], Callable[[list[MicroBatch]], GradientResult]]
 """Makes, from a worker's policy, a function that computes gradients of its weights."""
@@ -75,6 +73,11 @@ class WorkerRunner:
     ):
         check_integer("num_workers", num_workers, 1)
         check_backend(backend, ray_address)
+        if timeout is not None and not TIMEOUTS[0] <= timeout <= TIMEOUTS[1]:
+            raise ConfigError(
+                f"worker_timeout must be from {TIMEOUTS[0]:g} to {TIMEOUTS[1]:g} seconds, got "
+                f"{timeout!r}"
+            )
         if backend == "local":
             check_factories(num_workers, create_env, create_policy, create_gradient)
         self.runner, self.num_workers = runner, num_workers
@@ -96,6 +99,10 @@ class WorkerRunner:
     def restarts(self) -> int:
         """How often a worker was started again."""
         return self._pool.restarts
+
+    def metrics(self) -> dict[str, float]:
+        """``workers/restarts``, how often a worker was started again so far, if any was."""
+        return {"workers/restarts": float(self.restarts)} if self.restarts else {}
 
     def collect(self) -> Rollout:
         """Collect one rollout.

@@ -14,6 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from textenv.algos.config import check_integer
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource
 from textenv.algos.runtime.versions import versions
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.files import load_rollout
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import DataError
@@ -99,6 +100,14 @@ class Exporter:
             self.last = rollout.save(self._folder)
         self._seen += 1
 
+    def state(self) -> State:
+        """How many rollouts there were."""
+        return State(values={"seen": self._seen})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._seen = state.value("seen")
+
 
 def check_source(rollout: Buffer | str | Path, env: Any) -> None:
     """Refuse a rollout that was collected in another environment.
@@ -178,7 +187,7 @@ def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
 def _wrappers(env: Any, spec: Any) -> list[dict[str, Any]] | None:
     """The wrappers of a single environment; None if others, of a vector, change its spaces."""
     vector = _vector(env)
-    if vector is not None and single_spaces(vector) != single_spaces(vector.unwrapped):
+    if vector is not None and single_spaces(vector) != _bare_spaces(vector.unwrapped):
         return None
     return [
         {
@@ -188,6 +197,14 @@ def _wrappers(env: Any, spec: Any) -> list[dict[str, Any]] | None:
         }
         for wrapper in spec.additional_wrappers
     ]
+
+
+def _bare_spaces(vector: Any) -> tuple[Space, Space]:
+    """The spaces of a vector's single environment, without the wrappers of the vector."""
+    venv = getattr(vector, "venv", None)  # of Stable-Baselines3
+    if venv is None:
+        return single_spaces(vector)
+    return venv.unwrapped.observation_space, venv.unwrapped.action_space
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from textenv.algos.episodes.trajectory import Trajectory
-from textenv.errors import DataError
 
 if TYPE_CHECKING:
     from textenv.algos.episodes.episode import Lane, PlayedTurn
@@ -152,7 +151,10 @@ class StrategyPart:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What it remembers, in JSON's types; `save_rng` gives the state of a generator."""
+        """What it remembers, in JSON's types.
+
+        ``save_rng`` in ``textenv.algos.storage.checkpoints.state`` gives the state of a generator.
+        """
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -284,20 +286,3 @@ def settings_of(kind: type) -> list[str]:
 def make_title(name: str, settings: dict[str, Any]) -> str:
     """A part as a configuration writes it: ``dapo:cap=4``."""
     return name + ":" * bool(settings) + ",".join(f"{k}={v}" for k, v in settings.items())
-
-
-def save_rng(rng: np.random.Generator) -> dict[str, Any]:
-    """The state of a random generator, in JSON's types."""
-    return dict(rng.bit_generator.state)
-
-
-def load_rng(rng: np.random.Generator, state: dict[str, Any]) -> None:
-    """Set a random generator to a state that `save_rng` gave.
-
-    Raises:
-        DataError: if the state is not one of such a generator.
-    """
-    try:
-        rng.bit_generator.state = state
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"not the state of a random generator: {error!r}") from error

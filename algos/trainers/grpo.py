@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,27 +22,36 @@ from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
 from textenv.algos.strategies.strategy import create_strategy
+from textenv.algos.trainers.resuming import HasState, Resumable
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
 
-from textenv.algos.grpo import compute_advantages, policy_loss  # noqa: E402
-from textenv.algos.lm.generation.policy import LanguageModelPolicy, create_policy  # noqa: E402
+from textenv.algos.grpo import compute_advantages  # noqa: E402
+from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
+from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
 from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
 from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
-from textenv.algos.lm.models.loading import load_model, resolve_model  # noqa: E402
+from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import adapt  # noqa: E402
-from textenv.algos.lm.models.properties import describe_trained, quantized_layers  # noqa: E402
+from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
 from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.trainers.grpo_workers import (  # noqa: E402
+    make_gradient,
+    make_loss,
+    make_policy,
+    sources,
+)
 from textenv.algos.training.fitting import fit  # noqa: E402
-from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
@@ -52,7 +61,7 @@ from textenv.algos.training.optimizer import (  # noqa: E402
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 
-class GRPOTrainer:
+class GRPOTrainer(Resumable):
     """Trains a language model on a text environment by GRPO.
 
     Args:
@@ -71,8 +80,8 @@ class GRPOTrainer:
         eval_env: held-out examples for evaluations: an environment id, an environment, or a
             function that makes one. None takes the test split of ``env``, if it has one.
         out: a folder, in which ``best`` will be the best model by the evaluations of
-            ``eval_steps``; if a reward function fails and that ends the training, its prompt and
-            completion are written there. None keeps nothing.
+            ``eval_steps``, ``checkpoints`` what `resume` goes on from, ``reward_error.json`` the
+            completion whose reward ended the training; None keeps nothing.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
 
@@ -83,6 +92,8 @@ class GRPOTrainer:
         history: the metrics of each step so far.
         evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
             ``stopped`` the training.
+        checkpoints: writes the checkpoints of ``save_steps`` and ``save_minutes``, and one at the
+            end, while the training goes on; the newest is its ``last``.
         stopped: why the training ended before its last step, if it did by ``stop_on_collapse``.
         health: looks for what keeps the model from learning; what it found is in `warnings`.
         exporter: writes the rollouts; its ``last`` is the file of the last one, if it was written.
@@ -97,6 +108,8 @@ class GRPOTrainer:
         >>> len(trainer.train())
         2
     """
+
+    algorithm = "grpo"
 
     def __init__(
         self,
@@ -136,7 +149,11 @@ class GRPOTrainer:
         adapt(model, config)
         self.policy = create_policy(model, tokenizer, config.sampling)
         config, self.chosen = fit(config, model, self.env, self.policy)
+        self._fitted = self.config.micro_batch_size is None
         self.config = config
+        self.checkpoints = CheckpointSchedule(
+            out, self._settings(), config.save_steps, config.save_minutes
+        )
         self._memory = MemoryWatch(model, config, self.env, self.policy)
         self.evaluations = EvaluationSchedule(
             config, self.policy, eval_env, self.env, self.save, out, on_evaluate
@@ -153,9 +170,9 @@ class GRPOTrainer:
             self._workers = WorkerRunner(
                 self._runner,
                 partial(make_env, env, env_kwargs),
-                partial(_make_policy, *_sources(model, adapters), config),
+                partial(make_policy, *sources(model, adapters), config),
                 config.num_workers,
-                partial(_make_gradient, config),
+                partial(make_gradient, config),
                 config.worker_timeout,
                 config.backend,
                 config.ray_address,
@@ -175,7 +192,7 @@ class GRPOTrainer:
         return Trainer(
             self.model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
-            _make_loss(config),
+            make_loss(config),
             _make_optimizer(config, self.learning_rate),
             on_policy=False,  # the rollout is still measured and shown after the update
             num_iterations=config.num_iterations,
@@ -217,54 +234,112 @@ class GRPOTrainer:
         With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
         With ``early_stopping_patience`` the training may end before its last step.
         With ``stop_on_collapse`` it ends early if the rewards collapse; see `warnings`.
+        If there is an ``out``, checkpoints are written.
 
         The phases of a step follow one another, except that ``time/score`` (environments and
         rewards, of all workers together) is a part of ``time/generate``. For reward functions that
         run elsewhere (async, or in a process of their own) it has only the time spent waiting.
-        ``workers/restarts`` is how often a worker was started again so far, if any was.
 
         Returns:
             The metrics of each step, which are also in `history`.
+
+        Raises:
+            ConfigError: if ``out`` has checkpoints of another training.
+            StorageError: if a checkpoint cannot be written.
         """
         check_prompts(self.policy, self.env)
-        if self._steps == self._end:
-            self._end += self.config.max_steps
-            restart_schedule(self._trainer.optimizer)
-        collector = self._workers or self._runner
-        self.evaluations.begin()
-        while self._steps < self._end and not self.evaluations.stopped:
-            clock = PhaseClock()
-            with self._memory.generating(), kept_for_inspection(self._out):
-                rollout = collector.collect()
-            if self._last_good is not None:
-                self._last_good.offer(self._steps, rollout)
-            clock.end("generate")
-            self.exporter.write(rollout, self._runner)
-            clock.end("export")
-            update = {"updates": 0.0}
-            if len(rollout):  # a strategy may have kept nothing
-                self._trainer.buffer = rollout
-                with self._memory.updating(rollout):
-                    update = self._trainer.train(self._end - self._steps)
-            clock.end("update")
-            steps = max(1, int(update.pop("updates")))
-            self._steps += steps
-            self._runner.policy_version += steps
-            metrics = self._metrics.step(rollout, update, clock, self._steps)
-            if self._workers is not None and self._workers.restarts:
-                metrics["workers/restarts"] = float(self._workers.restarts)
-            self.history.append(metrics)
-            left = (self._end - self._steps) / self.config.max_steps
-            try:
-                metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
-            finally:  # an evaluation may be interrupted after the step was taken
-                self.health.step(self._steps, metrics, rollout)
-                if self._on_step is not None:
-                    self._on_step(metrics, rollout)
-            if self._last_good is not None and self.health.has_collapsed:
-                self.stopped = self._last_good.go_back(self._steps)
-                break
+        self.checkpoints.begin()
+        if self.has_ended:
+            if self._steps == self._end:
+                self._end += self.config.max_steps
+                restart_schedule(self._trainer.optimizer)
+            self.evaluations.begin()
+            self.stopped = ""
+        try:
+            while not (self.has_ended or self._stop):
+                self._take_step()
+                self._save()
+        finally:
+            self._stop = False
+        self._save(ends=True)
+        self.checkpoints.wait()
         return self.history
+
+    def _take_step(self) -> None:
+        """Collect a rollout, train on it, measure it, and evaluate if it is time to."""
+        clock = PhaseClock()
+        with self._memory.generating(), kept_for_inspection(self._out):
+            rollout = (self._workers or self._runner).collect()
+        if self._last_good is not None:
+            self._last_good.offer(self._steps, rollout)
+        clock.end("generate")
+        self.exporter.write(rollout, self._runner)
+        clock.end("export")
+        update = {"updates": 0.0}
+        if len(rollout):  # a strategy may have kept nothing
+            self._trainer.buffer = rollout
+            self.checkpoints.make_room(free_memory())
+            with self._memory.updating(rollout):
+                update = self._trainer.train(self._end - self._steps)
+        clock.end("update")
+        steps = max(1, int(update.pop("updates")))
+        self._steps += steps
+        self._runner.policy_version += steps
+        metrics = self._metrics.step(rollout, update, clock, self._steps)
+        metrics |= {} if self._workers is None else self._workers.metrics()
+        self.history.append(metrics)
+        left = (self._end - self._steps) / self.config.max_steps
+        try:
+            metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
+        finally:  # an evaluation may be interrupted after the step was taken
+            self.health.step(self._steps, metrics, rollout)
+            if self._on_step is not None:
+                self._on_step(metrics, rollout)
+        if self._last_good is not None and self.health.has_collapsed:
+            self.stopped = self._last_good.go_back(self._steps)
+
+    def _save(self, ends: bool = False) -> None:
+        best = None if self.best is None else self.best.step
+        self.checkpoints.after_step(self._steps, self.state, best, ends)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training has made all its steps, or ended early; `train` begins another."""
+        return self._steps == self._end or self.evaluations.stopped or bool(self.stopped)
+
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "steps": self._steps,
+            "steps_left": self._end - self._steps,
+            "max_steps": self.config.max_steps,
+            "stopped": self.stopped,
+            "history": list(self.history),
+            "rollouts": self._runner.state(),
+        }
+
+    def _set_counts(self, state: State) -> None:
+        self._runner.load_state(state.value("rollouts"))
+        self._steps = state.value("steps")
+        more = self.config.max_steps - state.value("max_steps")  # if that was allowed to change
+        self._end = self._steps + max(0, state.value("steps_left") + more)
+        self.stopped, self.history[:] = state.value("stopped"), state.value("history")
+
+    def _parts(self) -> dict[str, HasState]:
+        parts: dict[str, HasState] = {
+            "update": self._trainer,
+            "policy": self.policy,
+            "metrics": self._metrics,
+            "health": self.health,
+            "evaluations": self.evaluations,
+            "exporter": self.exporter,
+        }
+        return parts | ({} if self._last_good is None else {"last_good": self._last_good})
+
+    def _adopt(self, config: Mapping[str, Any]) -> None:
+        if self._fitted:  # by the memory that there was then
+            size = config.get("micro_batch_size")
+            self.config = replace(self.config, micro_batch_size=size)
+            self._trainer.micro_batch_size = size
 
     def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
         """Evaluate the policy as it is, on held-out examples.
@@ -372,37 +447,3 @@ def _make_optimizer(config: GRPOConfig, learning_rate: float) -> Any:
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
     )
-
-
-def _make_loss(config: GRPOConfig) -> LossFn:
-    return partial(
-        policy_loss,
-        loss_type=config.loss_type,
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon_high,
-        beta=config.beta,
-        use_bias_correction_kl=config.use_bias_correction_kl,
-        max_completion_length=config.max_completion_length,
-    )
-
-
-def _make_gradient(config: GRPOConfig, policy: LanguageModelPolicy) -> LocalGradient:
-    """Make the function that computes gradients in a worker."""
-    return LocalGradient(policy.model, _make_loss(config), config.gradient_checkpointing)
-
-
-def _sources(model: Any, adapters: str | Path | None) -> tuple[str, str | None, bool]:
-    """The folders that a worker reads, and whether it dequantizes: as it was done here."""
-    path = None if adapters is None else str(Path(adapters).resolve())
-    return str(model.source.resolve()), path, not quantized_layers(model)
-
-
-def _make_policy(
-    folder: str, adapters: str | None, dequantize: bool, config: GRPOConfig
-) -> LanguageModelPolicy:
-    """Make the policy of a worker; its weights are sent later."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of these folders were said by the trainer
-        model, tokenizer = load_model(folder, adapters, dequantize=dequantize)
-    adapt(model, config)
-    return create_policy(model, tokenizer, config.sampling)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,20 +22,25 @@ from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
+from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.strategy import Strategy
+from textenv.algos.trainers.resuming import HasState, Resumable
 from textenv.errors import ConfigError
 
 backend.prepare()
 
 
+from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 
 
-class Updater(Protocol):
+class Updater(HasState, Protocol):
     """What `PPOTrainer` needs to train a network: its policy, and an update from a rollout."""
 
+    config: PPOConfig
     policy: Any
     strategy: Strategy
 
@@ -57,7 +63,7 @@ class Updater(Protocol):
         ...
 
 
-class PPOTrainer:
+class PPOTrainer(Resumable):
     """Trains by PPO: two small networks on control, or a language model on text.
 
     Args:
@@ -77,8 +83,8 @@ class PPOTrainer:
         export_every: write only the first of every so many rollouts.
         eval_env: on text, held-out examples for evaluations: an environment id, an environment, or
             a function that makes one. None takes the test split of ``env``, if it has one.
-        out: on text, a folder in which ``best`` will be the best model by the evaluations of
-            ``eval_steps``; None keeps no model.
+        out: a folder in which ``checkpoints`` will be what `resume` goes on from, and on text
+            ``best`` the best model by the evaluations of ``eval_steps``; None keeps neither.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
 
@@ -88,6 +94,8 @@ class PPOTrainer:
         history: the metrics of each update so far.
         evaluations: the evaluations of ``eval_steps``: the ``best``, the ``last``, and whether they
             ``stopped`` the training.
+        checkpoints: writes the checkpoints of ``save_steps`` and ``save_minutes``, and one at the
+            end, while the training goes on; the newest is its ``last``.
         stopped: why the training ended before its last update, if it did by ``stop_on_collapse``.
         health: on text, looks for what keeps the model from learning; it is found in `warnings`.
         num_timesteps: transitions collected so far.
@@ -104,6 +112,8 @@ class PPOTrainer:
         >>> len(trainer.train())
         2
     """
+
+    algorithm = "ppo"
 
     def __init__(
         self,
@@ -127,7 +137,11 @@ class PPOTrainer:
         self.health: HealthWatch | None = None
         self._last_good: LastGood | None = None
         self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
+        self._fitted = config.micro_batch_size is None
         self.policy = self._updater.policy
+        self.checkpoints = CheckpointSchedule(
+            out, self._settings(), config.save_steps, config.save_minutes
+        )
         self.evaluations = EvaluationSchedule(
             self.config, self.policy, eval_env, self.env, self.save, out, on_evaluate
         )
@@ -138,6 +152,7 @@ class PPOTrainer:
             config.n_steps,
             config.seed,
             config.on_reward_error,
+            resumable=True,
         )
         self._on_step, self._out = on_step, out
         self.exporter = Exporter(export_to, export_every)
@@ -146,6 +161,7 @@ class PPOTrainer:
         self.num_timesteps = 0
         self._updates = 0
         self._before = 0, 0  # transitions and optimizer steps before the present training
+        self._best_update: int | None = None  # the update of the best evaluation
 
     def _make_updater(
         self, model: Any, tokenizer: Any, adapters: Any, env: Any, env_kwargs: Any
@@ -184,6 +200,7 @@ class PPOTrainer:
 
         A further call goes on counting. If a call was interrupted, the next one collects what is
         left; else it collects ``total_timesteps`` more, and what is annealed begins again.
+        If there is an ``out``, checkpoints are written.
 
         Returns:
             The metrics of each update, which are also in `history`.
@@ -191,46 +208,110 @@ class PPOTrainer:
         Raises:
             DataError: if a prompt of a dataset does not fit the model's context, before the first
                 update.
+            ConfigError: if ``out`` has checkpoints of another training.
+            StorageError: if a checkpoint cannot be written.
         """
-        config = self.config
         if self._runner.is_text:
             check_prompts(self.policy, self.env)
-        if self._finished():
-            self._before = self.num_timesteps, self._updates
-        self.evaluations.begin()
-        while not self._finished() and not self.evaluations.stopped:
-            clock = PhaseClock()
-            remedy = "lower n_steps, or max_completion_length of text"
-            with out_of_memory("collecting", remedy), kept_for_inspection(self._out):
-                rollout = self._runner.collect()
-            if self._last_good is not None:
-                self._last_good.offer(self._updates, rollout)
-            clock.end("rollout")
-            self.num_timesteps += rollout.num_transitions
-            self.exporter.write(
-                rollout, self._runner, gamma=config.gamma, gae_lambda=config.gae_lambda
-            )
-            clock.end("export")
-            timesteps, updates = self._since_start()
-            remaining = max(0.0, 1 - timesteps / config.total_timesteps)
-            left = None if config.max_steps is None else config.max_steps - updates
-            update = self._updater.update(rollout, remaining, left)
-            clock.end("update")
-            self._updates += int(update["train/n_updates"])
-            self._runner.policy_version = self._updates
-            metrics = self._metrics.step(rollout, update, clock, self._updates)
-            self.history.append(metrics)
-            try:
-                metrics |= self.evaluations.after_step(self._updates, self._progress(), clock.total)
-            finally:  # an evaluation may be interrupted after the update was made
-                if self.health is not None:
-                    self.health.step(self._updates, metrics, rollout)
-                if self._on_step is not None:
-                    self._on_step(metrics, rollout)
-            if self._last_good and self.health and self.health.has_collapsed:
-                self.stopped = self._last_good.go_back(self._updates)
-                break
+        self.checkpoints.begin()
+        if self.has_ended:
+            if self._progress() >= 1:
+                self._before = self.num_timesteps, self._updates
+            self.evaluations.begin()
+            self.stopped = ""
+        try:
+            while not (self.has_ended or self._stop):
+                self._take_update()
+                self._save()
+        finally:
+            self._stop = False
+        self._save(ends=True)
+        self.checkpoints.wait()
         return self.history
+
+    def _take_update(self) -> None:
+        """Collect a rollout, train on it, measure it, and evaluate if it is time to."""
+        config, clock = self.config, PhaseClock()
+        remedy = "lower n_steps, or max_completion_length of text"
+        with out_of_memory("collecting", remedy), kept_for_inspection(self._out):
+            rollout = self._runner.collect()
+        if self._last_good is not None:
+            self._last_good.offer(self._updates, rollout)
+        clock.end("rollout")
+        self.num_timesteps += rollout.num_transitions
+        self.exporter.write(rollout, self._runner, gamma=config.gamma, gae_lambda=config.gae_lambda)
+        clock.end("export")
+        timesteps, updates = self._since_start()
+        remaining = max(0.0, 1 - timesteps / config.total_timesteps)
+        left = None if config.max_steps is None else config.max_steps - updates
+        if self._runner.is_text:
+            self.checkpoints.make_room(free_memory())
+        update = self._updater.update(rollout, remaining, left)
+        clock.end("update")
+        self._updates += int(update["train/n_updates"])
+        self._runner.policy_version = self._updates
+        metrics = self._metrics.step(rollout, update, clock, self._updates)
+        self.history.append(metrics)
+        best = self.best
+        try:
+            metrics |= self.evaluations.after_step(self._updates, self._progress(), clock.total)
+        finally:  # an evaluation may be interrupted after the update was made
+            if self.health is not None:
+                self.health.step(self._updates, metrics, rollout)
+            if self._on_step is not None:
+                self._on_step(metrics, rollout)
+        if self.best is not best:
+            self._best_update = self._metrics.iterations
+        if self._last_good and self.health and self.health.has_collapsed:
+            self.stopped = self._last_good.go_back(self._updates)
+
+    def _save(self, ends: bool = False) -> None:
+        updates = self._metrics.iterations
+        self.checkpoints.after_step(updates, self.state, self._best_update, ends)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training has made all its updates, or ended early; `train` begins another."""
+        return self._progress() >= 1 or self.evaluations.stopped or bool(self.stopped)
+
+    def _parts(self) -> dict[str, HasState]:
+        parts: dict[str, HasState | None] = {
+            "episodes": None if self._runner.is_text else self._runner.episodes,
+            "updater": self._updater,
+            "metrics": self._metrics,
+            "evaluations": self.evaluations,
+            "exporter": self.exporter,
+            "policy": self.policy if self._runner.is_text else None,
+            "health": self.health,
+            "last_good": self._last_good,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "timesteps": self.num_timesteps,
+            "updates": self._updates,
+            "before": list(self._before),
+            "best_update": self._best_update,
+            "stopped": self.stopped,
+            "history": list(self.history),
+            "rollouts": self._runner.state() if self._runner.is_text else None,
+        }
+
+    def _set_counts(self, state: State) -> None:
+        if self._runner.is_text:
+            self._runner.load_state(state.value("rollouts"))
+        self.num_timesteps, self._updates = state.value("timesteps"), state.value("updates")
+        timesteps, updates = state.value("before")
+        self._before = timesteps, updates
+        self._best_update, self.stopped = state.value("best_update"), state.value("stopped")
+        self.history[:] = state.value("history")
+        self._runner.policy_version = self._updates
+
+    def _adopt(self, config: Mapping[str, Any]) -> None:
+        size = config.get("micro_batch_size")
+        if self._fitted and isinstance(size, int):  # by the memory that there was then
+            self.config = self._updater.config = replace(self.config, micro_batch_size=size)
 
     def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
         """Evaluate a policy of text as it is, on held-out examples.
@@ -292,6 +373,3 @@ class PPOTrainer:
         timesteps, updates = self._since_start()
         by_steps = updates / self.config.max_steps if self.config.max_steps else 0.0
         return min(1.0, max(timesteps / self.config.total_timesteps, by_steps))
-
-    def _finished(self) -> bool:
-        return self._progress() >= 1

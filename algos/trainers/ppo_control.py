@@ -21,8 +21,8 @@ from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
     MLPWeights,
-    forward,
     mean_figures,
+    score_actions,
     transition_arrays,
 )
 from textenv.algos.control.running_stats import RunningStats
@@ -39,6 +39,7 @@ from textenv.algos.ppo import (
 )
 from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.storage.source import single_spaces
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, DataError
@@ -139,25 +140,25 @@ class ControlUpdater:
         clip = config.clip_range * (remaining if config.anneal_clip_range else 1)
         data = self._data(batch, scale)
         history: list[Figures] = []
-        updates, before = 0, self._optimizer.state
+        updates, before = 0, self._optimizer.vectors
         for rows in minibatches(config, len(batch), self._rng):
             if updates == max_updates:
                 break
             minibatch = [part[rows] for part in data]
             if config.normalize_advantage and len(rows) > 1:
                 minibatch[_ADVANTAGES] = _standardised(minibatch[_ADVANTAGES])
-            kept = self._optimizer.state
+            kept = self._optimizer.vectors
             figures = self._optimizer.step(rate, minibatch, [clip])
             history.append(figures)
             most = None if config.target_kl is None else 1.5 * config.target_kl
             if most is not None and float(figures["approx_kl"]) > most:
-                self._optimizer.state = kept
+                self._optimizer.vectors = kept
                 break
             updates += 1
         try:
             means = mean_figures(history)
         except FloatingPointError:
-            self._optimizer.state = before
+            self._optimizer.vectors = before
             raise
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
@@ -194,6 +195,31 @@ class ControlUpdater:
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """Refuse to, since a policy of control has none."""
         raise ConfigError("a policy of control has no adapters: save it with save()")
+
+    def state(self) -> State:
+        """The policy, Adam, the statistics of the rewards, and the shuffling of minibatches."""
+        parts = {
+            "policy": self.policy.state(),
+            "adam": self._optimizer.state(),
+            "reward_stats": self._reward_stats.state(),
+            "own": State(
+                {}, {"minibatches": save_rng(self._rng), "returns": self._discounted.state()}
+            ),
+        }
+        return State.joined(parts)
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            ConfigError: if it is of a policy of other networks.
+        """
+        self.policy.load_state(state.part("policy"))
+        self._optimizer.load_state(state.part("adam"))
+        self._reward_stats.load_state(state.part("reward_stats"))
+        own = state.part("own")
+        load_rng(self._rng, own.value("minibatches"))
+        self._discounted.load_state(own.value("returns"))
 
     def _count_rewards(self, rollout: Buffer) -> None:
         """Update the scale of the rewards with the discounted returns of a rollout."""
@@ -234,9 +260,8 @@ class ControlUpdater:
     ) -> tuple[mx.array, Figures]:
         """The loss, and its parts; the only setting is the clip range."""
         config = self.config
-        outputs, values = forward(weights, observations, config.activation)
-        logprobs, entropies = self.policy.distribution.score(
-            outputs, weights.get("log_std"), actions, mask
+        logprobs, entropies, values = score_actions(
+            weights, self.policy, observations, actions, mask
         )
         ones = mx.ones((len(advantages), 1))
         surrogate, metrics = policy_loss(

@@ -31,11 +31,10 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.episodes.environments import is_text, task_name
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.ppo import (
     explained_variance,
-    gae,
     last_epoch_mean,
     minibatches,
     policy_loss,
@@ -43,7 +42,9 @@ from textenv.algos.ppo import (
 )
 from textenv.algos.ppo_config import PPOConfig
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.strategies.strategy import create_strategy
+from textenv.algos.trainers.ppo_text_advantages import token_advantages, turn_rewards, whiten
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
@@ -70,8 +71,6 @@ from textenv.algos.training.gradient import accumulate  # noqa: E402
 from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
 VALUE_HEAD = "value_head.safetensors"
-_EPSILON = 1e-8
-_TOLERANCE = 1e-6  # advantages that differ by less are the rounding of float32 values
 
 
 class ActorCritic(nn.Module):
@@ -248,6 +247,16 @@ class TextUpdater:
             }
         )
 
+    def state(self) -> State:
+        """The trained weights, the critic's among them, Adam, and the shuffling of minibatches."""
+        own = State(values={"minibatches": save_rng(self._rng)})
+        return State.joined({"step": self._apply.state(), "own": own})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._apply.load_state(state.part("step"))
+        load_rng(self._rng, state.part("own").value("minibatches"))
+
     def describe(self) -> str:
         """What is trained, in one line."""
         c = self.config
@@ -396,49 +405,3 @@ def _warn_of_rate(model: nn.Module, rate: float) -> None:
             f"for which {usual:g} is usual: training may ruin it",
             stacklevel=4,
         )
-
-
-def turn_rewards(trajectories: Sequence[Trajectory], batch: TokenBatch) -> np.ndarray:
-    """The reward of each turn on the last token that the policy wrote in it, (N, T) float64.
-
-    Args:
-        trajectories: in the order of the rows of the batch.
-        batch: the batch that was made of them.
-
-    Raises:
-        DataError: if a trajectory's tokens do not fall into as many turns as it has rewards.
-    """
-    rewards = np.zeros(batch.token_ids.shape)
-    for row, trajectory in zip(rewards, trajectories):
-        own = np.array([*(trajectory.token_mask or ()), 0])
-        ends = np.flatnonzero((own[:-1] == 1) & (own[1:] == 0))
-        if len(ends) != len(trajectory.rewards):
-            raise DataError(
-                f"a trajectory has the rewards of {len(trajectory.rewards)} turn(s), and its "
-                f"tokens fall into {len(ends)}: the environment must say something between two "
-                "turns, or PPO cannot tell which token a reward is for"
-            )
-        row[ends] = trajectory.rewards
-    return rewards
-
-
-def token_advantages(
-    rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float, gae_lambda: float
-) -> np.ndarray:
-    """GAE from each token of the mask to the next; arrays are (N, T), float64, 0 off the mask."""
-    advantages = np.zeros(rewards.shape)
-    for i, own in enumerate(mask > 0):
-        advantages[i, own], _ = gae(
-            rewards[i, own], values[i, own], gamma=gamma, gae_lambda=gae_lambda
-        )
-    return advantages
-
-
-def whiten(advantages: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Advantages with mean 0 and deviation 1 over the mask's tokens; 0 if all are equal."""
-    own = mask > 0
-    out = np.zeros_like(advantages)
-    if own.sum() > 1 and np.ptp(advantages[own]) > _TOLERANCE:
-        centred = advantages[own] - advantages[own].mean()
-        out[own] = centred / (centred.std(ddof=1) + _EPSILON)
-    return out

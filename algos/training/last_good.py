@@ -5,13 +5,16 @@ from __future__ import annotations
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import scored_rewards
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import numpy as np  # noqa: E402
-from mlx.utils import tree_map  # noqa: E402
+from mlx.utils import tree_map, tree_unflatten  # noqa: E402
+
+from textenv.algos.lm.models.weights import arrays_like, as_numpy  # noqa: E402
 
 
 class LastGood:
@@ -46,6 +49,15 @@ class LastGood:
             # Arrays do not change: an update puts others in their place.
             self._weights = tree_map(lambda weight: weight, self._model.trainable_parameters())
             self.step, self.value = step, value
+
+    def state(self) -> State:
+        """The weights that are held, and how good they are."""
+        return State(as_numpy(self._weights), {"step": self.step, "value": self.value})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._weights = tree_unflatten(list(arrays_like(self._weights, state.arrays).items()))
+        self.step, self.value = state.value("step"), state.value("value")
 
     def go_back(self, step: int) -> str:
         """Give the model the weights that are held.

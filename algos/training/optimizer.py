@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from textenv.algos.runtime import backend
+from textenv.errors import ConfigError
 
 backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path  # noqa: E402
+import numpy as np  # noqa: E402
+from mlx.utils import (  # noqa: E402
+    tree_flatten,
+    tree_map,
+    tree_map_with_path,
+    tree_unflatten,
+)
 
 from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
+from textenv.algos.lm.models.weights import arrays_like, as_numpy, checksums  # noqa: E402
+from textenv.algos.storage.checkpoints.state import State  # noqa: E402
 
 SCHEDULES = ("constant", "linear", "cosine")
 _START = "schedule_start"  # in the optimizer's state, so that compiled steps read it
@@ -140,6 +150,43 @@ class OptimizerStep:
         mx.eval(self._state)
         return value
 
+    def state(self) -> State:
+        """The weights that are trained, the optimizer's state, and sums of the frozen weights.
+
+        The arrays are not copied.
+        """
+        parts = {
+            "weights": State(as_numpy(self._model.trainable_parameters())),
+            "copies": State(as_numpy(self._copies)),
+            "optimizer": State(as_numpy(self._optimizer.state)),
+        }
+        return State.joined({**parts, "frozen": State({"sums": self._frozen_sums})})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave: the model has those weights, too.
+
+        Raises:
+            ConfigError: if it is the state of another model, or of a model whose frozen weights
+                are others.
+        """
+        held = [self._model.trainable_parameters(), self._copies, self._optimizer.state]
+        names = ("weights", "copies", "optimizer")
+        loaded = [arrays_like(tree, state.part(n).arrays) for n, tree in zip(names, held)]
+        if not np.array_equal(self._frozen_sums, state.array("frozen/sums")):
+            raise ConfigError("the weights that are not trained are those of another model")
+        self._model.update(tree_unflatten(list(loaded[0].items())))
+        self._copies.update(loaded[1])
+        # In place, since the compiled update reads and writes these very dicts.
+        for name, array in loaded[2].items():
+            _put(self._optimizer.state, name.split("."), array)
+        mx.eval(self._state)
+
+    @cached_property
+    def _frozen_sums(self) -> np.ndarray:
+        trained = _by_name(self._model.trainable_parameters())
+        every = _by_name(self._model.parameters())
+        return checksums([(name, w) for name, w in every.items() if name not in trained])
+
     def _scaled_update(self, gradient: Any, scale: mx.array) -> None:
         gradient = widened(gradient)
         scaled = tree_map(lambda g: g * scale.astype(g.dtype), gradient)
@@ -168,6 +215,13 @@ class OptimizerStep:
 def widened(tree: Any) -> Any:
     """A tree of arrays in which those in half precision are made float32."""
     return tree_map(lambda x: x.astype(mx.float32) if x.dtype in HALF else x, tree)
+
+
+def _put(tree: Any, path: list[str], array: mx.array) -> None:
+    """Replace an array of a tree in place, by its name in parts."""
+    for name in path[:-1]:
+        tree = tree[int(name)] if isinstance(tree, list) else tree[name]
+    tree[int(path[-1]) if isinstance(tree, list) else path[-1]] = array
 
 
 def _by_name(tree: Any) -> dict[str, mx.array]:

@@ -18,6 +18,7 @@ import numpy as np
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.training.microbatches import MicroBatch, split
 from textenv.algos.training.tree_advantages import tree_advantages
 from textenv.errors import ConfigError, DataError
@@ -183,6 +184,17 @@ class Trainer:
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
         return metrics | {"updates": float(len(history))}
+
+    def state(self) -> State:
+        """The weights, the optimizer, and the generator of the minibatches; see `OptimizerStep`."""
+        return State.joined(
+            {"step": self._step.state(), "minibatches": State(values={"rng": save_rng(self._rng)})}
+        )
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._step.load_state(state.part("step"))
+        load_rng(self._rng, state.value("minibatches/rng"))
 
     def _minibatches(self, batch: TokenBatch) -> Iterator[np.ndarray]:
         """The rows of each minibatch, ascending, so that equal prompts stand together."""

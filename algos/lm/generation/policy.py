@@ -16,6 +16,7 @@ import numpy as np
 
 from textenv.algos.config import check_integer
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 from textenv.tokenizers import load_tokenizer
 
@@ -331,6 +332,14 @@ class LanguageModelPolicy:
             ConfigError: if they are those of another model.
         """
         set_weights(self.model, tensors)
+
+    def state(self) -> State:
+        """The generator of the noise of calls without seeds."""
+        return State(values={"rng": save_rng(self._rng)})
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        load_rng(self._rng, state.value("rng"))
 
     def with_params(self, **changes: Any) -> LanguageModelPolicy:
         """A policy of the same model with other settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ def resident(root: Path = Path("/")) -> int:
         root: the folder with ``proc``.
     """
     return _table(root / "proc/self/status", 1024).get("VmRSS", 0)
+
+
+def free_memory() -> float:
+    """Bytes of memory that this process can still have; infinite if the limit is unknown."""
+    limit = memory_limit()
+    return math.inf if limit is None else limit.size - max(resident(), mx.get_active_memory())
 
 
 def in_gb(size: float) -> str:

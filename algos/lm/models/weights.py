@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,16 +43,31 @@ def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     Raises:
         ConfigError: if they are those of another model.
     """
-    own: Any = dict(tree_flatten(model.parameters()))
-    found = {name: value.shape for name, value in weights.items()}
-    expected = {name: value.shape for name, value in own.items()}
-    if found != expected:
-        odd = sorted(name for name, _ in found.items() ^ expected.items())
-        raise ConfigError(f"the weights are those of another model: {', '.join(odd)} differ")
-    model.update(
-        tree_unflatten([(name, from_numpy(weights[name], own[name].dtype)) for name in own])
-    )
+    model.update(tree_unflatten(list(arrays_like(model.parameters(), weights).items())))
     mx.eval(model.parameters())
+
+
+def arrays_like(tree: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
+    """Arrays from `as_numpy`, in the types that those of a tree have, by the same names.
+
+    Raises:
+        ConfigError: if names, shapes or types are not those of the tree.
+    """
+    own: Any = dict(tree_flatten(tree))
+    expected = {name: (_numpy_type(array.dtype), array.shape) for name, array in own.items()}
+    found = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+    if found != expected:
+        odd = sorted({name for name, _ in found.items() ^ expected.items()})
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise ConfigError(
+            f"the weights are those of another model: {', '.join(odd[:5])}{more} differ"
+        )
+    return {name: from_numpy(arrays[name], own[name].dtype) for name in own}
+
+
+def _numpy_type(dtype: mx.Dtype) -> str:
+    """The name of the type in which `as_numpy` gives arrays."""
+    return "uint16" if dtype == mx.bfloat16 else str(dtype).removeprefix("mlx.core.")
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -71,7 +86,7 @@ class WeightsStamp:
         arrays = _arrays(model)
         self._names = [name for name, _ in arrays]
         self._arrays = [weakref.ref(array) for _, array in arrays]
-        self._sums = _sums(arrays)
+        self._sums = checksums(arrays)
 
     def is_of(self, model: nn.Module) -> bool:
         """Whether a model's weights are still the same arrays, with the same numbers in them."""
@@ -79,7 +94,7 @@ class WeightsStamp:
         return (
             self._names == [name for name, _ in arrays]
             and all(ref() is array for ref, (_, array) in zip(self._arrays, arrays))
-            and np.array_equal(self._sums, _sums(arrays))
+            and np.array_equal(self._sums, checksums(arrays))
         )
 
 
@@ -88,8 +103,10 @@ def _arrays(model: nn.Module) -> list[tuple[str, mx.array]]:
     return arrays
 
 
-def _sums(arrays: list[tuple[str, mx.array]]) -> np.ndarray:
-    """The sum of each array's numbers as integers: writing any one number changes it."""
+def checksums(arrays: Sequence[tuple[str, mx.array]]) -> np.ndarray:
+    """The sum of each array's bits as whole numbers: writing any one number changes it."""
+    if not arrays:
+        return np.zeros(0, np.uint64)
     types = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
     bits = [array.view(types[array.dtype.size]) for _, array in arrays]
     return np.array(mx.stack([mx.sum(b).astype(mx.uint64) for b in bits]))

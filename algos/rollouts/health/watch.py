@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from textenv.algos.episodes.rollout import Rollout
-from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.rollouts.health.answers import Answer, answer_of
 from textenv.algos.rollouts.health.facts import StepFacts, facts_of
 from textenv.algos.rollouts.health.rules import ENOUGH, RULES, collapse_in_evaluation
 from textenv.algos.runtime import backend
+from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.storage.checks import check_rollout
+from textenv.algos.storage.codec import decode_rollout, encode_rollout
 from textenv.algos.strategies.protocols import Prompts
 from textenv.algos.strategies.strategy import Strategy
 
@@ -134,6 +137,33 @@ class HealthWatch:
     def has_collapsed(self) -> bool:
         """Whether the outcome has fallen far below that of the beginning."""
         return any(finding.name == "collapse" for finding in self.findings)
+
+    def state(self) -> State:
+        """What was found, and what the rules compare with."""
+        return State(
+            values={
+                "course": [asdict(facts) for facts in self._course],
+                "unrewarded": [encode_rollout(Buffer(played)) for played in self._unrewarded],
+                "first": {figure: list(pair) for figure, pair in self._first.items()},
+                "findings": [finding.as_dict() for finding in self.findings],
+                "skipped": sorted(self._skipped),
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        self._course = [
+            StepFacts(**{**facts, "groups": tuple(facts["groups"])})
+            for facts in state.value("course")
+        ]
+        where = "the answers without a reward"
+        played = [decode_rollout(rows, None, where) for rows in state.value("unrewarded")]
+        for rollout in played:
+            check_rollout(rollout, where)
+        self._unrewarded = deque(rollout.trajectories for rollout in played)
+        self._first = {figure: (pair[0], pair[1]) for figure, pair in state.value("first").items()}
+        self.findings[:] = [Finding(**finding) for finding in state.value("findings")]
+        self._skipped = set(state.value("skipped"))
 
     def _add(self, name: str, step: int, what: str, remedy: str) -> Finding:
         self._skipped.add(name)

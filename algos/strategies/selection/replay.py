@@ -28,10 +28,11 @@ import numpy as np
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.storage.checkpoints.state import load_rng, save_rng
 from textenv.algos.storage.checks import check_rollout
 from textenv.algos.storage.codec import decode_rollout, encode_rollout
 from textenv.algos.strategies.groups import is_uniform
-from textenv.algos.strategies.protocols import Group, Reuse, Setup, load_rng, save_rng
+from textenv.algos.strategies.protocols import Group, Reuse, Setup
 from textenv.errors import ConfigError
 
 

@@ -18,13 +18,8 @@ from textenv.algos import (
 )
 from textenv.algos.episodes.trajectory import RolloutSource
 from textenv.algos.evaluation.measure import evaluate
-from textenv.algos.offline.text import (
-    check_tokens,
-    grouped,
-    right_ones,
-    supervised_loss,
-    truncated_loss,
-)
+from textenv.algos.offline.text import supervised_loss, truncated_loss
+from textenv.algos.offline.text_data import check_tokens, grouped, right_ones
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 

@@ -16,7 +16,7 @@ from textenv.algos.lm.models.saving import save_model
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.rollouts.shared_gradient import SharedGradient
 from textenv.algos.rollouts.worker_runner import WorkerRunner
-from textenv.algos.trainers import grpo as trainer
+from textenv.algos.trainers.grpo_workers import make_gradient, make_policy
 from textenv.algos.training.gradient import LocalGradient
 from textenv.algos.training.microbatches import MicroBatch
 
@@ -38,9 +38,9 @@ def make_workers(tmp_path, fresh):
         workers = WorkerRunner(
             runner,
             partial(make_env, "TextGen-v0"),
-            partial(trainer._make_policy, str(folder), None, False, CONFIG),
+            partial(make_policy, str(folder), None, False, CONFIG),
             2,
-            wrap(partial(trainer._make_gradient, CONFIG)),
+            wrap(partial(make_gradient, CONFIG)),
             backend=backend,
         )
         made.append(workers)

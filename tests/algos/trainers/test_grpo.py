@@ -381,16 +381,16 @@ def test_reward_functions_that_fail(fresh, tmp_path):
         trainer = GRPOTrainer(model, env, config, tokenizer=tokenizer, out=folder)
         return trainer.train()
 
-    history = train("skip", tmp_path)
+    history = train("skip", tmp_path / "skip")
     assert [metrics["reward_errors"] for metrics in history] == [8, 8]
     assert [metrics["strategy/groups_missing"] for metrics in history] == [1, 1]
     assert [metrics["completions/unscored_ratio"] for metrics in history] == [0.25, 0.25]
     assert all(np.isfinite(metrics["reward"]) for metrics in history)
-    history = train(-1.0, tmp_path)
+    history = train(-1.0, tmp_path / "given")
     assert [metrics["reward_errors"] for metrics in history] == [8, 8]
     assert "strategy/groups_missing" in history[0] and not history[0]["strategy/groups_missing"]
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("reward_error.json"))
     with pytest.raises(RewardError, match=r"returned nan .*reward_error\.json$"):
-        train("fail", tmp_path)
-    kept = json.loads((tmp_path / "reward_error.json").read_text())
+        train("fail", tmp_path / "fail")
+    kept = json.loads((tmp_path / "fail" / "reward_error.json").read_text())
     assert kept["prompt"] == "a" and isinstance(kept["completion"], str)

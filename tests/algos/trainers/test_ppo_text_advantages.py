@@ -7,7 +7,7 @@ import pytest
 
 from textenv.algos import Trajectory
 from textenv.algos.lm.scoring.batch import make_batch
-from textenv.algos.trainers.ppo_text import token_advantages, turn_rewards, whiten
+from textenv.algos.trainers.ppo_text_advantages import token_advantages, turn_rewards, whiten
 from textenv.errors import DataError
 
 

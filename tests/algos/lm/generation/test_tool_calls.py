@@ -14,7 +14,7 @@ from tests.algos.lm.generation.tool_templates import FAMILIES
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_rollout
 from textenv.algos.lm.generation.completions import Completion
 from textenv.algos.lm.generation.tool_calls import CallFormat
-from textenv.algos.offline.text import check_tokens
+from textenv.algos.offline.text_data import check_tokens
 from textenv.algos.rollouts.metrics import rollout_metrics
 from textenv.tools.calls import Call, read_calls
 

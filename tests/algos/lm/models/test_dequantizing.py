@@ -13,7 +13,7 @@ from textenv.algos.lm.memory.limits import MemoryLimit
 from textenv.algos.lm.models import dequantizing
 from textenv.algos.lm.models.dequantizing import dequantize_on_cpu
 from textenv.algos.lm.models.properties import count_parameters, quantized_layers
-from textenv.algos.trainers.grpo import _sources as sources
+from textenv.algos.trainers.grpo_workers import sources
 
 MIXTURE = {
     **{"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2},
