@@ -266,6 +266,8 @@ def _plain(value: Any) -> Any:
         plain = all(type(key) in _PLAIN for key in items)
         return items if plain and not _any_other(items.values()) else _NOT_PLAIN
     if kind in (list, tuple, deque):
+        if _PLAIN.issuperset(map(type, value)):
+            return value if kind is tuple else value.copy()
         parts = [_plain(item) for item in value]
         if _any_other(parts):
             return _NOT_PLAIN

@@ -173,6 +173,11 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All of it in JSON's types, for `from_json`; other objects in answers become text."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> dict[str, Any]:
+        """What `to_json` gives, made once: each step of a training has it in its state."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=repr))
         return found
 

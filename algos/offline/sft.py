@@ -47,6 +47,7 @@ from textenv.algos.lm.models.properties import context_length, describe_trained 
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
 from textenv.algos.offline.language_model import LanguageModelTrainer  # noqa: E402
 from textenv.algos.offline.text import supervised_loss  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     SCHEDULES,
     default_learning_rate,
@@ -223,6 +224,7 @@ class SFTTrainer(LanguageModelTrainer):
             micro_batch_size=config.micro_batch_size,
             gradient_checkpointing=config.gradient_checkpointing,
             max_grad_norm=config.max_grad_norm,
+            guard=StepGuard(),
             seed=config.seed,
         )
         self._tokens = 0
@@ -259,7 +261,7 @@ class SFTTrainer(LanguageModelTrainer):
             metrics = self._trainer.train()
         # Nobody has sampled the answers, so these would not mean what they mean elsewhere.
         for name in ("sampling/logprob_difference/max", "updates"):
-            metrics.pop(name)
+            metrics.pop(name, None)  # a step that was skipped has no figures
         self._tokens += _tokens(batch)
         return metrics | {
             "num_tokens": float(self._tokens),

@@ -51,6 +51,7 @@ import mlx.optimizers as optim  # noqa: E402
 from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
 from textenv.algos.offline.language_model import LanguageModelTrainer  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
     make_adamw,
@@ -192,6 +193,7 @@ class OfflineTextTrainer(LanguageModelTrainer):
             num_minibatches=steps,
             micro_batch_size=config.micro_batch_size,
             max_grad_norm=config.max_grad_norm,
+            guard=StepGuard(),
             seed=config.seed,
         )
         self._updates = 0

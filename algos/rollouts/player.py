@@ -227,7 +227,7 @@ class TextPlayer:
             try:
                 self.scoring.begin(lanes[i], action)
                 steps[i] = copied(self._copies[i].step(action))
-                where = f"step {len(lanes[i].trajectory)} of the environment"
+                where = f"step {len(lanes[i].trajectory) + 1} of the environment"
                 check_reward(steps[i]["reward"], where)
             except RewardError as error:
                 steps[i] = self.scoring.failed(lanes[i], action, error)

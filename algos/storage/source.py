@@ -100,6 +100,11 @@ class Exporter:
             self.last = rollout.save(self._folder)
         self._seen += 1
 
+    @property
+    def written(self) -> int:
+        """How many rollouts were written."""
+        return 0 if self._folder is None else -(-self._seen // self._every)
+
     def state(self) -> State:
         """How many rollouts there were."""
         return State(values={"seen": self._seen})

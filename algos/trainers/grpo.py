@@ -52,6 +52,7 @@ from textenv.algos.trainers.grpo_workers import (  # noqa: E402
     sources,
 )
 from textenv.algos.training.fitting import fit  # noqa: E402
+from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
@@ -204,6 +205,7 @@ class GRPOTrainer(Resumable):
             reference=frozen_scores(self.model) if config.beta else None,
             credit_fn=self._runner.strategy.generation.credit,
             gradient=None if workers is None else SharedGradient(workers),
+            guard=StepGuard(),
             seed=config.seed,
         )
 
@@ -229,7 +231,8 @@ class GRPOTrainer(Resumable):
         steps that are left; else it trains for ``max_steps`` more, with a new schedule of the
         learning rate.
 
-        A step whose rollout has no signal counts, and leaves the weights as they are.
+        A step whose rollout has no signal counts, and leaves the weights as they are. So does one
+        whose loss or gradient is not finite, which ``skipped_steps`` counts.
 
         With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
         With ``early_stopping_patience`` the training may end before its last step.
@@ -246,6 +249,7 @@ class GRPOTrainer(Resumable):
         Raises:
             ConfigError: if ``out`` has checkpoints of another training.
             StorageError: if a checkpoint cannot be written.
+            NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
         """
         check_prompts(self.policy, self.env)
         self.checkpoints.begin()
@@ -257,7 +261,36 @@ class GRPOTrainer(Resumable):
             self.stopped = ""
         try:
             while not (self.has_ended or self._stop):
-                self._take_step()
+                clock = PhaseClock()
+                with self._memory.generating(), kept_for_inspection(self._out):
+                    rollout = (self._workers or self._runner).collect()
+                if self._last_good is not None:
+                    self._last_good.offer(self._steps, rollout)
+                clock.end("generate")
+                self.exporter.write(rollout, self._runner)
+                clock.end("export")
+                update = {"updates": 0.0}
+                if len(rollout):  # a strategy may have kept nothing
+                    self._trainer.buffer = rollout
+                    self.checkpoints.make_room(free_memory())
+                    with self._memory.updating(rollout):
+                        update = self._trainer.train(self._end - self._steps)
+                clock.end("update")
+                steps = max(1, int(update.pop("updates") + update.get(SKIPPED, 0)))
+                self._steps += steps
+                self._runner.policy_version += steps
+                metrics = self._metrics.step(rollout, update, clock, self._steps)
+                metrics |= {} if self._workers is None else self._workers.metrics()
+                self.history.append(metrics)
+                left = (self._end - self._steps) / self.config.max_steps
+                try:
+                    metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
+                finally:  # an evaluation may be interrupted after the step was taken
+                    self.health.step(self._steps, metrics, rollout)
+                    if self._on_step is not None:
+                        self._on_step(metrics, rollout)
+                if self._last_good is not None and self.health.has_collapsed:
+                    self.stopped = self._last_good.go_back(self._steps)
                 self._save()
         finally:
             self._stop = False
@@ -265,42 +298,10 @@ class GRPOTrainer(Resumable):
         self.checkpoints.wait()
         return self.history
 
-    def _take_step(self) -> None:
-        """Collect a rollout, train on it, measure it, and evaluate if it is time to."""
-        clock = PhaseClock()
-        with self._memory.generating(), kept_for_inspection(self._out):
-            rollout = (self._workers or self._runner).collect()
-        if self._last_good is not None:
-            self._last_good.offer(self._steps, rollout)
-        clock.end("generate")
-        self.exporter.write(rollout, self._runner)
-        clock.end("export")
-        update = {"updates": 0.0}
-        if len(rollout):  # a strategy may have kept nothing
-            self._trainer.buffer = rollout
-            self.checkpoints.make_room(free_memory())
-            with self._memory.updating(rollout):
-                update = self._trainer.train(self._end - self._steps)
-        clock.end("update")
-        steps = max(1, int(update.pop("updates")))
-        self._steps += steps
-        self._runner.policy_version += steps
-        metrics = self._metrics.step(rollout, update, clock, self._steps)
-        metrics |= {} if self._workers is None else self._workers.metrics()
-        self.history.append(metrics)
-        left = (self._end - self._steps) / self.config.max_steps
-        try:
-            metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
-        finally:  # an evaluation may be interrupted after the step was taken
-            self.health.step(self._steps, metrics, rollout)
-            if self._on_step is not None:
-                self._on_step(metrics, rollout)
-        if self._last_good is not None and self.health.has_collapsed:
-            self.stopped = self._last_good.go_back(self._steps)
-
     def _save(self, ends: bool = False) -> None:
         best = None if self.best is None else self.best.step
         self.checkpoints.after_step(self._steps, self.state, best, ends)
+        self.checkpoints.hold(self._steps, self.state, best)
 
     @property
     def has_ended(self) -> bool:

@@ -187,7 +187,9 @@ class SFTDisplay(_LinesAboveABar):
         if step in (1, total) or step % max(1, total // 20) == 0:
             self.console.print(
                 f"step {step}/{total}  epoch {metrics['epoch']:.2f}  "
-                + "  ".join(f"{name} {metrics[name]:.4g}" for name in _SFT_FIGURES)
+                + "  ".join(
+                    f"{name} {metrics[name]:.4g}" for name in _SFT_FIGURES if name in metrics
+                )
             )
 
 
