@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
+from textenv.algos.episodes.scoring import check_on_error
 from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
+from textenv.algos.rollouts.workers import BACKENDS, TIMEOUTS
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
@@ -157,16 +159,31 @@ class GRPOConfig:
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
+    worker_timeout: float | None = None
+    """Seconds that a worker may take for its part before it is ended and another does that part;
+    unset: ten times the longest part so far, and at least 600. Lower it if reward functions hang.
+    """
+    backend: str = "local"
+    """Where workers are: local, processes of this machine, or ray, actors of Ray (the extra ray).
+    Use ray for several machines, each of which needs the model and the data at the same paths."""
+    ray_address: str | None = None
+    """The cluster of Ray, such as auto or 10.0.0.1:6379; unset: RAY_ADDRESS, or else one that is
+    started for this machine alone."""
+    on_reward_error: Literal["fail", "skip"] | float = "fail"
+    """If a reward function raises, gives NaN, is cut off or ends its process: fail; skip its group;
+    or a number, which is the reward. Use skip or a number for long runs with fragile rewards."""
     seed: int = 0
     """Seed of the prompts, the sampling, the minibatches and the adapters."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", check_stops(self.stop))
+        check_on_error(self.on_reward_error)
         check_types(self)
         check_choice(
             self,
             loss_type=LOSS_TYPES,
             scale_rewards=SCALES,
+            backend=BACKENDS,
             lr_scheduler_type=("constant", "linear", "cosine"),
         )
         check_bounds(
@@ -187,11 +204,18 @@ class GRPOConfig:
             ),
             num_generations=(2, None),
             num_workers=(0, 1024),
+            worker_timeout=TIMEOUTS,
             save_steps=(0, None),
             save_minutes=(0, None),
         )
         check_lora(self)
         check_settings(self)
+        if self.ray_address is not None and self.backend != "ray":
+            raise ConfigError(
+                f"ray_address={self.ray_address!r} needs backend='ray', got {self.backend!r}"
+            )
+        if self.backend == "ray" and not self.num_workers:
+            raise ConfigError("backend='ray' needs num_workers above 0, got num_workers=0")
         is_open = self.num_prompts is None or self.num_generations is None
         if not is_open and self.num_minibatches > self.completions:
             raise ConfigError(

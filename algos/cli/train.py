@@ -249,7 +249,9 @@ def _as_dry_run(args: Args) -> Args:
     """The same settings for a dry run, which writes nothing and starts no workers."""
     args = replace(args, out=None, rollouts_every=0)
     if isinstance(args, GRPOArgs):
-        return replace(args, grpo=replace(args.grpo, num_workers=0))
+        return replace(
+            args, grpo=replace(args.grpo, num_workers=0, backend="local", ray_address=None)
+        )
     if not is_text(make_env(args.env)):
         raise ConfigError(
             f"--dry-run shows prompts and answers of text, and {args.env} is control; a short run "

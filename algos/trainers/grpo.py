@@ -10,6 +10,7 @@ from typing import Any
 
 from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress
 from textenv.algos.evaluation.results import Evaluation
@@ -80,7 +81,8 @@ class GRPOTrainer(Resumable):
         eval_env: held-out examples for evaluations: an environment id, an environment, or a
             function that makes one. None takes the test split of ``env``, if it has one.
         out: a folder, in which ``best`` will be the best model by the evaluations of
-            ``eval_steps``, and ``checkpoints`` what `resume` goes on from; None keeps neither.
+            ``eval_steps``, ``checkpoints`` what `resume` goes on from, ``reward_error.json`` the
+            completion whose reward ended the training; None keeps nothing.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
 
@@ -161,7 +163,9 @@ class GRPOTrainer(Resumable):
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
         size = config.completions * max_turns(self.env)
-        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._runner = RolloutRunner(
+            self.env, self.policy, strategy, size, config.seed, config.on_reward_error
+        )
         self._workers: WorkerRunner | None = None
         if config.num_workers:
             self._workers = WorkerRunner(
@@ -170,6 +174,9 @@ class GRPOTrainer(Resumable):
                 partial(make_policy, *sources(model, adapters), config),
                 config.num_workers,
                 partial(make_gradient, config),
+                config.worker_timeout,
+                config.backend,
+                config.ray_address,
             )
         self._trainer = self._make_trainer()
         self._steps, self._end = 0, config.max_steps
@@ -178,7 +185,7 @@ class GRPOTrainer(Resumable):
         self.health = HealthWatch(self.env, strategy, model)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = Exporter(export_to, export_every)
-        self._on_step = on_step
+        self._on_step, self._out = on_step, out
 
     def _make_trainer(self) -> Trainer:
         """Make what updates the model from a rollout."""
@@ -255,7 +262,7 @@ class GRPOTrainer(Resumable):
         try:
             while not (self.has_ended or self._stop):
                 clock = PhaseClock()
-                with self._memory.generating():
+                with self._memory.generating(), kept_for_inspection(self._out):
                     rollout = (self._workers or self._runner).collect()
                 if self._last_good is not None:
                     self._last_good.offer(self._steps, rollout)
@@ -273,6 +280,7 @@ class GRPOTrainer(Resumable):
                 self._steps += steps
                 self._runner.policy_version += steps
                 metrics = self._metrics.step(rollout, update, clock, self._steps)
+                metrics |= {} if self._workers is None else self._workers.metrics()
                 self.history.append(metrics)
                 left = (self._end - self._steps) / self.config.max_steps
                 try:
