@@ -145,14 +145,17 @@ class EvaluationSchedule:
         if self._env is not None:
             self._env.close()
 
-    def begin(self) -> None:
-        """Let a training begin, or go on after evaluations without gain ended it.
+    def check(self) -> None:
+        """Check the held-out examples, before the first step of a training.
 
         Raises:
             DataError: if a held-out prompt does not fit the model's context.
         """
         if self._config.eval_steps:
             check_prompts(self._policy, self._env)
+
+    def begin(self) -> None:
+        """Let a training begin, or go on after evaluations without gain ended it."""
         self.stopped, self._without_gain = False, 0
 
     def after_step(self, step: int, progress: float, seconds: float) -> dict[str, float]:

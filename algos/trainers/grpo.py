@@ -252,6 +252,7 @@ class GRPOTrainer(Resumable):
             NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
         """
         check_prompts(self.policy, self.env)
+        self.evaluations.check()
         self.checkpoints.begin()
         if self.has_ended:
             if self._steps == self._end:

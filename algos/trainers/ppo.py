@@ -218,6 +218,7 @@ class PPOTrainer(Resumable):
         """
         if self._runner.is_text:
             check_prompts(self.policy, self.env)
+            self.evaluations.check()
         self.checkpoints.begin()
         if self.has_ended:
             if self._progress() >= 1:
