@@ -238,3 +238,18 @@ class GRPOConfig:
             "stop": self.stop,
             "seed": self.seed,
         }
+
+
+def describe(config: GRPOConfig) -> str:
+    """The loss and the data in words, in one line."""
+    c = config
+    high = c.epsilon if c.epsilon_high is None else c.epsilon_high
+    clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
+    times_ratio = " x ratio" if c.use_bias_correction_kl else ""
+    penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
+    strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
+    return (
+        f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
+        f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
+        f"{c.num_generations} completions{strategy}"
+    )
