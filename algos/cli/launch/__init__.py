@@ -52,7 +52,7 @@ def parse(argv: Sequence[str]) -> Args:
         description=_USAGE.partition("\n\n")[2],
         allow_abbrev=False,
     )
-    parser.add_argument("-n", "--ranks", type=int, help="how many ranks, on this machine (2)")
+    parser.add_argument("--ranks", "-n", type=int, help="how many ranks, on this machine (2)")
     parser.add_argument(
         "--hosts", help="the addresses of all machines, IP or IP:PORT, first that of rank 0"
     )
