@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
+from textenv.algos.episodes.environments import is_text, make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress
@@ -36,7 +36,6 @@ from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
 from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
-from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
@@ -45,6 +44,8 @@ from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
 from textenv.algos.runtime.ranks import join  # noqa: E402
+from textenv.algos.trainers.ahead import AheadRunner  # noqa: E402
+from textenv.algos.trainers.cards import grpo_card  # noqa: E402
 from textenv.algos.trainers.grpo_workers import (  # noqa: E402
     make_gradient,
     make_loss,
@@ -185,6 +186,8 @@ class GRPOTrainer(Resumable):
             self._collector = RankRunner(self._runner, self._ranks)
             own = make_gradient(config, self.policy)
             gradient = RankGradient(model, own, self._ranks)
+        elif self._workers and config.rollouts_ahead:
+            self._collector, gradient = AheadRunner(self._workers, self._goes_on), None
         self._trainer = self._make_trainer(gradient)
         self._steps, self._end = 0, config.max_steps
         self.stopped = ""
@@ -213,6 +216,7 @@ class GRPOTrainer(Resumable):
             credit_fn=self._runner.strategy.generation.credit,
             gradient=gradient,
             guard=StepGuard(),
+            importance_cap=config.importance_cap if config.rollouts_ahead else None,
             seed=config.seed,
         )
 
@@ -306,6 +310,10 @@ class GRPOTrainer(Resumable):
             self.stopped = "the first rank ended the training"
         return ended or stops
 
+    def _goes_on(self) -> bool:
+        """Whether there is another rollout after the one that is trained on."""
+        return self._steps + self.config.num_iterations * self.config.num_minibatches < self._end
+
     def _save(self, ends: bool = False) -> None:
         best = None if self.best is None else self.best.step
         self.checkpoints.after_step(self._steps, self.state, best, ends)
@@ -317,7 +325,7 @@ class GRPOTrainer(Resumable):
         return self._steps == self._end or self.evaluations.stopped or bool(self.stopped)
 
     def _counts(self) -> dict[str, Any]:
-        return {
+        return {  # after the state of the parts, of which that of the collector waits for a rollout
             "steps": self._steps,
             "steps_left": self._end - self._steps,
             "max_steps": self.config.max_steps,
@@ -342,6 +350,8 @@ class GRPOTrainer(Resumable):
         }
         if self._ranks.is_first:
             parts |= {"evaluations": self.evaluations, "exporter": self.exporter}
+        if isinstance(self._collector, AheadRunner):
+            parts["ahead"] = self._collector
         return parts | ({} if self._last_good is None else {"last_good": self._last_good})
 
     def _adopt(self, config: Mapping[str, Any]) -> None:
@@ -383,6 +393,11 @@ class GRPOTrainer(Resumable):
             return rehearse(self._runner, max(groups, least), update)
 
     @property
+    def steps(self) -> int:
+        """How many optimizer steps were counted so far."""
+        return self._steps
+
+    @property
     def warnings(self) -> list[Finding]:
         """What was found that keeps the model from learning, each thing once, with a remedy."""
         return self.health.findings
@@ -402,7 +417,7 @@ class GRPOTrainer(Resumable):
         beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
             beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
-        save_model(self.model, self.tokenizer, folder, beside, self._card())
+        save_model(self.model, self.tokenizer, folder, beside, grpo_card(self))
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """Write the adapters alone, for `load_model` and ``mlx_lm.load``, or for PEFT.
@@ -410,22 +425,7 @@ class GRPOTrainer(Resumable):
         Raises:
             ConfigError: if the model has no adapters, or PEFT has no form for them.
         """
-        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
-
-    def _card(self, adapters: str | None = None) -> str:
-        rewards = [metrics["reward"] for metrics in self.history if "reward" in metrics]
-        last = self.evaluations.last
-        return ModelCard(
-            "GRPO",
-            getattr(self.model, "source_name", None),
-            task_name(self.env),
-            self.describe(),
-            changed_settings(self.config),
-            self._steps,
-            (rewards[0], rewards[-1]) if rewards else None,
-            None if last is None else last.as_dict(),
-            adapters,
-        ).text()
+        save_adapters(self.model, folder, peft, grpo_card(self, "peft" if peft else "mlx"))
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.
