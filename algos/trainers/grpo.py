@@ -180,15 +180,7 @@ class GRPOTrainer(Resumable):
                 config.num_workers,
                 partial(make_gradient, config),
             )
-        self._collector: Any = self._workers or self._runner
-        gradient: GradientComputer | None = SharedGradient(self._workers) if self._workers else None
-        if self._ranks.size > 1:
-            self._collector = RankRunner(self._runner, self._ranks)
-            own = make_gradient(config, self.policy)
-            gradient = RankGradient(model, own, self._ranks)
-        elif self._workers and config.rollouts_ahead:
-            self._collector, gradient = AheadRunner(self._workers, self._goes_on), None
-        self._trainer = self._make_trainer(gradient)
+        self._trainer = self._make_trainer(self._share_work())
         self._steps, self._end = 0, config.max_steps
         self.stopped = ""
         self._metrics = GRPOMetrics(strategy)
@@ -196,6 +188,18 @@ class GRPOTrainer(Resumable):
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = Exporter(export_to, export_every)
         self._on_step = on_step
+
+    def _share_work(self) -> GradientComputer | None:
+        """Make what collects rollouts, and what computes gradients; None: this process."""
+        workers, ranks = self._workers, self._ranks
+        self._collector: Any = workers or self._runner
+        if ranks.size > 1:
+            self._collector = RankRunner(self._runner, ranks)
+            return RankGradient(self.model, make_gradient(self.config, self.policy), ranks)
+        if workers and self.config.rollouts_ahead:
+            self._collector = AheadRunner(workers, self._goes_on)
+            return None
+        return SharedGradient(workers) if workers else None
 
     def _make_trainer(self, gradient: GradientComputer | None) -> Trainer:
         """Make what updates the model from a rollout."""
@@ -342,12 +346,8 @@ class GRPOTrainer(Resumable):
         self.stopped, self.history[:] = state.value("stopped"), state.value("history")
 
     def _parts(self) -> dict[str, HasState]:
-        parts: dict[str, HasState] = {
-            "update": self._trainer,
-            "policy": self.policy,
-            "metrics": self._metrics,
-            "health": self.health,
-        }
+        parts: dict[str, HasState] = {"update": self._trainer, "policy": self.policy}
+        parts |= {"metrics": self._metrics, "health": self.health}
         if self._ranks.is_first:
             parts |= {"evaluations": self.evaluations, "exporter": self.exporter}
         if isinstance(self._collector, AheadRunner):
@@ -393,11 +393,6 @@ class GRPOTrainer(Resumable):
             return rehearse(self._runner, max(groups, least), update)
 
     @property
-    def steps(self) -> int:
-        """How many optimizer steps were counted so far."""
-        return self._steps
-
-    @property
     def warnings(self) -> list[Finding]:
         """What was found that keeps the model from learning, each thing once, with a remedy."""
         return self.health.findings
@@ -417,7 +412,7 @@ class GRPOTrainer(Resumable):
         beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
             beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
-        save_model(self.model, self.tokenizer, folder, beside, grpo_card(self))
+        save_model(self.model, self.tokenizer, folder, beside, grpo_card(self, self._steps))
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """Write the adapters alone, for `load_model` and ``mlx_lm.load``, or for PEFT.
@@ -425,7 +420,9 @@ class GRPOTrainer(Resumable):
         Raises:
             ConfigError: if the model has no adapters, or PEFT has no form for them.
         """
-        save_adapters(self.model, folder, peft, grpo_card(self, "peft" if peft else "mlx"))
+        save_adapters(
+            self.model, folder, peft, grpo_card(self, self._steps, "peft" if peft else "mlx")
+        )
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.

@@ -53,9 +53,9 @@ def machines():
 
         def start(rank, *command):
             launcher = (sys.executable, "-m", "textenv.algos.cli.launch", "launch")
+            where = ("ip", "netns", "exec", names[rank], *launcher)
             process = subprocess.Popen(
-                ["ip", "netns", "exec", names[rank], *launcher, "--hosts", HOSTS]
-                + ["--rank", str(rank), *command],
+                [*where, "--hosts", HOSTS, "--rank", str(rank), *command],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
