@@ -45,7 +45,7 @@ class Resumable:
     config: Any
     checkpoints: CheckpointSchedule
     _ranks = Ranks()  # all processes of the training
-    _stop = False  # whether `train` is to return after its step
+    _stop: bool = False  # whether `train` is to return after its step
 
     def stop(self) -> None:
         """Let `train` finish the step that it is in, write a checkpoint, and return.
