@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -24,6 +27,7 @@ import numpy as np  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 _CHUNK = 2**26  # bytes of an exchange
+_WAITING = 60.0  # seconds of an exchange after which a line says that it waits, again and again
 
 
 class RankError(TextEnvError, RuntimeError):
@@ -54,6 +58,9 @@ class Ranks:
         self.rank: int = 0 if group is None else group.rank()
         self.size: int = 1 if group is None else group.size()
         self._lost = ""
+        self._since: float | None = None  # when the exchange began that is under way
+        if self.size > 1:
+            threading.Thread(target=self._report, name="ranks", daemon=True).start()
 
     @property
     def is_first(self) -> bool:
@@ -138,6 +145,7 @@ class Ranks:
     def _exchange(self) -> Iterator[None]:
         if self._lost:
             raise RankError(self._lost)
+        self._since = time.monotonic()
         try:
             yield
         except RuntimeError as error:
@@ -146,6 +154,20 @@ class Ranks:
                 "see what the other one says; the training goes on from its last checkpoint"
             )
             raise RankError(self._lost) from error
+        finally:
+            self._since = None
+
+    def _report(self) -> None:
+        """Say that an exchange takes long; the other ranks may evaluate, or be stopped."""
+        said = 0
+        while True:
+            time.sleep(_WAITING / 10)
+            since = self._since
+            times = 0 if since is None else int((time.monotonic() - since) / _WAITING)
+            if times > said:
+                waited = f"{times * _WAITING:g} s"
+                sys.stderr.write(f"rank {self.rank} has waited {waited} for the other ranks\n")
+            said = times
 
 
 @cache

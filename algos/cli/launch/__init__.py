@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,24 +100,28 @@ def run(args: Args) -> int:
         The exit code: 0 if all ranks ended with 0, or that of the first one that failed; 128 and
         the number of the signal, if one ended it.
     """
-    stopped: list[int] = []
+    for left in range(args.restarts, -1, -1):
+        hosts = args.hosts or Hosts.local(len(args.ranks))
+        with Machines(hosts, args.ranks) as machines, _signals() as stopped:
+            ended = Attempt(args.command, hosts, args.ranks, machines, stopped).run()
+        if ended.code == 0 or stopped:
+            break
+        say(f"textenv launch: {ended.reason}", sys.stderr)
+        if not left or not _can_start_again(args, ended):
+            break
+        say(f"textenv launch: starting again, {left - 1} more left", sys.stderr)
+    return ended.code
 
-    def on_signal(number: int, frame: object) -> None:
-        stopped.append(number)
 
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A block in which signals to stop are only noted, in the list that it is given."""
+    noted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: noted.append(number)) for number in SIGNALS
+    }
     try:
-        for left in range(args.restarts, -1, -1):
-            hosts = args.hosts or Hosts.local(len(args.ranks))
-            with Machines(hosts, args.ranks) as machines:
-                ended = Attempt(args.command, hosts, args.ranks, machines, stopped).run()
-            if ended.code == 0 or stopped:
-                return ended.code
-            say(f"textenv launch: {ended.reason}", sys.stderr)
-            if not left or not _can_start_again(args, ended):
-                return ended.code
-            say(f"textenv launch: starting again, {left - 1} more left", sys.stderr)
-        raise AssertionError("unreachable")
+        yield noted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -26,7 +26,7 @@ PATIENCE = 60.0
 """Seconds in which all machines must have been started."""
 
 _BEAT = 0.5
-_HERE, _DONE = b".", b"!"
+_WELCOME, _HERE, _DONE = b"?", b".", b"!"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,9 @@ class Machines:
         now = time.monotonic()
         if self._server is not None and len(self._peers) < self._expected:
             if select.select([self._server], [], [], 0)[0]:
-                self._add(self._server.accept()[0])
+                peer = self._server.accept()[0]
+                peer.send(_WELCOME + _DONE if self._finished else _WELCOME)
+                self._add(peer)
             elif now - self._began > PATIENCE:
                 missing = self._expected - len(self._peers)
                 return f"{missing} of the other machines did not start within {PATIENCE:.0f} s"
@@ -189,12 +191,20 @@ class Machines:
 
 
 def _connect(address: tuple[str, int]) -> socket.socket:
+    """Connect to the launcher of rank 0, once it takes machines in for this start of the ranks."""
     began = time.monotonic()
     while True:
+        left = PATIENCE - (time.monotonic() - began)
+        peer: socket.socket | None = None
         try:
-            return socket.create_connection(address, timeout=5)
+            peer = socket.create_connection(address, timeout=max(_BEAT, left))
+            if peer.recv(1) == _WELCOME:
+                return peer
+            raise ConnectionResetError("it is at its end")
         except OSError as error:
-            if time.monotonic() - began > PATIENCE:
+            if peer is not None:
+                peer.close()
+            if left <= 0:
                 raise ConfigError(
                     f"the launcher of rank 0 does not answer at {address[0]}:{address[1]} "
                     f"({error}): start it on that machine, with the same --hosts"

@@ -1,11 +1,13 @@
 """What one rank does by itself; that of several is in tests/algos/trainers/test_ranks.py."""
 
 import itertools
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from textenv.algos.runtime import ranks
 from textenv.algos.runtime.ranks import RankError, Ranks
 
 
@@ -44,15 +46,27 @@ def test_after_a_failure_nothing_is_exchanged_any_more(monkeypatch):
         raise RuntimeError("[ring] connection to a peer was lost")
 
     monkeypatch.setattr(mx.distributed, "all_sum", fail)
-    ranks = of(1, 2)
+    one = of(1, 2)
     for _ in range(2):
         with pytest.raises(RankError, match=r"rank 1 of 2 ends too.*a peer was lost") as raised:
-            ranks.sum({"a": mx.ones(2)})
+            one.sum({"a": mx.ones(2)})
     assert len(calls) == 1 and raised.value.exit_code == 75
 
 
+def test_a_long_exchange_is_reported(monkeypatch, capfd):
+    monkeypatch.setattr(ranks, "_WAITING", 0.05)
+    one = of(0, 2)
+    with one._exchange():
+        time.sleep(0.14)
+    said = capfd.readouterr().err
+    assert said.startswith("rank 0 has waited 0.05 s for the other ranks\n"), said
+    assert said.count("\n") in (1, 2)
+    time.sleep(0.08)
+    assert capfd.readouterr().err == ""
+
+
 def test_what_differs_is_named_with_both_values(monkeypatch):
-    ranks = of(0, 2)
-    monkeypatch.setattr(ranks, "gather", lambda value: [value, {"seed": 0, "extra": 1}])
+    one = of(0, 2)
+    monkeypatch.setattr(one, "gather", lambda value: [value, {"seed": 0, "extra": 1}])
     with pytest.raises(RankError, match="same extra: rank 0 has None, rank 1 1"):
-        ranks.check_equal({"seed": 0})
+        one.check_equal({"seed": 0})

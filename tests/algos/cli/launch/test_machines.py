@@ -66,6 +66,25 @@ def test_a_rank_that_is_killed_ends_those_of_the_other_machine(launch, program, 
     assert "a rank of another machine has failed" in errors[1 - failing]
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_all_machines_start_again_together(launch, program, tmp_path, failing):
+    hosts, count = free_hosts(), str(tmp_path / "count")
+    path = program(
+        f"open({count!r} + str(rank), 'a').write('x')\n"
+        f"if rank == {failing} and len(open({count!r} + str(rank)).read()) == 1:\n"
+        f"    while not os.path.exists({count!r} + str(1 - rank)): time.sleep(0.01)\n"
+        "    sys.exit(5)\n"
+        f"if len(open({count!r} + str(rank)).read()) == 1:\n"
+        "    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    time.sleep(60)\n"
+        "time.sleep(1)"
+    )
+    options = ("--restarts", "1", "--hosts", hosts, "--rank")
+    both = [launch(*options, str(rank), path) for rank in range(2)]
+    errors = [process.communicate(timeout=30)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert [(tmp_path / f"count{rank}").read_text() for rank in range(2)] == ["xx", "xx"]
+
+
 def test_launchers_wait_for_each_other_at_the_end(launch, program):
     hosts = free_hosts()
     path = program("time.sleep(0.8 * rank)")
@@ -77,6 +96,7 @@ def test_a_silent_machine_counts_as_lost(monkeypatch):
     hosts = Hosts.parse(free_hosts())
     with Machines(hosts, [0]) as here, socket.create_connection(hosts.watch) as there:
         until(lambda: here.lost() == "" and len(here._peers) == 1)
+        assert there.recv(9)[:1] == b"?"
         monkeypatch.setattr(machines, "SILENCE", 0.1)
         there.send(b".")
         assert here.lost() == ""
