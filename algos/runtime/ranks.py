@@ -84,8 +84,9 @@ class Ranks:
             return [value]
         data = json.dumps(value).encode()
         with self._exchange():
-            lengths = mx.distributed.all_gather(mx.array([len(data)]), group=self._group).tolist()
-        longest = max(lengths)  # type: ignore[type-var]
+            sizes = mx.distributed.all_gather(mx.array([len(data)]), group=self._group)
+            lengths: Any = sizes.tolist()
+        longest = max(lengths)
         own = np.zeros(longest, np.uint8)
         own[: len(data)] = np.frombuffer(data, np.uint8)
         with self._exchange():

@@ -135,5 +135,7 @@ def agree(ranks: Ranks, asked: GRPOConfig, fitted: GRPOConfig, model: nn.Module)
     versioned = {"weights": [int(each) for each in checksums(weights)], **versions()}
     ranks.check_equal(to_table(asked) | versioned)
     found = ranks.gather([getattr(fitted, name) for name in _FITTED])
-    least = {n: min(filter(None, all_), default=None) for n, all_ in zip(_FITTED, zip(*found))}
+    least: dict[str, Any] = {
+        n: min(filter(None, all_), default=None) for n, all_ in zip(_FITTED, zip(*found))
+    }
     return replace(fitted, **least)
