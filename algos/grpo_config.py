@@ -156,6 +156,13 @@ class GRPOConfig:
     save_minutes: float = 10.0
     """Write one if the last is so many minutes old; 0: not by time.
     Lower it if much would be lost."""
+    rollouts_ahead: int = 0
+    """1: workers play the next rollout while this process trains on the one before, so with weights
+    that are one update old. 0: nobody plays while weights change. Set it if playing and training
+    take about as long; it needs num_workers."""
+    importance_cap: float = 2.0
+    """With rollouts_ahead: the largest importance weight of a token that older weights drew.
+    Lower it if single updates do harm."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
@@ -205,6 +212,8 @@ class GRPOConfig:
             num_generations=(2, None),
             num_workers=(0, 1024),
             worker_timeout=TIMEOUTS,
+            rollouts_ahead=(0, 1),
+            importance_cap=(1, None),
             save_steps=(0, None),
             save_minutes=(0, None),
         )
@@ -222,6 +231,10 @@ class GRPOConfig:
                 f"num_minibatches={self.num_minibatches} is more than the {self.completions} "
                 "completions of a rollout (num_prompts x num_generations)"
             )
+        if self.rollouts_ahead and not self.num_workers:
+            raise ConfigError(
+                "rollouts_ahead=1 needs num_workers: they play while this process trains"
+            )
         self.sampling  # noqa: B018  (checks the sampling fields)
         try:
             strategy = create_strategy(
@@ -229,6 +242,12 @@ class GRPOConfig:
             )
         except (ConfigError, ConfigTypeError) as error:
             raise type(error)(f"strategy: {error}") from error
+        if self.rollouts_ahead and (strategy.reuse or self.loss_type == "gspo"):
+            raise ConfigError(
+                "rollouts_ahead=1 corrects each token for the weights that drew it, which has no "
+                "meaning for loss_type='gspo', whose ratio is of a whole completion, and is not "
+                "known for a strategy that trains on earlier rollouts again"
+            )
         if self.loss_type == "gspo" and strategy.generation.has_trees:
             raise ConfigError(
                 f"loss_type='gspo' has one ratio for a completion, and in trees "
@@ -262,3 +281,18 @@ class GRPOConfig:
             "stop": self.stop,
             "seed": self.seed,
         }
+
+
+def describe(config: GRPOConfig) -> str:
+    """The loss and the data in words, in one line."""
+    c = config
+    high = c.epsilon if c.epsilon_high is None else c.epsilon_high
+    clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
+    times_ratio = " x ratio" if c.use_bias_correction_kl else ""
+    penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
+    strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
+    return (
+        f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
+        f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
+        f"{c.num_generations} completions{strategy}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,9 +114,21 @@ class WorkerRunner:
             Exception: what was raised in a worker, with its traceback there as the cause. The
                 other workers end with it.
         """
-        runner, version = self.runner, self.runner.policy_version
-        size = runner.strategy.num_generations
+        return self.begin()()
+
+    def begin(self) -> Callable[[], Rollout]:
+        """Send the weights to the workers.
+
+        Returns:
+            A function that collects one rollout with these weights, as `collect` does. It may run
+            in another thread while the weights change here.
+        """
         self._send_weights()
+        return partial(self._collect, self.runner.policy_version)
+
+    def _collect(self, version: int) -> Rollout:
+        runner = self.runner
+        size = runner.strategy.num_generations
         if runner.is_text:
             return runner.collect(
                 lambda starts: self._play(

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from textenv.algos.strategies import state_files
-from textenv.algos.strategies.state_files import read_state, write_state
-from textenv.errors import DataError, MissingFileError
+from textenv.algos.strategies.state_files import go_on_from, read_state, write_state
+from textenv.errors import ConfigError, DataError, MissingFileError
 
 STATE = {"parts": [{"seen": [1, 2.5, None, "é"]}], "next_group": 3}
 
@@ -60,3 +60,17 @@ def test_other_files_are_named(tmp_path, text, said):
 def test_a_training_without_parts_writes_none(tmp_path):
     with pytest.raises(MissingFileError, match="whose strategy has no parts"):
         read_state(tmp_path / "strategy.json")
+
+
+def test_an_error_of_what_loads_it_names_the_file(tmp_path):
+    path = tmp_path / "strategy.json"
+    write_state(path, STATE)
+    loaded = []
+    go_on_from(path, loaded.append)
+    assert loaded == [STATE]
+
+    def refuse(state):
+        raise ConfigError("of another task")
+
+    with pytest.raises(ConfigError, match=r"strategy\.json: of another task"):
+        go_on_from(path, refuse)
