@@ -171,14 +171,15 @@ class Evaluation:
         """The records as plain values, for a file."""
         return [asdict(record) for record in self.records]
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it in JSON's types, for `from_json`; other objects in answers become text."""
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """All of it in JSON's types, for `from_plain`; other objects in answers become text."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=repr))
         return found
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_json` gave."""
+    def from_plain(cls, found: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `plain` gave."""
         records = tuple(Record(**record) for record in found["records"])
         return cls(**{**found, "records": records})
 

@@ -212,8 +212,8 @@ class EvaluationSchedule:
         best = self.best
         return State(
             values={
-                "best": best and [best.step, best.value, best.evaluation.to_json()],
-                "last": self.last and self.last.to_json(),
+                "best": best and [best.step, best.value, best.evaluation.plain],
+                "last": self.last and self.last.plain,
                 "stopped": self.stopped,
                 "ids": list(self._ids),
                 "without_gain": self._without_gain,
@@ -227,8 +227,8 @@ class EvaluationSchedule:
         best, last = state.value("best"), state.value("last")
         if best is not None:
             kept = self._folder if self._folder is not None and self._folder.is_dir() else None
-            best = Best(best[0], best[1], Evaluation.from_json(best[2]), kept)
-        self.best, self.last = best, None if last is None else Evaluation.from_json(last)
+            best = Best(best[0], best[1], Evaluation.from_plain(best[2]), kept)
+        self.best, self.last = best, None if last is None else Evaluation.from_plain(last)
         self.stopped, self._ids = state.value("stopped"), list(state.value("ids"))
         self._without_gain = state.value("without_gain")
         self._evaluated_at = state.value("evaluated_at")
