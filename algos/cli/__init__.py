@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its options; None takes those of the process.
 
     Returns:
-        The exit code: 0; 2 after an error that the user can fix; 130 after Ctrl-C.
+        The exit code: 0; 2 after an error that the user can fix; 130 after Ctrl-C, and in general
+        128 and the number of the signal that ended the command.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -66,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"textenv {name}: {error.filename}: {error.strerror}", sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"textenv {name}: interrupted", file=sys.stderr)
-        return 130
+        return getattr(error, "exit_code", 130)
 
 
 def _run(name: str, argv: list[str]) -> int:

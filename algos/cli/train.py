@@ -14,12 +14,15 @@ import tyro
 from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
 from textenv.algos.cli.shared.dry_run import dry_run
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
+from textenv.algos.cli.shared.output import lasting_output
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.step_log import StepLog
+from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
 from textenv.algos.cli.training import offline, sft
-from textenv.algos.config import check_counts, from_table, read_toml, to_table
+from textenv.algos.cli.training.resume import GoingOn, check_changes, config_of, settings_of
+from textenv.algos.config import check_counts, from_table, read_toml
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo_config import GRPOConfig
@@ -52,6 +55,7 @@ class GRPOArgs:
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
+    going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
     dry_run: bool = False
@@ -83,6 +87,7 @@ class PPOArgs:
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
+    going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
     export: Literal["json", "off"] = "json"
     """Control: write each rollout to the run's folder as json, or none (off)."""
     eval_episodes: int = 20
@@ -118,13 +123,18 @@ class _Training:
 def parse(argv: Sequence[str]) -> Job:
     """Parse the options.
 
-    What the command line does not set comes from ``--config``, and the rest from the defaults for
-    the environment.
+    What the command line does not set comes from ``--config`` or from the run of ``--resume``, and
+    the rest from the defaults for the environment.
+
+    Raises:
+        ConfigError: for settings that differ from those of the run that goes on.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--config", "--algo", "--env", "--size", "--from-rollouts"):
+    for option in ("--config", "--algo", "--env", "--size", "--from-rollouts", "--resume", "--out"):
         first.add_argument(option)
     given = first.parse_known_args(argv)[0]
+    if given.resume is not None:
+        given.config = config_of(given.resume, given.config, given.out)
     table = {} if given.config is None else read_toml(given.config)
     if given.from_rollouts or "from_rollouts" in table:
         if "--dry-run" in argv:
@@ -132,7 +142,7 @@ def parse(argv: Sequence[str]) -> Job:
                 "--dry-run shows a training that generates, by grpo or by ppo on text; one from "
                 "--from-rollouts does not"
             )
-        return offline.parse(argv, table)
+        return offline.parse(argv, table, given.config)
     algo = given.algo or table.get("algo", "grpo")
     if algo == "sft" and "--dry-run" in argv:
         raise ConfigError(
@@ -146,25 +156,40 @@ def parse(argv: Sequence[str]) -> Job:
         default = PPOArgs(env=given.env or PPOArgs.env, ppo=preset(given.env or PPOArgs.env))
     else:
         default = kind()
+    before = replace(default)
     # Another size is refused below by the parser, which has a message for it.
     if kind is PPOArgs and given.size in SIZES:
         default.ppo = replace(default.ppo, n_steps=SIZES[given.size].n_steps)
-    return tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
+    args = tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
+    check_changes(before, args)
+    return args
 
 
 def run(args: Job) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
-    if isinstance(args, offline.OfflineJob):
-        return offline.run(args)
-    if isinstance(args, sft.SFTArgs):
-        return sft.run(args)
+    with lasting_output(), StopSignals() as stops:
+        if isinstance(args, offline.OfflineJob):
+            return offline.run(args, stops)
+        if isinstance(args, sft.SFTArgs):
+            return sft.run(args, stops)
+        return _run(args, stops)
+
+
+def _run(args: Args, stops: StopSignals) -> int:
     counts = ("eval_episodes", "rollouts_every")
     check_counts(args, counts, 0)
     if args.dry_run:
         args = _as_dry_run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
-    folder = RunFolder(args.out or RunFolder.default_path(f"{args.algo}-{name}".replace("/", "-")))
+    folder = args.going_on.folder(args.out, f"{args.algo}-{name}")
+    if args.dry_run:
+        return _carry_out(args, name, folder, stops, started)
+    with folder:
+        return _carry_out(args, name, folder, stops, started)
+
+
+def _carry_out(args: Args, name: str, folder: RunFolder, stops: StopSignals, started: float) -> int:
     if isinstance(args, GRPOArgs):
         training = _prepare_grpo(args, folder)
     else:
@@ -174,10 +199,13 @@ def run(args: Job) -> int:
     if args.dry_run:
         dry_run(trainer, console, training.steps, "step" if args.algo == "grpo" else "update")
         return 0
+    # With what was chosen, for config.toml.
     if isinstance(args, GRPOArgs) and isinstance(trainer, GRPOTrainer):
-        args = replace(args, grpo=trainer.config)  # with what was chosen, for config.toml
-    judge, begins = training.judge, ""
-    if isinstance(judge, TextJudge) and judge.evaluates:
+        args = replace(args, grpo=trainer.config)
+    elif isinstance(args, PPOArgs) and isinstance(trainer, PPOTrainer):
+        args = replace(args, ppo=trainer.config)
+    judge, begins, resumed = training.judge, "", args.going_on.run is not None
+    if isinstance(judge, TextJudge) and judge.evaluates and not resumed:
         most = trainer.config.eval_examples
         begins = f"evaluating before the training, on at most {most} held-out examples"
     blas_status = blas.status()
@@ -198,7 +226,7 @@ def run(args: Job) -> int:
     title = f"{args.algo.upper()} on {training.name}, {Path(training.model).name}"
     return TrainingRun(
         folder,
-        to_table(replace(args, config=None, out=None)),
+        settings_of(args),
         trainer,
         judge,
         console,
@@ -212,6 +240,8 @@ def run(args: Job) -> int:
         started,
         display=training.display,
         machine={"blas": {"name": blas_status.name, "detail": blas_status.detail}},
+        stops=stops,
+        resumed=resumed,
     ).carry_out()
 
 
@@ -238,7 +268,8 @@ def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
     shared = _on_text(args, folder, log, test_env)
     trainer = GRPOTrainer(args.model, env, config, **shared)
-    log.watch(trainer.health)
+    args.going_on.load(trainer, folder)
+    log.watch(trainer.health, args.going_on.run is not None)
     rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
     judge = _judge(trainer, test_env, log, rollouts * trainer.config.completions)
     return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
@@ -257,7 +288,8 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
         env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         shared = _on_text(args, folder, log, test_env)
         trainer = PPOTrainer(model, env, config, **shared)
-        log.watch(trainer.health)
+        args.going_on.load(trainer, folder)
+        log.watch(trainer.health, args.going_on.run is not None)
         judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
         return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
@@ -273,7 +305,13 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
 
     model = args.model or "mlp"
     export_to = folder.rollouts if args.export == "json" else None
-    trainer = PPOTrainer(model, args.env, config, on_step=on_control_step, export_to=export_to)
+    trainer = PPOTrainer(
+        *(model, args.env, config),
+        on_step=on_control_step,
+        export_to=export_to,
+        out=folder.path,
+    )
+    args.going_on.load(trainer, folder)
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")

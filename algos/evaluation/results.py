@@ -171,15 +171,19 @@ class Evaluation:
         """The records as plain values, for a file."""
         return [asdict(record) for record in self.records]
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it in JSON's types, for `from_json`; other objects in answers become text."""
+        return self._json
+
     @cached_property
-    def plain(self) -> dict[str, Any]:
-        """All of it in JSON's types, for `from_plain`; other objects in answers become text."""
+    def _json(self) -> dict[str, Any]:
+        """What `to_json` gives, made once: each step of a training has it in its state."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=repr))
         return found
 
     @classmethod
-    def from_plain(cls, found: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `plain` gave."""
+    def from_json(cls, found: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `to_json` gave."""
         records = tuple(Record(**record) for record in found["records"])
         return cls(**{**found, "records": records})
 

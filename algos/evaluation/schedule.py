@@ -16,6 +16,7 @@ from textenv.algos.episodes.environments import innermost, is_text, make_env
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress, evaluate
 from textenv.algos.evaluation.results import Evaluation
+from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.storage.checkpoints.state import State
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError
@@ -143,7 +144,13 @@ class EvaluationSchedule:
             self._env.close()
 
     def begin(self) -> None:
-        """Let a training begin, or go on after evaluations without gain ended it."""
+        """Let a training begin, or go on after evaluations without gain ended it.
+
+        Raises:
+            DataError: if a held-out prompt does not fit the model's context.
+        """
+        if self._config.eval_steps:
+            check_prompts(self._policy, self._env)
         self.stopped, self._without_gain = False, 0
 
     def after_step(self, step: int, progress: float, seconds: float) -> dict[str, float]:
@@ -212,8 +219,8 @@ class EvaluationSchedule:
         best = self.best
         return State(
             values={
-                "best": best and [best.step, best.value, best.evaluation.plain],
-                "last": self.last and self.last.plain,
+                "best": best and [best.step, best.value, best.evaluation.to_json()],
+                "last": self.last and self.last.to_json(),
                 "stopped": self.stopped,
                 "ids": list(self._ids),
                 "without_gain": self._without_gain,
@@ -227,8 +234,8 @@ class EvaluationSchedule:
         best, last = state.value("best"), state.value("last")
         if best is not None:
             kept = self._folder if self._folder is not None and self._folder.is_dir() else None
-            best = Best(best[0], best[1], Evaluation.from_plain(best[2]), kept)
-        self.best, self.last = best, None if last is None else Evaluation.from_plain(last)
+            best = Best(best[0], best[1], Evaluation.from_json(best[2]), kept)
+        self.best, self.last = best, None if last is None else Evaluation.from_json(last)
         self.stopped, self._ids = state.value("stopped"), list(state.value("ids"))
         self._without_gain = state.value("without_gain")
         self._evaluated_at = state.value("evaluated_at")

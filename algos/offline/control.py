@@ -35,8 +35,8 @@ from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
     MLPWeights,
-    forward,
     mean_figures,
+    score_actions,
     transition_arrays,
 )
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
@@ -55,6 +55,7 @@ from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.storage.source import check_source
 from textenv.algos.trainers.resuming import HasState
+from textenv.algos.training.guard import SKIPPED, StepGuard
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
@@ -216,6 +217,7 @@ class OfflineTrainer(TrainsOnData):
         self.policy.reward_scale = float(np.std(np.concatenate(returns))) or 1.0
         self._widen()
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
+        self._guard = StepGuard()
         self._prepare(out, on_step)
 
     def train(self) -> list[dict[str, float]]:
@@ -224,15 +226,13 @@ class OfflineTrainer(TrainsOnData):
         If training is interrupted, the policy is as the last complete pass left it.
 
         A further call goes on counting. If a call was interrupted, the next one makes the passes
-        that are left; else it makes ``epochs`` more. If there is an ``out``, checkpoints are
-        written after passes.
+        that are left; else it makes ``epochs`` more. If there is an ``out``, passes are saved.
 
         Returns:
             The metrics of each pass; the same list as `history`.
 
         Raises:
-            FloatingPointError: if the loss is not finite; the weights are then as they were
-                before the pass.
+            NotFiniteError: if five passes in a row had no finite loss. They change nothing.
             ConfigError: if ``out`` has checkpoints of another training.
             StorageError: if a checkpoint cannot be written.
         """
@@ -344,9 +344,11 @@ class OfflineTrainer(TrainsOnData):
         ]
         try:
             means = mean_figures(steps)
-        except FloatingPointError:
+        except FloatingPointError as error:
             self._optimizer.vectors = before
-            raise
+            self._guard.skipped(error, self._kept)
+            return {SKIPPED: float(len(rows))}
+        self._guard.taken()
         self.policy.set_weights(self._bounded(self._optimizer.weights))
         metrics |= {f"train/{name}": mean for name, mean in means.items()}
         metrics["train/explained_variance"] = explained_variance(values, returns)
@@ -381,9 +383,8 @@ class OfflineTrainer(TrainsOnData):
         mask: mx.array | None = None,
     ) -> tuple[mx.array, Figures]:
         """The weighted negative log-likelihood plus the critic's squared error."""
-        outputs, values = forward(weights, observations, self.config.activation)
-        logprobs, entropies = self.policy.distribution.score(
-            outputs, self._bounded(weights).get("log_std"), actions, mask
+        logprobs, entropies, values = score_actions(
+            self._bounded(weights), self.policy, observations, actions, mask
         )
         policy_loss = -(counts * logprobs).mean()
         error = ((returns - values) ** 2).mean()
@@ -408,11 +409,8 @@ class OfflineTrainer(TrainsOnData):
         assert held is not None
         weights = {name: mx.array(value) for name, value in self.policy.weights.items()}
         rows = mx.array(self.policy.normalize(held.observations))
-        outputs, _ = forward(weights, rows, self.config.activation)
         mask = None if held.masks is None else mx.array(held.masks)
-        logprobs, _ = self.policy.distribution.score(
-            outputs, weights.get("log_std"), mx.array(held.actions), mask
-        )
+        logprobs, _, _ = score_actions(weights, self.policy, rows, mx.array(held.actions), mask)
         return float(np.array(logprobs).mean())
 
 

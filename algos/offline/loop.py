@@ -48,6 +48,7 @@ class TrainsOnData(Resumable):
                 if self._on_step is not None:
                     self._on_step(metrics)
                 self.checkpoints.after_step(len(self.history), self.state)
+                self.checkpoints.hold(len(self.history), self.state)
         finally:
             self._stop = False
         self.checkpoints.after_step(len(self.history), self.state, ends=True)

@@ -51,6 +51,7 @@ from textenv.algos.trainers.grpo_workers import (  # noqa: E402
     sources,
 )
 from textenv.algos.training.fitting import fit  # noqa: E402
+from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
@@ -197,6 +198,7 @@ class GRPOTrainer(Resumable):
             reference=frozen_scores(self.model) if config.beta else None,
             credit_fn=self._runner.strategy.generation.credit,
             gradient=None if workers is None else SharedGradient(workers),
+            guard=StepGuard(),
             seed=config.seed,
         )
 
@@ -222,7 +224,8 @@ class GRPOTrainer(Resumable):
         steps that are left; else it trains for ``max_steps`` more, with a new schedule of the
         learning rate.
 
-        A step whose rollout has no signal counts, and leaves the weights as they are.
+        A step whose rollout has no signal counts, and leaves the weights as they are. So does one
+        whose loss or gradient is not finite, which ``skipped_steps`` counts.
 
         With ``eval_steps`` the metrics of a step have those of its evaluation, if there was one.
         With ``early_stopping_patience`` the training may end before its last step.
@@ -239,6 +242,7 @@ class GRPOTrainer(Resumable):
         Raises:
             ConfigError: if ``out`` has checkpoints of another training.
             StorageError: if a checkpoint cannot be written.
+            NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
         """
         check_prompts(self.policy, self.env)
         self.checkpoints.begin()
@@ -265,7 +269,7 @@ class GRPOTrainer(Resumable):
                     with self._memory.updating(rollout):
                         update = self._trainer.train(self._end - self._steps)
                 clock.end("update")
-                steps = max(1, int(update.pop("updates")))
+                steps = max(1, int(update.pop("updates") + update.get(SKIPPED, 0)))
                 self._steps += steps
                 self._runner.policy_version += steps
                 metrics = self._metrics.step(rollout, update, clock, self._steps)
@@ -289,6 +293,7 @@ class GRPOTrainer(Resumable):
     def _save(self, ends: bool = False) -> None:
         best = None if self.best is None else self.best.step
         self.checkpoints.after_step(self._steps, self.state, best, ends)
+        self.checkpoints.hold(self._steps, self.state, best)
 
     @property
     def has_ended(self) -> bool:

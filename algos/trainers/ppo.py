@@ -33,6 +33,7 @@ backend.prepare()
 
 from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.pressure import out_of_memory  # noqa: E402
+from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 
 
@@ -42,6 +43,8 @@ class Updater(HasState, Protocol):
     config: PPOConfig
     policy: Any
     strategy: Strategy
+    guard: StepGuard | None
+    """Lets a training go on after a step without a finite gradient; None ends it there."""
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None
@@ -136,6 +139,7 @@ class PPOTrainer(Resumable):
         self.health: HealthWatch | None = None
         self._last_good: LastGood | None = None
         self._updater = self._make_updater(model, tokenizer, adapters, env, env_kwargs)
+        self._updater.guard = StepGuard()
         self._fitted = config.micro_batch_size is None
         self.policy = self._updater.policy
         self.checkpoints = CheckpointSchedule(
@@ -206,6 +210,7 @@ class PPOTrainer(Resumable):
         Raises:
             DataError: if a prompt of a dataset does not fit the model's context, before the first
                 update.
+            NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
             ConfigError: if ``out`` has checkpoints of another training.
             StorageError: if a checkpoint cannot be written.
         """
@@ -265,6 +270,7 @@ class PPOTrainer(Resumable):
     def _save(self, ends: bool = False) -> None:
         updates = self._metrics.iterations
         self.checkpoints.after_step(updates, self.state, self._best_update, ends)
+        self.checkpoints.hold(updates, self.state, self._best_update)
 
     @property
     def has_ended(self) -> bool:

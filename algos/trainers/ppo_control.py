@@ -21,8 +21,8 @@ from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
     MLPWeights,
-    forward,
     mean_figures,
+    score_actions,
     transition_arrays,
 )
 from textenv.algos.control.running_stats import RunningStats
@@ -42,6 +42,7 @@ from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.storage.source import single_spaces
 from textenv.algos.strategies.strategy import create_strategy
+from textenv.algos.training.guard import SKIPPED, StepGuard
 from textenv.errors import ConfigError, DataError
 
 backend.prepare()
@@ -112,6 +113,7 @@ class ControlUpdater:
         self._reward_stats = RunningStats(1)
         self._discounted: EpisodeParts[float] = EpisodeParts()  # return of unfinished episodes
         self._optimizer = Adam(self.policy.weights, self._loss, config.max_grad_norm)
+        self.guard: StepGuard | None = None
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
@@ -129,7 +131,8 @@ class ControlUpdater:
 
         Raises:
             DataError: if another kind of policy collected the rollout.
-            FloatingPointError: if the loss is not finite; the weights are left as they were.
+            FloatingPointError: if the loss or the gradient of a step is not finite, and there is no
+                guard. The weights are left as they were.
         """
         config = self.config
         if config.normalize_rewards:
@@ -157,9 +160,14 @@ class ControlUpdater:
             updates += 1
         try:
             means = mean_figures(history)
-        except FloatingPointError:
+        except FloatingPointError as error:
             self._optimizer.vectors = before
-            raise
+            if self.guard is None:
+                raise
+            self.guard.skipped(error, list(rollout))
+            return {"train/n_updates": 0.0, SKIPPED: float(updates)}
+        if self.guard is not None:
+            self.guard.taken()
         self.policy.set_weights(self._optimizer.weights)
         self.policy.update_stats(batch.observations)
         kls = {i: float(figures["approx_kl"]) for i, figures in enumerate(history)}
@@ -260,9 +268,8 @@ class ControlUpdater:
     ) -> tuple[mx.array, Figures]:
         """The loss, and its parts; the only setting is the clip range."""
         config = self.config
-        outputs, values = forward(weights, observations, config.activation)
-        logprobs, entropies = self.policy.distribution.score(
-            outputs, weights.get("log_std"), actions, mask
+        logprobs, entropies, values = score_actions(
+            weights, self.policy, observations, actions, mask
         )
         ones = mx.ones((len(advantages), 1))
         surrogate, metrics = policy_loss(

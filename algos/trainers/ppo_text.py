@@ -68,6 +68,7 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # noqa: E402
 from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import accumulate  # noqa: E402
+from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
 VALUE_HEAD = "value_head.safetensors"
@@ -156,6 +157,7 @@ class TextUpdater:
         self._optimizer = optim.Adam(config.learning_rate, betas=[0.9, 0.95], bias_correction=True)
         self._apply = OptimizerStep(self.network, self._optimizer, config.max_grad_norm)
         self._rng = np.random.default_rng((config.seed, 1))
+        self.guard: StepGuard | None = None
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
@@ -176,7 +178,8 @@ class TextUpdater:
         Raises:
             DataError: for an empty rollout, and for trajectories that have no tokens, are of a
                 tree, or have weights or advantages of their tokens.
-            FloatingPointError: if a gradient is not finite; its step is not taken.
+            FloatingPointError: if a loss or gradient is not finite, and there is no guard; its step
+                is not taken.
             OutOfMemoryError: if memory runs out.
         """
         with self._memory.updating(rollout):
@@ -216,19 +219,28 @@ class TextUpdater:
         self._optimizer.learning_rate = rate
         history: list[dict[str, float]] = []
         kls: dict[int, float] = {}  # by the number of the minibatch
-        updates = 0
+        updates = skipped = 0
         for number, rows in enumerate(minibatches(config, len(batch), self._rng)):
-            if updates == max_updates:
+            if updates + skipped == max_updates:
                 break
             rows = np.sort(rows)  # equal prompts stand together
             if not advantages[rows].any():
                 continue
-            figures = self._step(batch, columns, rows, clip)
+            try:
+                figures = self._step(batch, columns, rows, clip)
+            except FloatingPointError as error:
+                if self.guard is None:
+                    raise
+                self.guard.skipped(error, [trajectories[i] for i in batch.order[rows]])
+                skipped += 1
+                continue
             history.append(figures)
             kls[number] = figures["train/approx_kl"]
             if "train/grad_norm" not in figures:  # no step was taken
                 break
             updates += 1
+            if self.guard is not None:
+                self.guard.taken()
         if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
@@ -239,6 +251,7 @@ class TextUpdater:
         return (
             metrics
             | means
+            | ({SKIPPED: float(skipped)} if skipped else {})
             | {
                 "train/explained_variance": explained,
                 "train/learning_rate": rate,
@@ -345,7 +358,8 @@ class TextUpdater:
         figures[name] = max(float(off.item()) for _, _, off in outputs)
         if config.target_kl is not None and figures["train/approx_kl"] > 1.5 * config.target_kl:
             return figures
-        return figures | {"train/grad_norm": self._apply(gradient)}
+        loss = sum(float(loss.item()) for loss, _, _ in outputs)
+        return figures | {"train/grad_norm": self._apply(gradient, loss)}
 
     def _loss(
         self,

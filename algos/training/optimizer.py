@@ -128,24 +128,30 @@ class OptimizerStep:
         if type(optimizer).__module__.startswith("mlx."):
             self._update = mx.compile(self._update, inputs=self._state, outputs=self._state)
 
-    def __call__(self, gradient: Any) -> float:
+    def __call__(self, gradient: Any, loss: float = 0.0) -> float:
         """Take a step.
+
+        Args:
+            gradient: a tree like that of the trainable weights.
+            loss: the loss that it is the gradient of.
 
         Returns:
             The gradient's norm before it was clipped.
 
         Raises:
-            FloatingPointError: if the norm is not finite; the weights are left as they were.
+            FloatingPointError: if the norm or the loss is not finite; the weights are left as they
+                were.
         """
         flat: Any = tree_flatten(gradient)
         squares = (block_sum(mx.square(g.astype(mx.float32)).reshape(-1)) for _, g in flat)
         norm: Any = mx.sqrt(sum(squares, mx.zeros(())))
         value = float(norm.item())
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the gradient's norm is {value}: lower learning_rate, or train in a higher "
-                "precision; the weights were left as they were"
-            )
+        for name, number in (("the gradient's norm", value), ("the loss", loss)):
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"{name} is {number}: lower learning_rate, or train in a higher precision; the "
+                    "weights were left as they were"
+                )
         self._update(gradient, mx.minimum(self._max_norm / (norm + 1e-6), 1.0))
         mx.eval(self._state)
         return value

@@ -19,6 +19,7 @@ from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
+from textenv.algos.training.guard import SKIPPED, StepGuard
 from textenv.algos.training.microbatches import MicroBatch, split
 from textenv.algos.training.tree_advantages import tree_advantages
 from textenv.errors import ConfigError, DataError
@@ -80,6 +81,7 @@ class Trainer:
         credit_fn: gives the tokens of trees their advantages.
         gradient: computes the gradients of ``loss_fn`` by this model's weights; None computes them
             in this process.
+        guard: lets the training go on after a step without a finite gradient; None ends it there.
         seed: seeds the minibatches.
 
     Raises:
@@ -105,6 +107,7 @@ class Trainer:
         reference: Callable[[TokenBatch], mx.array] | None = None,
         credit_fn: CreditFn = tree_advantages,
         gradient: GradientComputer | None = None,
+        guard: StepGuard | None = None,
         seed: int = 0,
     ):
         check_trainable(model)
@@ -124,6 +127,7 @@ class Trainer:
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
         self._gradient = gradient or LocalGradient(model, loss_fn, gradient_checkpointing)
+        self._guard = guard
         self._rng, self._seed = np.random.default_rng(seed), seed
         self._drops = has_dropout(model)
 
@@ -137,9 +141,12 @@ class Trainer:
             max_updates: stop after this many optimizer steps.
 
         Returns:
-            Metrics, averaged over the optimizer steps; ``updates`` is the number of steps.
+            Metrics, averaged over the optimizer steps; ``updates`` is the number of steps, and
+            ``skipped_steps`` that of those that the guard let pass, if there were any.
 
         Raises:
+            FloatingPointError: if the loss or the gradient of a step is not finite, and there is no
+                guard. It is a `NotFiniteError` if the guard ends the training.
             DataError: for an empty buffer, or trajectories without tokens.
             ConfigError: if trajectories have token weights and the loss takes none.
         """
@@ -167,15 +174,26 @@ class Trainer:
         if batch.parent is not None:  # other rows may go on from a row without signal
             has_signal = np.isin(batch.group_ids, batch.group_ids[has_signal])
         history: list[dict[str, float]] = []
+        skipped = 0
         if has_signal.any():
             ref_logprobs = self._ref_logprobs(batch)
             limit = math.inf if max_updates is None else max_updates
             for rows in self._minibatches(batch):
-                if len(history) == limit:
+                if len(history) + skipped == limit:
                     break
-                metrics = self._update(batch, advantages, has_signal, ref_logprobs, rows)
+                try:
+                    metrics = self._update(batch, advantages, has_signal, ref_logprobs, rows)
+                except FloatingPointError as error:
+                    if self._guard is None:
+                        raise
+                    trained_on = [self.buffer.trajectories[i] for i in batch.order[rows]]
+                    self._guard.skipped(error, trained_on)
+                    skipped += 1
+                    continue
                 if metrics:  # empty if the minibatch had no signal
                     history.append(metrics)
+                    if self._guard is not None:
+                        self._guard.taken()
         if self.on_policy:
             self.buffer.clear()
         names = history[0] if history else {}
@@ -183,7 +201,8 @@ class Trainer:
         if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
-        return metrics | {"updates": float(len(history))}
+        missed = {SKIPPED: float(skipped)} if skipped else {}
+        return metrics | missed | {"updates": float(len(history))}
 
     def state(self) -> State:
         """The weights, the optimizer, and the generator of the minibatches; see `OptimizerStep`."""
@@ -253,7 +272,8 @@ class Trainer:
             drops = self._dropout_seed(len(parts))
             parts.append(MicroBatch(small, own, size, reference, drops))
         results, gradient = self._gradient.gradient(parts)
-        norm = self._step(gradient)
+        loss = sum(result.loss for result in results)
+        norm = self._step(gradient, loss)
         metrics: dict[str, float] = {}
         tokens = batch.mask[rows].sum()
         for part, result in zip(parts, results):
@@ -261,7 +281,7 @@ class Trainer:
             for name, value in result.metrics.items():
                 metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics | {
-            "loss": sum(result.loss for result in results),
+            "loss": loss,
             "sampling/logprob_difference/max": max(result.logprob_difference for result in results),
             "grad_norm": norm,
             "learning_rate": float(self.optimizer.learning_rate.item()),

@@ -70,6 +70,16 @@ class TextJudge:
         self.change: Comparison | None = None
 
     @property
+    def first(self) -> Evaluation | None:
+        """The first evaluation's greedy answers; None before it."""
+        return self._first
+
+    def remember(self, first: Evaluation) -> None:
+        """Go on from the first evaluation's greedy answers, of a training that goes on."""
+        self._first, self._limits = first, {}
+        self._examples = [record.example_id for record in first.records]
+
+    @property
     def evaluates(self) -> bool:
         """Whether there is anything to evaluate on."""
         return self._env is not None and bool(self._examples)

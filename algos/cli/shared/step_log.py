@@ -27,9 +27,16 @@ class StepLog:
         self._health: HealthWatch | None = None
         self._step = self._said = 0
 
-    def watch(self, health: HealthWatch | None) -> None:
-        """Show what is wrong before the first step, and from then on what a trainer finds."""
+    def watch(self, health: HealthWatch | None, resumed: bool = False) -> None:
+        """Show what is wrong before the first step, and from then on what a trainer finds.
+
+        Args:
+            health: what finds it; None if nothing does.
+            resumed: whether a run goes on, in which what was found by then was shown.
+        """
         self._health = health
+        if resumed:
+            self._said = len(self._new())
         self._say_new()
 
     def on_step(self, metrics: dict[str, float], rollout: Rollout) -> None:

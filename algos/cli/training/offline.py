@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,10 @@ from textenv.algos.cli.shared.display import OfflineDisplay, Terminal
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
-from textenv.algos.config import check_counts, check_integer, from_table, to_table
+from textenv.algos.cli.training.resume import GoingOn, check_changes, settings_of
+from textenv.algos.config import check_counts, check_integer, from_table
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.episodes.environments import make_env
 from textenv.algos.episodes.trajectory import Buffer
@@ -49,6 +51,7 @@ class _OfflineArgs:
     """The environment of the rollouts and of the evaluation; unset: what the rollouts say."""
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
+    going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
 
 
 @dataclass
@@ -98,23 +101,24 @@ class OfflineJob:
     rollouts: list[Buffer]
 
 
-def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
+def parse(argv: Sequence[str], table: Mapping[str, Any], config: Any = None) -> OfflineJob:
     """Parse the options, and load the rollouts.
 
     What the command line does not set comes from ``--config``, and the rest from the defaults.
 
     Args:
         argv: the command line.
-        table: the content of the file that ``--config`` names; empty if there is none.
+        table: the content of the file of settings; empty if there is none.
+        config: that file.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--from-rollouts", "--config", "--algo", "--env", "--method"):
+    for option in ("--from-rollouts", "--algo", "--env", "--method"):
         first.add_argument(option)
     first.add_argument("--rollouts", type=int)
     given = first.parse_known_args(argv)[0]
     for key in ("from_rollouts", "out"):
         if not isinstance(table.get(key, ""), str):
-            raise ConfigTypeError(f"{given.config}: {key} must be a path, got {table[key]!r:.80}")
+            raise ConfigTypeError(f"{config}: {key} must be a path, got {table[key]!r:.80}")
     folder = Path(given.from_rollouts or table["from_rollouts"])
     count = given.rollouts if given.rollouts is not None else table.get("rollouts")
     if count is not None:
@@ -128,12 +132,13 @@ def parse(argv: Sequence[str], table: Mapping[str, Any]) -> OfflineJob:
         }
         if isinstance(table.get("text"), dict):
             paths["text"] = paths_from_text(table["text"])
-        default = from_table(kind, {**table, **paths}, str(given.config))
+        default = from_table(kind, {**table, **paths}, str(config))
     elif kind is OneUpdateArgs:
         default = OneUpdateArgs(folder, ppo=preset(given.env or common_source(rollouts).env_id))
     else:
         default = kind(folder)
     args = tyro.cli(kind, args=list(argv), prog="textenv train", default=default)
+    check_changes(default, args)
     return OfflineJob(args, rollouts)
 
 
@@ -165,19 +170,25 @@ def _choose_kind(method: str | None, algo: str | None, rollouts: list[Buffer]) -
     return kind
 
 
-def run(job: OfflineJob) -> int:
+def run(job: OfflineJob, stops: StopSignals) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
+    args = job.args
+    check_counts(args, ("eval_examples", "eval_episodes"), 0)
+    name = args.env or common_source(job.rollouts).env_id or args.from_rollouts.name
+    method = "ppo" if isinstance(args, OneUpdateArgs) else args.offline.method
+    with args.going_on.folder(args.out, f"{method}-{name.rpartition(':')[2]}") as folder:
+        return _carry_out(job, name, method, folder, stops)
+
+
+def _carry_out(
+    job: OfflineJob, name: str, method: str, folder: RunFolder, stops: StopSignals
+) -> int:
     started = time.perf_counter()
     args, rollouts = job.args, job.rollouts
-    check_counts(args, ("eval_examples", "eval_episodes"), 0)
-    source = common_source(rollouts)
-    name = args.env or source.env_id or args.from_rollouts.name
-    method = "ppo" if isinstance(args, OneUpdateArgs) else args.offline.method
-    short = name.rpartition(":")[2].replace("/", "-")
-    folder = RunFolder(args.out or RunFolder.default_path(f"{method}-{short}"))
     console = Terminal()
     env, why = _make_env(args, rollouts)
     trainer, judge = _prepare(args, rollouts, env, folder, console)
+    args.going_on.load(trainer, folder)
     transitions = sum(r.num_transitions for r in rollouts)
     data = _describe_data(trainer)
     opening = [
@@ -205,7 +216,7 @@ def run(job: OfflineJob) -> int:
     picture = Picture("loss.png", "epoch", up, f"{method}: {name}")
     return TrainingRun(
         folder,
-        to_table(replace(args, config=None, out=None)),
+        settings_of(args),
         trainer,
         judge,
         console,
@@ -215,6 +226,8 @@ def run(job: OfflineJob) -> int:
         started,
         unit="passes",
         export=export if not on_text and importlib.util.find_spec("onnx") else None,
+        stops=stops,
+        resumed=args.going_on.run is not None,
     ).carry_out()
 
 
@@ -230,10 +243,12 @@ def _prepare(
 
     trainer: Any
     if isinstance(args, OfflineTextArgs):
-        trainer = OfflineTextTrainer(rollouts, args.model, args.offline, on_step=on_step)
+        trainer = OfflineTextTrainer(
+            rollouts, args.model, args.offline, on_step=on_step, out=folder.path
+        )
         return trainer, TextJudge(trainer, env, args.eval_examples, console=console)
     if isinstance(args, OfflineControlArgs):
-        trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step)
+        trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step, out=folder.path)
     else:
         trainer = _OneUpdate(rollouts, args, env, on_step)
     return trainer, control_judge(trainer, env, args.eval_episodes)
@@ -286,6 +301,18 @@ class _OneUpdate:
         self.history.append(metrics | {"epoch": 1.0})
         self._on_step(self.history[-1])
         return self.history
+
+    def stop(self) -> None:
+        """Change nothing: there is only one update."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the update was made."""
+        return bool(self.history)
+
+    def resume(self, folder: Path, allow_changed: Any) -> None:
+        """Refuse to: there are no checkpoints of one update."""
+        raise ConfigError(f"{folder} is a run of one update: it is made anew, without --resume")
 
     def describe(self) -> str:
         """Describe in one line what is trained."""

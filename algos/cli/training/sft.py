@@ -15,8 +15,10 @@ from textenv.algos.cli.shared.escape import say
 from textenv.algos.cli.shared.judging import Judgement, TextJudge
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
+from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.cli.shared.text_envs import TextTask, make_split, make_text_envs
-from textenv.algos.config import check_counts, to_table
+from textenv.algos.cli.training.resume import GoingOn, settings_of
+from textenv.algos.config import check_counts
 from textenv.algos.evaluation.measure import evaluation_ids
 from textenv.algos.offline.sft import SFTConfig, SFTTrainer
 from textenv.algos.offline.sft_rows import Rows, read_rows
@@ -45,19 +47,24 @@ class SFTArgs:
     """How many examples of a task to train on; a dataset is used whole."""
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
+    going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
     eval_examples: int = 500
     """Held-out rows of the evaluations before and after the training; 0 skips them. The model also
     answers them, and is scored, if there is a task or --reward."""
     sft: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(default_factory=SFTConfig)
 
 
-def run(args: SFTArgs) -> int:
+def run(args: SFTArgs, stops: StopSignals) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     check_counts(args, ("eval_examples",), 0)
     check_counts(args, ("examples",), 1)
+    with args.going_on.folder(args.out, f"sft-{args.text.name}") as folder:
+        return _carry_out(args, folder, stops)
+
+
+def _carry_out(args: SFTArgs, folder: RunFolder, stops: StopSignals) -> int:
     started = time.perf_counter()
     name = args.text.name
-    folder = RunFolder(args.out or RunFolder.default_path(f"sft-{name}".replace("/", "-")))
     text = args.text.for_model(_ENV, args.model, args.sft.chat_template)
     styled, kwargs = replace(args, text=text), text.env_kwargs()
     rows, held_out, env = _of_dataset(styled, kwargs) if text.dataset else _of_task(styled)
@@ -74,8 +81,11 @@ def run(args: SFTArgs) -> int:
         eval_rows=held_out,
         adapters=args.adapters,
         on_step=on_step,
+        out=folder.path,
         **{name: kwargs[name] for name in ("system_prompt", "few_shot") if name in kwargs},
     )
+
+    args.going_on.load(trainer, folder)
 
     def facts() -> dict[str, Any]:
         return {
@@ -91,7 +101,7 @@ def run(args: SFTArgs) -> int:
 
     return TrainingRun(
         folder,
-        to_table(replace(args, config=None, out=None)),
+        settings_of(args),
         trainer,
         _Judge(trainer, env, args.eval_examples, console=display.console),
         display.console,
@@ -101,6 +111,8 @@ def run(args: SFTArgs) -> int:
         started,
         unit="steps",
         display=display,
+        stops=stops,
+        resumed=args.going_on.run is not None,
     ).carry_out()
 
 

@@ -22,6 +22,9 @@ from textenv.errors import ConfigError
 KEEP = 2
 """How many of the newest checkpoints stay, beside that of the best evaluation."""
 
+HELD_SHARE = 0.01
+"""The share of the time that may be spent on states that are only held in memory."""
+
 
 class CheckpointSchedule:
     """Writes the checkpoints of a training: every so many steps or minutes, and at its end.
@@ -57,6 +60,8 @@ class CheckpointSchedule:
         self._began = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
+        self._held: tuple[int, State, int | None] | None = None  # what the newest step left
+        self._hold_from = 0.0  # when it may be replaced, by the performance counter
         self._bytes = 0
 
     def begin(self) -> None:
@@ -110,14 +115,67 @@ class CheckpointSchedule:
         due = due or 0 < self._save_minutes <= minutes
         self._step = step
         if (due or ends) and step and step != self._saved:
-            self._write(self._folder, step, state(), best_step)
+            self._held = step, state(), best_step
+            self._write(self._folder, *self._held)
+
+    def hold(self, step: int, state: Callable[[], State], best_step: int | None = None) -> None:
+        """Hold the state after a step in memory, for `save_last`; it replaces the one before.
+
+        Taking states costs no more than `HELD_SHARE` of the time: where steps take milliseconds,
+        some of them are left out.
+
+        Args:
+            step: how many steps there have been.
+            state: gives the state of the training.
+            best_step: the step of the best evaluation, whose checkpoint is kept.
+        """
+        if self._folder is None or (self._held is not None and self._held[0] == step):
+            return
+        began = time.perf_counter()
+        if began < self._hold_from:
+            return
+        self._held = step, state(), best_step
+        ended = time.perf_counter()
+        self._hold_from = ended + (ended - began) / HELD_SHARE
+
+    def save_last(self, out: Path | None = None) -> Path | None:
+        """Write the state that is held, if that was not done yet.
+
+        By this a training that ends in the middle of a step loses that step alone, or those of the
+        last tenths of a second.
+
+        Args:
+            out: a folder to write it to in place of the run's own, which cannot be written to.
+
+        Returns:
+            The newest checkpoint; None if there is none.
+
+        Raises:
+            StorageError, DataError: if it cannot be written; see `write_checkpoint`.
+        """
+        if out is None:
+            self.wait()
+        held = self._held
+        if held is not None and (
+            out is not None or self.last is None or step_of(self.last) < held[0]
+        ):
+            folder = self._folder if out is None else out / CHECKPOINTS
+            assert folder is not None  # else nothing is held
+            step, state, best_step = held
+            self.last = write_checkpoint(folder, step, state, self.config, KEEP, best_step)
+            self._saved = step
+        return self.last
 
     def make_room(self, free: float) -> None:
-        """Wait if what is being written takes more than half of the free memory.
+        """If memory is short, wait for what is being written, and give up what the last step left.
+
+        Either of them keeps arrays in memory that the next update will replace.
 
         Args:
             free: bytes of memory that are free; an update is to follow, and it needs some of them.
         """
+        if self._held is not None and _bytes(self._held[1]) > free / 2:
+            self._held = None
         if self._writing is not None and self._bytes > free / 2:
             self.wait()
 
@@ -139,11 +197,15 @@ class CheckpointSchedule:
         self.wait()
         if self._saved is not None:
             _remove_later(folder, self._saved)
-        self._bytes = sum(array.nbytes for array in state.arrays.values())
+        self._bytes = _bytes(state)
         self._writing = self._thread.submit(
             write_checkpoint, folder, step, state, self.config, KEEP, best_step
         )
         self._saved, self._began = step, time.monotonic()
+
+
+def _bytes(state: State) -> int:
+    return sum(array.nbytes for array in state.arrays.values())
 
 
 def _remove_later(folder: Path, step: int) -> None:

@@ -221,6 +221,25 @@ def test_a_loss_that_is_not_finite_leaves_the_weights():
     assert np.isfinite(learner.update(good, 1.0)["train/value_loss"])
 
 
+@pytest.mark.filterwarnings("ignore:.*(overflow|invalid value).*:RuntimeWarning")
+def test_with_a_guard_such_an_update_is_skipped_and_counted():
+    from textenv.algos.training.guard import MOST_SKIPPED, NotFiniteError, StepGuard
+
+    env = Bandit()
+    learner = ControlUpdater(env, quick())
+    learner.guard = StepGuard()
+    before = learner.policy.fingerprint()
+    rollout = RolloutRunner(env, learner.policy, max_steps=256).collect()
+    rollout.trajectories[0].rewards[0] = np.inf
+    for _ in range(MOST_SKIPPED - 1):
+        metrics = learner.update(rollout, 1.0)
+        assert metrics["train/n_updates"] == 0 and metrics["skipped_steps"] > 0
+    with pytest.raises(NotFiniteError, match="lower learning_rate") as ended:
+        learner.update(rollout, 1.0)
+    assert ended.value.batch.trajectories == rollout.trajectories
+    assert learner.policy.fingerprint() == before
+
+
 def test_a_rollout_without_a_critic_is_refused():
     env = gym.make("CartPole-v1")
     learner = ControlUpdater(env, quick())

@@ -235,6 +235,26 @@ def test_a_gradient_that_is_no_number_changes_nothing(fresh, sample):
     np.testing.assert_equal(weights_of(model), before)
 
 
+def test_with_a_guard_such_minibatches_are_skipped_and_counted(fresh, sample, monkeypatch):
+    from textenv.algos.training.guard import StepGuard
+
+    model, tokenizer = fresh
+    learner = make_learner(model, tokenizer, batch_size=2, n_epochs=1)
+    learner.guard = StepGuard()
+    rollout = Buffer(sample(model, tokenizer, ROWS))
+    apply, calls = learner._apply, []
+
+    def sometimes(gradient, loss):
+        calls.append(loss)
+        return apply(gradient, math.nan if len(calls) == 1 else loss)
+
+    monkeypatch.setattr(learner, "_apply", sometimes)
+    metrics = learner.update(rollout, 1.0, None)
+    assert metrics["skipped_steps"] == 1
+    assert metrics["train/n_updates"] == len(calls) - 1 > 0
+    assert math.isfinite(metrics["train/value_loss"])
+
+
 @pytest.mark.parametrize("given", ["tree", "token_weights", "token_advantages"])
 def test_tokens_that_count_differently_are_refused(sample, fresh, given):
     model, tokenizer = fresh

@@ -290,6 +290,57 @@ def test_a_gradient_that_is_no_number_changes_nothing(fresh, sample):
     assert same_weights(before, weights_of(model))
 
 
+def test_with_a_guard_such_a_step_is_skipped_and_counted(fresh, sample):
+    """The second and the third of four minibatches; the others make the steps that they make."""
+    from textenv.algos.training.guard import MOST_SKIPPED, NotFiniteError, StepGuard
+
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, PROMPTS)
+    calls = []
+
+    def sometimes(logprobs, old_logprobs, advantages, mask):
+        calls.append(weights_of(model))
+        factor = math.nan if len(calls) in (2, 3) else 1.0
+        return factor * (logprobs * mask).sum(), {}
+
+    settings = {"loss_fn": sometimes, "num_minibatches": 4, "on_policy": False}
+    trainer = make_trainer(model, trajectories, guard=StepGuard(), **settings)
+    metrics = trainer.train()
+    assert (metrics["updates"], metrics["skipped_steps"]) == (2, 2)
+    assert math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+    assert not same_weights(calls[0], calls[1])
+    assert same_weights(calls[1], calls[2]) and same_weights(calls[2], calls[3])
+    assert not same_weights(calls[3], weights_of(model))
+    assert "skipped_steps" not in trainer.train()
+    calls.clear()
+    assert trainer.train(3)["skipped_steps"] == 2 and len(calls) == 3
+
+    def never(logprobs, old_logprobs, advantages, mask):
+        return (logprobs * mask).sum() * math.nan, {}
+
+    trainer = make_trainer(model, trajectories, guard=StepGuard(), **settings | {"loss_fn": never})
+    before = weights_of(model)
+    assert trainer.train() == {"updates": 0.0, "skipped_steps": 4.0} and MOST_SKIPPED == 5
+    with pytest.raises(NotFiniteError, match="norm is nan") as ended:
+        trainer.train()
+    ours = {id(t) for t in trajectories}
+    assert len(ended.value.batch) == 3
+    assert {id(t) for t in ended.value.batch} < ours
+    assert same_weights(before, weights_of(model))
+
+
+def test_a_loss_that_is_no_number_is_no_step_even_if_its_gradient_is_one(fresh, sample):
+    model, tokenizer = fresh
+    before = weights_of(model)
+
+    def broken(logprobs, old_logprobs, advantages, mask):
+        return (logprobs * mask).sum() + math.inf, {}
+
+    with pytest.raises(FloatingPointError, match="the loss is inf"):
+        make_trainer(model, sample(model, tokenizer, PROMPTS), loss_fn=broken).train()
+    assert same_weights(before, weights_of(model))
+
+
 def test_what_cannot_be_trained_on(fresh, sample):
     from textenv.algos import Trajectory
 

@@ -41,6 +41,21 @@ def test_findings_are_written_and_shown_once(tmp_path):
     assert [row.get("warnings") for row in rows] == [None, [found[1].as_dict()], None, None]
 
 
+def test_what_was_said_before_a_run_went_on_is_not_said_again(tmp_path):
+    console = Console(record=True, width=200, file=io.StringIO(), highlight=False)
+    folder = RunFolder(tmp_path / "run")
+    folder.create({})
+    log = StepLog(folder, TextDisplay(4, console))
+    found = [Finding("cut_off", 2, "cut off", "more tokens")]
+    log.watch(SimpleNamespace(findings=found), resumed=True)
+    found.append(Finding("no_reward", 3, "no reward", "others"))
+    log.on_step(METRICS | {"step": 3.0}, Rollout())
+    said = [line for line in console.export_text().splitlines() if line.startswith("warning")]
+    assert said == ["warning: step 3: no reward. Try: others"]
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert row["warnings"] == [found[1].as_dict()]
+
+
 def test_the_evaluations_before_and_after_are_looked_at(tmp_path):
     console = Console(record=True, width=300, file=io.StringIO(), highlight=False)
     health = HealthWatch(SimpleNamespace(), create_strategy("ppo"), nn.Linear(2, 2))
