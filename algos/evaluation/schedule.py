@@ -143,15 +143,19 @@ class EvaluationSchedule:
         if self._env is not None:
             self._env.close()
 
-    def begin(self) -> None:
-        """Let a training begin, or go on after evaluations without gain ended it.
+    def begin(self, again: bool = False) -> None:
+        """Let a training begin, or go on.
+
+        Args:
+            again: whether it had ended; evaluations without gain are then counted anew.
 
         Raises:
             DataError: if a held-out prompt does not fit the model's context.
         """
         if self._config.eval_steps:
             check_prompts(self._policy, self._env)
-        self.stopped, self._without_gain = False, 0
+        if again:
+            self.stopped, self._without_gain = False, 0
 
     def after_step(self, step: int, progress: float, seconds: float) -> dict[str, float]:
         """Evaluate, if it is time to. The end of the training always is.

@@ -246,11 +246,12 @@ class GRPOTrainer(Resumable):
         """
         check_prompts(self.policy, self.env)
         self.checkpoints.begin()
-        if self.has_ended:
+        again = self.has_ended
+        self.evaluations.begin(again)
+        if again:
             if self._steps == self._end:
                 self._end += self.config.max_steps
                 restart_schedule(self._trainer.optimizer)
-            self.evaluations.begin()
             self.stopped = ""
         try:
             while not (self.has_ended or self._stop):

@@ -217,10 +217,11 @@ class PPOTrainer(Resumable):
         if self._runner.is_text:
             check_prompts(self.policy, self.env)
         self.checkpoints.begin()
-        if self.has_ended:
+        again = self.has_ended
+        self.evaluations.begin(again)
+        if again:
             if self._progress() >= 1:
                 self._before = self.num_timesteps, self._updates
-            self.evaluations.begin()
             self.stopped = ""
         try:
             while not (self.has_ended or self._stop):

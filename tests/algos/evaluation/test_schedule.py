@@ -189,6 +189,8 @@ def test_it_stops_after_evaluations_without_gain():
     assert stopped == [False, False, False, False, True]
     assert schedule.describe().startswith("ended early, after 2 evaluation(s) without gain; best")
     schedule.begin()
+    assert schedule.stopped  # a training that goes on from there has ended
+    schedule.begin(again=True)
     assert not schedule.stopped
     schedule.after_step(60, 0.6, 1.0)
     assert not schedule.stopped
