@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -65,6 +65,27 @@ def encode_rollout(rollout: Buffer) -> list[dict[str, Any]]:
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"trajectory {number} cannot be written: {error}") from error
     return rows
+
+
+class EncodedOnce:
+    """Encodes lists of trajectories that are asked for again and again, each list once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[list[Trajectory], list[dict[str, Any]]]] = {}
+
+    def __call__(self, lists: Iterable[list[Trajectory]]) -> list[list[dict[str, Any]]]:
+        """The rows of each list, as from `encode_rollout`.
+
+        A list must not have changed since it was first asked for. One that is not asked for now
+        is forgotten.
+        """
+        before, self._known = self._known, {}
+        found = []
+        for each in lists:  # a list that is held here keeps its id
+            known = self._known.get(id(each)) or before.get(id(each))
+            self._known[id(each)] = known or (each, encode_rollout(Buffer(each)))
+            found.append(self._known[id(each)][1])
+        return found
 
 
 def decode_rollout(rows: list[Any], source: Any, where: Any) -> Buffer:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from textenv.algos.episodes.rollout import Rollout
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.health.answers import Answer, answer_of
 from textenv.algos.rollouts.health.facts import StepFacts, facts_of
 from textenv.algos.rollouts.health.rules import ENOUGH, RULES, collapse_in_evaluation
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.checks import check_rollout
-from textenv.algos.storage.codec import decode_rollout, encode_rollout
+from textenv.algos.storage.codec import EncodedOnce, decode_rollout
 from textenv.algos.strategies.protocols import Prompts
 from textenv.algos.strategies.strategy import Strategy
 
@@ -80,6 +80,7 @@ class HealthWatch:
             self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
         self._unrewarded: deque[list[Trajectory]] = deque()
+        self._encode = EncodedOnce()
         self._first: dict[str, tuple[float, int]] = {}
         self.findings: list[Finding] = []
         if quantized_layers(model) and mx.default_device() == mx.cpu:
@@ -142,8 +143,8 @@ class HealthWatch:
         """What was found, and what the rules compare with."""
         return State(
             values={
-                "course": [asdict(facts) for facts in self._course],
-                "unrewarded": [encode_rollout(Buffer(played)) for played in self._unrewarded],
+                "course": [vars(facts) for facts in self._course],
+                "unrewarded": self._encode(self._unrewarded),
                 "first": {figure: list(pair) for figure, pair in self._first.items()},
                 "findings": [finding.as_dict() for finding in self.findings],
                 "skipped": sorted(self._skipped),

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.config import check_bounds, check_types
-from textenv.algos.episodes.trajectory import Buffer, Trajectory
+from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.storage.checkpoints.state import load_rng, save_rng
 from textenv.algos.storage.checks import check_rollout
-from textenv.algos.storage.codec import decode_rollout, encode_rollout
+from textenv.algos.storage.codec import EncodedOnce, decode_rollout
 from textenv.algos.strategies.groups import is_uniform
 from textenv.algos.strategies.protocols import Group, Reuse, Setup
 from textenv.errors import ConfigError
@@ -74,6 +74,7 @@ class Replay(Reuse):
         self._rng = setup.rng(self.name)
         self._most = math.ceil(self.share * setup.num_groups - 1e-9)
         self._store: list[Group] = []  # the oldest first
+        self._encode = EncodedOnce()
         self._metrics = {"groups": 0.0}
 
     def extend(self, groups: Sequence[Group], version: int) -> list[Group]:
@@ -122,7 +123,7 @@ class Replay(Reuse):
         """The generator's state, and the groups in the store."""
         return {
             "rng": save_rng(self._rng),
-            "groups": [encode_rollout(Buffer(group)) for group in self._store],
+            "groups": self._encode(self._store),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -18,8 +18,10 @@ from textenv.algos.storage.codec import (
     FLOATS,
     INT_LISTS,
     INTS,
+    EncodedOnce,
     decode,
     encode,
+    encode_rollout,
     fill,
     outline,
     pack,
@@ -151,3 +153,18 @@ def test_every_field_is_written_as_what_it_is_annotated():
         name: kind.removesuffix(" | None") for name, kind in Trajectory.__annotations__.items()
     }
     assert annotated == {**written, **others}
+
+
+def test_lists_are_encoded_once_as_long_as_they_are_asked_for(monkeypatch):
+    from textenv.algos.storage import codec
+
+    one, other = ([Trajectory(rewards=[reward], seed=3)] for reward in (1.0, 2.0))
+    rows = {id(group): encode_rollout(Buffer(group)) for group in (one, other)}
+    encoded = []
+    monkeypatch.setattr(
+        codec, "encode_rollout", lambda buffer: encoded.append(1) or encode_rollout(buffer)
+    )
+    encode_all = EncodedOnce()
+    for groups, expected in [([one], 1), ([one, other, one], 2), ([other], 2), ([other, one], 3)]:
+        assert encode_all(groups) == [rows[id(group)] for group in groups]
+        assert len(encoded) == expected
