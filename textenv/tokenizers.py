@@ -346,7 +346,11 @@ def _of_transformers(folder: Path) -> Any:
             "transformers", EXTRA, "a chat template, or a tokenizer without a tokenizer.json,"
         ) from error
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,  # else it asks whether to run code of the folder
+        )
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
 

@@ -112,7 +112,9 @@ def load_model(
         raise DataError(f"{folder} does not hold a model that loads: {_said(error)}") from error
     try:
         tokenizer = mlx_lm.utils.load_tokenizer(
-            folder, eos_token_ids=config.get("eos_token_id", None)
+            folder,
+            {"trust_remote_code": False},  # else transformers asks whether to run code of the folder
+            eos_token_ids=config.get("eos_token_id", None),
         )
     except Exception as error:  # of any of transformers' tokenizers
         raise DataError(f"{folder} does not hold a tokenizer that loads: {_said(error)}") from error
