@@ -65,8 +65,11 @@ def test_a_run_that_the_system_ends_goes_on_and_comes_out_the_same(
         files = [whole / name] if name.endswith("toml") else (whole / name).glob("*.safetensors")
         for file in files:
             assert file.read_bytes() == (cut / file.relative_to(whole)).read_bytes()
+    damaged = (cut / "metrics.jsonl").read_bytes()[:-9]
+    (cut / "metrics.jsonl").write_bytes(damaged)
     assert main(["train", "--resume", str(cut)]) == 2
     assert "has finished, after 3 steps" in capsys.readouterr().err
+    assert (cut / "metrics.jsonl").read_bytes() == damaged  # what is refused changes nothing
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
