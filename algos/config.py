@@ -63,7 +63,7 @@ def check_bounds(config: Any, **bounds: tuple[float | None, float | None]) -> No
             least = f" at least {low:g}" if low is not None else ""
             most = f" at most {high:g}" if high is not None else ""
             raise ConfigError(
-                f"{name} must be{' and'.join(filter(None, (least, most)))}, got {_shown(value)}"
+                f"{name} must be{' and'.join(filter(None, (least, most)))}, got {shown(value)}"
             )
 
 
@@ -104,9 +104,9 @@ def check_integer(name: str, value: Any, least: int) -> None:
             came.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be an integer >= {least}, got {_shown(value)}")
+        raise ConfigError(f"{name} must be an integer >= {least}, got {shown(value)}")
     if value > LARGEST_SEED:
-        raise ConfigError(f"{name} must be at most {LARGEST_SEED}, got {_shown(value)}")
+        raise ConfigError(f"{name} must be at most {LARGEST_SEED}, got {shown(value)}")
 
 
 def check_widths(name: str, widths: typing.Iterable[int]) -> None:
@@ -144,7 +144,7 @@ def check_choice(config: Any, **choices: typing.Iterable[str]) -> None:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file as a table.
+    """Read a TOML file as a table; a byte-order mark before it is read over.
 
     Raises:
         MissingFileError: if the file does not exist.
@@ -154,7 +154,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(f"config {path} is not a file")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # also for too many digits or levels
         raise DataError(f"{path}: not TOML: {error}") from error
 
@@ -212,7 +212,7 @@ def _check_field(name: str, value: Any, hint: Any) -> None:
     if not _matches(value, hint):
         expected = hint.__name__ if isinstance(hint, type) else str(hint)
         raise ConfigTypeError(
-            f"{name} must be {expected}, got {_shown(value)} ({type(value).__name__})"
+            f"{name} must be {expected}, got {shown(value)} ({type(value).__name__})"
         )
     _check_numbers(name, value)
 
@@ -230,12 +230,12 @@ def _check_numbers(name: str, value: Any) -> None:
     elif isinstance(value, int):
         least, most = (0, LARGEST_SEED) if name == "seed" else (-LARGEST, LARGEST)
         if value < least:
-            raise ConfigError(f"{name} must be at least {least}, got {_shown(value)}")
+            raise ConfigError(f"{name} must be at least {least}, got {shown(value)}")
         if value > most:
-            raise ConfigError(f"{name} must be at most {most}, got {_shown(value)}")
+            raise ConfigError(f"{name} must be at most {most}, got {shown(value)}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for a message; Python refuses to write whole numbers of thousands of digits."""
     if isinstance(value, int) and abs(value) > 10**30:
         return f"a whole number of {value.bit_length()} bits"

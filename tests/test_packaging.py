@@ -1,6 +1,7 @@
 """What pyproject.toml says of the package."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 from pathlib import Path
@@ -107,6 +108,53 @@ def test_the_pins_are_within_the_bounds():
     assert {"mlx", "mlx-lm", "tyro", "gymnasium"} <= {name for name, _ in bounds} & pins.keys()
     for name, bound in bounds:
         assert name not in pins or pins[name] >= version(bound), name
+
+
+def installed(name):
+    """What an installed package says of itself; None if it is not installed."""
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def test_the_pins_are_for_every_promised_python():
+    """By what those of them say that are installed here: four asked for more than was promised."""
+    versions = pytest.importorskip("packaging.version")
+    specifiers = pytest.importorskip("packaging.specifiers")
+    promised = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
+    pins = re.findall(r"^([\w-]+)==([\w.+]+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+    found = {name: found for name, _ in pins if (found := installed(name))}
+    for name, pin in pins:
+        if name in found and versions.Version(found[name].version).public == pin:
+            says = specifiers.SpecifierSet(found[name].metadata["Requires-Python"] or "")
+            for python in promised:
+                assert says.contains(f"{python}.0"), f"{name}=={pin} needs Python {says}"
+    assert {"numpy", "gymnasium", "pytest"} <= found.keys()
+
+
+def test_the_readmes_test_command_takes_no_torch():
+    """On Linux, torch from PyPI brings CUDA: what the extras require, and what that requires."""
+    requirement = pytest.importorskip("packaging.requirements").Requirement
+    command = (ROOT / "README.md").read_text("utf-8").split("<!-- test -->")[1]
+    asked = re.search(r'-e "\.\[([\w,]+)\]"', command)[1]
+    wanted = [*PROJECT["dependencies"], f"textenv[{asked}]"]
+    seen = set()
+    while wanted:
+        needed = requirement(wanted.pop())
+        if needed.name == "textenv":
+            wanted += [each for extra in needed.extras for each in EXTRAS[extra]]
+        elif str(needed) not in seen and (here := installed(needed.name)):
+            wanted += [
+                each
+                for each in here.requires or ()
+                if not (marker := requirement(each).marker)
+                or any(marker.evaluate({"extra": extra}) for extra in needed.extras or ("",))
+            ]
+        seen.add(str(needed))
+    names = {requirement(each).name.lower() for each in seen}
+    assert {"mlx", "numpy", "reasoning-gym", "pytest"} <= names
+    assert not [name for name in names if name.startswith(("torch", "nvidia", "stable"))]
 
 
 def archived(names):

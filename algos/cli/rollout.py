@@ -48,6 +48,12 @@ class Args:
     """Text: divides the logits before sampling."""
     top_p: float = 1.0
     """Text: sample from the most probable tokens of this total probability only."""
+    chat_template: bool | None = None
+    """Text: whether prompts go through the chat template; unset: if the tokenizer has one."""
+    chat_template_kwargs: dict[str, bool | int | str] = field(default_factory=dict)
+    """Text: what the chat template is given beside the messages, as enable_thinking False."""
+    stop: tuple[str, ...] = ()
+    """Text: strings that end a completion, and are no part of the answer."""
     strategy: tuple[str, ...] = ()
     """Text: parts of the rollout strategy, such as dapo pods:keep=8, or FILE.py:NAME."""
     rollouts: int = 1
@@ -110,7 +116,7 @@ def _make_env(args: Args) -> Any:
     name = unset if args.env is None else args.env
     kwargs = args.text.env_kwargs()
     if args.policy not in (None, "random"):
-        kwargs = style_for(name, kwargs, args.policy)
+        kwargs = style_for(name, kwargs, args.policy, args.chat_template)
     try:
         return make_training_env(name, kwargs, args.num_envs)
     except TypeError as error:
@@ -143,6 +149,9 @@ def _text_policy(args: Args, env: Any) -> Any:
         "max_tokens": args.max_completion_length,
         "temperature": args.temperature,
         "top_p": args.top_p,
+        "chat_template": args.chat_template,
+        "chat_template_kwargs": args.chat_template_kwargs,
+        "stop": args.stop,
         "seed": args.seed,
     }
     return create_policy(*load_model(args.policy or "tiny-lm", args.adapters), params)

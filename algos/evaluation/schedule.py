@@ -16,6 +16,7 @@ from textenv.algos.episodes.environments import innermost, is_text, make_env
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress, evaluate
 from textenv.algos.evaluation.results import Evaluation
+from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.storage.checkpoints.state import State
 from textenv.env import TextGenerationEnv
 from textenv.errors import ConfigError
@@ -143,7 +144,13 @@ class EvaluationSchedule:
             self._env.close()
 
     def begin(self) -> None:
-        """Let a training begin, or go on after evaluations without gain ended it."""
+        """Let a training begin, or go on after evaluations without gain ended it.
+
+        Raises:
+            DataError: if a held-out prompt does not fit the model's context.
+        """
+        if self._config.eval_steps:
+            check_prompts(self._policy, self._env)
         self.stopped, self._without_gain = False, 0
 
     def after_step(self, step: int, progress: float, seconds: float) -> dict[str, float]:

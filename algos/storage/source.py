@@ -192,7 +192,7 @@ def _spec(env: Any) -> tuple[str | None, dict[str, Any]]:
 def _wrappers(env: Any, spec: Any) -> list[dict[str, Any]] | None:
     """The wrappers of a single environment; None if others, of a vector, change its spaces."""
     vector = _vector(env)
-    if vector is not None and single_spaces(vector) != single_spaces(vector.unwrapped):
+    if vector is not None and single_spaces(vector) != _bare_spaces(vector.unwrapped):
         return None
     return [
         {
@@ -202,6 +202,14 @@ def _wrappers(env: Any, spec: Any) -> list[dict[str, Any]] | None:
         }
         for wrapper in spec.additional_wrappers
     ]
+
+
+def _bare_spaces(vector: Any) -> tuple[Space, Space]:
+    """The spaces of a vector's single environment, without the wrappers of the vector."""
+    venv = getattr(vector, "venv", None)  # of Stable-Baselines3
+    if venv is None:
+        return single_spaces(vector)
+    return venv.unwrapped.observation_space, venv.unwrapped.action_space
 
 
 def _plain(value: Any) -> Any:

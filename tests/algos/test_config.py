@@ -25,8 +25,11 @@ from textenv.algos.config import (
     to_table,
 )
 from textenv.algos.offline.control import OfflineConfig
+from textenv.algos.offline.sft import SFTConfig
 from textenv.algos.offline.text import OfflineTextConfig
 from textenv.errors import ConfigError, ConfigTypeError, DataError
+
+CONFIGS = [GRPOConfig, PPOConfig, SFTConfig, OfflineTextConfig, OfflineConfig]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +160,14 @@ def test_what_is_too_deep_or_too_long_is_no_toml(tmp_path, value):
         read_toml(tmp_path / "a.toml")
 
 
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    """Windows' editors write one."""
+    (tmp_path / "run.toml").write_bytes(b'\xef\xbb\xbfname = "\xc3\xbc"\n')
+    assert read(tmp_path / "run.toml") == Outer("ü")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39, 10**400])
-@pytest.mark.parametrize("make", [GRPOConfig, PPOConfig, OfflineTextConfig, OfflineConfig])
+@pytest.mark.parametrize("make", CONFIGS)
 def test_every_fraction_is_finite_in_float32(make, value):
     names = [f.name for f in dataclasses.fields(make) if f.type in ("float", "float | None")]
     assert len(names) > 4
@@ -167,7 +176,7 @@ def test_every_fraction_is_finite_in_float32(make, value):
             make(**{name: value})
 
 
-@pytest.mark.parametrize("make", [GRPOConfig, PPOConfig, OfflineTextConfig, OfflineConfig])
+@pytest.mark.parametrize("make", CONFIGS)
 def test_every_whole_number_is_one_that_mlx_counts_to(make):
     names = [f.name for f in dataclasses.fields(make) if f.type in ("int", "int | None")]
     for name in names:
@@ -186,7 +195,7 @@ def test_the_largest_learning_rate_is_float32s_own():
     assert dataclasses.asdict(GRPOConfig(max_steps=2**31 - 1))["max_steps"] == LARGEST
 
 
-@pytest.mark.parametrize("make", [GRPOConfig, PPOConfig, OfflineTextConfig])
+@pytest.mark.parametrize("make", [make for make in CONFIGS if make is not OfflineConfig])
 def test_a_rank_that_no_model_has_is_refused_at_once(make):
     assert make(lora_rank=LARGEST_RANK).lora_rank == 4096
     with pytest.raises(ConfigError, match="lora_rank must be at least 0 and at most 4096, got 10"):

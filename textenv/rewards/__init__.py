@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -36,7 +37,7 @@ from textenv.rewards.calls import (
     takes_batch,
 )
 from textenv.rewards.correct import full_marks
-from textenv.rewards.limits import Limited
+from textenv.rewards.limits import MOST_SECONDS, Limited
 from textenv.rewards.outcomes import (
     NO_ANSWER,
     Answers,
@@ -437,12 +438,13 @@ def _weight(name: str, value: Any) -> float:
 
 def _seconds(value: Any) -> float:
     seconds = _number("reward_timeout", value)
-    if seconds <= 0:
-        raise ConfigError(f"reward_timeout must be above 0 seconds, got {value!r}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ConfigError(f"reward_timeout must be above 0 seconds and at most 1e6, got {value!r}")
     return seconds
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a finite number, got {value!r}")
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not abs(value) <= sys.float_info.max:
+        raise ConfigError(f"{name} must be a finite number, got {value!r:.80}")
     return float(value)

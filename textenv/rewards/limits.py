@@ -27,10 +27,21 @@ from typing import Any
 
 from textenv.rewards.process import _START_SECONDS, TIMED_OUT, Failed, Worker, answer_of, failure
 
-__all__ = ["DEFAULT_SECONDS", "TIMED_OUT", "Failed", "Limited", "is_bounded", "run_limited"]
+__all__ = [
+    "DEFAULT_SECONDS",
+    "MOST_SECONDS",
+    "TIMED_OUT",
+    "Failed",
+    "Limited",
+    "is_bounded",
+    "run_limited",
+]
 
 DEFAULT_SECONDS = 10.0
 """Seconds that one call of such a verifier may take, if no ``reward_timeout`` is given."""
+
+MOST_SECONDS = 1_000_000
+"""The longest time limit that can be set: the system's clocks take no much longer one."""
 
 _LONGEST = 2**17  # characters
 _LARGEST_EXPONENT = 4  # digits, of an exponent that is a power itself

@@ -22,8 +22,9 @@ answers that were changed a little:
   ``spell_backward``, ``sudoku``, ``time_intervals`` and ``word_sorting``.
 
 A policy learns to collect what is paid, such as by writing less. A wrong answer therefore scores 0
-here, and ``{"partial_credit": True}`` in ``task_kwargs`` gives the library's own scores. The
-verifier of ``game_of_life_halting`` gives full marks to any text; here only the answer is right.
+here, and ``{"partial_credit": True}`` in ``task_kwargs`` gives the library's own scores. Full marks
+are given to any text by the verifier of ``game_of_life_halting``, and to ``nan`` by that of
+``complex_arithmetic``; here only the answer is right.
 
 In ``isomorphic_strings`` and ``ransom_note`` the library draws from sets of strings, and the
 wording of the answers of three more datasets depends on such sets. For these, an id gives the
@@ -236,6 +237,8 @@ class ReasoningGym(GeneratedTask):
     def _score(self, example: Example, completion: str) -> float:
         if self._source_name == "game_of_life_halting" and completion.strip() != example["answer"]:
             return 0.0  # its verifier takes any text that is not empty for the answer
+        if self._source_name == "complex_arithmetic" and "nan" in completion.lower():
+            return 0.0  # its verifier takes min(1.0, nan), which is 1.0
         if not is_safe(self._source_name, completion):
             return 0.0
         entry = {

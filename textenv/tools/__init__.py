@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import ForkingPickler
@@ -18,7 +17,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from textenv.errors import ConfigError, ConfigTypeError, DataError
 from textenv.rewards.calls import call_now
-from textenv.rewards.limits import TIMED_OUT, Failed, run_limited
+from textenv.rewards.limits import MOST_SECONDS, TIMED_OUT, Failed, run_limited
 from textenv.spaces import has_lone_surrogate
 from textenv.tools.calls import Call, read_calls
 from textenv.tools.schema import schema_of, why_wrong
@@ -115,9 +114,10 @@ class Tools:
 
 def _check_seconds(timeout: Any) -> None:
     real = isinstance(timeout, numbers.Real) and not isinstance(timeout, bool)
-    if not real or not 0 < timeout < math.inf:
+    if not real or not 0 < timeout <= MOST_SECONDS:
         raise ConfigError(
-            f"tool_timeout must be a number of seconds above 0, or None, got {timeout!r}"
+            "tool_timeout must be a number of seconds above 0 and at most 1e6, or None, got "
+            f"{timeout!r:.80}"
         )
 
 

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
-from textenv.algos.config import check_integer
+from textenv.algos.config import LARGEST_REAL, check_integer, shown
 from textenv.algos.runtime import backend
 from textenv.errors import ConfigError
 
@@ -52,7 +52,7 @@ class SamplingParams:
     """Keep tokens at least this share as probable as the most probable one; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0, math.inf)
+        _check("temperature", self.temperature, 0, LARGEST_REAL)
         _check("top_p", self.top_p, 0, 1)
         _check("min_p", self.min_p, 0, 1)
         if self.top_p == 0:
@@ -146,7 +146,6 @@ def _invert(powers: mx.array, shares: mx.array) -> tuple[mx.array, mx.array]:
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
-        upper = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise ConfigError(f"{name} must be a number, at least {low:g}{upper}, got {value!r}")
-    if not math.isfinite(value):
-        raise ConfigError(f"{name} must be finite, got {value!r}")
+        raise ConfigError(
+            f"{name} must be a number, at least {low:g} and at most {high:g}, got {shown(value)}"
+        )

@@ -49,6 +49,7 @@ class Angles:
         self._offset: mx.array | int | None = None
         self._length = 0
         self._kept: tuple[mx.array, mx.array] = (mx.zeros(()), mx.zeros(()))
+        mx.eval(self._frequencies, *self._kept)  # another thread than this one may run the model
 
     def at(self, offset: mx.array | int, length: int) -> tuple[mx.array, mx.array]:
         """Cosines and sines (B or 1, 1, L, D / 2) at positions from ``offset`` on."""

@@ -133,7 +133,7 @@ def load_model(
         use_fast_rope(model)
     except (ValueError, TypeError, ArithmeticError) as error:  # a rope_theta of text, say
         raise DataError(f"{folder} does not hold a model that runs: {_said(error)}") from error
-    mx.eval(model.parameters())
+    mx.eval(model)  # its parameters, and what else it holds: another thread may run it
     model.source, model.source_name = folder, str(name)
     # What saving needs of the folder, which may be gone by then; a dict would count as weights.
     model.source_config = json.dumps(config)

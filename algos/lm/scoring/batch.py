@@ -95,6 +95,21 @@ class TokenBatch:
             start=start,
         )
 
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that no earlier row is equal to, and for each row its place among these.
+
+        Rows are equal if a model gives them equal log-probabilities where their masks are 1.
+        """
+        places: dict[tuple[bytes, ...], int] = {}
+        parts = [self.prompt_index, self.token_ids, self.mask, self.temperature]
+        if self.support is not None:
+            parts.append(self.support)
+        found = [
+            places.setdefault(tuple(part[row].tobytes() for part in parts), len(places))
+            for row in range(len(self))
+        ]
+        return np.unique(found, return_index=True)[1], np.array(found)
+
     def _tree(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """`parent` and `start` among some rows; a missing parent is replaced by its own parent."""
         if self.parent is None or self.start is None:

@@ -1,8 +1,9 @@
 """Computes log-probabilities of completions under a model, with gradients.
 
 Each distinct prompt goes through the model once, forward and backward, and its completions continue
-its keys and values. What completions of a tree share goes through once as well. Logits are computed
-only for the positions that predict a completion's token.
+its keys and values. Equal completions of a prompt go through once: a policy that is nearly sure of
+its answers gives many. What completions of a tree share goes through once as well. Logits are
+computed only for the positions that predict a completion's token.
 
 Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 """
@@ -73,6 +74,14 @@ class Scorer:
             DataError: for a token id that the model has no row for.
         """
         check_ids(self._rows, batch.token_ids, *batch.prompts)
+        if batch.parent is None:
+            rows, places = batch.distinct()
+            if len(rows) < len(batch):
+                once, width = batch.take(rows), batch.token_ids.shape[1]
+                scores = self.score(once, self.hidden(once))
+                padding = (0, 0), (0, width - once.token_ids.shape[1])
+                logprobs, entropies = (mx.pad(x[mx.array(places)], padding) for x in scores)
+                return logprobs, entropies
         if batch.parent is None or not self._model.shares_prompts:
             return self.score(batch, self.hidden(batch))
         caches, last = self._prefill(batch)

@@ -109,6 +109,13 @@ def test_text_in_whole_groups(tmp_path, capsys):
     assert all(t.token_logprobs for t in read) and read.source.env_id == "TextGen-v0"
 
 
+def test_stop_strings_end_the_answers(tmp_path):
+    argv = ("--env", "TextGen-v0", "--n-steps", 32, "--stop", *"0123456789")
+    assert rollout(tmp_path, *argv) == 0
+    [read] = load_rollouts(tmp_path)
+    assert {t.actions[0] for t in read} == {""} and not any(t.completion_truncated for t in read)
+
+
 def test_a_task_at_random(tmp_path):
     argv = ("--task", "reverse", "--policy", "random", "--n-steps", 4, "--num-generations", 2)
     assert rollout(tmp_path, *argv) == 0
@@ -128,6 +135,7 @@ def test_a_task_at_random(tmp_path):
         (["--env", "CartPole-v1", "--task", "sort"], "unexpected keyword argument 'task'"),
         (["--policy", "/nowhere"], "/nowhere holds no control policy"),
         (["--env", "TextGen-v0", "--n-steps", 4], "fewer than one group: num_generations=8"),
+        (["--task", "sort", "--chat-template-kwargs", "think", "True"], "no chat template"),
     ],
 )
 def test_one_line_for_what_is_wrong(tmp_path, capsys, argv, words):

@@ -13,7 +13,7 @@ from textenv import TextGenerationEnv
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.evaluation.schedule import EvaluationSchedule, chosen_metric, held_out
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, DataError
 
 
 def numbers(count=100, **settings):
@@ -29,6 +29,7 @@ class Learner:
 
     batched = True
     params = SimpleNamespace(seed=0)
+    model = SimpleNamespace(args=None)  # it has no context that prompts could be longer than
 
     def __init__(self, clock=lambda seconds: None, knows=0, takes=1.0):
         self.knows, self._clock, self._takes = knows, clock, takes
@@ -240,6 +241,18 @@ def test_there_must_be_something_to_evaluate_on(fresh):
     trainer = PPOTrainer("mlp", "CartPole-v1", PPOConfig())
     with pytest.raises(ConfigError, match="are for text; on control"):
         trainer.evaluate()
+
+
+@pytest.mark.parametrize("trainer", [GRPOTrainer, PPOTrainer])
+def test_a_held_out_prompt_that_is_too_long_is_named_before_the_first_step(fresh, trainer):
+    model, tokenizer = fresh
+    held = TextGenerationEnv(["1=", "1" * 5000], "length")
+    settings = GRPO if trainer is GRPOTrainer else PPO
+    config = (GRPOConfig if trainer is GRPOTrainer else PPOConfig)(**settings, eval_steps=2)
+    made = trainer(model, make_env(), config, tokenizer=tokenizer, eval_env=held)
+    with pytest.raises(DataError, match=r"row 1: a prompt of \d+ tokens"):
+        made.train()
+    assert not made.history
 
 
 PROMPTS = ["12+30=", "a", "hello there", "9-1="]

@@ -18,6 +18,7 @@ from textenv.algos.episodes.trajectory import RolloutSource
 from textenv.algos.storage.source import describe_source, single_spaces
 from textenv.algos.storage.space_json import describe_space
 from textenv.errors import DataError
+from textenv.wrappers.sb3_vec_env import SB3VectorEnv
 
 
 @pytest.fixture
@@ -113,6 +114,13 @@ def flat_lakes():
     return gym.wrappers.vector.FlattenObservation(bare)
 
 
+def stacked():
+    """Wrappers of Stable-Baselines3, of which no spec knows."""
+    vec_env = pytest.importorskip("stable_baselines3.common.vec_env")
+    single = vec_env.DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    return SB3VectorEnv(vec_env.VecFrameStack(single, 2))
+
+
 @pytest.mark.parametrize(
     "make, recovered",
     [
@@ -122,6 +130,7 @@ def flat_lakes():
         (first_two, False),
         (lambda: Unrecorded(gym.make("CartPole-v1")), False),
         (flat_lakes, False),
+        (stacked, False),
     ],
 )
 def test_the_environment_that_a_dataset_recovers_has_its_spaces(minari, make, recovered, tmp_path):

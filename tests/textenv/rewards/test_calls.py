@@ -182,7 +182,9 @@ def test_a_timeout_of_its_own_is_an_error_of_the_function():
     ("kwargs", "says"),
     [
         ({"timeout": 1}, "only cut off async functions.*exact_match.*reward_process=True"),
-        ({"timeout": 0, "process": True}, "above 0 seconds, got 0"),
+        ({"timeout": 0, "process": True}, "above 0 seconds and at most 1e6, got 0"),
+        ({"timeout": 1e7, "process": True}, "above 0 seconds and at most 1e6, got 10000000"),
+        ({"timeout": 10**400, "process": True}, "reward_timeout must be a finite number"),
         ({"timeout": float("nan"), "process": True}, "reward_timeout must be a finite number"),
         ({"timeout": "1", "process": True}, "reward_timeout must be a finite number, got '1'"),
         ({"on_timeout": 0.0}, "reward_timeout, which is not set"),

@@ -57,6 +57,7 @@ def test_a_call_gives_what_the_function_gives():
     assert run_limited(os._exit, (3,), 10) == Failed("ended its process with exit code 3")
     assert "exit code" in run_limited(sys.exit, (3,), 10).message
     assert run_limited(math.sqrt, (9.0,), 10) == 3.0  # in a new process
+    assert run_limited(math.sqrt, (16.0,), limits.MOST_SECONDS) == 4.0
 
 
 def alive(pid):

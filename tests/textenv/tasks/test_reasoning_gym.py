@@ -241,6 +241,16 @@ def test_a_verifier_that_pays_any_text_does_not_pay_here():
     assert scores == [0.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("text", ["nan", "NaN", "-nan", "nanj", "(1+nani)"])
+def test_what_is_no_number_is_no_answer(text):
+    task = tasks.make("reasoning_gym:complex_arithmetic", partial_credit=True)
+    example = task.example(0)
+    theirs = {**example, "question": example["prompt"]}
+    assert task._dataset.score_answer(text, theirs) == 1.0  # what is wrong with the library
+    assert task.score(example, text) == 0.0
+    assert task.score(example, task.oracle(example)) == 1.0
+
+
 @pytest.mark.parametrize(
     ("dataset", "how"),
     [

@@ -148,6 +148,6 @@ def test_tools_that_cannot_be_called_are_refused():
 
     with pytest.raises(ConfigError, match=r"'locked' cannot be sent.*tool_timeout=None"):
         Tools([locked])
-    for timeout in (0, -1.0, True, "1", float("nan"), float("inf")):
+    for timeout in (0, -1.0, True, "1", float("nan"), float("inf"), 1e7, 10**400):
         with pytest.raises(ConfigError, match="tool_timeout must be a number of seconds above 0"):
             Tools([add], timeout)

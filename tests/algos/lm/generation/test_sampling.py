@@ -114,6 +114,7 @@ def test_a_row_depends_on_its_own_number_only():
     [
         *(("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf)),
         *(("temperature", "hot"), ("temperature", None), ("temperature", True)),
+        *((name, value) for name in ("temperature", "top_p") for value in (1e39, 10**400)),
         *(("top_p", 0), ("top_p", 1.01), ("top_p", -1), ("top_p", math.nan), ("top_p", [0.9])),
         *(("top_k", -1), ("top_k", 2.5), ("top_k", True), ("min_p", -0.1), ("min_p", 1.1)),
         *(("max_tokens", 0), ("max_tokens", 2.0), ("seed", -1), ("batch_size", 0)),

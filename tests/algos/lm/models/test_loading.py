@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -42,6 +43,21 @@ def test_what_is_loaded(tiny_folder, tiny_config):
     # embeddings; per layer q, k, v, o, their norms, the mlp, the norms; the last norm
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8 + 3 * 32 * 64 + 2 * 32
     assert count_parameters(model) == 42 * 32 + 2 * layer + 32
+
+
+@pytest.mark.parametrize("rope", ["plain", "scaled"])
+def test_another_thread_may_run_what_this_one_loaded(folder, rope):
+    """MLX's streams are of one thread: nothing may be left to compute, also beside the weights."""
+    import mlx.core as mx
+
+    if rope == "scaled":
+        factors = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        scaling = {"rope_type": "llama3", "original_max_position_embeddings": 64, **factors}
+        edit(folder, rope_scaling=scaling)
+    with ThreadPoolExecutor(1) as pool:
+        model, _ = pool.submit(load_model, folder).result()
+    ids = mx.array([[3, 4, 12, 5, 2, 14]])
+    np.testing.assert_array_equal(model(ids), load_model(folder)[0](ids))
 
 
 def test_a_hub_name_downloads_what_loads_a_model_and_no_code(monkeypatch, folder):

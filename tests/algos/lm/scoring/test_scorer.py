@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -105,6 +106,42 @@ def test_gradients_are_those_of_plain_forwards(fresh, sample, prompts, settings)
     expected_value, expected = gradients(model, partial(plain_scores, model), batch)
     assert value == pytest.approx(expected_value, rel=1e-5)
     assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}], ids=["full", "top_k"])
+def test_equal_completions_go_through_the_model_once(fresh, sample, monkeypatch, settings):
+    model, tokenizer = fresh
+    first = sample(model, tokenizer, ["12+30=", "a", "the longest prompt = "], **settings)
+    again = [first[i] for i in (0, 1, 0, 2, 1, 0)]
+    batch = make_batch(by_prompt(again))
+    scorer, sizes = Scorer(model), []
+    hidden = scorer.hidden
+    monkeypatch.setattr(scorer, "hidden", lambda b: sizes.append(len(b)) or hidden(b))
+    value, ours = gradients(model, lambda b: scorer(b)[0], batch)
+    assert sizes == [3]
+    expected_value, expected = gradients(model, partial(plain_scores, model), batch)
+    assert value == pytest.approx(expected_value, rel=1e-5)
+    assert_close(ours, expected)
+
+
+def test_completions_that_differ_in_anything_are_not_equal(tiny, sample):
+    model, tokenizer = tiny
+    (one,) = sample(model, tokenizer, ["12+30="])
+    others = [
+        replace(one, prompt_ids=[*one.prompt_ids, 3]),
+        replace(one, token_ids=[*one.token_ids[:-1], (one.token_ids[-1] + 1) % 10]),
+        replace(one, token_mask=[0, *one.token_mask[1:]]),
+        replace(one, temperature=0.5),
+        replace(one, rewards=[7.0], token_logprobs=[-1.0] * len(one.token_ids)),  # but this one
+    ]
+    batch = make_batch([one, *others])
+    rows, places = batch.distinct()
+    equal = {
+        int(batch.order[row])
+        for row in np.flatnonzero(places == places[list(batch.order).index(0)])
+    }
+    assert equal == {0, 5} and len(rows) == 5
+    assert (batch.token_ids[rows][places] == batch.token_ids).all()
 
 
 @pytest.mark.parametrize("tied", [True, False])
