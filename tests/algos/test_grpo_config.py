@@ -23,6 +23,7 @@ from textenv.algos.config import from_table, to_table
         *(("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), ("min_p", 2.0)),
         *(("max_steps", 1.5), ("max_steps", True), ("max_steps", "9"), ("epsilon", None)),
         *(("stop", "\n"), ("stop", [""]), ("stop", [3]), ("chat_template_kwargs", "think")),
+        *(("save_steps", -1), ("save_steps", 2.0), ("save_minutes", -1)),
         *(("beta", "0.1"), ("mask_truncated_completions", 1), ("chat_template", "yes")),
     ],
 )

@@ -10,6 +10,7 @@ from gymnasium.vector import VectorEnv
 
 from textenv.algos.config import check_bounds, check_types
 from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.storage.checkpoints.state import load_rng, save_rng
 from textenv.algos.strategies.groups import outcome
 from textenv.algos.strategies.protocols import (
     Group,
@@ -17,8 +18,6 @@ from textenv.algos.strategies.protocols import (
     Propose,
     Setup,
     Start,
-    load_rng,
-    save_rng,
 )
 
 _MAX_SEED = 2**31 - 1

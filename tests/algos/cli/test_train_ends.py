@@ -28,12 +28,12 @@ def lines_of(out):
 
 
 def at_step(monkeypatch, step, act):
-    """Let something happen when the metrics of a step have been written."""
+    """Let something happen when the metrics of a step (None: of any) have been written."""
     add = RunFolder.add_metrics
 
     def also(self, metrics):
         add(self, metrics)
-        if metrics["step"] == step:
+        if step is None or metrics["step"] == step:
             act(self)
 
     monkeypatch.setattr(RunFolder, "add_metrics", also)
@@ -61,15 +61,52 @@ def test_a_run_that_the_system_ends_goes_on_and_comes_out_the_same(
     assert "going on after 2 updates" in capsys.readouterr().out
     assert summary_of(cut)["state"] == "finished" and "reason" not in summary_of(cut)
     assert lines_of(cut) == lines_of(whole)
-    for name in ("model", "config.toml"):
-        files = [whole / name] if name.endswith("toml") else (whole / name).glob("*.safetensors")
-        for file in files:
-            assert file.read_bytes() == (cut / file.relative_to(whole)).read_bytes()
+    for name in ("config.toml", "model/model.safetensors"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
     damaged = (cut / "metrics.jsonl").read_bytes()[:-9]
     (cut / "metrics.jsonl").write_bytes(damaged)
     assert main(["train", "--resume", str(cut)]) == 2
     assert "has finished, after 3 steps" in capsys.readouterr().err
     assert (cut / "metrics.jsonl").read_bytes() == damaged  # what is refused changes nothing
+
+
+CONTROL = ["--n-steps", "128", "--num-envs", "2", "--batch-size", "64", "--n-epochs", "1"]
+CONTROL += ["--eval-episodes", "0", "--total-timesteps", "512", "--env", "CartPole-v1"]
+TEXT = ["--n-steps", "16", "--batch-size", "8", "--n-epochs", "1", "--total-timesteps", "64"]
+ALGORITHMS = {
+    "ppo on control": ["--algo", "ppo", *CONTROL],
+    "ppo on text": ["--algo", "ppo", *TEXT, "--eval-examples", "0"],
+    "sft": ["--algo", "sft", "--task", "sort", "--max-steps", "4", "--eval-examples", "4"],
+    "offline on control": ["--from-rollouts", "control", "--epochs", "4", "--eval-episodes", "0"],
+    "offline on text": ["--from-rollouts", "text", "--epochs", "4", "--eval-examples", "0"],
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_runs_of_every_algorithm_go_on(tmp_path, monkeypatch, algorithm):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", *ALGORITHMS[algorithm]]
+    if "offline" in algorithm:
+        kind = algorithm.rpartition(" ")[2]
+        made = ["--env", "CartPole-v1"] if kind == "control" else ["--task", "arithmetic"]
+        assert main(["rollout", *made, "--n-steps", "64", "--num-envs", "1", "--out", kind]) == 0
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main([*argv, "--out", str(whole)]) == 0
+    done = []
+
+    def tell_once(folder):
+        if len(done) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(1)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, None, tell_once)
+        assert main([*argv, "--out", str(cut)]) == 143
+    assert len(lines_of(cut)) == 2 < len(lines_of(whole))
+    assert main(["train", "--resume", str(cut)]) == 0
+    assert lines_of(cut) == lines_of(whole)
+    weights = sorted((whole / "model").glob("*.safetensors"))
+    assert weights and all(w.read_bytes() == (cut / "model" / w.name).read_bytes() for w in weights)
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):

@@ -86,3 +86,21 @@ def test_metrics_of_a_training_step():
     }
     untold = Evaluation.of([make_record(0, [None], rewards=[0.5])])
     assert "eval/accuracy" not in untold.metrics()
+
+
+def test_an_evaluation_comes_back_from_json_with_its_records():
+    records = [
+        make_record(0, [1, 0, 1], lengths=[3, 4, 5]),
+        make_record(1, [0, 0, None], rewards=[0.1 + 0.2, 0.0, None], truncated=[True, False, True]),
+    ]
+    found = Evaluation.of(records, left_out=3)
+    back = Evaluation.from_json(json.loads(json.dumps(found.to_json())))
+    assert back == found and back.records == found.records
+    assert back.metrics() == found.metrics() and back.as_dict() == found.as_dict()
+
+
+def test_answers_that_are_no_json_become_text():
+    record = make_record(0, [1])
+    record.answers[0] = {1, 2}
+    back = Evaluation.from_json(Evaluation.of([record]).to_json())
+    assert back.records[0].answers == ["{1, 2}"] and back.accuracy == 1.0

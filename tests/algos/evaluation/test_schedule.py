@@ -13,6 +13,7 @@ from textenv import TextGenerationEnv
 from textenv.algos import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, load_model
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.evaluation.schedule import EvaluationSchedule, chosen_metric, held_out
+from textenv.algos.storage.checkpoints.store import read_checkpoint, write_checkpoint
 from textenv.errors import ConfigError, DataError
 
 
@@ -137,6 +138,37 @@ def test_the_best_is_kept_and_the_first_of_equals(tmp_path):
     told = schedule.summary()
     assert (told["step"], told["metric"], told["value"]) == (50, "accuracy", 0.6)
     assert told["evaluation"]["accuracy"] == 0.6 and told["stopped_early"] is False
+
+
+def test_it_goes_on_from_a_checkpoint(tmp_path, clock):
+    """The same metrics, the same best, and the same early end as one that never stopped."""
+    policy = Learner(clock)
+    settings = {"early_stopping_patience": 2, "eval_share": 0.5, "out": tmp_path}
+
+    def play(schedule, course):
+        found = []
+        for step, knows in course:
+            policy.knows = knows
+            found.append((schedule.after_step(step, step / 100, 100.0), schedule.stopped))
+        return found, schedule.summary(), schedule.describe()
+
+    whole, first = make_schedule(policy, **settings), make_schedule(policy, **settings)
+    early, late = [(10, 20), (20, 50), (30, 10)], [(40, 10), (50, 60)]
+    (tmp_path / "best").mkdir()
+    play(whole, early)
+    play(first, early)
+    path = write_checkpoint(tmp_path / "checkpoints", 30, first.state(), {})
+    again = make_schedule(policy, **settings)
+    again.load_state(read_checkpoint(path).state)
+    assert again.last.records == first.last.records
+    assert play(again, late) == play(whole, late)
+    assert again.best == whole.best and again.best.step == 20
+
+
+def test_a_schedule_without_evaluations_has_a_state_too():
+    again = make_schedule(Learner())
+    again.load_state(make_schedule(Learner()).state())
+    assert again.best is None and again.last is None and not again.stopped
 
 
 def test_without_a_folder_no_model_is_written():
@@ -306,7 +338,7 @@ def test_the_best_model_is_in_its_folder_and_the_last_one_is_another(tiny_folder
     assert trainer.best.step == best and trainer.best.folder == tmp_path / "best"
     model, _ = load_model(tmp_path / "best")
     assert same_weights(weights_of(model), at[best])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "checkpoints"]
 
 
 def test_a_trainer_evaluates_at_any_time(tiny_folder):

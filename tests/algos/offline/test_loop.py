@@ -45,10 +45,18 @@ def rollout():
     return RolloutRunner(env, policy, max_steps=256).collect()
 
 
+def answered(trajectories):
+    """A rollout of text of these."""
+    for trajectory in trajectories:
+        trajectory.actions = [""]
+        trajectory.completion_truncated = None
+    return Buffer(trajectories)
+
+
 @pytest.fixture
 def make(tiny, sample, rollout):
     model, tokenizer = tiny
-    answers = Buffer(sample(model, tokenizer, PROMPTS * 3))
+    answers = answered(sample(model, tokenizer, PROMPTS * 3))
 
     def make(kind, data=None, **more):
         settings = KINDS[kind] | {"save_steps": 1} | more.pop("settings", {})
@@ -114,7 +122,7 @@ def test_other_data_are_refused(kind, what, make, tmp_path, tiny, sample):
         policy = MLPPolicy(env.observation_space, env.action_space, (8,), seed=5)
         data = RolloutRunner(env, policy, max_steps=256).collect()
     elif kind == "rft":
-        data = Buffer(sample(*tiny, PROMPTS * 3, seed=9))
+        data = answered(sample(*tiny, PROMPTS * 3, seed=9))
     else:
         data = ROWS[::-1]
     with pytest.raises(ConfigError, match=f"the {what} are others than those of the checkpoint"):

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import pytest
-
 from textenv.algos.strategies.protocols import (
     SLOTS,
     Generation,
@@ -13,12 +10,9 @@ from textenv.algos.strategies.protocols import (
     Selection,
     Setup,
     Start,
-    load_rng,
     make_title,
-    save_rng,
     settings_of,
 )
-from textenv.errors import DataError
 
 
 def test_the_defaults_do_nothing():
@@ -79,19 +73,3 @@ def test_parts_have_streams_of_their_own():
     assert first(3, "dapo") == first(3, "dapo")
     assert len({first(3, "dapo"), first(4, "dapo"), first(3, "pods")}) == 3
     assert first(None, "dapo") != first(None, "dapo")
-
-
-def test_generators_go_on_from_where_they_were():
-    rng, other = np.random.default_rng(1), np.random.default_rng(2)
-    rng.random(5)
-    state = save_rng(rng)
-    expected = rng.random(4).tolist()
-    load_rng(other, state)
-    assert other.random(4).tolist() == expected
-
-
-@pytest.mark.parametrize("state", [{}, None, 3, {"bit_generator": "MT19937"}, {"state": {}}])
-def test_what_is_no_state_of_a_generator(state):
-    rng = np.random.default_rng(0)
-    with pytest.raises(DataError, match="not the state of a random generator"):
-        load_rng(rng, state)

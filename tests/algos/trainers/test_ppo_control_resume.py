@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
+import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +20,7 @@ from textenv.algos import PPOTrainer, load_rollout
 from textenv.algos.storage.checkpoints.store import checkpoints, newest, read_manifest
 from textenv.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[3]
 SIZES = {"n_steps": 128, "batch_size": 64, "n_epochs": 2, "total_timesteps": 8 * 128}
 
 
@@ -212,32 +214,11 @@ def test_an_environment_that_does_not_come_back_begins_new_episodes(tmp_path):
     assert seen[0].trajectories[0].first_step == 0
 
 
-def train_or_go_on(folder):
-    """Train in a process of its own, from the newest checkpoint on if there is one."""
-    trainer = make("CartPole, all switches", out=folder)
-    if checkpoints(folder / "checkpoints"):
-        trainer.resume(folder)
-    if not trainer.has_ended:
-        trainer.train()
-    trainer.save(folder / "policy")
-
-
-def test_a_run_that_is_killed_at_any_moment_ends_as_one_that_was_not(whole, tmp_path):
-    """It takes some seconds, since each process begins anew."""
-    expected = whole("CartPole, all switches")
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    rng, kills = np.random.default_rng(0), 0
-    while not (tmp_path / "policy").exists():
-        process = context.Process(target=train_or_go_on, args=(tmp_path,))
-        process.start()
-        process.join(2 * rng.random() if kills < 20 else 60)
-        if process.exitcode is None:
-            assert kills < 20, "it does not get on"
-            os.kill(process.pid, signal.SIGKILL)
-            process.join(10)
-            kills += 1
-        assert process.exitcode in (0, -signal.SIGKILL)
-    found = make("CartPole, all switches")
-    found.resume(tmp_path)
-    assert kills and result(found) == expected
+def test_a_run_that_is_killed_at_any_moment_ends_as_one_that_was_not(tmp_path):
+    """It takes some seconds, since twenty processes begin."""
+    command = [sys.executable, "-m", "tests.algos.trainers.killed_control", str(tmp_path), "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, killed = json.loads(done.stdout)
+    assert len(whole["metrics"]) == 80
+    assert killed == whole

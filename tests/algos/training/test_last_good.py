@@ -8,6 +8,7 @@ import pytest
 
 from tests.algos.rollouts.health.shared import rollout
 from tests.algos.shared import same_weights, weights_of
+from textenv.algos.storage.checkpoints.store import read_checkpoint, write_checkpoint
 from textenv.algos.training.last_good import LastGood, how_good
 from textenv.algos.training.optimizer import OptimizerStep
 
@@ -39,3 +40,17 @@ def test_compiled_updates_do_not_touch_the_weights_that_are_held(own):
     assert same_weights(seen[1], weights_of(model)) and (held.step, held.value) == (1, 0.5)
     step({"weight": mx.ones((2, 3)), "bias": mx.ones((2,))})  # it can be trained further
     assert not same_weights(seen[1], weights_of(model))
+
+
+def test_it_goes_on_from_a_checkpoint(tmp_path):
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    held, again = LastGood(model), LastGood(other)
+    again.load_state(held.state())
+    assert (again.step, again.value) == (None, -np.inf)  # nothing was played yet
+    held.offer(2, rollout([[1, 0]]))
+    best = weights_of(model)
+    path = write_checkpoint(tmp_path, 3, held.state(), {})
+    again.load_state(read_checkpoint(path).state)
+    again.offer(4, rollout([[0, 0]]))
+    assert "that of step 2" in again.go_back(5)
+    assert same_weights(weights_of(other), best)

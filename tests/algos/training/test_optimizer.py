@@ -11,7 +11,14 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tuner.lora import LoRALinear
 
-from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate
+from textenv.algos.storage.checkpoints.store import read_checkpoint, write_checkpoint
+from textenv.algos.training.optimizer import (
+    OptimizerStep,
+    default_learning_rate,
+    make_adamw,
+    restart_schedule,
+)
+from textenv.errors import ConfigError
 
 OPTIMIZERS = {
     "adamw": lambda: optim.AdamW(
@@ -140,3 +147,67 @@ def test_the_default_rate_is_that_of_adapters_where_they_alone_are_trained():
     assert default_learning_rate(model) == 1e-5  # 20 million weights
     model.layers[0].linear.freeze()
     assert default_learning_rate(model) == pytest.approx(1e-4)
+
+
+def second_round():
+    """AdamW in the second round of its schedule."""
+    optimizer = make_adamw(1e-2, 4, warmup_steps=2)
+    optimizer.state["step"] = mx.array(7, mx.uint64)
+    restart_schedule(optimizer)
+    return optimizer
+
+
+def saved_step(optimizer, dtype, width=4):
+    model = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2))
+    model.set_dtype(dtype)
+    model.layers[0].freeze(keys=["bias"])
+    model.layers[0].bias = mx.ones((width,), dtype)
+    return model, OptimizerStep(model, optimizer(), 0.5)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), second_round])
+def test_steps_go_on_from_a_checkpoint_to_the_bit(tmp_path, optimizer, dtype):
+    model, step = saved_step(optimizer, dtype)
+    course = list(gradients(model, 6))
+    for gradient in course[:3]:
+        step(gradient)
+    path = write_checkpoint(tmp_path, 3, step.state(), {})
+    for gradient in course[3:]:
+        step(gradient)
+    other, again = saved_step(optimizer, dtype)
+    again(course[0])  # it is compiled, and moves what is then replaced
+    again.load_state(read_checkpoint(path).state)
+    for gradient in course[3:]:
+        again(gradient)
+    expected, found = step.state(), again.state()
+    assert expected.arrays.keys() == found.arrays.keys()
+    for name, array in expected.arrays.items():
+        assert array.tobytes() == found.arrays[name].tobytes(), name
+    halves = len(tree_flatten(model.trainable_parameters())) if dtype != mx.float32 else 0
+    assert len(expected.part("copies").arrays) == halves
+    assert mx.array_equal(model.layers[1].weight, other.layers[1].weight).item()
+
+
+def test_what_a_state_holds_does_not_change_with_further_steps():
+    model, step = saved_step(OPTIMIZERS["adamw"], mx.float32)
+    first, *rest = gradients(model, 3)
+    step(first)
+    state = step.state()
+    before = {name: array.tobytes() for name, array in state.arrays.items()}
+    for gradient in rest:
+        step(gradient)
+    assert before == {name: array.tobytes() for name, array in state.arrays.items()}
+    assert before != {name: array.tobytes() for name, array in step.state().arrays.items()}
+
+
+def test_states_of_other_models_are_refused():
+    _, step = saved_step(OPTIMIZERS["adamw"], mx.float32)
+    state = step.state()
+    for dtype, width in ((mx.float32, 5), (mx.bfloat16, 4)):
+        with pytest.raises(ConfigError, match=r"another model: layers\.0\.weight"):
+            saved_step(OPTIMIZERS["adamw"], dtype, width)[1].load_state(state)
+    model, other = saved_step(OPTIMIZERS["adamw"], mx.float32)
+    model.layers[0].bias = mx.zeros((4,))
+    with pytest.raises(ConfigError, match="not trained are those of another model"):
+        other.load_state(state)

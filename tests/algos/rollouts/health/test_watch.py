@@ -11,6 +11,7 @@ from textenv import tasks
 from textenv.algos import create_strategy
 from textenv.algos.episodes.rollout import Counts, Rollout
 from textenv.algos.rollouts.health.watch import QUANTIZED, Finding, HealthWatch
+from textenv.algos.storage.checkpoints.store import read_checkpoint, write_checkpoint
 
 METRICS = {"completions/mean_length": 3.0, "entropy": 0.5}
 
@@ -131,3 +132,28 @@ def test_rounded_weights_on_a_cpu_are_slow():
     watch = make_watch(model=model)
     assert names(watch.findings) == [QUANTIZED] and watch.findings[0].step == 0
     assert "dequantize" in watch.findings[0].remedy
+
+
+@pytest.mark.parametrize("stops", [1, 4])
+def test_it_goes_on_from_a_checkpoint(tmp_path, stops):
+    """It finds what one finds that never stopped, which needs what was played before."""
+    task = tasks.make("arithmetic")
+    right = task.example(0)["answer"]
+    steps = [
+        (METRICS | {"eval/accuracy": 0.5, "eval/examples": 300.0}, rollout([[1, *[0] * 7]] * 2)),
+        *[(METRICS, rollout([[0] * 16], texts=[f"That is {right}.", *["hm"] * 15]))] * 4,
+        (METRICS | {"eval/accuracy": 0.1, "eval/examples": 300.0}, rollout([[0] * 16])),
+    ]
+    whole, first, again = (make_watch(task=task) for _ in range(3))
+    for n, step in enumerate(steps):
+        whole.step(n, *step)
+        if n < stops:
+            first.step(n, *step)
+    path = write_checkpoint(tmp_path, 1, first.state(), {})
+    again.load_state(read_checkpoint(path).state)
+    assert again.findings == first.findings
+    for n, step in enumerate(steps[stops:], stops):
+        again.step(n, *step)
+    assert again.findings == whole.findings
+    assert names(whole.findings) == ["no_reward", "collapse"]
+    assert "4 of 64 contain the right answer" in whole.findings[0].what

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.errors import DataError
 
 INNER = State({"w": np.arange(3)}, {"count": 7, "rng": {"state": 2**127}})
@@ -41,3 +41,19 @@ def test_a_missing_name_is_told():
         OUTER.part("run").value("steps")
     with pytest.raises(DataError, match="no array 'w'"):
         OUTER.array("w")
+
+
+def test_generators_go_on_from_where_they_were():
+    rng, other = np.random.default_rng(1), np.random.default_rng(2)
+    rng.random(5)
+    state = save_rng(rng)
+    expected = rng.random(4).tolist()
+    load_rng(other, state)
+    assert other.random(4).tolist() == expected
+
+
+@pytest.mark.parametrize("state", [{}, None, 3, {"bit_generator": "MT19937"}, {"state": {}}])
+def test_what_is_no_state_of_a_generator(state):
+    rng = np.random.default_rng(0)
+    with pytest.raises(DataError, match="not the state of a random generator"):
+        load_rng(rng, state)
