@@ -27,7 +27,6 @@ from textenv.errors import TextEnvError
 SPARE = 64 * 2**20
 """Bytes that loading may take beside ten times the bytes of the files."""
 _MOST_SECONDS = 5
-_NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 _MOST_ADDRESSES = 4 * 2**30  # bytes; what asks for more gets a MemoryError
 
 Load = Callable[[Path], Any]
@@ -110,6 +109,13 @@ def _reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def _limit_addresses(most: int | None) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    # Other systems than Linux do not keep such a limit.
+    if sys.platform == "linux" and hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_AS, (hard if most is None else most, hard))
+
+
 def main(jobs: list[tuple[str, int, int]]) -> None:
     """Load inputs: of each target so many, from a first seed on."""
     from tests.fuzzing.targets import TARGETS
@@ -132,7 +138,7 @@ def main(jobs: list[tuple[str, int, int]]) -> None:
             base, folder = place / "base", place / "it"
             base.mkdir(parents=True)
             os.chdir(place)
-            resource.setrlimit(resource.RLIMIT_AS, _NO_LIMIT)
+            _limit_addresses(None)
             say(target=name, seed=None, file="the valid files")
             try:
                 target.make(base)
@@ -144,7 +150,7 @@ def main(jobs: list[tuple[str, int, int]]) -> None:
                 fault = check(target.load, folder)
             if fault:
                 say(target=name, seed=None, file="the valid files", fault=fault)
-            resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + _MOST_ADDRESSES, -1))
+            _limit_addresses(_status("VmSize") + _MOST_ADDRESSES)
             gc.collect()
             gc.freeze()  # what collections need not look at again
             for seed in range(first, first + count):

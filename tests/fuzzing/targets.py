@@ -42,6 +42,8 @@ class Target(NamedTuple):
     """How many of 10,000 inputs are of this kind."""
     fix: Callable[[random.Random, Path], None] | None = None
     """Makes what else must change with a file, such as a hash."""
+    needs: str = ""
+    """A library that must be installed."""
 
 
 def _command(*argv: Any) -> bool:
@@ -372,13 +374,13 @@ TARGETS = {
     "settings of PPO": Target(_settings(CONTROL_SETTINGS), _read_settings, 600),
     "dataset, JSON Lines": Target(_lines, _read_dataset("rows.jsonl"), 1000),
     "dataset, CSV": Target(_table, _read_dataset("rows.csv"), 600),
-    "dataset, Parquet": Target(_parquet, _read_dataset("rows.parquet"), 500),
-    "dataset, folder": Target(_hub_folder, _read_dataset("saved"), 400),
+    "dataset, Parquet": Target(_parquet, _read_dataset("rows.parquet"), 500, needs="pyarrow"),
+    "dataset, folder": Target(_hub_folder, _read_dataset("saved"), 400, needs="datasets"),
     "dataset, command": Target(_lines, _validate, 300),
     "rollout, JSON": Target(_rollout("json"), _read_rollouts, 900),
     "rollout, JSON Lines": Target(_rollout("jsonl.gz"), _read_rollouts, 600),
-    "rollout, Parquet": Target(_rollout("parquet"), _read_rollouts, 500),
-    "rollout, Minari": Target(_rollout("minari"), _read_rollouts, 300),
+    "rollout, Parquet": Target(_rollout("parquet"), _read_rollouts, 500, needs="pyarrow"),
+    "rollout, Minari": Target(_rollout("minari"), _read_rollouts, 300, needs="minari"),
     "rollouts to train on": Target(_numbered, _train_on_rollouts, 300),
     "transcript": Target(_transcript, _read_rollouts, 400),
     "transcript, commands": Target(_transcript, _view, 300),
