@@ -324,10 +324,12 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
         )
     try:
         tensors = load_file(folder / "model.safetensors")
-        spaces = [make_space(config[f"{name}_space"]) for name in ("observation", "action")]
-        _check_sizes(tensors, *spaces, config["hidden"])
+        observations = make_space(config["observation_space"])
+        actions = make_space(config["action_space"])
+        _check_sizes(tensors, observations, actions, config["hidden"])
         policy = MLPPolicy(
-            *spaces,
+            observations,
+            actions,
             config["hidden"],
             config["activation"],
             config["normalize_observations"],

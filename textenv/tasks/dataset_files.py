@@ -22,7 +22,7 @@ from textenv.errors import (
 from textenv.tasks.columns import Columns, as_example, check_columns
 from textenv.tasks.dataset import Dataset, read_utf8
 
-# What Python, Arrow and datasets raise for files of another content, or too large.
+# What Python, Arrow and the library datasets raise for files of another content, or too large.
 _FAULTS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError),
     *(ArithmeticError, RecursionError, MemoryError),
@@ -161,7 +161,7 @@ def _parquet_rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
         table = pyarrow.parquet.ParquetFile(path).read()
         for batch in table.slice(0, limit).to_batches(_BATCH):
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, *_FAULTS) as error:  # text that is not UTF-8, say
         raise DataError(f"{path}: not Parquet: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Saved datasets of Hugging Face's library that name files elsewhere."""
+"""Files of Arrow, and saved datasets, that are not what they say, or name files elsewhere."""
 
 import json
 
@@ -69,6 +69,17 @@ def test_a_file_whose_offsets_are_wrong_is_not_read(whole):
         writer.write_table(table)
     with pytest.raises(DataError, match="not a Hugging Face dataset"):
         from_path(whole / "whole")
+
+
+def test_parquet_whose_text_is_not_utf8_is_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    offsets = pa.py_buffer(np.array([0, 2], np.int32))
+    wrong = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xf1a")])
+    pyarrow.parquet.write_table(pa.table({"prompt": wrong}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: not Parquet: 'utf-8' codec"):
+        from_path(tmp_path / "a.parquet")
 
 
 def test_an_info_that_is_no_object_is_named(whole):
