@@ -97,13 +97,21 @@ def test_no_file_is_taken_for_a_folder_here():
             assert name.split(".")[0] not in ("wrappers", "algos"), f"{path}: {name}"
 
 
-def test_importing_brings_no_backend_and_no_plots(tmp_path):
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("textenv, textenv.wrappers", []),
+        # Networks on control need MLX alone: mlx_lm and transformers take one to three seconds.
+        ("textenv.algos.trainers.ppo, textenv.algos.offline.control", ["mlx"]),
+    ],
+)
+def test_importing_brings_no_more_than_it_needs(modules, heavy, tmp_path):
     code = (
-        "import sys, textenv, textenv.wrappers;"
+        f"import sys, {modules};"
         "print(sorted({name.partition('.')[0] for name in sys.modules}"
         "& {'mlx', 'mlx_lm', 'torch', 'matplotlib', 'transformers', 'stable_baselines3'}))"
     )
-    assert python(code, tmp_path) == "[]"
+    assert python(code, tmp_path) == str(heavy)
 
 
 @pytest.mark.parametrize("ours_first", [True, False])

@@ -110,6 +110,31 @@ def forward(weights: MLPWeights, x: mx.array, activation: str) -> tuple[mx.array
     return outputs, (x[1] @ weights["critic.weight"] + weights["critic.bias"])[:, 0]
 
 
+def score_actions(
+    weights: MLPWeights,
+    policy: MLPPolicy,
+    observations: mx.array,
+    actions: mx.array,
+    masks: mx.array | None,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """How likely actions are under weights of a policy, and what its critic says.
+
+    Args:
+        weights: the weights; those of the policy itself are not used.
+        policy: the policy, for its activation and its distribution.
+        observations: (B, D), normalised.
+        actions: (B, K), as the distribution draws them.
+        masks: (B, P), 0 for choices that are not allowed; None if all are.
+
+    Returns:
+        Log-probabilities of the actions, entropies and values, each (B,).
+    """
+    outputs, values = forward(weights, observations, policy.activation)
+    log_std = weights.get("log_std")
+    logprobs, entropies = policy.distribution.score(outputs, log_std, actions, masks)
+    return logprobs, entropies, values
+
+
 class Adam:
     """Adam (Kingma and Ba 2015) on all weights of a policy as one vector.
 

@@ -24,7 +24,7 @@ from textenv.wrappers.step import CheckedStep, DictStep
 Memory = list[dict[str, Any]]
 """What the layers of an environment hold that outlasts an episode; see `remember`."""
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = frozenset([bool, int, float, str, type(None)])
 _NOT_PLAIN = object()
 _MOMENTS = ("mean", "var", "count")  # of an object that keeps running statistics
 
@@ -33,33 +33,35 @@ class EpisodeLog:
     """Resets and steps an environment, and records what leads to the place where it is.
 
     Args:
-        env: the environment; its resets and steps may give tuples or dicts.
-
-    Attributes:
-        seen: the last observation.
+        env: the environment; its resets and steps may give tuples or dicts. Between two of its
+            steps, nobody may change the observation that it gave.
     """
 
     def __init__(self, env: Any):
-        self._env = env
-        self.seen: Any = None
+        self._env, self._layers = env, _layers(env)
+        self._last: Any = None  # what the last reset or step gave
         self._before: Memory | None = None  # the last reset
         self._reset: dict[str, Any] = {}
         self._actions: list[Any] = []
 
     def reset(self, **kwargs: Any) -> Any:
         """Reset the environment; returns what it gives."""
-        before = remember(self._env)
-        result = self._env.reset(**kwargs)
+        before = _remember(self._layers, innermost=False)
+        self._last = result = self._env.reset(**kwargs)
         self._before, self._reset, self._actions = before, copied(kwargs), []
-        self.seen = copied(_parts(result)[0])
         return result
 
     def step(self, action: Any) -> Any:
         """Step the environment; returns what it gives."""
-        self._actions.append(copied(action))
-        result = self._env.step(action)
-        self.seen = copied(_parts(result)[0])
+        fixed = type(action) in _PLAIN or isinstance(action, np.generic)
+        self._actions.append(action if fixed else copied(action))
+        self._last = result = self._env.step(action)
         return result
+
+    @property
+    def seen(self) -> Any:
+        """A copy of the last observation; None before the first reset."""
+        return None if self._last is None else copied(_parts(self._last)[0])
 
     def state(self) -> dict[str, Any]:
         """What leads to the place where the environment is, and how to tell that place."""
@@ -92,8 +94,8 @@ class EpisodeLog:
                 ended = _parts(self.step(action))[1]
         except Exception as error:  # an environment may raise anything where it was not before
             return f"it raised {error!r:.200}"
-        if not same(self.seen, state["seen"]):
-            return f"it shows {self.seen!r:.80} where it showed {state['seen']!r:.80}"
+        if not same(seen := self.seen, state["seen"]):
+            return f"it shows {seen!r:.80} where it showed {state['seen']!r:.80}"
         here, there = (
             [layer["random"] for layer in m] for m in (remember(self._env), state["now"])
         )
@@ -132,7 +134,7 @@ class LoggedEnv(gym.Wrapper):
         """Start an episode, unless it is to stay; then the info is empty."""
         if self.stays:
             self.stays = False
-            return copied(self.log.seen), {}
+            return self.log.seen, {}
         return self.log.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -155,16 +157,7 @@ def remember(env: Any, innermost: bool = False) -> Memory:
         env: the environment, single or vector.
         innermost: whether to take the plain values of the innermost one too.
     """
-    every = _layers(env)
-    return [
-        {
-            "kind": type(layer).__name__,
-            "random": _generators(layer),
-            "statistics": _statistics(layer),
-            "values": _values(layer) if innermost or layer is not every[-1] else {},
-        }
-        for layer in every
-    ]
+    return _remember(_layers(env), innermost)
 
 
 def recall(env: Any, memory: Memory) -> None:
@@ -218,16 +211,35 @@ def _layers(env: Any) -> list[Any]:
     return [layer for layer in every[:-1] if not isinstance(layer, _BARE)] + every[-1:]
 
 
-def _generators(layer: Any) -> dict[str, Any]:
-    found = {}
+def _remember(layers: list[Any], innermost: bool) -> Memory:
+    memory = [_held(layer, plain=True) for layer in layers[:-1]]
+    return [*memory, _held(layers[-1], plain=innermost)]
+
+
+def _held(layer: Any, plain: bool) -> dict[str, Any]:
+    """What one layer holds; it is called at every reset, so that it must be quick."""
+    generators: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in getattr(layer, "__dict__", {}).items():
-        if isinstance(value, np.random.Generator):
-            found[name] = copied(value.bit_generator.state)
+        if type(value) in _PLAIN:
+            if plain:
+                values[name] = value
+        elif isinstance(value, np.random.Generator):
+            generators[name] = value.bit_generator.state  # a new dict
         elif isinstance(value, np.random.RandomState):
-            found[name] = copied(value.get_state(legacy=False))
+            generators[name] = value.get_state(legacy=False)
         elif isinstance(value, random.Random):
-            found[name] = value.getstate()
-    return found
+            generators[name] = value.getstate()
+        else:
+            inner = getattr(value, "__dict__", None)
+            if inner is not None:
+                if all(moment in inner for moment in _MOMENTS):
+                    statistics[name] = copied({moment: inner[moment] for moment in _MOMENTS})
+            elif plain and (kept := _plain(value)) is not _NOT_PLAIN:
+                values[name] = kept
+    kind = type(layer).__name__
+    return {"kind": kind, "random": generators, "statistics": statistics, "values": values}
 
 
 def _set_generator(layer: Any, name: str, state: Any) -> None:
@@ -242,20 +254,6 @@ def _set_generator(layer: Any, name: str, state: Any) -> None:
         held.bit_generator.state = state
 
 
-def _statistics(layer: Any) -> dict[str, Any]:
-    found = {}
-    for name, value in getattr(layer, "__dict__", {}).items():
-        held = getattr(value, "__dict__", {})
-        if all(moment in held for moment in _MOMENTS):
-            found[name] = copied({moment: held[moment] for moment in _MOMENTS})
-    return found
-
-
-def _values(layer: Any) -> dict[str, Any]:
-    kept = {name: _plain(value) for name, value in getattr(layer, "__dict__", {}).items()}
-    return {name: value for name, value in kept.items() if value is not _NOT_PLAIN}
-
-
 def _plain(value: Any) -> Any:
     """A copy of a plain value; `_NOT_PLAIN` for any other."""
     kind = type(value)
@@ -268,6 +266,8 @@ def _plain(value: Any) -> Any:
         plain = all(type(key) in _PLAIN for key in items)
         return items if plain and not _any_other(items.values()) else _NOT_PLAIN
     if kind in (list, tuple, deque):
+        if _PLAIN.issuperset(map(type, value)):
+            return value if kind is tuple else value.copy()
         parts = [_plain(item) for item in value]
         if _any_other(parts):
             return _NOT_PLAIN

@@ -35,8 +35,8 @@ from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
     MLPWeights,
-    forward,
     mean_figures,
+    score_actions,
     transition_arrays,
 )
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
@@ -383,9 +383,8 @@ class OfflineTrainer(TrainsOnData):
         mask: mx.array | None = None,
     ) -> tuple[mx.array, Figures]:
         """The weighted negative log-likelihood plus the critic's squared error."""
-        outputs, values = forward(weights, observations, self.config.activation)
-        logprobs, entropies = self.policy.distribution.score(
-            outputs, self._bounded(weights).get("log_std"), actions, mask
+        logprobs, entropies, values = score_actions(
+            self._bounded(weights), self.policy, observations, actions, mask
         )
         policy_loss = -(counts * logprobs).mean()
         error = ((returns - values) ** 2).mean()
@@ -410,11 +409,8 @@ class OfflineTrainer(TrainsOnData):
         assert held is not None
         weights = {name: mx.array(value) for name, value in self.policy.weights.items()}
         rows = mx.array(self.policy.normalize(held.observations))
-        outputs, _ = forward(weights, rows, self.config.activation)
         mask = None if held.masks is None else mx.array(held.masks)
-        logprobs, _ = self.policy.distribution.score(
-            outputs, weights.get("log_std"), mx.array(held.actions), mask
-        )
+        logprobs, _, _ = score_actions(weights, self.policy, rows, mx.array(held.actions), mask)
         return float(np.array(logprobs).mean())
 
 

@@ -28,7 +28,6 @@ import numpy as np
 from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.lm.scoring.batch import BatchSize, make_batch
-from textenv.algos.offline.loop import TrainsOnData
 from textenv.algos.offline.sft_rows import Limits, Rows, encode_rows
 from textenv.algos.offline.text_data import hash_of_text
 from textenv.algos.runtime import backend
@@ -42,16 +41,11 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.generation.chat import ChatFormat  # noqa: E402
-from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
-from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
-from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
-from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import context_length, describe_trained  # noqa: E402
-from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
+from textenv.algos.offline.language_model import LanguageModelTrainer  # noqa: E402
 from textenv.algos.offline.text import supervised_loss  # noqa: E402
 from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
@@ -141,7 +135,7 @@ class SFTConfig:
         check_lora(self)
 
 
-class SFTTrainer(TrainsOnData):
+class SFTTrainer(LanguageModelTrainer):
     """Trains a language model on rows of prompts and answers.
 
     Args:
@@ -179,6 +173,7 @@ class SFTTrainer(TrainsOnData):
 
     algorithm = "sft"
     _data_kind = "rows"
+    config: SFTConfig
 
     def __init__(
         self,
@@ -194,17 +189,8 @@ class SFTTrainer(TrainsOnData):
         on_step: Callable[[dict[str, float]], None] | None = None,
         out: str | Path | None = None,
     ):
-        self.config = config = config or SFTConfig()
-        model, tokenizer = resolve_model(model, tokenizer, adapters)
-        self.model, self.tokenizer = model, tokenizer
-        adapt(model, config)
-        settings = ("chat_template", "chat_template_kwargs", "seed")
-        self.policy = create_policy(
-            model,
-            tokenizer,
-            {"max_tokens": config.max_completion_length}
-            | {name: getattr(config, name) for name in settings},
-        )
+        config = config or SFTConfig()
+        super().__init__(model, tokenizer, adapters, config)
         self._opening = Opening(system_prompt, few_shot)
         encoded = self._encode(rows, "rows")
         self.trained_on = [t for t in encoded if t is not None]
@@ -220,11 +206,11 @@ class SFTTrainer(TrainsOnData):
         self.held_out = [t for t in self._encode(eval_rows, "eval_rows") if t is not None]
         self._each_pass = math.ceil(len(self.trained_on) / config.batch_size)
         self.steps = config.max_steps or config.epochs * self._each_pass
-        self._memory = MemoryWatch(model, config)
+        self._memory = MemoryWatch(self.model, config)
         self._memory.check(self._batch(self._longest_step()))
-        self._scorer = Scorer(model)
+        self._scorer = Scorer(self.model)
         self._trainer = Trainer(
-            model,
+            self.model,
             lambda rewards, group_ids: np.ones(len(rewards)),
             sft_loss,
             make_adamw(
@@ -347,19 +333,8 @@ class SFTTrainer(TrainsOnData):
             f"{self.learning_rate:g}"
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
-        save_model(self.model, self.tokenizer, folder, card=self._card())
-
-    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
-        """Write the adapters alone; see `GRPOTrainer.save_adapters`."""
-        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
-
-    def _card(self, adapters: str | None = None) -> str:
-        base = getattr(self.model, "source_name", None)
-        settings, steps = changed_settings(self.config), len(self.history)
-        told = "SFT", base, None, self.describe(), settings, steps
-        return ModelCard(*told, adapters=adapters).text()
+    def _trained_by(self) -> tuple[str, str | None, int]:
+        return "SFT", None, len(self.history)
 
     def _encode(self, rows: RowsLike, name: str) -> list[Trajectory | None]:
         config, context = self.config, context_length(self.model)

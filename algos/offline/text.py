@@ -32,7 +32,6 @@ from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.grpo import SCALES, compute_advantages, policy_loss
 from textenv.algos.lm.scoring.batch import BatchSize
 from textenv.algos.offline.data import common_source
-from textenv.algos.offline.loop import TrainsOnData
 from textenv.algos.offline.text_data import (
     check_tokens,
     grouped,
@@ -49,14 +48,9 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 
-from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.generation.stops import check_stops  # noqa: E402
-from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
-from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
-from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
-from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
-from textenv.algos.lm.models.saving import save_model  # noqa: E402
+from textenv.algos.offline.language_model import LanguageModelTrainer  # noqa: E402
 from textenv.algos.training.guard import StepGuard  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
@@ -142,7 +136,7 @@ class OfflineTextConfig:
         check_lora(self)
 
 
-class OfflineTextTrainer(TrainsOnData):
+class OfflineTextTrainer(LanguageModelTrainer):
     """Trains a language model from saved rollouts.
 
     Args:
@@ -167,6 +161,7 @@ class OfflineTextTrainer(TrainsOnData):
     """
 
     algorithm = "offline text"
+    config: OfflineTextConfig
 
     def __init__(
         self,
@@ -178,28 +173,19 @@ class OfflineTextTrainer(TrainsOnData):
         on_step: Callable[[dict[str, float]], None] | None = None,
         out: str | Path | None = None,
     ):
-        self.config = config = config or OfflineTextConfig()
+        config = config or OfflineTextConfig()
         self._task = common_source(rollouts).env_id
         trajectories = grouped(rollouts)
         self.data_reward = float(np.mean(scored_rewards(trajectories) or [0.0]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
-        model, tokenizer = resolve_model(model, tokenizer)
-        self.model, self.tokenizer = model, tokenizer
-        adapt(model, config)
-        settings = ("chat_template", "chat_template_kwargs", "stop", "seed")
-        self.policy = create_policy(
-            model,
-            tokenizer,
-            {"max_tokens": config.max_completion_length}
-            | {name: getattr(config, name) for name in settings},
-        )
+        super().__init__(model, tokenizer, None, config)
         check_tokens(trajectories, self.policy)
         self._in_data = len(trajectories)
         self.trained_on = self._choose(trajectories)
         steps = math.ceil(len(self.trained_on) / config.batch_size)
         self._trainer = Trainer(
-            model,
+            self.model,
             *self._objective(),
             self._make_optimizer(config.epochs * steps),
             Buffer(self.trained_on),
@@ -280,20 +266,8 @@ class OfflineTextTrainer(TrainsOnData):
             f"{describe_trained(self.model)}, AdamW at {self.learning_rate:g}"
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
-        save_model(self.model, self.tokenizer, folder, card=self._card())
-
-    def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
-        """Write the adapters alone; see `GRPOTrainer.save_adapters`."""
-        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
-
-    def _card(self, adapters: str | None = None) -> str:
-        base = getattr(self.model, "source_name", None)
-        settings = changed_settings(self.config)
-        steps, method = self._updates, self.config.method
-        told = method, base, self._task, self.describe(), settings, steps
-        return ModelCard(*told, adapters=adapters).text()
+    def _trained_by(self) -> tuple[str, str | None, int]:
+        return self.config.method, self._task, self._updates
 
     def _choose(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         if self.config.method == "rft":

@@ -254,45 +254,41 @@ class GRPOTrainer(Resumable):
             self.stopped = ""
         try:
             while not (self.has_ended or self._stop):
-                self._take_step()
+                clock = PhaseClock()
+                with self._memory.generating():
+                    rollout = (self._workers or self._runner).collect()
+                if self._last_good is not None:
+                    self._last_good.offer(self._steps, rollout)
+                clock.end("generate")
+                self.exporter.write(rollout, self._runner)
+                clock.end("export")
+                update = {"updates": 0.0}
+                if len(rollout):  # a strategy may have kept nothing
+                    self._trainer.buffer = rollout
+                    self.checkpoints.make_room(free_memory())
+                    with self._memory.updating(rollout):
+                        update = self._trainer.train(self._end - self._steps)
+                clock.end("update")
+                steps = max(1, int(update.pop("updates") + update.get(SKIPPED, 0)))
+                self._steps += steps
+                self._runner.policy_version += steps
+                metrics = self._metrics.step(rollout, update, clock, self._steps)
+                self.history.append(metrics)
+                left = (self._end - self._steps) / self.config.max_steps
+                try:
+                    metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
+                finally:  # an evaluation may be interrupted after the step was taken
+                    self.health.step(self._steps, metrics, rollout)
+                    if self._on_step is not None:
+                        self._on_step(metrics, rollout)
+                if self._last_good is not None and self.health.has_collapsed:
+                    self.stopped = self._last_good.go_back(self._steps)
                 self._save()
         finally:
             self._stop = False
         self._save(ends=True)
         self.checkpoints.wait()
         return self.history
-
-    def _take_step(self) -> None:
-        """Collect a rollout, train on it, measure it, and evaluate if it is time to."""
-        clock = PhaseClock()
-        with self._memory.generating():
-            rollout = (self._workers or self._runner).collect()
-        if self._last_good is not None:
-            self._last_good.offer(self._steps, rollout)
-        clock.end("generate")
-        self.exporter.write(rollout, self._runner)
-        clock.end("export")
-        update = {"updates": 0.0}
-        if len(rollout):  # a strategy may have kept nothing
-            self._trainer.buffer = rollout
-            self.checkpoints.make_room(free_memory())
-            with self._memory.updating(rollout):
-                update = self._trainer.train(self._end - self._steps)
-        clock.end("update")
-        steps = max(1, int(update.pop("updates") + update.get(SKIPPED, 0)))
-        self._steps += steps
-        self._runner.policy_version += steps
-        metrics = self._metrics.step(rollout, update, clock, self._steps)
-        self.history.append(metrics)
-        left = (self._end - self._steps) / self.config.max_steps
-        try:
-            metrics |= self.evaluations.after_step(self._steps, 1 - left, clock.total)
-        finally:  # an evaluation may be interrupted after the step was taken
-            self.health.step(self._steps, metrics, rollout)
-            if self._on_step is not None:
-                self._on_step(metrics, rollout)
-        if self._last_good is not None and self.health.has_collapsed:
-            self.stopped = self._last_good.go_back(self._steps)
 
     def _save(self, ends: bool = False) -> None:
         best = None if self.best is None else self.best.step

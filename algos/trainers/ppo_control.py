@@ -21,8 +21,8 @@ from textenv.algos.control.mlp_training import (
     Adam,
     Figures,
     MLPWeights,
-    forward,
     mean_figures,
+    score_actions,
     transition_arrays,
 )
 from textenv.algos.control.running_stats import RunningStats
@@ -268,9 +268,8 @@ class ControlUpdater:
     ) -> tuple[mx.array, Figures]:
         """The loss, and its parts; the only setting is the clip range."""
         config = self.config
-        outputs, values = forward(weights, observations, config.activation)
-        logprobs, entropies = self.policy.distribution.score(
-            outputs, weights.get("log_std"), actions, mask
+        logprobs, entropies, values = score_actions(
+            weights, self.policy, observations, actions, mask
         )
         ones = mx.ones((len(advantages), 1))
         surrogate, metrics = policy_loss(

@@ -43,7 +43,7 @@ class Resumable:
     algorithm: str
     config: Any
     checkpoints: CheckpointSchedule
-    _stop = False  # whether `train` is to return after its step
+    _stop: bool = False  # whether `train` is to return after its step
 
     def stop(self) -> None:
         """Let `train` finish the step that it is in, write a checkpoint, and return.

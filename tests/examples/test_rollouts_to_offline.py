@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def walk(tmp_path_factory):
     """What the first example prints, and its folder."""
     folder = tmp_path_factory.mktemp("walk")
-    argv = [str(EXAMPLES / "rollouts_to_offline.py"), "--out", str(folder), "--epochs", "20"]
+    argv = [str(EXAMPLES / "rollouts_to_offline.py"), "--out", str(folder), "--epochs", "10"]
     done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=True)
     return done.stdout, folder
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import textenv
+from tests.textenv.shared import chars, make, ones, own
 from textenv import TextGenerationEnv, TokenGenerationEnv, tasks
 
 TASKS = ["arithmetic", "countdown", "reverse", "sort"]
@@ -26,22 +27,6 @@ class Words:
 
     def encode(self, text):
         return text.split()
-
-
-def ones(prompt, completion, example):
-    return 1.0
-
-
-def chars(prompt, completion, example):
-    return {"letters": len(completion), "prompt": len(prompt)}
-
-
-def make(**kwargs):
-    return gym.make("TextGen-v0", **kwargs)
-
-
-def own(prompts=("a", "b", "c"), reward_fn=ones, **kwargs):
-    return make(prompts=list(prompts), reward_fn=reward_fn, **kwargs)
 
 
 def test_the_built_in_tasks_are_there():

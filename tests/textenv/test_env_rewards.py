@@ -10,23 +10,8 @@ import numpy as np
 import pytest
 
 import textenv
+from tests.textenv.shared import chars, make, ones, own
 from textenv import TextGenerationEnv
-
-
-def ones(prompt, completion, example):
-    return 1.0
-
-
-def chars(prompt, completion, example):
-    return {"letters": len(completion), "prompt": len(prompt)}
-
-
-def make(**kwargs):
-    return gym.make("TextGen-v0", **kwargs)
-
-
-def own(prompts=("a", "b", "c"), reward_fn=ones, **kwargs):
-    return make(prompts=list(prompts), reward_fn=reward_fn, **kwargs)
 
 
 def test_own_examples_reach_the_reward_function():

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.wrappers.shared import COLOURS, bandit
 from textenv.wrappers import (
     ActionMask,
     ByteObservation,
@@ -18,16 +19,6 @@ from textenv.wrappers import (
 sb3 = pytest.importorskip("stable_baselines3")
 pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("one_thread")
-COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red"}
-PROMPTS = [f"Which colour has {thing}?" for thing in COLOURS]
-EXAMPLES = [{"answer": colour} for colour in COLOURS.values()]
-
-
-def bandit():
-    """Four questions with four answers: a right policy gets 1, a random one 0.25."""
-    env = gym.make("TextGen-v0", prompts=PROMPTS, examples=EXAMPLES, reward_fn="exact_match")
-    return ChoiceAction(HashedBagOfWords(env), list(COLOURS.values()))
-
 
 STACKS = {
     "words": bandit,

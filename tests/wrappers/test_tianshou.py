@@ -8,8 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.wrappers.shared import TOKENS, bandit
 from textenv.tokenizers import load_tokenizer
-from textenv.wrappers import ByteObservation, ChoiceAction, HashedBagOfWords
+from textenv.wrappers import ByteObservation, ChoiceAction
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tianshou")
@@ -17,20 +18,6 @@ pytest.importorskip("tianshou")
 from tianshou.algorithm.algorithm_base import Policy  # noqa: E402
 from tianshou.data import Batch, Collector, VectorReplayBuffer  # noqa: E402
 from tianshou.env import DummyVectorEnv, SubprocVectorEnv  # noqa: E402
-
-COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red"}
-TOKENS = {"tokenizer": "tiny-lm", "max_tokens": 4, "max_length": 16}
-
-
-def bandit():
-    """Four questions, four answers."""
-    env = gym.make(
-        "TextGen-v0",
-        prompts=[f"Which colour has {thing}?" for thing in COLOURS],
-        examples=[{"answer": colour} for colour in COLOURS.values()],
-        reward_fn="exact_match",
-    )
-    return ChoiceAction(HashedBagOfWords(env), list(COLOURS.values()))
 
 
 def guess():

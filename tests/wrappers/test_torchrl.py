@@ -9,28 +9,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.wrappers.shared import COLOURS, TOKENS, bandit
 from textenv.tokenizers import load_tokenizer
-from textenv.wrappers import ActionMask, ChoiceAction, HashedBagOfWords
+from textenv.wrappers import ActionMask, HashedBagOfWords
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchrl")
 
 from torchrl.envs import GymEnv, GymWrapper, TransformedEnv, check_env_specs  # noqa: E402
 from torchrl.envs import transforms as torchrl_transforms  # noqa: E402
-
-COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red"}
-TOKENS = {"tokenizer": "tiny-lm", "max_tokens": 4, "max_length": 16}
-
-
-def bandit():
-    """Four questions, four answers."""
-    env = gym.make(
-        "TextGen-v0",
-        prompts=[f"Which colour has {thing}?" for thing in COLOURS],
-        examples=[{"answer": colour} for colour in COLOURS.values()],
-        reward_fn="exact_match",
-    )
-    return ChoiceAction(HashedBagOfWords(env), list(COLOURS.values()))
 
 
 def by_hand(env, seed, actions):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -121,8 +121,35 @@ class TextDisplay:
         return True
 
 
-class ControlDisplay:
-    """Shows a training on control: a line for each update, and on a terminal a bar below them.
+class _LinesAboveABar:
+    """Prints lines, and on a terminal a bar below them.
+
+    Args:
+        unit: what the bar counts.
+        total: how many of them there are; None: it is not known yet.
+        console: the console to print to; None takes standard output.
+    """
+
+    def __init__(self, unit: str, total: int | None, console: Console | None):
+        self.console = console or Terminal()
+        self._progress = progress_bar(unit, self.console, disable=not self.console.is_terminal)
+        self._bar = self._progress.add_task("train", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class ControlDisplay(_LinesAboveABar):
+    """Shows a training on control: a line for each update.
 
     Args:
         total: how many transitions the training has.
@@ -130,23 +157,7 @@ class ControlDisplay:
     """
 
     def __init__(self, total: int, console: Console | None = None):
-        self.console = console or Terminal()
-        self._progress = progress_bar(
-            "transitions", self.console, disable=not self.console.is_terminal
-        )
-        self._bar = self._progress.add_task("train", total=total)
-
-    def __enter__(self) -> ControlDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        super().__init__("transitions", total, console)
 
     def on_step(self, metrics: Mapping[str, float], rollout: Buffer, exported: Path | None) -> None:
         """Show one update, and the file of its rollout."""
@@ -154,29 +165,15 @@ class ControlDisplay:
         self.console.print(ppo_line(metrics, rollout.num_transitions, exported))
 
 
-class SFTDisplay:
-    """Shows a supervised training: a line now and then, and on a terminal a bar below them.
+class SFTDisplay(_LinesAboveABar):
+    """Shows a supervised training: a line now and then.
 
     Args:
         console: the console to print to; None takes standard output.
     """
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Terminal()
-        self._progress = progress_bar("step", self.console, disable=not self.console.is_terminal)
-        self._bar = self._progress.add_task("train", total=None)
-
-    def __enter__(self) -> SFTDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        super().__init__("step", None, console)
 
     def on_step(self, metrics: Mapping[str, float], total: int) -> None:
         """Show one step.
@@ -270,23 +267,25 @@ def _tokens_a_second(metrics: Mapping[str, float]) -> float:
     return tokens / metrics["step_time"]
 
 
+def _shown(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Those of the figures that there are, by their titles."""
+    return {name.split("/")[-1]: f"{metrics[name]:.3f}" for name in _FIGURES if name in metrics}
+
+
 def _line(metrics: Mapping[str, float]) -> str:
-    return "  ".join(
-        f"{name.split('/')[-1]} {metrics[name]:.3f}" for name in _FIGURES if name in metrics
-    )
+    return "  ".join(f"{title} {figure}" for title, figure in _shown(metrics).items())
 
 
 def _figures(metrics: Mapping[str, float]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    names = [name for name in _FIGURES if name in metrics]
-    for title in [*(n.split("/")[-1] for n in names), "equal groups", "tokens/s", "s/step"]:
+    shown = _shown(metrics) | {
+        "equal groups": f"{metrics['frac_reward_zero_std']:.0%}",
+        "tokens/s": f"{_tokens_a_second(metrics):.0f}",
+        "s/step": f"{metrics['step_time']:.2f}",
+    }
+    for title in shown:
         table.add_column(title, justify="right")
-    table.add_row(
-        *(f"{metrics[name]:.3f}" for name in names),
-        f"{metrics['frac_reward_zero_std']:.0%}",
-        f"{_tokens_a_second(metrics):.0f}",
-        f"{metrics['step_time']:.2f}",
-    )
+    table.add_row(*shown.values())
     return table
 
 

@@ -9,6 +9,7 @@ seed alone, so that a layer which the backward computes again drops the same inp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,11 +22,6 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear  # noqa: E402
-from mlx_lm.tuner.dora import DoRALinear  # noqa: E402
-from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
-
-_LINEAR = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear)
 
 
 class AdapterDropout(nn.Module):
@@ -146,21 +142,29 @@ def _linear_modules(model: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     """
     inside = {id(module) for block in blocks for _, module in block.named_modules()}
     adapted = {name for name, _ in lora_layers(model)}
-    modules = dict(model.named_modules())
+    modules, linear = dict(model.named_modules()), _linear_classes()
     return [
         name
         for name, module in reversed(modules.items())  # MLX walks from the last
         if id(module) in inside
         and name.rpartition(".")[0] not in adapted
-        and (name in adapted or isinstance(module, _LINEAR) or hasattr(module, "to_lora"))
+        and (name in adapted or isinstance(module, linear) or hasattr(module, "to_lora"))
     ]
+
+
+@functools.cache
+def _linear_classes() -> tuple[type[nn.Module], ...]:
+    """The classes of linear layers."""
+    # mlx_lm takes one to three seconds to import. Trainings on control import this module too.
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+
+    return nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear
 
 
 def is_adaptable(module: Any) -> bool:
     """Whether mlx-lm has an adapter for a module that has none yet."""
-    return isinstance(module, (*_LINEAR, nn.Embedding, nn.QuantizedEmbedding)) or hasattr(
-        module, "to_lora"
-    )
+    classes = (*_linear_classes(), nn.Embedding, nn.QuantizedEmbedding)
+    return isinstance(module, classes) or hasattr(module, "to_lora")
 
 
 def _is_called(name: str, target: str) -> bool:
@@ -182,6 +186,9 @@ def insert_adapters(
     Raises:
         ConfigError: for DoRA of a module that mlx-lm has it not for.
     """
+    from mlx_lm.tuner.dora import DoRALinear
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
     keys, modules = set(places), dict(model.named_modules())
     if dora:
         for name in sorted(keys):

@@ -6,6 +6,7 @@ Nothing here draws from them. A user's reward functions or environments may.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +20,15 @@ import mlx.core as mx  # noqa: E402
 
 def random_state() -> State:
     """The states of the generators of this process."""
-    numpys = np.random.get_state(legacy=False)  # noqa: NPY002  (the global one is what is meant)
-    assert isinstance(numpys, dict)
+    # The global one is what is meant.
+    numpys: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    mlx: Any = mx.random.state
     version, numbers, gauss = random.getstate()
     return State(
         {
             "python": np.array(numbers, np.int64),
             "numpy": np.array(numpys["state"]["key"]),
-            "mlx": np.array(mx.random.state[0]),
+            "mlx": np.array(mlx[0]),
         },
         {
             "python": [version, gauss],

@@ -1,6 +1,7 @@
 """textenv train: whatever ends a run, what it learnt is kept, and it can go on."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,8 +11,15 @@ import pytest
 
 from textenv.algos.cli import main
 from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.storage.checkpoints import schedule
 
 SHORT = ["--max-steps", "3", "--num-prompts", "2", "--num-generations", "4", "--eval-examples", "0"]
+
+
+@pytest.fixture(autouse=True)
+def hold_all(monkeypatch):
+    """Steps of a few milliseconds have a state in memory too."""
+    monkeypatch.setattr(schedule, "HELD_SHARE", math.inf)
 
 
 def summary_of(out):

@@ -7,7 +7,13 @@ import pytest
 from gymnasium import spaces
 
 from textenv.algos.control.mlp_policy import MLPPolicy
-from textenv.algos.control.mlp_training import Adam, forward, mean_figures, transition_arrays
+from textenv.algos.control.mlp_training import (
+    Adam,
+    forward,
+    mean_figures,
+    score_actions,
+    transition_arrays,
+)
 from textenv.errors import DataError
 
 import mlx.core as mx  # isort: skip
@@ -27,6 +33,27 @@ def test_numpy_and_mlx_compute_the_same(activation, hidden):
     ours = policy.forward(rows)
     np.testing.assert_allclose(ours[0], np.array(outputs), atol=2e-5)
     np.testing.assert_allclose(ours[1], np.array(values), atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["multi", "box"])
+def test_actions_are_scored_as_the_policy_recorded_them(kind):
+    """The policy computes in NumPy. It has other weights by then: those that are given count."""
+    policy = lively(MLPPolicy(BOX, ACTIONS[kind], (8,), "relu"))
+    rows = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+    infos, masks = None, None
+    if kind == "multi":
+        chosen = np.random.default_rng(2).integers(0, 2, (20, 9), np.int8)
+        chosen[:, [0, 2, 5]] = 1  # one of each choice is allowed at least
+        allowed = [tuple(np.split(row, [2, 5])) for row in chosen]
+        infos, masks = [{"action_mask": mask} for mask in allowed], mx.array(chosen)
+    drawn, recorded = policy(rows, infos=infos)
+    weights = {name: mx.array(value) for name, value in policy.weights.items()}
+    lively(policy, seed=1)
+    actions = mx.array(policy.distribution.from_env(recorded.get("unclipped_action", drawn)))
+    logprobs, entropies, values = score_actions(weights, policy, mx.array(rows), actions, masks)
+    np.testing.assert_allclose(np.array(logprobs), recorded["logprob"], atol=2e-5)
+    np.testing.assert_allclose(np.array(values), recorded["value"], atol=2e-5)
+    assert entropies.shape == (20,)
 
 
 def test_another_thread_may_take_the_steps():

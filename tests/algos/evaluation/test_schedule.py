@@ -153,7 +153,7 @@ def test_it_goes_on_from_a_checkpoint(tmp_path, clock):
         return found, schedule.summary(), schedule.describe()
 
     whole, first = make_schedule(policy, **settings), make_schedule(policy, **settings)
-    early, late = [(10, 20), (20, 50), (30, 10)], [(40, 10), (50, 60)]
+    early, late = [(10, 20), (20, 50), (30, 10)], [(40, 10), (50, 30)]
     (tmp_path / "best").mkdir()
     play(whole, early)
     play(first, early)

@@ -9,6 +9,7 @@ from textenv.algos import Buffer, Trajectory
 from textenv.algos.cli.shared.display import (
     ControlDisplay,
     OfflineDisplay,
+    SFTDisplay,
     Terminal,
     TextDisplay,
     evaluation_line,
@@ -132,6 +133,39 @@ def test_the_line_of_an_update_on_control(tmp_path):
         rollout = Buffer([Trajectory(actions=[0, 1])])
         display.on_step(metrics | {"rollout/ep_rew_mean": 21.0}, rollout, None)
     assert out.export_text().splitlines()[0] == line.replace(" total", " ep_rew_mean=21 total")
+
+
+SFT = {
+    **{"loss": 0.5, "mean_token_accuracy": 0.75, "entropy": 1.25, "grad_norm": 2.0},
+    **{"learning_rate": 0.001, "epoch": 0.125},
+}
+
+
+def test_a_supervised_training_has_a_line_for_each_twentieth():
+    out = console()
+    with SFTDisplay(out) as display:
+        for step in range(1, 61):
+            display.on_step(SFT | {"step": float(step)}, 60)
+    lines = out.export_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/60", *(f"{n}/60" for n in range(3, 61, 3))]
+    assert lines[0] == (
+        "step 1/60  epoch 0.12  loss 0.5  mean_token_accuracy 0.75  entropy 1.25  grad_norm 2  "
+        "learning_rate 0.001"
+    )
+
+
+@pytest.mark.parametrize(("display", "unit"), [("control", "transitions"), ("sft", "step")])
+def test_on_a_terminal_a_bar_counts_below_the_lines(display, unit):
+    out = console(terminal=True)
+    if display == "control":
+        with ControlDisplay(80, out) as shown:
+            metrics = {"time/iterations": 1.0, "time/total_timesteps": 20.0}
+            shown.on_step(metrics, Buffer([Trajectory(actions=[0])]), None)
+    else:
+        with SFTDisplay(out) as shown:
+            shown.on_step(SFT | {"step": 20.0}, 80)
+    *_, last = out.export_text().splitlines()
+    assert unit in last and "20/80" in last
 
 
 @pytest.mark.parametrize(

@@ -62,16 +62,19 @@ def test_load_of_ppo():
 def test_growth_by_layers_is_what_is_measured(
     random_model, tiny_config, tiny, sample, checkpointing
 ):
-    """What 16 more layers add to the peak of a backward; all else is the same."""
+    """What more layers add to the peak of a backward; all else is the same.
+
+    With checkpointing, few layers add less than the next one that is computed again.
+    """
     import mlx.core as mx
     import mlx.nn as nn
 
     from textenv.algos.lm.scoring.batch import make_batch
     from textenv.algos.lm.scoring.scorer import Scorer
 
-    batch = make_batch(sample(*tiny, ["12+30="] * 48 + ["1+1="] * 48, max_tokens=33))
+    batch = make_batch(sample(*tiny, ["12+30="] * 24 + ["1+1="] * 24, max_tokens=33))
     measured, expected = [], []
-    for layers in (8, 24):
+    for layers in (8, 24) if checkpointing else (4, 12):
         model = random_model(**tiny_config | {"num_hidden_layers": layers})
         scorer = Scorer(model, checkpointing)
         gradient = nn.value_and_grad(model, lambda: scorer(batch)[0].sum())  # noqa: B023
@@ -85,7 +88,7 @@ def test_growth_by_layers_is_what_is_measured(
             peaks.append(mx.get_peak_memory() - before)
         sizes = ModelSizes.of(model)
         measured.append(min(peaks) - sizes.trainable)
-        load = Workload(2, 96, 6, batch.token_ids.shape[1], 96, False, checkpointing)
+        load = Workload(2, 48, 6, batch.token_ids.shape[1], 48, False, checkpointing)
         expected.append(estimate_memory(sizes, load)["kept for the backward"])
     growth = (expected[1] - expected[0]) / (measured[1] - measured[0])
     assert 0.65 < growth < 1.35

@@ -161,7 +161,7 @@ def test_it_takes_less_memory(random_model, tiny_config, tiny, sample):
     """Many layers: a plain backward keeps all of them, a checkpointed one little more than one."""
     import mlx.core as mx
 
-    batch = make_batch(sample(*tiny, SHARED * 8, max_tokens=48))
+    batch = make_batch(sample(*tiny, SHARED * 2, max_tokens=48))
     changes = {"num_hidden_layers": 24}
     model = random_model(**tiny_config | changes)
     peaks = []

@@ -144,6 +144,9 @@ def test_it_goes_on_from_a_checkpoint(tmp_path, stops):
         *[(METRICS, rollout([[0] * 16], texts=[f"That is {right}.", *["hm"] * 15]))] * 4,
         (METRICS | {"eval/accuracy": 0.1, "eval/examples": 300.0}, rollout([[0] * 16])),
     ]
+    for _, each in steps:
+        for trajectory in each.played:
+            trajectory.prompt_ids, trajectory.token_logprobs = [1], [-1.0] * 3
     whole, first, again = (make_watch(task=task) for _ in range(3))
     for n, step in enumerate(steps):
         whole.step(n, *step)

@@ -1,5 +1,6 @@
 """When checkpoints are written, and that the training does not wait for them."""
 
+import math
 import threading
 import time
 
@@ -175,11 +176,17 @@ def test_a_training_may_go_on_in_another_folder(tmp_path):
         other.begin()
 
 
+@pytest.fixture
+def hold_all(monkeypatch):
+    """States are held after each step, whatever that costs."""
+    monkeypatch.setattr(module, "HELD_SHARE", math.inf)
+
+
 def state_of(step):
     return lambda: State({"x": np.full(3, step)}, {"step": step})
 
 
-def test_a_training_that_ends_in_a_step_saves_what_the_last_whole_one_left(tmp_path):
+def test_a_training_that_ends_in_a_step_saves_what_the_last_whole_one_left(tmp_path, hold_all):
     schedule = CheckpointSchedule(tmp_path, {"a": 1}, save_steps=3)
     assert schedule.save_last() is None
     for step in range(1, 6):
@@ -215,7 +222,25 @@ def test_what_cannot_be_written_is_written_to_another_folder(tmp_path):
     assert read_checkpoint(path).state.values == {"step": 1}
 
 
-def test_what_is_held_is_given_up_where_memory_is_short(tmp_path):
+def test_holding_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    """Steps of 0.25 seconds, and states that take 0.01 seconds: one in four is held."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def state():
+        now[0] += 0.01
+        taken.append(step)
+        return STATE
+
+    schedule, taken = CheckpointSchedule(tmp_path, {}), []
+    for step in range(1, 12):
+        now[0] += 0.25
+        schedule.hold(step, state)
+    assert taken == [1, 5, 9]  # 1 second after the one before, and that is in the fourth step
+    assert step_of(schedule.save_last()) == 9
+
+
+def test_what_is_held_is_given_up_where_memory_is_short(tmp_path, hold_all):
     schedule = CheckpointSchedule(tmp_path, {})
     for free, last in ((16_000, 2), (15_999, None)):
         schedule.hold(2, lambda: State({"x": np.zeros(1000)}))  # 8,000 bytes

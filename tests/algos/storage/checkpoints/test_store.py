@@ -8,6 +8,8 @@ import math
 import os
 import shutil
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -240,6 +242,58 @@ def test_a_file_that_lies_about_its_arrays_is_refused(tmp_path):
     signed(path, files=files)
     with pytest.raises(DataError, match=r"is broken: arrays\.safetensors should be safetensors"):
         read_checkpoint(path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from textenv.algos.storage.checkpoints import store
+from textenv.algos.storage.checkpoints.state import State
+
+folder, kills = Path(sys.argv[1]), 0
+real = {name: getattr(os, name) for name in ("fsync", "rename", "open", "mkdir")}
+
+def write(step):
+    state = State({"x": np.full(3000, step)}, {"step": step})
+    store.write_checkpoint(folder, step, state, {}, keep=1)
+
+while True:
+    write(1)
+    child = os.fork()
+    if not child:
+        left = kills  # calls that it lives through
+        def counted(name):
+            def call(*args, **kwargs):
+                global left
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+                return real[name](*args, **kwargs)
+            return call
+        for name in real:
+            setattr(os, name, counted(name))
+        write(2)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    found = store.read_checkpoint(store.newest(folder))  # never a broken one
+    assert found.state.value("step") == found.manifest.step in (1, 2)
+    assert (found.state.array("x") == found.manifest.step).all()
+    if status == 0:
+        break
+    kills += 1
+    for path in folder.iterdir():
+        store.shutil.rmtree(path)
+print(kills)
+"""
+
+
+def test_killed_at_any_call_of_a_write_the_newest_is_whole(tmp_path):
+    """Before each call that makes, syncs or renames a file or a folder."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "checkpoints")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 8  # three files, the folder before and after, and its new name
 
 
 def test_a_checkpoint_can_be_moved_to_another_folder(tmp_path):
