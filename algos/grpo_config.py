@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from textenv.algos.config import check_bounds, check_choice, check_lora, check_types
+from textenv.algos.episodes.scoring import check_on_error
 from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
+from textenv.algos.rollouts.workers import BACKENDS, TIMEOUTS
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
@@ -154,19 +156,41 @@ class GRPOConfig:
     save_minutes: float = 10.0
     """Write one if the last is so many minutes old; 0: not by time.
     Lower it if much would be lost."""
+    rollouts_ahead: int = 0
+    """1: workers play the next rollout while this process trains on the one before, so with weights
+    that are one update old. 0: nobody plays while weights change. Set it if playing and training
+    take about as long; it needs num_workers."""
+    importance_cap: float = 2.0
+    """With rollouts_ahead: the largest importance weight of a token that older weights drew.
+    Lower it if single updates do harm."""
     num_workers: int = 0
     """Worker processes that generate and compute gradients; 0: this process alone.
     On a CPU, use one for every core or two if rollouts are large."""
+    worker_timeout: float | None = None
+    """Seconds that a worker may take for its part before it is ended and another does that part;
+    unset: ten times the longest part so far, and at least 600. Lower it if reward functions hang.
+    """
+    backend: str = "local"
+    """Where workers are: local, processes of this machine, or ray, actors of Ray (the extra ray).
+    Use ray for several machines, each of which needs the model and the data at the same paths."""
+    ray_address: str | None = None
+    """The cluster of Ray, such as auto or 10.0.0.1:6379; unset: RAY_ADDRESS, or else one that is
+    started for this machine alone."""
+    on_reward_error: Literal["fail", "skip"] | float = "fail"
+    """If a reward function raises, gives NaN, is cut off or ends its process: fail; skip its group;
+    or a number, which is the reward. Use skip or a number for long runs with fragile rewards."""
     seed: int = 0
     """Seed of the prompts, the sampling, the minibatches and the adapters."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", check_stops(self.stop))
+        check_on_error(self.on_reward_error)
         check_types(self)
         check_choice(
             self,
             loss_type=LOSS_TYPES,
             scale_rewards=SCALES,
+            backend=BACKENDS,
             lr_scheduler_type=("constant", "linear", "cosine"),
         )
         check_bounds(
@@ -187,16 +211,29 @@ class GRPOConfig:
             ),
             num_generations=(2, None),
             num_workers=(0, 1024),
+            worker_timeout=TIMEOUTS,
+            rollouts_ahead=(0, 1),
+            importance_cap=(1, None),
             save_steps=(0, None),
             save_minutes=(0, None),
         )
         check_lora(self)
         check_settings(self)
+        if self.ray_address is not None and self.backend != "ray":
+            raise ConfigError(
+                f"ray_address={self.ray_address!r} needs backend='ray', got {self.backend!r}"
+            )
+        if self.backend == "ray" and not self.num_workers:
+            raise ConfigError("backend='ray' needs num_workers above 0, got num_workers=0")
         is_open = self.num_prompts is None or self.num_generations is None
         if not is_open and self.num_minibatches > self.completions:
             raise ConfigError(
                 f"num_minibatches={self.num_minibatches} is more than the {self.completions} "
                 "completions of a rollout (num_prompts x num_generations)"
+            )
+        if self.rollouts_ahead and not self.num_workers:
+            raise ConfigError(
+                "rollouts_ahead=1 needs num_workers: they play while this process trains"
             )
         self.sampling  # noqa: B018  (checks the sampling fields)
         try:
@@ -205,6 +242,12 @@ class GRPOConfig:
             )
         except (ConfigError, ConfigTypeError) as error:
             raise type(error)(f"strategy: {error}") from error
+        if self.rollouts_ahead and (strategy.reuse or self.loss_type == "gspo"):
+            raise ConfigError(
+                "rollouts_ahead=1 corrects each token for the weights that drew it, which has no "
+                "meaning for loss_type='gspo', whose ratio is of a whole completion, and is not "
+                "known for a strategy that trains on earlier rollouts again"
+            )
         if self.loss_type == "gspo" and strategy.generation.has_trees:
             raise ConfigError(
                 f"loss_type='gspo' has one ratio for a completion, and in trees "
@@ -238,3 +281,18 @@ class GRPOConfig:
             "stop": self.stop,
             "seed": self.seed,
         }
+
+
+def describe(config: GRPOConfig) -> str:
+    """The loss and the data in words, in one line."""
+    c = config
+    high = c.epsilon if c.epsilon_high is None else c.epsilon_high
+    clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
+    times_ratio = " x ratio" if c.use_bias_correction_kl else ""
+    penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
+    strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
+    return (
+        f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
+        f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
+        f"{c.num_generations} completions{strategy}"
+    )

@@ -11,7 +11,7 @@ found with tiny-lm on arithmetic. A large model needs a smaller ``learning_rate`
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from textenv.algos.config import (
     LARGEST_WIDTH,
@@ -21,6 +21,7 @@ from textenv.algos.config import (
     check_widths,
 )
 from textenv.algos.control.mlp_policy import ACTIVATIONS
+from textenv.algos.episodes.scoring import check_on_error
 from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.errors import ConfigError, unknown
@@ -151,6 +152,10 @@ class PPOConfig:
     stop_on_collapse: bool = False
     """Text: stop if rewards fall far below those of the beginning, and go back to the weights that
     played best. It holds the trained weights once more."""
+    on_reward_error: Literal["fail", "skip"] | float = "fail"
+    """Text: if a reward function raises, gives NaN, is cut off or ends its process: fail; skip, so
+    that the completion is not trained on; or a number, which is the reward.
+    Use skip or a number for long runs with fragile rewards."""
     save_steps: int = 0
     """Write a checkpoint every so many updates (a rollout and the training on it), from which
     resume goes on bit for bit; 0: not by updates. There is always one at the end."""
@@ -162,6 +167,7 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", check_stops(self.stop))
+        check_on_error(self.on_reward_error)
         check_types(self)
         check_bounds(
             self,

@@ -22,6 +22,7 @@ NOT_IN_ALL = {
     "cuda13": "a backend that all cannot choose",
     "box2d": "is compiled with some versions of Python",
     "clients": "for tests alone",
+    "ray": "for several machines; 240 MB",
     "test": "for tests alone",
     "all": "itself",
 }

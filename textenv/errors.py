@@ -6,6 +6,7 @@ exits with code 2. Every other exception is a bug in this package and keeps its 
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TextEnvError(Exception):
@@ -33,7 +34,13 @@ class StorageError(TextEnvError, OSError):
 
 
 class RewardError(TextEnvError, ValueError):
-    """A reward function raised an exception, or returned something other than a finite number."""
+    """A reward function raised an exception, or returned something other than a finite number.
+
+    Attributes:
+        details: the whole prompt and completion, and the traceback, if a rollout was collected.
+    """
+
+    details: dict[str, Any] | None = None
 
 
 class RewardTimeoutError(RewardError, TimeoutError):

@@ -21,6 +21,7 @@ from textenv.errors import MissingDependencyError, TextEnvError
 # command -> what it does; its module has ``Args``, a dataclass, and ``run(args)``.
 COMMANDS = {
     "train": "train by GRPO, PPO or given answers (with no argument: GRPO on sums, with tiny-lm)",
+    "launch": "train on several CPUs or machines at once",
     "rollout": "collect rollouts and save them as files, without training",
     "eval": "evaluate a model on test examples, or a control policy in episodes",
     "fuse": "merge adapters into the model that they were trained on",
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its options; None takes those of the process.
 
     Returns:
-        The exit code: 0; 2 after an error that the user can fix; 130 after Ctrl-C, and in general
+        The exit code: 0; 2 after an error that the user can fix; 75 if another rank of the
+        training has ended; 130 after Ctrl-C, and in general
         128 and the number of the signal that ended the command.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141  # as of a program that SIGPIPE ended
     except TextEnvError as error:
         say(f"textenv {name}: {' '.join(str(error).split())}", sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     except OSError as error:
         if error.filename is None and error.errno not in _OF_DISKS:
             raise

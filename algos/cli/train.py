@@ -21,13 +21,14 @@ from textenv.algos.cli.shared.step_log import StepLog
 from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
 from textenv.algos.cli.training import offline, sft
-from textenv.algos.cli.training.resume import GoingOn, check_changes, config_of, settings_of
+from textenv.algos.cli.training.resume import GoingOn, check_changes, config_of, follow, settings_of
 from textenv.algos.config import check_counts, from_table, read_toml
 from textenv.algos.episodes.environments import is_text, make_env
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.grpo_config import GRPOConfig
 from textenv.algos.ppo_config import SIZES, PPOConfig, preset
 from textenv.algos.runtime import blas
+from textenv.algos.runtime.launched import is_follower, is_rank
 from textenv.algos.strategies.counts import summarize
 from textenv.algos.trainers.grpo import GRPOTrainer
 from textenv.algos.trainers.ppo import PPOTrainer
@@ -167,6 +168,11 @@ def parse(argv: Sequence[str]) -> Job:
 
 def run(args: Job) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
+    if is_rank():
+        if not isinstance(args, GRPOArgs) or args.dry_run:
+            raise ConfigError("several ranks train by --algo grpo, and not as --dry-run")
+        if is_follower():
+            return _follow(args)
     with lasting_output(), StopSignals() as stops:
         if isinstance(args, offline.OfflineJob):
             return offline.run(args, stops)
@@ -245,11 +251,23 @@ def _carry_out(args: Args, name: str, folder: RunFolder, stops: StopSignals, sta
     ).carry_out()
 
 
+def _follow(args: GRPOArgs) -> int:
+    """Train as another rank than the first, which writes, evaluates and prints."""
+    with StopSignals() as stops:
+        text = args.text.for_model(args.env, args.model, args.grpo.chat_template)
+        env, _ = make_text_envs(args.env, text, False)
+        trainer = GRPOTrainer(args.model, env, args.grpo, adapters=args.adapters)
+        follow(trainer, args.going_on, stops)
+    return 0
+
+
 def _as_dry_run(args: Args) -> Args:
     """The same settings for a dry run, which writes nothing and starts no workers."""
     args = replace(args, out=None, rollouts_every=0)
     if isinstance(args, GRPOArgs):
-        return replace(args, grpo=replace(args.grpo, num_workers=0))
+        return replace(
+            args, grpo=replace(args.grpo, num_workers=0, backend="local", ray_address=None)
+        )
     if not is_text(make_env(args.env)):
         raise ConfigError(
             f"--dry-run shows prompts and answers of text, and {args.env} is control; a short run "

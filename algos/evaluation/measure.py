@@ -64,6 +64,7 @@ def evaluate(
     most_seconds: float | None = None,
     fewest: int = 0,
     on_progress: OnProgress | None = None,
+    on_reward_error: str | float = "fail",
 ) -> Evaluation:
     """Play episodes of a fixed set of examples, and measure the answers.
 
@@ -81,10 +82,11 @@ def evaluate(
             which is always the same. None plays them all.
         fewest: how many examples are played even if that takes longer.
         on_progress: called after each batch.
+        on_reward_error: as in `RolloutRunner`; with ``"skip"`` the answer is not scored.
 
     Raises:
         ConfigError: if there is no example or no sample, or several greedy ones of each example.
-        RewardError: if the reward functions abstained from all of them.
+        RewardError: if a reward function fails, or no answer was scored.
     """
     check_integer("samples", samples, 1)
     if deterministic and samples > 1:
@@ -94,7 +96,7 @@ def evaluate(
     order = np.arange(len(ids))
     if most_seconds is not None:  # a part of them must not be the first rows of a sorted file
         order = np.random.default_rng(0).permutation(len(ids))
-    runner = RolloutRunner(env, policy, max_steps=max_turns(env))
+    runner = RolloutRunner(env, policy, max_steps=max_turns(env), on_reward_error=on_reward_error)
     records: dict[int, Record] = {}
     total, size = len(ids), max(1, FEWEST // samples)
     began = time.perf_counter()
@@ -113,7 +115,8 @@ def evaluate(
     if all(record.reward is None for record in kept):
         raise RewardError(
             f"{' and '.join(env.unwrapped.reward.names)} returned None for all "
-            f"{len(kept) * samples} completions: a reward function must score some of them"
+            f"{len(kept) * samples} completions, or failed: a reward function must score some "
+            "of them"
         )
     return Evaluation.of(kept, left_out=len(ids) - len(kept))
 

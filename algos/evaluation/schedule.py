@@ -13,6 +13,7 @@ import gymnasium as gym
 
 from textenv.algos.config import check_bounds, check_counts
 from textenv.algos.episodes.environments import innermost, is_text, make_env
+from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress, evaluate
 from textenv.algos.evaluation.results import Evaluation
@@ -111,6 +112,7 @@ class EvaluationSchedule:
     ):
         self._config, self._policy, self._save = config, policy, save
         self._given, self._training_env = env, training_env
+        self._out = out
         self._folder = None if out is None else Path(out) / BEST
         self._on_progress = on_progress
         self.best: Best | None = None
@@ -143,14 +145,17 @@ class EvaluationSchedule:
         if self._env is not None:
             self._env.close()
 
-    def begin(self) -> None:
-        """Let a training begin, or go on after evaluations without gain ended it.
+    def check(self) -> None:
+        """Check the held-out examples, before the first step of a training.
 
         Raises:
             DataError: if a held-out prompt does not fit the model's context.
         """
         if self._config.eval_steps:
             check_prompts(self._policy, self._env)
+
+    def begin(self) -> None:
+        """Let a training begin, or go on after evaluations without gain ended it."""
         self.stopped, self._without_gain = False, 0
 
     def after_step(self, step: int, progress: float, seconds: float) -> dict[str, float]:
@@ -256,15 +261,17 @@ class EvaluationSchedule:
         count = self._config.eval_samples if samples is None else samples
         env = self._make_env()
         policy = self._policy.with_params(seed=self._policy.params.seed + 1)
-        return evaluate(
-            policy,
-            env,
-            examples,
-            deterministic=count == 0,
-            samples=max(count, 1),
-            on_progress=self._on_progress,
-            **limits,
-        )
+        with kept_for_inspection(self._out):
+            return evaluate(
+                policy,
+                env,
+                examples,
+                deterministic=count == 0,
+                samples=max(count, 1),
+                on_progress=self._on_progress,
+                on_reward_error=getattr(self._config, "on_reward_error", "fail"),
+                **limits,
+            )
 
     def _judge(self, step: int, found: Evaluation, goes_on: bool) -> None:
         """Keep the model if it is the best so far; count the evaluations that brought no gain."""

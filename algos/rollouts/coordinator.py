@@ -9,7 +9,12 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.policy_call import Policy
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.rollouts.worker_runner import WorkerRunner, check_factories, cut
+from textenv.algos.rollouts.worker_runner import (
+    WorkerRunner,
+    check_backend,
+    check_factories,
+    cut,
+)
 from textenv.algos.strategies.strategy import Strategy, create_strategy
 
 
@@ -23,7 +28,8 @@ class RolloutCoordinator:
 
     Text is cut into items of whole groups. The cut, the starts and the seeds of the noise do not
     depend on the workers. So with a policy that takes ``seeds``, as language models here do, the
-    rollout is the same, token for token and in the same order, whatever their number.
+    rollout is the same, token for token and in the same order, whatever their number, and whether
+    or not some of them die: another worker then plays the same item.
 
     Control has as many environments as all workers make together. They share ``max_steps`` evenly,
     and ``env_index`` numbers all of them. The rollout is then the same for the same ``num_workers``
@@ -40,6 +46,14 @@ class RolloutCoordinator:
         num_workers: processes that collect; 0 collects in this one.
         max_steps: as in `RolloutRunner`, of all workers together.
         seed: as in `RolloutRunner`.
+        on_reward_error: as in `RolloutRunner`.
+        worker_timeout: seconds that a worker may take for its part of a rollout before it is ended
+            and another does that part; None: ten times as long as the longest part so far, and at
+            least ten minutes; an hour for the first.
+        backend: where workers are: ``"local"``, processes of this machine, or ``"ray"``, actors of
+            Ray, which take factories of any kind.
+        ray_address: the cluster of Ray, as ``ray.init`` takes it; None: that of ``RAY_ADDRESS``, or
+            else a Ray that is started here, for this machine alone.
 
     Attributes:
         runner: the runner of this process. It plans the rollouts, and plays them if there are no
@@ -59,22 +73,38 @@ class RolloutCoordinator:
         num_workers: int = 0,
         max_steps: int | None = None,
         seed: int = 0,
+        *,
+        on_reward_error: str | float = "fail",
+        worker_timeout: float | None = None,
+        backend: str = "local",
+        ray_address: str | None = None,
     ):
         strategy = algorithm if isinstance(algorithm, Strategy) else create_strategy(algorithm)
         check_integer("num_workers", num_workers, 0)
-        if num_workers:
+        check_backend(backend, ray_address)
+        if num_workers and backend == "local":
             check_factories(num_workers, create_env, create_policy)
-        self.runner = RolloutRunner(create_env(), create_policy(), strategy, max_steps, seed)
+        self.runner = RolloutRunner(
+            create_env(), create_policy(), strategy, max_steps, seed, on_reward_error
+        )
         self.num_workers = num_workers
         self._workers: WorkerRunner | None = None
         if num_workers:
-            self._workers = WorkerRunner(self.runner, create_env, create_policy, num_workers)
+            self._workers = WorkerRunner(
+                self.runner,
+                create_env,
+                create_policy,
+                num_workers,
+                timeout=worker_timeout,
+                backend=backend,
+                ray_address=ray_address,
+            )
 
     def collect(self) -> Rollout:
         """Collect one rollout.
 
         Raises:
-            WorkerError: if a worker died, or the workers have ended already.
+            WorkerError: see `WorkerRunner.collect`.
             Exception: what was raised in a worker, with its traceback there as the cause. The
                 other workers end with it.
         """

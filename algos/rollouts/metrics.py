@@ -14,6 +14,7 @@ import numpy as np
 
 from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.scoring import count_failed
 from textenv.algos.episodes.trajectory import Trajectory, policy_tokens, scored_rewards
 from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.strategies.groups import TOLERANCE, by_group
@@ -194,6 +195,9 @@ def rollout_metrics(
     }
     if len(rewards) < len(trajectories):
         metrics["completions/unscored_ratio"] = 1 - len(rewards) / len(trajectories)
+    failed = count_failed(trajectories)
+    if failed:
+        metrics["reward_errors"] = float(failed)
     components: dict[str, list[float]] = {}
     for trajectory in trajectories:
         for info in trajectory.infos:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from textenv.algos.episodes.environments import copies
-from textenv.algos.episodes.episode import Lane, PlayedTurn, replay
+from textenv.algos.episodes.episode import Lane, PlayedTurn, check_reward, replay
 from textenv.algos.episodes.policy_call import PolicyCall
 from textenv.algos.episodes.prescoring import Prescoring
+from textenv.algos.episodes.scoring import Scoring
 from textenv.algos.episodes.stages import VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.strategies.protocols import Answer, Answers, OnAnswer, Start
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, RewardError
 from textenv.wrappers.copying import copied
+from textenv.wrappers.step import Step
 
 
 class TextPlayer:
@@ -29,10 +32,16 @@ class TextPlayer:
         call: calls the policy.
         turns: the largest number of steps that an episode can have.
         seconds: time spent in the ``"environment"`` and in the ``"policy"`` is added to it.
+        on_reward_error: what to do if a reward function fails, see `Scoring`.
 
     Attributes:
         policy: the policy that plays.
         policy_version: stamped on every trajectory.
+        scoring: says what to do with reward functions that fail.
+
+    Raises:
+        ConfigError: for the lanes of a vector environment and another ``on_reward_error`` than
+            ``"fail"``: they step together, so that the error of one ends the step of all.
     """
 
     def __init__(
@@ -42,7 +51,14 @@ class TextPlayer:
         call: PolicyCall,
         turns: int,
         seconds: dict[str, float],
+        on_reward_error: str | float = "fail",
     ):
+        self.scoring = Scoring(on_reward_error)
+        if stage is not None and on_reward_error != "fail":
+            raise ConfigError(
+                f"on_reward_error={on_reward_error!r} needs a single environment: in a vector "
+                "environment the error of one reward ends the step of all"
+            )
         self.policy = call.policy
         self.policy_version = 0
         self._stage, self._call = stage, call
@@ -143,8 +159,9 @@ class TextPlayer:
         clock = time.perf_counter
         began = clock()
         lanes = self._begin(starts)
+        step = partial(self._step, lanes)
         if after is not None:
-            replay(lanes, after, self._step)
+            replay(lanes, after, step)
         self._seconds["environment"] += clock() - began
         going = list(range(len(lanes)))  # indices of the episodes that go on
 
@@ -160,7 +177,7 @@ class TextPlayer:
             began = clock()
             actions, extras = answer([lanes[i] for i in going], on_answer)
             acted = clock()
-            steps = self._step(dict(zip(going, actions)))
+            steps = step(dict(zip(going, actions)))
             self._seconds["policy"] += acted - began
             self._seconds["environment"] += clock() - acted
             for i, action, row in zip(going, actions, extras):
@@ -198,14 +215,24 @@ class TextPlayer:
                 )
         return lanes
 
-    def _step(self, actions: dict[int, Any]) -> dict[int, Any]:
+    def _step(self, lanes: list[Lane], actions: dict[int, Any]) -> dict[int, Any]:
         """The steps of some environments, by their index."""
         if self._stage is not None:
             every = tuple(actions.get(i, "") for i in range(self._stage.num_envs))
             outcomes = self._stage.step(every)
             return {i: outcomes[i].step for i in actions}
         self._prescoring.begin_all(actions)
-        return {i: copied(self._copies[i].step(action)) for i, action in actions.items()}
+        steps: dict[int, Step] = {}
+        for i, action in actions.items():
+            try:
+                self.scoring.begin(lanes[i], action)
+                steps[i] = copied(self._copies[i].step(action))
+                where = f"step {len(lanes[i].trajectory) + 1} of the environment"
+                check_reward(steps[i]["reward"], where)
+            except RewardError as error:
+                steps[i] = self.scoring.failed(lanes[i], action, error)
+        self.scoring.done()
+        return steps
 
     def _make_copies(self, count: int) -> int:
         """Make copies until there are ``count`` environments; returns how many can be used."""

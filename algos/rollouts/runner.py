@@ -17,6 +17,7 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.environments import as_dict_step, innermost, is_text, max_turns
 from textenv.algos.episodes.policy_call import Policy, PolicyCall
 from textenv.algos.episodes.rollout import Counts, Rollout
+from textenv.algos.episodes.scoring import Scoring, has_failed
 from textenv.algos.episodes.stages import SingleStage, VectorStage
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.control import StepCollector
@@ -64,6 +65,10 @@ class RolloutRunner:
             strategy discards and plays again, or adds from earlier rollouts, come on top.
         seed: seeds the resets, and the noise of a policy that declares ``seeds``; others have a
             seed of their own. None leaves the environments' own seeding alone (control only).
+        on_reward_error: text: what to do if a reward function raises, gives NaN, is cut off or ends
+            its process. ``"fail"`` raises the RewardError, ``"skip"`` leaves the group out of the
+            rollout (a group of one stays, unscored), a number is the reward of that episode. The
+            info of the failed step has the message as ``reward_error``.
         resumable: control: record the episodes under way, so that `episodes` has a state.
 
     Attributes:
@@ -84,6 +89,7 @@ class RolloutRunner:
         strategy: Strategy | None = None,
         max_steps: int | None = None,
         seed: int | None = 0,
+        on_reward_error: str | float = "fail",
         resumable: bool = False,
     ):
         call = PolicyCall(policy)
@@ -107,8 +113,13 @@ class RolloutRunner:
             turns = max_turns(self.env)
             self._plan_groups(turns)
             lanes = stage if isinstance(stage, VectorStage) else None
-            self._player = TextPlayer(self.env, lanes, call, turns, self.seconds)
+            self._player = TextPlayer(self.env, lanes, call, turns, self.seconds, on_reward_error)
             self._planner = Planner(self.env, self.strategy, seed, same_options=self._is_vector)
+        elif on_reward_error != "fail":
+            raise ConfigError(
+                f"on_reward_error={on_reward_error!r} is for text: control goes on from step to "
+                "step, and has no groups to leave out"
+            )
         elif self.strategy.parts:
             raise ConfigError(
                 f"the strategy ({self.strategy.describe()}) compares whole episodes of text, and "
@@ -132,6 +143,11 @@ class RolloutRunner:
             self._player.policy_version = version
         else:
             self._version = version
+
+    @property
+    def scoring(self) -> Scoring:
+        """What is done with reward functions of text that fail."""
+        return self._player.scoring
 
     def collect(self, play: Callable[[list[Start]], Iterable[Trajectory]] | None = None) -> Rollout:
         """Collect one rollout.
@@ -251,8 +267,11 @@ class RolloutRunner:
         while len(kept) < self.num_groups and counts.rounds < self.strategy.rounds:
             groups = by_group(play(self._planner.plan(self.num_groups - len(kept))))
             played += [trajectory for group in groups for trajectory in group]
-            self.strategy.prompts.observe(groups)
             count_round(counts, groups)
+            # Unscored trajectories have no part in a loss; one without a group needs nothing else.
+            if self.strategy.num_generations > 1 and self.scoring.on_error == "skip":
+                groups = [group for group in groups if not any(map(has_failed, group))]
+            self.strategy.prompts.observe(groups)
             for selection in self.strategy.selection:
                 groups = selection.select(groups)
             kept += groups

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textenv.errors import DataError, MissingFileError
+from textenv.errors import ConfigError, DataError, MissingFileError
 
 STRATEGY_FILE = "strategy.json"
 _FORMAT = "textenv.strategy"
@@ -48,3 +49,17 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.pop("format", None) != _FORMAT:
         raise DataError(f"{path} is not the state of a strategy")
     return state
+
+
+def go_on_from(path: Path, load: Callable[[dict[str, Any]], None]) -> None:
+    """Give what a file has to a function that loads it; an error of the function names the file.
+
+    Raises:
+        MissingFileError, DataError: as `read_state`.
+        ConfigError: if it is the state of something else.
+    """
+    state = read_state(path)
+    try:
+        load(state)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{path}: {error}") from error

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textenv.algos.episodes.environments import is_text, make_env, max_turns, task_name
+from textenv.algos.episodes.environments import is_text, make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.evaluation.measure import OnProgress
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
-from textenv.algos.grpo_config import LOSS_TYPES, GRPOConfig
+from textenv.algos.grpo_config import GRPOConfig, describe
 from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
@@ -24,10 +25,10 @@ from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
 from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.source import Exporter
-from textenv.algos.strategies.state_files import STRATEGY_FILE, read_state, write_state
+from textenv.algos.strategies.state_files import STRATEGY_FILE, go_on_from, write_state
 from textenv.algos.strategies.strategy import create_strategy
 from textenv.algos.trainers.resuming import HasState, Resumable
-from textenv.errors import ConfigError, DataError
+from textenv.errors import ConfigError
 
 backend.prepare()
 
@@ -36,7 +37,6 @@ from textenv.algos.lm.generation.policy import create_policy  # noqa: E402
 from textenv.algos.lm.memory.limits import free_memory  # noqa: E402
 from textenv.algos.lm.memory.watch import MemoryWatch  # noqa: E402
 from textenv.algos.lm.models.adapters import save_adapters  # noqa: E402
-from textenv.algos.lm.models.card import ModelCard, changed_settings  # noqa: E402
 from textenv.algos.lm.models.loading import resolve_model  # noqa: E402
 from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import describe_trained  # noqa: E402
@@ -44,18 +44,23 @@ from textenv.algos.lm.models.saving import save_model  # noqa: E402
 from textenv.algos.lm.scoring.scorer import frozen_scores  # noqa: E402
 from textenv.algos.rollouts.prompts import check_prompts  # noqa: E402
 from textenv.algos.rollouts.shared_gradient import SharedGradient  # noqa: E402
+from textenv.algos.runtime.ranks import join  # noqa: E402
+from textenv.algos.trainers.ahead import AheadRunner  # noqa: E402
+from textenv.algos.trainers.cards import grpo_card  # noqa: E402
 from textenv.algos.trainers.grpo_workers import (  # noqa: E402
     make_gradient,
     make_loss,
+    make_optimizer,
     make_policy,
     sources,
 )
+from textenv.algos.trainers.ranks import RankGradient, RankRunner, agree  # noqa: E402
 from textenv.algos.training.fitting import fit  # noqa: E402
+from textenv.algos.training.gradient import GradientComputer  # noqa: E402
 from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
 from textenv.algos.training.optimizer import (  # noqa: E402
     default_learning_rate,
-    make_adamw,
     restart_schedule,
 )
 from textenv.algos.training.trainer import Trainer  # noqa: E402
@@ -80,7 +85,8 @@ class GRPOTrainer(Resumable):
         eval_env: held-out examples for evaluations: an environment id, an environment, or a
             function that makes one. None takes the test split of ``env``, if it has one.
         out: a folder, in which ``best`` will be the best model by the evaluations of
-            ``eval_steps``, and ``checkpoints`` what `resume` goes on from; None keeps neither.
+            ``eval_steps``, ``checkpoints`` what `resume` goes on from, ``reward_error.json`` the
+            completion whose reward ended the training; None keeps nothing.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
 
@@ -127,6 +133,7 @@ class GRPOTrainer(Resumable):
         on_evaluate: OnProgress | None = None,
     ):
         self.config = config = config or GRPOConfig()
+        self._ranks = join()
         if config.temperature == 0:
             raise ConfigError(
                 "temperature must be above 0 to train: greedy completions are all equal"
@@ -149,19 +156,25 @@ class GRPOTrainer(Resumable):
         self.policy = create_policy(model, tokenizer, config.sampling)
         config, self.chosen = fit(config, model, self.env, self.policy)
         self._fitted = self.config.micro_batch_size is None
-        self.config = config
+        self.config = config = agree(self._ranks, self.config, config, model)
+        out, export_to = (out, export_to) if self._ranks.is_first else (None, None)
         self.checkpoints = CheckpointSchedule(
             out, self._settings(), config.save_steps, config.save_minutes
         )
         self._memory = MemoryWatch(model, config, self.env, self.policy)
         self.evaluations = EvaluationSchedule(
-            config, self.policy, eval_env, self.env, self.save, out, on_evaluate
+            config
+            if self._ranks.is_first
+            else replace(config, eval_steps=0, early_stopping_patience=0),
+            *(self.policy, eval_env, self.env, self.save, out, on_evaluate),
         )
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
         )
         size = config.completions * max_turns(self.env)
-        self._runner = RolloutRunner(self.env, self.policy, strategy, size, config.seed)
+        self._runner = RolloutRunner(
+            self.env, self.policy, strategy, size, config.seed, config.on_reward_error
+        )
         self._workers: WorkerRunner | None = None
         if config.num_workers:
             self._workers = WorkerRunner(
@@ -170,24 +183,39 @@ class GRPOTrainer(Resumable):
                 partial(make_policy, *sources(model, adapters), config),
                 config.num_workers,
                 partial(make_gradient, config),
+                config.worker_timeout,
+                config.backend,
+                config.ray_address,
             )
-        self._trainer = self._make_trainer()
+        self._trainer = self._make_trainer(self._share_work())
         self._steps, self._end = 0, config.max_steps
         self.stopped = ""
         self._metrics = GRPOMetrics(strategy)
         self.health = HealthWatch(self.env, strategy, model)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = Exporter(export_to, export_every)
-        self._on_step = on_step
+        self._on_step, self._out = on_step, out
 
-    def _make_trainer(self) -> Trainer:
+    def _share_work(self) -> GradientComputer | None:
+        """Make what collects rollouts, and what computes gradients; None: this process."""
+        workers, ranks = self._workers, self._ranks
+        self._collector: Any = workers or self._runner
+        if ranks.size > 1:
+            self._collector = RankRunner(self._runner, ranks)
+            return RankGradient(self.model, make_gradient(self.config, self.policy), ranks)
+        if workers and self.config.rollouts_ahead:
+            self._collector = AheadRunner(workers, self._goes_on)
+            return None
+        return SharedGradient(workers) if workers else None
+
+    def _make_trainer(self, gradient: GradientComputer | None) -> Trainer:
         """Make what updates the model from a rollout."""
-        config, workers = self.config, self._workers
+        config = self.config
         return Trainer(
             self.model,
             partial(compute_advantages, scale_rewards=config.scale_rewards),
             make_loss(config),
-            _make_optimizer(config, self.learning_rate),
+            make_optimizer(config, self.learning_rate),
             on_policy=False,  # the rollout is still measured and shown after the update
             num_iterations=config.num_iterations,
             num_minibatches=config.num_minibatches,
@@ -197,25 +225,17 @@ class GRPOTrainer(Resumable):
             mask_truncated_completions=config.mask_truncated_completions,
             reference=frozen_scores(self.model) if config.beta else None,
             credit_fn=self._runner.strategy.generation.credit,
-            gradient=None if workers is None else SharedGradient(workers),
+            gradient=gradient,
             guard=StepGuard(),
+            importance_cap=config.importance_cap if config.rollouts_ahead else None,
             seed=config.seed,
         )
 
     def describe(self) -> str:
         """The loss and the data in words, in one line."""
-        c = self.config
-        high = c.epsilon if c.epsilon_high is None else c.epsilon_high
-        clip = f"1 + {high:g}" if c.loss_type == "cispo" else f"[1 - {c.epsilon:g}, 1 + {high:g}]"
-        times_ratio = " x ratio" if c.use_bias_correction_kl else ""
-        penalty = f", KL penalty {c.beta:g}{times_ratio}" if c.beta else ", no KL penalty"
-        strategy = f", strategy {' '.join(c.strategy)}" if c.strategy else ""
-        return (
-            f"loss {c.loss_type}: {LOSS_TYPES[c.loss_type]}; ratio clipped to {clip}{penalty}; "
-            f"advantages scaled by {c.scale_rewards}; {c.num_prompts} prompts x "
-            f"{c.num_generations} completions{strategy}; {describe_trained(self.model)}, AdamW at "
-            f"{self.learning_rate:g}"
-        )
+        trained, ranks = describe_trained(self.model), self._ranks.size
+        among = f"; {ranks} ranks" if ranks > 1 else ""
+        return f"{describe(self.config)}; {trained}, AdamW at {self.learning_rate:g}{among}"
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``max_steps`` optimizer steps.
@@ -245,6 +265,7 @@ class GRPOTrainer(Resumable):
             NotFiniteError: if five steps in a row had no finite loss or gradient; it has the batch.
         """
         check_prompts(self.policy, self.env)
+        self.evaluations.check()
         self.checkpoints.begin()
         if self.has_ended:
             if self._steps == self._end:
@@ -253,10 +274,10 @@ class GRPOTrainer(Resumable):
             self.evaluations.begin()
             self.stopped = ""
         try:
-            while not (self.has_ended or self._stop):
+            while not self._is_over():
                 clock = PhaseClock()
-                with self._memory.generating():
-                    rollout = (self._workers or self._runner).collect()
+                with self._memory.generating(), kept_for_inspection(self._out):
+                    rollout = self._collector.collect()
                 if self._last_good is not None:
                     self._last_good.offer(self._steps, rollout)
                 clock.end("generate")
@@ -273,6 +294,7 @@ class GRPOTrainer(Resumable):
                 self._steps += steps
                 self._runner.policy_version += steps
                 metrics = self._metrics.step(rollout, update, clock, self._steps)
+                metrics |= {} if self._workers is None else self._workers.metrics()
                 self.history.append(metrics)
                 left = (self._end - self._steps) / self.config.max_steps
                 try:
@@ -290,6 +312,17 @@ class GRPOTrainer(Resumable):
         self.checkpoints.wait()
         return self.history
 
+    def _is_over(self) -> bool:
+        """Whether the training has ended or is to stop, on any rank."""
+        ended, stops = self._ranks.any(self.has_ended, self._stop)
+        if ended and not self.has_ended:  # by an evaluation, which only the first rank makes
+            self.stopped = "the first rank ended the training"
+        return ended or stops
+
+    def _goes_on(self) -> bool:
+        """Whether there is another rollout after the one that is trained on."""
+        return self._steps + self.config.num_iterations * self.config.num_minibatches < self._end
+
     def _save(self, ends: bool = False) -> None:
         best = None if self.best is None else self.best.step
         self.checkpoints.after_step(self._steps, self.state, best, ends)
@@ -301,7 +334,7 @@ class GRPOTrainer(Resumable):
         return self._steps == self._end or self.evaluations.stopped or bool(self.stopped)
 
     def _counts(self) -> dict[str, Any]:
-        return {
+        return {  # after the state of the parts, of which that of the collector waits for a rollout
             "steps": self._steps,
             "steps_left": self._end - self._steps,
             "max_steps": self.config.max_steps,
@@ -318,14 +351,12 @@ class GRPOTrainer(Resumable):
         self.stopped, self.history[:] = state.value("stopped"), state.value("history")
 
     def _parts(self) -> dict[str, HasState]:
-        parts: dict[str, HasState] = {
-            "update": self._trainer,
-            "policy": self.policy,
-            "metrics": self._metrics,
-            "health": self.health,
-            "evaluations": self.evaluations,
-            "exporter": self.exporter,
-        }
+        parts: dict[str, HasState] = {"update": self._trainer, "policy": self.policy}
+        parts |= {"metrics": self._metrics, "health": self.health}
+        if self._ranks.is_first:
+            parts |= {"evaluations": self.evaluations, "exporter": self.exporter}
+        if isinstance(self._collector, AheadRunner):
+            parts["ahead"] = self._collector
         return parts | ({} if self._last_good is None else {"last_good": self._last_good})
 
     def _adopt(self, config: Mapping[str, Any]) -> None:
@@ -386,7 +417,7 @@ class GRPOTrainer(Resumable):
         beside: dict[str, Callable[[Path], None]] = {}
         if self._runner.strategy.parts:
             beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
-        save_model(self.model, self.tokenizer, folder, beside, self._card())
+        save_model(self.model, self.tokenizer, folder, beside, grpo_card(self, self._steps))
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """Write the adapters alone, for `load_model` and ``mlx_lm.load``, or for PEFT.
@@ -394,22 +425,9 @@ class GRPOTrainer(Resumable):
         Raises:
             ConfigError: if the model has no adapters, or PEFT has no form for them.
         """
-        save_adapters(self.model, folder, peft, self._card("peft" if peft else "mlx"))
-
-    def _card(self, adapters: str | None = None) -> str:
-        rewards = [metrics["reward"] for metrics in self.history if "reward" in metrics]
-        last = self.evaluations.last
-        return ModelCard(
-            "GRPO",
-            getattr(self.model, "source_name", None),
-            task_name(self.env),
-            self.describe(),
-            changed_settings(self.config),
-            self._steps,
-            (rewards[0], rewards[-1]) if rewards else None,
-            None if last is None else last.as_dict(),
-            adapters,
-        ).text()
+        save_adapters(
+            self.model, folder, peft, grpo_card(self, self._steps, "peft" if peft else "mlx")
+        )
 
     def load_strategy(self, folder: str | Path) -> None:
         """Continue the strategy of an earlier training, whose folder `save` wrote.
@@ -419,24 +437,9 @@ class GRPOTrainer(Resumable):
             ConfigError: if that file is of a training with another strategy.
             DataError: if the file is broken.
         """
-        path = Path(folder) / STRATEGY_FILE
-        state = read_state(path)
-        try:
-            self._runner.load_state(state)
-        except (ConfigError, DataError) as error:
-            raise type(error)(f"{path}: {error}") from error
+        go_on_from(Path(folder) / STRATEGY_FILE, self._runner.load_state)
 
     def close(self) -> None:
         """Close the environments, and end the workers if there are any."""
-        (self._workers or self._runner).close()
+        self._collector.close()
         self.evaluations.close()
-
-
-def _make_optimizer(config: GRPOConfig, learning_rate: float) -> Any:
-    return make_adamw(
-        learning_rate,
-        config.max_steps,
-        schedule=config.lr_scheduler_type,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-    )

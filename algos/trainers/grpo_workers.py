@@ -1,4 +1,4 @@
-"""What GRPO's worker processes make from its settings: the loss, its gradient, and the policy."""
+"""What GRPO makes from its settings: the loss, its gradient, the policy, and the optimizer."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from textenv.algos.lm.models.loading import load_model  # noqa: E402
 from textenv.algos.lm.models.lora import adapt  # noqa: E402
 from textenv.algos.lm.models.properties import quantized_layers  # noqa: E402
 from textenv.algos.training.gradient import LocalGradient, LossFn  # noqa: E402
+from textenv.algos.training.optimizer import make_adamw  # noqa: E402
 
 
 def make_loss(config: GRPOConfig) -> LossFn:
@@ -53,3 +54,14 @@ def make_policy(
         model, tokenizer = load_model(folder, adapters, dequantize=dequantize)
     adapt(model, config)
     return create_policy(model, tokenizer, config.sampling)
+
+
+def make_optimizer(config: GRPOConfig, learning_rate: float) -> Any:
+    """Make the optimizer of these settings, with its schedule."""
+    return make_adamw(
+        learning_rate,
+        config.max_steps,
+        schedule=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+    )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from textenv.algos.episodes.environments import is_text, make_training_env
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.evaluation.measure import OnProgress
@@ -154,9 +155,10 @@ class PPOTrainer(Resumable):
             self._updater.strategy,
             config.n_steps,
             config.seed,
+            config.on_reward_error,
             resumable=True,
         )
-        self._on_step = on_step
+        self._on_step, self._out = on_step, out
         self.exporter = Exporter(export_to, export_every)
         self._metrics = PPOMetrics(self._runner.is_text)
         self.history: list[dict[str, float]] = []
@@ -216,6 +218,7 @@ class PPOTrainer(Resumable):
         """
         if self._runner.is_text:
             check_prompts(self.policy, self.env)
+            self.evaluations.check()
         self.checkpoints.begin()
         if self.has_ended:
             if self._progress() >= 1:
@@ -235,7 +238,8 @@ class PPOTrainer(Resumable):
     def _take_update(self) -> None:
         """Collect a rollout, train on it, measure it, and evaluate if it is time to."""
         config, clock = self.config, PhaseClock()
-        with out_of_memory("collecting", "lower n_steps, or max_completion_length of text"):
+        remedy = "lower n_steps, or max_completion_length of text"
+        with out_of_memory("collecting", remedy), kept_for_inspection(self._out):
             rollout = self._runner.collect()
         if self._last_good is not None:
             self._last_good.offer(self._updates, rollout)

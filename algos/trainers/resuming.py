@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from textenv.algos.config import to_table
+from textenv.algos.runtime.ranks import Ranks
 from textenv.algos.storage.checkpoints.randomness import load_random_state, random_state
 from textenv.algos.storage.checkpoints.resuming import (
     check_unchanged,
@@ -15,7 +16,7 @@ from textenv.algos.storage.checkpoints.resuming import (
 )
 from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
 from textenv.algos.storage.checkpoints.state import State
-from textenv.algos.storage.checkpoints.store import newest, read_checkpoint
+from textenv.algos.storage.checkpoints.store import Checkpoint, Manifest, newest, read_checkpoint
 
 
 class HasState(Protocol):
@@ -43,6 +44,7 @@ class Resumable:
     algorithm: str
     config: Any
     checkpoints: CheckpointSchedule
+    _ranks = Ranks()  # all processes of the training
     _stop: bool = False  # whether `train` is to return after its step
 
     def stop(self) -> None:
@@ -61,6 +63,7 @@ class Resumable:
 
         Args:
             folder: the ``out`` of a training, whose newest checkpoint is taken, or a checkpoint.
+                Of several ranks only the first reads it, and the others are sent what it has.
             allow_changed: names of settings that may be others than those of the checkpoint.
 
         Raises:
@@ -68,7 +71,7 @@ class Resumable:
             DataError: if it is broken: says which file, and which checkpoint is before it.
             ConfigError: if it is of a training with other settings; says which.
         """
-        checkpoint = read_checkpoint(newest(Path(folder)))
+        checkpoint = share_checkpoint(self._ranks, Path(folder))
         self._adopt(checkpoint.manifest.config)
         self.checkpoints.config = self._settings()
         check_unchanged(checkpoint, self._settings(), allow_changed)
@@ -113,3 +116,18 @@ class Resumable:
     def _set_counts(self, state: State) -> None:
         """Go on from what `_counts` gave."""
         raise NotImplementedError
+
+
+def share_checkpoint(ranks: Ranks, folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run, which the first rank reads and sends to the others."""
+    if ranks.size == 1:
+        return read_checkpoint(newest(folder))
+    found = read_checkpoint(newest(folder)) if ranks.is_first else None
+    about: list[Any] = []
+    arrays = {}
+    if found is not None:
+        about = [str(found.path), found.manifest._asdict(), dict(found.state.values)]
+        arrays = dict(found.state.arrays)
+    path, manifest, values = ranks.from_first(about)
+    state = State(ranks.arrays_from_first(arrays), values)
+    return Checkpoint(Path(path), Manifest(**manifest), state)

@@ -20,6 +20,7 @@ from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch, make_batch
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.training.guard import SKIPPED, StepGuard
+from textenv.algos.training.importance import correct
 from textenv.algos.training.microbatches import MicroBatch, split
 from textenv.algos.training.tree_advantages import tree_advantages
 from textenv.errors import ConfigError, DataError
@@ -32,7 +33,7 @@ import mlx.optimizers as optim  # noqa: E402
 
 from textenv.algos.lm.models.lora import dropout_seed, has_dropout  # noqa: E402
 from textenv.algos.lm.models.properties import check_trainable  # noqa: E402
-from textenv.algos.lm.scoring.scorer import by_parts  # noqa: E402
+from textenv.algos.lm.scoring.scorer import Scorer, by_parts  # noqa: E402
 from textenv.algos.training.gradient import (  # noqa: E402
     GradientComputer,
     LocalGradient,
@@ -82,6 +83,8 @@ class Trainer:
         gradient: computes the gradients of ``loss_fn`` by this model's weights; None computes them
             in this process.
         guard: lets the training go on after a step without a finite gradient; None ends it there.
+        importance_cap: older weights have sampled the buffer, which importance weights of at most
+            this correct; see `textenv.algos.training.importance`. None: it is of the present ones.
         seed: seeds the minibatches.
 
     Raises:
@@ -108,6 +111,7 @@ class Trainer:
         credit_fn: CreditFn = tree_advantages,
         gradient: GradientComputer | None = None,
         guard: StepGuard | None = None,
+        importance_cap: float | None = None,
         seed: int = 0,
     ):
         check_trainable(model)
@@ -127,9 +131,10 @@ class Trainer:
         self._declares = inspect.signature(loss_fn).parameters
         self._divisible = "batch_size" in self._declares
         self._gradient = gradient or LocalGradient(model, loss_fn, gradient_checkpointing)
-        self._guard = guard
+        self._guard, self._importance_cap = guard, importance_cap
         self._rng, self._seed = np.random.default_rng(seed), seed
         self._drops = has_dropout(model)
+        self._scorer = None if importance_cap is None else Scorer(model)
 
     def train(self, max_updates: int | None = None) -> dict[str, float]:
         """Train on the buffer, and clear it if training is on-policy.
@@ -175,7 +180,14 @@ class Trainer:
             has_signal = np.isin(batch.group_ids, batch.group_ids[has_signal])
         history: list[dict[str, float]] = []
         skipped = 0
+        corrected: dict[str, float] = {}
         if has_signal.any():
+            if self._scorer is not None and self._importance_cap is not None:
+                scorer = self._scorer
+                present = by_parts(lambda part: scorer(part)[0], batch, self.micro_batch_size)
+                batch, advantages, corrected = correct(
+                    batch, advantages, present, self._importance_cap
+                )
             ref_logprobs = self._ref_logprobs(batch)
             limit = math.inf if max_updates is None else max_updates
             for rows in self._minibatches(batch):
@@ -201,6 +213,7 @@ class Trainer:
         if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]
+        metrics |= corrected
         missed = {SKIPPED: float(skipped)} if skipped else {}
         return metrics | missed | {"updates": float(len(history))}
 

@@ -8,6 +8,7 @@ import pytest
 
 from textenv.algos import GRPOConfig, OfflineTextConfig, PPOConfig
 from textenv.algos.config import from_table, to_table
+from textenv.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,22 @@ def test_the_size_of_rollouts_may_be_left_open():
         assert from_table(GRPOConfig, to_table(open_), "a run") == open_
         with pytest.raises(ValueError, match="chosen by a trainer"):
             open_.completions  # noqa: B018
+
+
+def test_settings_of_workers():
+    assert GRPOConfig(backend="ray", num_workers=2, ray_address="auto").worker_timeout is None
+    assert GRPOConfig(on_reward_error=-1).on_reward_error == -1
+    with pytest.raises(ConfigError, match="backend='ray' needs num_workers above 0"):
+        GRPOConfig(backend="ray")
+    with pytest.raises(ConfigError, match="ray_address='auto' needs backend='ray'"):
+        GRPOConfig(num_workers=2, ray_address="auto")
+    with pytest.raises(
+        ConfigError, match=r"worker_timeout must be at least 0\.1 and at most 1e\+06, got 0"
+    ):
+        GRPOConfig(worker_timeout=0)
+    for value in ("ignore", None, True, math.nan):
+        for config in (GRPOConfig, PPOConfig):
+            with pytest.raises(ConfigError, match="on_reward_error must be 'fail', 'skip' or a"):
+                config(on_reward_error=value)
+    with pytest.raises(ConfigError, match=r"unknown backend 'slurm'.*local, ray"):
+        GRPOConfig(backend="slurm")

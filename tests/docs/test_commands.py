@@ -45,11 +45,18 @@ def calls(code: str) -> Iterator[list[str]]:
 def _arguments(words: list[str]) -> Iterator[list[str]]:
     while words and re.match(r"\w+=", words[0]):
         words = words[1:]
-    program = words[0].rpartition("/")[2] if words else ""
+    program, given = words[0].rpartition("/")[2] if words else "", None
     if program == "textenv":
-        yield words[1:]
+        given = words[1:]
     elif program.startswith("python") and words[1:3] == ["-m", "textenv"]:
-        yield words[3:]
+        given = words[3:]
+    if given is None:
+        return
+    if given[:1] == ["launch"] and "train" in given:  # what it starts is a call too
+        inner = given.index("train")
+        yield given[inner:]
+        given = given[: inner + 1]
+    yield given
 
 
 def read_calls(page, code: str) -> list[list[str]]:
@@ -136,6 +143,8 @@ def test_commands_and_options_exist(page, rollouts):
         ("```bash\ntrue && textenv view \\\n  --nothing\n```", 1),
         ("```bash\necho x | python -m textenv nothing\n```", 1),
         ("    textenv bench --nothing", 1),
+        ("`textenv launch -n 2 --restarts 1 train --out run`", 0),
+        ("`textenv launch --nothing train --seed 3`, `textenv launch train --nothing`", 2),
     ],
 )
 def test_the_check_finds_what_is_not_there(text, bad, make_page, rollouts):
@@ -202,6 +211,9 @@ def test_what_is_not_run_compiles_and_parses(page, rollouts):
         ("bash", "textenv train --from-rollouts mine --method bc", 0),
         ("bash", "textenv train --from-rollouts mine --method nothing", 1),
         ("bash", "textenv train --max-steps three", 1),
+        ("bash", "textenv launch -n 2 train --max-steps 3", 0),
+        ("bash", "textenv launch -n 2 train --max-steps three", 1),
+        ("bash", "textenv launch -n two train", 1),
         ("bash", "textenv train --algo nothing", 1),
         ("bash", "textenv nothing", 1),
         ("bash", "textenv rollout --format nothing\ntextenv bench stray", 2),

@@ -14,6 +14,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 from textenv.errors import ConfigError, RewardError, TextEnvError
+from textenv.lifeline import end_with
 
 _START_SECONDS = 120  # generous: the machine may be busy, and the user's module may import a lot
 
@@ -176,11 +177,17 @@ class Worker:
             "forkserver" if "forkserver" in ways else "spawn"
         )
         connection, theirs = context.Pipe()
+        their_lifeline, lifeline = context.Pipe(duplex=False)
         process = context.Process(
-            target=_serve, args=(theirs, self._functions), name="rewards", daemon=True
+            target=_serve,
+            args=(theirs, their_lifeline, self._functions),
+            name="rewards",
+            daemon=True,
         )
         process.start()
+        process.lifeline = lifeline  # this process holds it as long as it has the other one
         theirs.close()
+        their_lifeline.close()
         return process, connection
 
 
@@ -204,9 +211,10 @@ def _kill(process: Any) -> None:
     process.join()
 
 
-def _serve(connection: Any, functions: Mapping[str, Callable[..., Any]]) -> None:
+def _serve(connection: Any, lifeline: Any, functions: Mapping[str, Callable[..., Any]]) -> None:
     """Answer calls until the other end of the connection is closed; the target of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    end_with(lifeline)
     connection.send(True)
     while True:
         try:

@@ -97,6 +97,7 @@ class TextJudge:
                     self._examples,
                     deterministic=kind == "greedy",
                     on_progress=on_progress,
+                    on_reward_error=getattr(self._trainer.config, "on_reward_error", "fail"),
                     **self._limits,
                 )
             self.evaluations[kind] = found

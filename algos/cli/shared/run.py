@@ -219,7 +219,7 @@ class TrainingRun:
             self.trainer.save(self.folder.model)
             if failed:
                 self.console.print(f"{begins}: the model so far is in {self.folder.model}")
-            self._save_checkpoint(end)
+            self._say_how_to_go_on(end, self._save_checkpoint())
             return end, None
         except Exception as error:  # whatever broke the training may break this too
             why = error
@@ -229,29 +229,34 @@ class TrainingRun:
                     self.trainer.save(folder.model)
                     folder.create(self.settings)
                     folder.keep_metrics(self.trainer.history)
-                    self._save_checkpoint(end, folder.path)
+                    newest = self._save_checkpoint(folder.path)
             except Exception:  # the next one may be on another disk
                 continue
             lost = f"{self.folder.path} cannot be written to ({why}): the run is in {folder.path}"
             self.console.print(lost)
             self.folder = folder
+            self._say_how_to_go_on(end, newest)
             return end._replace(reason=end.reason or lost, code=end.code or 2), None
         lost = f"the model cannot be saved: {why}"
         self.console.print(f"{begins}; {lost}")
         return (end if failed else _End("failed", lost[:_LONGEST])), why
 
-    def _save_checkpoint(self, end: _End, out: Path | None = None) -> None:
-        """Write the state after the last whole step, if that was not done, and say how to go on.
+    def _save_checkpoint(self, out: Path | None = None) -> Path | None:
+        """Write the state after the last whole step, if that was not done.
 
         Args:
-            end: how the training ended.
             out: another folder than the run's own.
+
+        Returns:
+            The newest checkpoint; None if there is none.
         """
         checkpoints = getattr(self.trainer, "checkpoints", None)
-        newest = None if checkpoints is None else checkpoints.save_last(out)
+        return None if checkpoints is None else checkpoints.save_last(out)
+
+    def _say_how_to_go_on(self, end: _End, newest: Path | None) -> None:
         if newest is not None and end.state != "finished":
-            run = self.folder.path if out is None else out
-            self.console.print(f"to go on: textenv train --resume {shlex.quote(str(run))}")
+            run = shlex.quote(str(self.folder.path))
+            self.console.print(f"to go on: textenv train --resume {run}")
 
     def _save_batch(self, error: NotFiniteError) -> None:
         """Write what could not be trained on, for inspection."""

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from textenv.algos.cli.shared.run_folder import CONFIG, RunFolder
+from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.config import to_table
+from textenv.algos.runtime.ranks import join
 from textenv.algos.storage.checkpoints.resuming import FREE, changes
+from textenv.algos.trainers.grpo import GRPOTrainer
 from textenv.errors import ConfigError, unknown
 
 _NOT_SETTINGS = ("config", "out", "going_on")
@@ -49,9 +52,12 @@ class GoingOn:
             MissingFileError: if there is no checkpoint.
             ConfigError: if it is of other settings, and they may not differ; if the run finished.
         """
+        ranks = join()
+        ranks.from_first(self.resume is not None)
         if self.resume is None:
             return
         trainer.resume(self.resume, _names(self.allow_changed))
+        ranks.from_first(trainer.has_ended)
         if trainer.has_ended and folder.read_summary().get("state") == "finished":
             raise ConfigError(
                 f"the run in {folder.path} has finished, after {len(trainer.history)} steps: more "
@@ -61,6 +67,23 @@ class GoingOn:
         exporter = getattr(trainer, "exporter", None)
         if exporter is not None:
             folder.keep_rollouts(exporter.written)
+
+
+def follow(trainer: GRPOTrainer, going_on: GoingOn, stops: StopSignals) -> None:
+    """Train as another rank than the first: it begins and ends as the first does.
+
+    Args:
+        trainer: has the settings of the first rank.
+        going_on: only what may have changed is looked at; the first rank knows what goes on.
+        stops: the first signal ends the training after its step, on all ranks.
+    """
+    ranks = join()
+    if ranks.from_first():
+        trainer.resume(Path(), _names(going_on.allow_changed))
+        if ranks.from_first():
+            return
+    with stops.deferring(trainer.stop, "the step is finished"):
+        trainer.train()
 
 
 def run_of(path: Path) -> Path:

@@ -163,8 +163,8 @@ def _linear_classes() -> tuple[type[nn.Module], ...]:
 
 def is_adaptable(module: Any) -> bool:
     """Whether mlx-lm has an adapter for a module that has none yet."""
-    classes = (*_linear_classes(), nn.Embedding, nn.QuantizedEmbedding)
-    return isinstance(module, classes) or hasattr(module, "to_lora")
+    embeddings = nn.Embedding, nn.QuantizedEmbedding
+    return isinstance(module, (*_linear_classes(), *embeddings)) or hasattr(module, "to_lora")
 
 
 def _is_called(name: str, target: str) -> bool:

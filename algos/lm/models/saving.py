@@ -12,7 +12,7 @@ from typing import Any
 
 from textenv.algos.runtime import backend
 from textenv.algos.storage.replacing import replacing
-from textenv.errors import MissingFileError
+from textenv.errors import MissingFileError, StorageError
 
 backend.prepare()
 
@@ -63,6 +63,7 @@ def save_model(
 
     Raises:
         ConfigError: if the folder holds something else than a model; it is left as it is.
+        StorageError: if the disk takes no more.
     """
     source = getattr(model, "source_config", None)
     config = (
@@ -74,7 +75,12 @@ def save_model(
     own = (*MODEL_FILES, *vocabulary.values(), *card_patterns(folder))
     with replacing(folder, own, keep=(CARD,)) as target:
         with _merged(model) as merged:
-            mlx_lm.utils.save_model(target, model)
+            try:
+                mlx_lm.utils.save_model(target, model)
+            except RuntimeError as error:
+                if "write" not in str(error):  # MLX has no error of its own for a full disk
+                    raise
+                raise StorageError(f"the model cannot be written to {folder}: {error}") from error
             config = _quantization_config(dict(config), model, merged)
             _name_type(config, model)
         mlx_lm.utils.save_config(config, target / "config.json")

@@ -75,14 +75,8 @@ class Scorer:
         """
         check_ids(self._rows, batch.token_ids, *batch.prompts)
         if batch.parent is None:
-            rows, places = batch.distinct()
-            if len(rows) < len(batch):
-                once, width = batch.take(rows), batch.token_ids.shape[1]
-                scores = self.score(once, self.hidden(once))
-                padding = (0, 0), (0, width - once.token_ids.shape[1])
-                logprobs, entropies = (mx.pad(x[mx.array(places)], padding) for x in scores)
-                return logprobs, entropies
-        if batch.parent is None or not self._model.shares_prompts:
+            return self._score_distinct(batch)
+        if not self._model.shares_prompts:
             return self.score(batch, self.hidden(batch))
         caches, last = self._prefill(batch)
         scored = tree_hidden(self._model, self._body, batch, caches, last[:, 0])
@@ -93,6 +87,17 @@ class Scorer:
             scored.hidden, batch.token_ids[where], support, batch.temperature[scored.rows]
         )
         return logprobs[places], entropies[places]
+
+    def _score_distinct(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
+        """Score each of the rows that are equal once."""
+        rows, places = batch.distinct()
+        if len(rows) == len(batch):
+            return self.score(batch, self.hidden(batch))
+        once = batch.take(rows)
+        logprobs, entropies = self.score(once, self.hidden(once))
+        where, missing = mx.array(places), batch.token_ids.shape[1] - once.token_ids.shape[1]
+        padding = [(0, 0), (0, missing)]
+        return mx.pad(logprobs[where], padding), mx.pad(entropies[where], padding)
 
     def with_hits(self, batch: TokenBatch) -> tuple[mx.array, mx.array, mx.array]:
         """Score a batch without trees, and tell which of its tokens the model would have chosen.

@@ -16,10 +16,12 @@ def coordinate(tiny_folder):
     """``coordinate(num_workers, ...)``: a coordinator of GRPO on 10 prompts."""
     made = []
 
-    def coordinate(num_workers, create_env=make_sums, strategy=GROUPS_OF_4, max_steps=41, seed=0):
-        create = partial(make_policy, str(tiny_folder), top_p=0.9)
+    def coordinate(
+        num_workers, create_env=make_sums, strategy=GROUPS_OF_4, max_steps=41, create=None, **more
+    ):
+        create = create or partial(make_policy, str(tiny_folder), top_p=0.9)
         made.append(
-            RolloutCoordinator(create_env, create, strategy, num_workers, max_steps, seed=seed)
+            RolloutCoordinator(create_env, create, strategy, num_workers, max_steps, **more)
         )
         return made[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import partial
 
 import gymnasium as gym
@@ -13,13 +14,14 @@ from gymnasium.envs.registration import EnvSpec
 from tests.algos.rollouts.shared import (
     GROUPS_OF_4,
     children,
+    length_or_death,
     make_control_policy,
     make_sums,
     process_of,
 )
-from tests.algos.shared import SUMS, make_env, make_policy
+from tests.algos.shared import SUMS, make_env, make_policy, same_weights, weights_of
 from textenv.algos import RolloutCoordinator, RolloutRunner
-from textenv.algos.rollouts.worker import RolloutItem, WorkerError
+from textenv.algos.rollouts.workers.worker import RolloutItem, WorkerError
 
 
 class Talk(gym.Env):
@@ -152,7 +154,7 @@ def test_a_stale_version_is_refused(coordinate):
 # --- the trainer --------------------------------------------------------------------------------
 
 
-def train(folder, **settings):
+def train(folder, create_env=make_sums, **settings):
     from textenv.algos import GRPOConfig, GRPOTrainer
 
     defaults = {"max_steps": 3, "num_prompts": 6, "num_generations": 4, "max_completion_length": 6}
@@ -160,7 +162,7 @@ def train(folder, **settings):
     config = GRPOConfig(**defaults | settings)
     rollouts = []
     trainer = GRPOTrainer(
-        str(folder), make_sums, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
+        str(folder), create_env, config, on_step=lambda metrics, rollout: rollouts.append(rollout)
     )
     trainer.train()
     trainer.close()
@@ -183,6 +185,16 @@ def test_grpo_is_the_same_with_workers(tiny_folder, settings):
     # The scorer knows the new weights alone: with old ones in a worker this would be large.
     assert all(m["sampling/logprob_difference/max"] < 1e-4 for m in by_two.history)
     assert [t.token_ids for t in parted[0]] != [t.token_ids for t in parted[1]]
+
+
+def test_a_training_is_the_same_to_the_bit_if_workers_die(tiny_folder, tmp_path):
+    """One is killed in a reward, during generation."""
+    reward = partial(length_or_death, str(tmp_path / "flag"), signal.SIGKILL)
+    disturbed, _ = train(tiny_folder, partial(make_env, reward, SUMS), num_workers=2)
+    healthy, _ = train(tiny_folder, num_workers=2)
+    assert disturbed.history[-1]["workers/restarts"] == 1
+    assert "workers/restarts" not in healthy.history[-1]
+    assert same_weights(weights_of(disturbed.model), weights_of(healthy.model))
 
 
 def test_grpo_with_workers_needs_the_folder_of_its_model(fresh):

@@ -16,6 +16,8 @@ from textenv.algos import (
     create_strategy,
     grpo,
 )
+from textenv.algos.rollouts.metrics import rollout_metrics
+from textenv.errors import ConfigError, RewardError
 from textenv.spaces import UnicodeText
 
 GROUPS_OF_4 = create_strategy("grpo", num_generations=4)
@@ -259,3 +261,62 @@ def test_a_prompt_that_an_empty_completion_left_as_it_was_begins_anew(tiny):
     first, _ = policy(["9-1="], context=[None])
     longer = "9-1=" + first[0] + "b"
     assert policy([longer], context=[None])[1]["prompt_ids"] == [policy.encode(longer)]
+
+
+# --- reward functions that fail ------------------------------------------------------------------
+
+
+def fail_at_third(prompt, completion, example):
+    """Fails for one completion of each four of `Echo`."""
+    if len(completion) % 4 == 3 and prompt == SUMS[2]:
+        raise ValueError("no reward")
+    return float(len(completion))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_group_in_which_a_reward_fails_is_skipped(batched):
+    def collect(on_reward_error):
+        env = make_env(fail_at_third, SUMS)
+        runner = RolloutRunner(env, Echo(batched), GROUPS_OF_4, 40, on_reward_error=on_reward_error)
+        return runner.collect(), runner.collect()
+
+    for rollout in collect("skip"):
+        assert len(rollout.played) == 40 and len(rollout) == 36
+        assert {t.prompt for t in rollout} == {*SUMS} - {SUMS[2]}
+        left = [t for t in rollout.played if t.prompt == SUMS[2]]
+        assert sorted(t.is_scored for t in left) == [False, True, True, True]
+        assert rollout.counts.groups == 10 and rollout.counts.groups_missing == 1
+        metrics = rollout_metrics(rollout.played)
+        assert metrics["reward_errors"] == 1
+        assert metrics["completions/unscored_ratio"] == pytest.approx(1 / 40)
+    for rollout in collect(-3):
+        assert len(rollout) == 40
+        failed = [t for t in rollout if t.rewards == [-3.0]]
+        assert len(failed) == 1 and failed[0].prompt == SUMS[2] and failed[0].is_scored
+        assert "raised ValueError: no reward" in failed[0].infos[0]["reward_error"]
+        assert rollout_metrics(rollout.played)["reward_errors"] == 1
+    with pytest.raises(RewardError, match="no reward") as caught:
+        collect("fail")
+    assert caught.value.details["prompt"] == SUMS[2]
+    assert len(caught.value.details["completion"]) % 4 == 3
+
+
+def test_a_trajectory_without_a_group_stays_unscored():
+    env = make_env(fail_at_third, SUMS)
+    runner = RolloutRunner(env, Echo(True), None, 40, on_reward_error="skip")
+    rollout = runner.collect()
+    failed = [t for t in rollout if not t.is_scored]
+    assert len(rollout) == 40 and len(failed) == sum(
+        t.prompt == SUMS[2] and len(t.actions[0]) % 4 == 3 for t in rollout
+    )
+
+
+def test_where_rewards_cannot_be_handled_one_by_one():
+    envs = gym.make_vec("textenv:TextGen-v0", num_envs=2, prompts=SUMS, reward_fn=length)
+    with pytest.raises(ConfigError, match="on_reward_error='skip' needs a single environment"):
+        RolloutRunner(envs, Echo(True), GROUPS_OF_4, 8, on_reward_error="skip")
+    envs.close()
+    with pytest.raises(ConfigError, match=r"on_reward_error=0\.0 is for text"):
+        RolloutRunner(gym.make("CartPole-v1"), lambda o: (0, {}), on_reward_error=0.0)
+    with pytest.raises(ConfigError, match="on_reward_error must be"):
+        RolloutRunner(make_env(), Echo(True), on_reward_error="ignore")

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.algos.rollouts.shared import children, make_control_policy, make_sums
+from tests.algos.rollouts.shared import children, make_answerer, make_control_policy, make_sums
 from tests.algos.shared import make_policy
 from textenv.algos import RolloutCoordinator
 from textenv.algos.rollouts.worker_runner import cut
@@ -45,3 +45,16 @@ def test_factories_that_cannot_be_sent(tiny_folder):
 def test_bad_numbers_of_workers(value):
     with pytest.raises(ValueError, match="num_workers must be an integer >= 0"):
         RolloutCoordinator(make_sums, make_control_policy, num_workers=value)
+
+
+def test_where_workers_are_and_how_long_they_may_take():
+    for settings, message in [
+        ({"backend": "slurm"}, "unknown backend 'slurm'"),
+        ({"ray_address": "auto"}, "ray_address='auto' needs backend='ray'"),
+        ({"worker_timeout": 0.0}, r"worker_timeout must be from 0\.1 to 1e\+06 seconds, got 0\.0"),
+        ({"worker_timeout": 1e9}, "worker_timeout must be from"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            RolloutCoordinator(
+                make_sums, make_answerer, num_workers=1, max_steps=8, **settings
+            ).close()

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from textenv.algos.strategies import state_files
-from textenv.algos.strategies.state_files import read_state, write_state
-from textenv.errors import DataError, MissingFileError
+from textenv.algos.strategies.state_files import go_on_from, read_state, write_state
+from textenv.errors import ConfigError, DataError, MissingFileError
 
 STATE = {"parts": [{"seen": [1, 2.5, None, "é"]}], "next_group": 3}
 
@@ -69,3 +69,17 @@ def test_a_link_in_its_way_is_not_followed(tmp_path):
     write_state(tmp_path / "strategy.json", STATE)
     assert read_state(tmp_path / "strategy.json") == STATE
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_an_error_of_what_loads_it_names_the_file(tmp_path):
+    path = tmp_path / "strategy.json"
+    write_state(path, STATE)
+    loaded = []
+    go_on_from(path, loaded.append)
+    assert loaded == [STATE]
+
+    def refuse(state):
+        raise ConfigError("of another task")
+
+    with pytest.raises(ConfigError, match=r"strategy\.json: of another task"):
+        go_on_from(path, refuse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -365,3 +366,31 @@ def test_what_keeps_it_from_learning_is_told_once(fresh):
     assert [(w.name, w.step) for w in trainer.warnings if w.name == "no_reward"] == [
         ("no_reward", 2)
     ]
+
+
+def nan_for_one_prompt(prompt, completion, example):
+    return float("nan") if prompt == "a" else float(len(completion))
+
+
+def test_reward_functions_that_fail(fresh, tmp_path):
+    model, tokenizer = fresh
+
+    def train(on_reward_error, folder):
+        config = GRPOConfig(**SMALL, max_steps=2, on_reward_error=on_reward_error)
+        env = make_env(nan_for_one_prompt)  # four prompts, all of which are in each rollout
+        trainer = GRPOTrainer(model, env, config, tokenizer=tokenizer, out=folder)
+        return trainer.train()
+
+    history = train("skip", tmp_path / "skip")
+    assert [metrics["reward_errors"] for metrics in history] == [8, 8]
+    assert [metrics["strategy/groups_missing"] for metrics in history] == [1, 1]
+    assert [metrics["completions/unscored_ratio"] for metrics in history] == [0.25, 0.25]
+    assert all(np.isfinite(metrics["reward"]) for metrics in history)
+    history = train(-1.0, tmp_path / "given")
+    assert [metrics["reward_errors"] for metrics in history] == [8, 8]
+    assert "strategy/groups_missing" in history[0] and not history[0]["strategy/groups_missing"]
+    assert not list(tmp_path.rglob("reward_error.json"))
+    with pytest.raises(RewardError, match=r"returned nan .*reward_error\.json$"):
+        train("fail", tmp_path / "fail")
+    kept = json.loads((tmp_path / "fail" / "reward_error.json").read_text())
+    assert kept["prompt"] == "a" and isinstance(kept["completion"], str)

@@ -90,6 +90,43 @@ def test_a_process_ends_with_its_reward_and_its_environment(own):
     assert not alive(pid)
 
 
+NEVER_ENDS = """
+import os, re, sys
+from pathlib import Path
+
+def never_ends(prompt, completion, example):
+    Path(completion).write_text(str(os.getpid()))
+    Path(completion).rename(completion + ".whole")
+    re.match(r"(a*)*b", "a" * 100)  # never returns to Python
+"""
+
+ASKS = """
+import sys
+from never import never_ends
+from textenv.rewards import Reward
+
+if __name__ == "__main__":
+    Reward(never_ends, process=True)("", sys.argv[1], {})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs F_SETSIG")
+def test_a_process_ends_with_the_one_that_asks_whatever_it_computes(tmp_path):
+    (tmp_path / "never.py").write_text(NEVER_ENDS)
+    (tmp_path / "asks.py").write_text(ASKS)
+    told = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, str(tmp_path / "asks.py"), str(told)]) as asks:
+        while not (tmp_path / "pid.whole").exists():
+            assert asks.poll() is None
+            time.sleep(0.01)
+        asks.kill()
+    pid = int((tmp_path / "pid.whole").read_text())
+    deadline = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_daemonic_worker_says_what_to_do(tmp_path, own):
     code = """
 import multiprocessing

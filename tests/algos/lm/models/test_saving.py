@@ -62,6 +62,24 @@ def test_a_tokenizer_that_cannot_be_written_leaves_the_old_model(fresh, tmp_path
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
 
 
+def test_a_disk_that_takes_no_more_leaves_the_old_model(fresh, tmp_path):
+    import resource
+
+    from textenv.errors import StorageError
+
+    model, tokenizer = fresh
+    save_model(model, tokenizer, tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"the model cannot be written to .*model: "):
+            save_model(model, tokenizer, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
+
+
 def doors(model, tokenizer):
     """Every way in which this package writes a model: its name, and a function of a folder."""
     from gymnasium import spaces

@@ -10,8 +10,8 @@ import pytest
 
 from tests.algos.rollouts.shared import GROUPS_OF_4, make_sums
 from textenv.algos import RolloutRunner, create_strategy
-from textenv.algos.rollouts import worker as module
-from textenv.algos.rollouts.worker import (
+from textenv.algos.rollouts.workers import worker as module
+from textenv.algos.rollouts.workers.worker import (
     GradientItem,
     Recipe,
     RolloutItem,

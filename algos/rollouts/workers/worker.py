@@ -1,27 +1,20 @@
-"""The inside of a worker process: an environment, a policy, and the messages that it answers.
+"""The inside of a worker process: an environment, a policy, and what it does for each item of work.
 
 A worker is sent the weights of the policy, and items of work: where episodes start, or the
 microbatches of an update whose gradient is wanted. Each item names the version of the weights that
-it is meant for. A worker does not depend on what carries the messages; `serve` answers those that
-come through a pipe.
+it is meant for. A worker does not depend on what carries the messages.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from textenv.algos.episodes.policy_call import Policy
+from textenv.algos.episodes.scoring import Scored
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.runner import RolloutRunner
 from textenv.algos.runtime import blas
@@ -32,6 +25,17 @@ from textenv.algos.training.microbatches import GradientResult, MicroBatch
 
 class WorkerError(RuntimeError):
     """A worker process failed, or has ended."""
+
+
+class WorkerTraceback(Exception):
+    """The traceback, as text, of what was raised or what hung in a worker process."""
+
+    def __init__(self, worker: str, text: str):
+        super().__init__(worker, text)
+
+    def __str__(self) -> str:
+        worker, text = self.args
+        return f"in {worker}\n\n{text}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Recipe:
     """How many threads multiply its matrices."""
     create_gradient: Callable[[Policy], Callable[[list[MicroBatch]], GradientResult]] | None = None
     """Makes a function that computes gradients of the policy's weights; None: it only plays."""
+    on_reward_error: str | float = "fail"
+    """What to do if a reward function fails, see `RolloutRunner`."""
 
 
 class RolloutItem(NamedTuple):
@@ -60,6 +66,13 @@ class RolloutItem(NamedTuple):
     """The version of the weights that it must be played with."""
     starts: list[Start] | None = None
     """Text: where its episodes start. Control: None; the worker plays its share of transitions."""
+    refused: Mapping[Scored, str] = {}
+    """Completions that are not to be scored, since that ended two workers; and how it did."""
+
+    @property
+    def what(self) -> str:
+        """What it is a part of."""
+        return "rollout"
 
 
 class GradientItem(NamedTuple):
@@ -68,6 +81,11 @@ class GradientItem(NamedTuple):
     policy_version: int
     """The version of the weights that the gradient is taken at."""
     microbatches: list[MicroBatch]
+
+    @property
+    def what(self) -> str:
+        """What it is a part of."""
+        return "update"
 
 
 class Played(NamedTuple):
@@ -83,16 +101,25 @@ class RolloutWorker:
 
     Args:
         recipe: how to make them.
+        note: is called with each completion that is about to be scored, and with None after that;
+            None: nobody wants to know.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, note: Callable[[Scored | None], None] | None = None):
         blas.limit_threads(recipe.threads)
         policy = recipe.create_policy()
         if recipe.noise is not None and hasattr(policy, "reseed"):
             policy.reseed(recipe.noise)
         self.runner = RolloutRunner(
-            recipe.create_env(), policy, recipe.strategy, recipe.max_steps, recipe.seed
+            recipe.create_env(),
+            policy,
+            recipe.strategy,
+            recipe.max_steps,
+            recipe.seed,
+            recipe.on_reward_error,
         )
+        if self.runner.is_text:
+            self.runner.scoring.note = note
         self._first_env = recipe.first_env
         self._gradient = recipe.create_gradient and recipe.create_gradient(policy)
         self._version: int | None = None  # no weights were sent yet
@@ -112,7 +139,11 @@ class RolloutWorker:
         self._check_version(item.policy_version)
         runner = self.runner
         before = dict(runner.seconds)
-        rollout = runner.collect() if item.starts is None else runner.play_starts(item.starts)
+        if item.starts is None:
+            rollout: Iterable[Trajectory] = runner.collect()
+        else:
+            runner.scoring.refused = item.refused
+            rollout = runner.play_starts(item.starts)
         for trajectory in rollout:
             if trajectory.env_index is not None:
                 trajectory.env_index += self._first_env
@@ -139,54 +170,3 @@ class RolloutWorker:
                 f"an item for weights of version {version} came to a worker that has "
                 f"version {self._version}"
             )
-
-
-def serve(connection: Connection) -> None:
-    """Answer messages until the other end of the pipe is closed; runs in the worker's process."""
-    # Ctrl-C goes to all processes of a terminal; the parent's way of ending this one is SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    worker: RolloutWorker | None = None
-    try:
-        while True:
-            try:
-                worker, answer = _answer(connection, worker)
-                data = ForkingPickler.dumps(("done", answer))
-            except EOFError:
-                return
-            except Exception as error:  # the user's code may raise anything, which is passed on
-                data = ForkingPickler.dumps(("raised", _sendable(error)))
-            connection.send_bytes(data)
-    except ConnectionError:  # the other end of the pipe is gone
-        return
-    finally:
-        if worker is not None:
-            worker.close()
-
-
-def _answer(connection: Connection, worker: RolloutWorker | None) -> tuple[RolloutWorker, Any]:
-    """Do what the next message asks for."""
-    message = connection.recv()
-    if worker is None:
-        return RolloutWorker(message), os.getpid()
-    if isinstance(message, RolloutItem):
-        return worker, worker.play(message)
-    if isinstance(message, GradientItem):
-        return worker, worker.compute_gradient(message)
-    version, header = message
-    tensors = {
-        name: np.frombuffer(connection.recv_bytes(), dtype).reshape(shape)
-        for name, dtype, shape in header
-    }
-    worker.set_weights(version, tensors)
-    return worker, version
-
-
-def _sendable(error: Exception) -> tuple[Exception | None, str]:
-    """An exception, or None if pickling would change it, and its traceback as text."""
-    text = "".join(traceback.format_exception(error))
-    with suppress(Exception):  # a user's exception may not allow that
-        again = ForkingPickler.loads(ForkingPickler.dumps(error))
-        if type(again) is type(error) and str(again) == str(error):
-            return error, text
-    return None, text
