@@ -155,7 +155,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise MissingFileError(f"config {path} is not a file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for too many digits or levels
         raise DataError(f"{path}: not TOML: {error}") from error
 
 

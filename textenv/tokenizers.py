@@ -309,8 +309,8 @@ def _from_folder(folder: Path) -> Tokenizer:
         import tokenizers
     except ImportError as error:
         raise MissingDependencyError("tokenizers", EXTRA, "reading a tokenizer") from error
-    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
     try:
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
@@ -346,7 +346,11 @@ def _of_transformers(folder: Path) -> Any:
             "transformers", EXTRA, "a chat template, or a tokenizer without a tokenizer.json,"
         ) from error
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,  # else it asks whether to run code of the folder
+        )
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DataError(f"{folder} does not hold a tokenizer that loads: {error}") from error
 
@@ -354,7 +358,11 @@ def _of_transformers(folder: Path) -> Any:
 def _eos_of_model(folder: Path) -> set[int]:
     """The EOS ids in the model's own config files."""
     for name in ("generation_config.json", "config.json"):
-        if ids := _ids(_read_json(folder / name).get("eos_token_id")):
+        value = _read_json(folder / name).get("eos_token_id")
+        listed = value if isinstance(value, list) else [value]
+        if any(item is not None and type(item) is not int for item in listed):
+            raise DataError(f"{folder / name}: eos_token_id must be token ids, got {value!r:.40}")
+        if ids := {item for item in listed if item is not None}:
             return ids
     return set()
 
@@ -381,7 +389,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}; expected an object")

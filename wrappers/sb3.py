@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from textenv.wrappers.count_from_zero import from_zero
 # algorithm -> the package that contains it
 _PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")
 _PACKAGES |= dict.fromkeys(("MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO"), "sb3_contrib")
+# What zipfile and json raise for files of another content, which may be packed, locked or too deep.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, RuntimeError)
+_LARGEST_DATA = 2**26  # bytes of settings, once they are unpacked
 # module of a saved agent's policy class -> its algorithm, if only one algorithm uses the module
 _BY_POLICY = {
     "stable_baselines3.dqn.policies": "DQN",
@@ -375,9 +379,12 @@ def _read_data(path: Path) -> dict[str, Any]:
         raise MissingFileError(f"{path} is not a file; expected an agent saved by model.save()")
     try:
         with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo("data").file_size
+            if size > _LARGEST_DATA:
+                raise ValueError(f"its settings unpack to {size} bytes")
             broken = archive.testzip()
             data = None if broken else json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except _BROKEN as error:
         raise DataError(f"{path} is not an agent saved by Stable-Baselines3: {error}") from error
     if not isinstance(data, dict):
         raise DataError(f"{path} is damaged: {broken or 'data'} cannot be read")

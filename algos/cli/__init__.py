@@ -5,6 +5,7 @@ A new command is one module in this folder, and one line in `COMMANDS`.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import select
@@ -32,6 +33,9 @@ COMMANDS = {
     "validate": "check that the answers of a task's oracle score full marks",
     "doctor": "show versions, device, BLAS and its speed, compiler",
 }
+
+# What the system says of a disk when something is written, which names no file then.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"textenv {name}: {' '.join(str(error).split())}", sys.stderr)
         return getattr(error, "exit_code", 2)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _OF_DISKS:
             raise
-        say(f"textenv {name}: {error.filename}: {error.strerror}", sys.stderr)
+        place = "" if error.filename is None else f"{error.filename}: "
+        say(f"textenv {name}: {place}{error.strerror}", sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"textenv {name}: interrupted", file=sys.stderr)

@@ -149,7 +149,7 @@ def _show(trajectory: Trajectory, title: str, waits: bool) -> None:
     about += [f"example {start['example_id']}"] if "example_id" in start else []
     about += [f"seed {trajectory.seed}"] if trajectory.seed is not None else []
     say(f"\n== {title}{': ' if about else ''}{', '.join(about)}")
-    first = trajectory.observations[0] if len(trajectory) else trajectory.final_observation
+    first = [*trajectory.observations, trajectory.final_observation][0]
     say(_tidy(first))
     for step in trajectory.transitions:
         if waits:

@@ -150,7 +150,7 @@ def parse(argv: Sequence[str]) -> Job:
             "--dry-run shows a training that generates, by grpo or by ppo on text; one on given "
             "answers does not, and --max-steps 1 makes it short"
         )
-    kind: Any = {"ppo": PPOArgs, "sft": sft.SFTArgs}.get(algo, GRPOArgs)
+    kind: Any = {"ppo": PPOArgs, "sft": sft.SFTArgs}.get(str(algo), GRPOArgs)
     if table:
         default = from_table(kind, _typed(table), given.config)
     elif kind is PPOArgs:

@@ -101,7 +101,7 @@ def _table(rollout: Buffer, episodes: int, seed: int) -> Table:
     trajectories = rollout.trajectories
     for number in picked:
         t = trajectories[number]
-        first = t.observations[0] if len(t) else t.final_observation
+        first = t.observations[0] if t.observations else t.final_observation
         texts = one_line(first if t.prompt is None else t.prompt), _actions(t)
         cells = (str(number), str(len(t)), f"{t.total_reward:g}", _end(t), *texts)
         table.add_row(*cells)

@@ -11,6 +11,7 @@ action. Hidden layers hold both networks, the actor first: weights (2, D, H) and
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,10 @@ from textenv.algos.control.distributions import make_distribution
 from textenv.algos.control.observations import ObservationEncoder
 from textenv.algos.control.running_stats import RunningStats
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
+from textenv.algos.storage.codec import FAULTS
 from textenv.algos.storage.replacing import replacing
 from textenv.algos.storage.space_json import describe_space, make_space
-from textenv.errors import ConfigError, DataError, MissingFileError, unknown
+from textenv.errors import ConfigError, DataError, MissingFileError, StorageError, unknown
 from textenv.wrappers.action_mask import choice_counts, parse_mask, warn_without_masks
 
 ACTIVATIONS = ("tanh", "relu")
@@ -172,7 +174,9 @@ class MLPPolicy:
 
         Raises:
             ConfigError: if the folder holds something else; it is left as it is.
+            StorageError: if the weights cannot be written, as on a full disk.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         config = {
@@ -186,7 +190,10 @@ class MLPPolicy:
             "action_space": describe_space(self.distribution.space),
         }
         with replacing(folder, _FILES) as target:
-            save_file(self.tensors(), target / "model.safetensors")
+            try:
+                save_file(self.tensors(), target / "model.safetensors")
+            except SafetensorError as error:  # of a full disk
+                raise StorageError(f"{folder} cannot be written to: {error}") from error
             (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def _freeze_stats(self) -> None:
@@ -306,7 +313,7 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
             raise MissingFileError(f"{folder} holds no control policy: {name} is missing")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise DataError(f"{folder / 'config.json'} is not that of a control policy")
@@ -316,19 +323,36 @@ def load_policy(folder: str | Path, seed: int = 0) -> MLPPolicy:
             f"version {_VERSION}"
         )
     try:
+        tensors = load_file(folder / "model.safetensors")
+        observations = make_space(config["observation_space"])
+        actions = make_space(config["action_space"])
+        _check_sizes(tensors, observations, actions, config["hidden"])
         policy = MLPPolicy(
-            make_space(config["observation_space"]),
-            make_space(config["action_space"]),
+            observations,
+            actions,
             config["hidden"],
             config["activation"],
             config["normalize_observations"],
             seed,
         )
-        policy.set_tensors(load_file(folder / "model.safetensors"))
+        policy.set_tensors(tensors)
         policy.masked = bool(config.get("masked", False))
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (*FAULTS, SafetensorError, OSError) as error:
         raise DataError(f"{folder} does not hold a control policy that loads: {error}") from error
     return policy
+
+
+def _check_sizes(
+    tensors: Mapping[str, np.ndarray], observations: Space, actions: Space, hidden: Any
+) -> None:
+    """Raises ValueError for sizes that are not those of the tensors, before networks are made."""
+    outputs = make_distribution(actions).outputs
+    widths = [ObservationEncoder(observations).size, *hidden, outputs]
+    for layer, (into, out) in enumerate(itertools.pairwise(widths)):
+        name = "output" if layer == len(hidden) else f"hidden.{layer}"
+        shape = tensors[f"actor.{name}.weight"].shape
+        if shape != (out, into):
+            raise ValueError(f"actor.{name}.weight has shape {shape}, expected {(out, into)}")
 
 
 def stack_masks(infos: Any, rows: int, space: Space) -> np.ndarray | None:

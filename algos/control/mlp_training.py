@@ -59,14 +59,18 @@ def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> 
     """
     drawn = [a for t in trajectories for a in _drawn(t, policy)]
     infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
+    ends = [t.final_observation for t in trajectories if t.final_observation is not None]
     try:
         rows = policy.encoder.rows([o for t in trajectories for o in t.observations])
         actions = policy.distribution.from_env(np.asarray(drawn))
+        ends_fit = not ends or len(policy.encoder.rows(ends)) == len(ends)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"the trajectories do not fit the spaces {policy.encoder.space} and "
             f"{policy.distribution.space}: {error}"
         ) from error
+    if not ends_fit:
+        raise DataError(f"final observations are not of the space {policy.encoder.space}")
     if not len(rows) == len(actions) == len(drawn):
         raise DataError(
             f"{len(drawn)} transitions gave {len(rows)} observations and {len(actions)} actions: "

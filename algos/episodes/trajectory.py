@@ -110,20 +110,26 @@ class Trajectory:
 
     @property
     def transitions(self) -> list[Transition]:
-        """The steps one by one."""
-        after = [*self.observations[1:], self.final_observation]
-        last = len(self) - 1
+        """The steps one by one.
+
+        Where observations were not recorded they are None, rewards 0, and infos empty.
+        """
+        count = len(self)
+        before = self.observations or [None] * count
+        rewards, infos = self.rewards or [0.0] * count, self.infos or [{}] * count
+        after = [*before[1:], self.final_observation]
+        last = count - 1
         return [
             Transition(
-                self.observations[t],
+                before[t],
                 self.actions[t],
-                self.rewards[t],
+                rewards[t],
                 after[t],
                 self.terminated and t == last,
                 self.truncated and t == last,
-                self.infos[t],
+                infos[t],
             )
-            for t in range(len(self))
+            for t in range(count)
         ]
 
     @property

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.storage.checks import check_rollout
-from textenv.errors import ConfigError, DataError, MissingFileError, unknown
+from textenv.errors import ConfigError, DataError, MissingFileError, StorageError, unknown
 
 # ending -> the module of this folder that writes and reads it
 FORMATS = {
@@ -49,6 +49,7 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
         ConfigError: if the ending or the format is not known.
         DataError: for a value that cannot be written (NaN, an object); names the trajectory.
         MissingDependencyError: if the library that the format needs is not installed.
+        StorageError: if the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
     ending = _ending(path)
@@ -57,11 +58,12 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
             raise ConfigError(unknown("format", format, FORMATS))
         check_folder(path)
         write = _module(format).prepare(rollout)
-        path.mkdir(parents=True, exist_ok=True)
-        with _reserved_index(path) as (index, staging):
-            name = f"rollout_{index}_{datetime.now():%Y%m%d_%H%M%S}.{format}"
-            write(staging / name)
-            os.replace(staging / name, path / name)
+        with _no_room_is_told(path):
+            path.mkdir(parents=True, exist_ok=True)
+            with _reserved_index(path) as (index, staging):
+                name = f"rollout_{index}_{datetime.now():%Y%m%d_%H%M%S}.{format}"
+                write(staging / name)
+                os.replace(staging / name, path / name)
         return path / name
     if ending is None:
         known = ", ".join(f".{known}" for known in FORMATS)
@@ -69,12 +71,22 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
     write = _module(ending).prepare(rollout)
     if path.is_dir():
         raise ConfigError(f"{path} is there already, and a dataset is not overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        staged = Path(folder) / path.name
-        write(staged)
-        os.replace(staged, path)
+    with _no_room_is_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            staged = Path(folder) / path.name
+            write(staged)
+            os.replace(staged, path)
     return path
+
+
+@contextmanager
+def _no_room_is_told(path: Path) -> Iterator[None]:
+    """A block that writes; an error of the disk in it names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the rollout cannot be written to {path}: {error}") from error
 
 
 def check_folder(path: Path) -> None:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, StorageError
 
 _STAGING = ".saving-"
+_OF_MLX = "[write]"  # what MLX's RuntimeError for a full disk begins with
 _SHOWN = 5  # names in an error message
 
 
@@ -29,6 +30,7 @@ def replacing(folder: str | Path, own: Sequence[str], keep: Sequence[str] = ()) 
 
     Raises:
         ConfigError: if the folder is a file, or holds anything else; nothing is changed.
+        StorageError: if MLX cannot write, as on a full disk; otherwise an OSError says so.
     """
     place = Path(os.path.realpath(folder))
     others = sorted(name for name in _names(place) if not _matches(name, (*own, *keep)))
@@ -45,7 +47,12 @@ def replacing(folder: str | Path, own: Sequence[str], keep: Sequence[str] = ()) 
     with tempfile.TemporaryDirectory(prefix=_STAGING, dir=place.parent if new else place) as inside:
         staged, old = Path(inside) / "new", Path(inside) / "old"
         staged.mkdir()
-        yield staged
+        try:
+            yield staged
+        except RuntimeError as error:
+            if not str(error).startswith(_OF_MLX):
+                raise
+            raise StorageError(f"{folder} cannot be written to: {error}") from error
         if new:
             os.rename(staged, place)
         else:

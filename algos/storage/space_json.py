@@ -42,7 +42,7 @@ def make_space(description: Any) -> Space:
         DataError: if this is not the description of a space.
     """
     kind = description.get("type") if isinstance(description, dict) else None
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise DataError(f"not the description of a space: {description!r:.80}")
     try:
         shape = description.get("shape", ())

@@ -25,7 +25,9 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         raise DataError(f"the strategy's state cannot be written: {error}") from error
     temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.unlink(missing_ok=True)  # it may be a link to somewhere else
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(text + "\n")
     os.replace(temporary, path)
 
 
@@ -42,7 +44,7 @@ def read_state(path: Path) -> dict[str, Any]:
         )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is cut off or not JSON: {error}") from error
     if not isinstance(state, dict) or state.pop("format", None) != _FORMAT:
         raise DataError(f"{path} is not the state of a strategy")

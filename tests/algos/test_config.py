@@ -27,7 +27,7 @@ from textenv.algos.config import (
 from textenv.algos.offline.control import OfflineConfig
 from textenv.algos.offline.sft import SFTConfig
 from textenv.algos.offline.text import OfflineTextConfig
-from textenv.errors import ConfigError, ConfigTypeError
+from textenv.errors import ConfigError, ConfigTypeError, DataError
 
 CONFIGS = [GRPOConfig, PPOConfig, SFTConfig, OfflineTextConfig, OfflineConfig]
 
@@ -151,6 +151,13 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "latin.toml").write_bytes("name = 'ü'".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.toml: not TOML"):
         read_toml(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "9" * 5000])
+def test_what_is_too_deep_or_too_long_is_no_toml(tmp_path, value):
+    (tmp_path / "a.toml").write_text(f"a = {value}")
+    with pytest.raises(DataError, match=r"a\.toml: not TOML"):
+        read_toml(tmp_path / "a.toml")
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path):

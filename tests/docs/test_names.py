@@ -17,6 +17,10 @@ def missing(page, root) -> Iterator[str]:
     for span in page.spans:
         if re.fullmatch(rf"{FOLDERS}/[\w./-]*", span) and not (root / span).exists():
             yield f"{page.name}: no file {span}"
+        if named := re.fullmatch(r"(tests/[\w./-]+\.py)::(\w+)", span):
+            file, test = root / named[1], named[2]
+            if not file.exists() or f"\ndef {test}(" not in file.read_text(encoding="utf-8"):
+                yield f"{page.name}: no test {span}"
         if re.fullmatch(r"textenv(\.\w+)+", span):
             try:
                 pkgutil.resolve_name(span)
@@ -40,6 +44,9 @@ def test_names_exist(current_page, root):
         ("`pip install 'textenv[cpu]'`, `pip install -e '.[sb3,tasks]'`, [a link](LICENSE)", 0),
         ("`textenv.algos.export_onnx` and `textenv.nothing`", 1),
         ("`algos/nothing.py`", 1),
+        ("`tests/docs/test_names.py::test_names_exist`", 0),
+        ("`tests/docs/test_names.py::test_nothing`", 1),
+        ("`tests/docs/test_nothing.py::test_names_exist`", 1),
         ("`textenv.algos.nothing`", 1),
         ("pip install 'textenv[cpu,nothing]'", 1),
         ('pip install -e ".[nothing]"', 1),
@@ -47,3 +54,12 @@ def test_names_exist(current_page, root):
 )
 def test_the_check_finds_what_is_missing(text, bad, make_page, root):
     assert len(list(missing(make_page(text), root))) == bad
+
+
+def test_each_promise_names_a_test(root):
+    text = (root / "examples" / "reliability.md").read_text(encoding="utf-8")
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("|")]
+    promises = [row for row in rows if row[1].strip() not in ("promise", "---")]
+    assert len(promises) > 30
+    for row in promises:
+        assert re.search(r"`tests/[\w./-]+::test_\w+`", row[2]), row[1]

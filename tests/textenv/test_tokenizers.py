@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from textenv.errors import DataError
 from textenv.hub import ASSETS
 from textenv.tokenizers import Tokenizer, load_tokenizer
 
@@ -268,3 +269,33 @@ def test_what_stands_around_a_text_is_put_before_a_prompt_once_and_never_after_i
             assert tokenizer.encode_prompt("<s>" * len(before) + "ab") == [*before, 2, 3]
         assert tokenizer.ids == {0, 1, 2, 3}
         assert tokenizer.special_ids == {0, 1}
+
+
+def test_code_of_a_folder_is_not_run_nor_asked_about(folder, monkeypatch):
+    """transformers would ask, and run it on a yes."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    (folder / "evil.py").write_text("raise SystemExit('it ran')")
+    (folder / "tokenizer.json").unlink()
+    write_config(folder, auto_map={"AutoTokenizer": ["evil.Tok", None]}, tokenizer_class="Tok")
+    with pytest.raises(DataError, match=f"{folder} does not hold a tokenizer that loads"):
+        load_tokenizer(str(folder))
+
+
+def test_a_config_that_is_too_deep_is_not_json(folder):
+    (folder / "tokenizer_config.json").write_text("[" * 5000)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json is not JSON"):
+        load_tokenizer(str(folder))
+
+
+def test_a_file_that_is_no_text_is_no_tokenizer(folder):
+    (folder / "tokenizer.json").write_bytes(b"\xae")
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("value", [0.5, "12", [1, "2"], {"id": 1}, True])
+def test_ends_that_are_no_ids_are_named(folder, value):
+    write_config(folder, "config.json", eos_token_id=value)
+    with pytest.raises(DataError, match=r"config\.json: eos_token_id must be token ids, got"):
+        load_tokenizer(str(folder))

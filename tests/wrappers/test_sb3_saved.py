@@ -69,3 +69,25 @@ def test_files_that_are_no_agents_are_named(tmp_path):
             archive.writestr(name, content)
         with pytest.raises(DataError, match=r"agent\.zip"):
             load_sb3(path, trust=True)
+
+
+def test_settings_that_do_not_end_are_not_unpacked(tmp_path):
+    path = tmp_path / "agent.zip"
+    for text, said in (("[" * 5000 + "]" * 5000, "recursion"), (" " * (2**26 + 1), "unpack to")):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data", text)
+        with pytest.raises(DataError, match=rf"agent\.zip is not an agent.*{said}"):
+            load_sb3(path, trust=True)
+    assert path.stat().st_size < 100_000
+
+
+def test_a_locked_file_is_no_agent(tmp_path):
+    path = tmp_path / "agent.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", "{}")
+    data = bytearray(path.read_bytes())
+    for mark in (b"PK\x03\x04", b"PK\x01\x02"):
+        data[data.index(mark) + (6 if mark == b"PK\x03\x04" else 8)] |= 1  # the flag of a password
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"agent\.zip is not an agent.*password"):
+        load_sb3(path, trust=True)

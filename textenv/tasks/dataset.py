@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,20 @@ class Dataset(Task):
 
     def __init__(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Iterable[Mapping[str, Any]],
         name: str = "prompts",
         split: str | None = None,
         first_row: int = 0,
     ):
         if split is not None:
             check_split(split)
-        if not rows:
-            raise DataError(f"{name}: no rows; expected at least one example with a prompt")
         self.name = name
-        self.size = len(rows)
         self.split = split
         self._first_row = first_row
         self._rows = [self._checked(i, row) for i, row in enumerate(rows)]
+        if not self._rows:
+            raise DataError(f"{name}: no rows; expected at least one example with a prompt")
+        self.size = len(self._rows)
         self._met: set[str | Callable[[Example], str | None]] = set()  # what all rows meet
         self._whole: Dataset | None = None  # keeps what `from_path` remembers, for other splits
         self.ids = self._ids_of(split)

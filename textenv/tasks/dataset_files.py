@@ -12,10 +12,22 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from textenv.errors import ConfigError, DataError, MissingDependencyError, MissingFileError
+from textenv.errors import (
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    MissingFileError,
+    TextEnvError,
+)
 from textenv.tasks.columns import Columns, as_example, check_columns
 from textenv.tasks.dataset import Dataset, read_utf8
 
+# What Python, Arrow and the library datasets raise for files of another content, or too large.
+_FAULTS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError),
+    *(ArithmeticError, RecursionError, MemoryError),
+)
+_BATCH = 1000  # rows of Arrow that become objects of Python at a time
 # What was read and is in use, by path, split of a folder, columns, limit, and state of the file.
 _loaded: WeakValueDictionary[Any, Dataset] = WeakValueDictionary()
 
@@ -59,7 +71,8 @@ def from_path(
     key = os.path.abspath(path), str(path), named, naming, limit, unchanged
     whole = _loaded.get(key)
     if whole is None:
-        whole = Dataset(read_examples(path, named, columns, limit), name=str(path), first_row=1)
+        # One row after another, so that no more than these rows are in memory.
+        whole = Dataset(_read(path, named, columns, limit), name=str(path), first_row=1)
         _loaded[key] = whole
     return whole if split is None else whole.in_split(split)
 
@@ -71,13 +84,14 @@ def read_examples(
     limit: int | None = None,
 ) -> list[Any]:
     """The examples of a file or folder, before `Dataset` checks them; see `from_path`."""
-    path = Path(path)
+    return list(_read(Path(path), split, columns, limit))
+
+
+def _read(
+    path: Path, split: str | None, columns: Columns | None, limit: int | None
+) -> Iterator[Any]:
+    """The examples of a file or folder; what is no row is left for `Dataset` to refuse."""
     rows = _folder_rows(path, split, limit) if path.is_dir() else _file_rows(path, limit)
-    return list(_examples(rows, path, columns))
-
-
-def _examples(rows: Iterable[Any], path: Path, columns: Columns | None) -> Iterator[Any]:
-    """The examples that rows hold; what is no row is left for `Dataset` to refuse."""
     all_text = path.suffix.lower() == ".csv"
     for number, row in enumerate(rows, start=1):
         try:
@@ -99,10 +113,9 @@ def _file_rows(path: Path, limit: int | None) -> Iterable[Any]:
 def _json_rows(path: Path) -> Iterator[Any]:
     """What the lines of a JSON Lines file hold, each of which should be an object."""
     data = read_utf8(path)
-    lines = data.rstrip().split(b"\n") if data.strip() else []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(io.BytesIO(data.rstrip()), start=1):
         try:
-            yield json.loads(line.decode("utf-8"))
+            yield json.loads(line.decode("utf-8").rstrip("\n"))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason})") from error
         except (ValueError, RecursionError) as error:  # also for too many digits or levels
@@ -113,11 +126,12 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a CSV file below its line of names; all values are text. The first is row 1."""
     data = read_utf8(path)
     try:
-        text = data.decode("utf-8")
+        data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+    reader = csv.reader(text, strict=True)
     number = 0
     try:
         keys = next(reader, [])
@@ -137,7 +151,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}, row {number + 1}: not CSV: {error}") from error
 
 
-def _parquet_rows(path: Path, limit: int | None) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -145,8 +159,9 @@ def _parquet_rows(path: Path, limit: int | None) -> list[dict[str, Any]]:
         raise MissingDependencyError("pyarrow", "tasks", "a dataset in Parquet") from error
     try:
         table = pyarrow.parquet.ParquetFile(path).read()
-        return (table if limit is None else table.slice(0, limit)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+        for batch in table.slice(0, limit).to_batches(_BATCH):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, *_FAULTS) as error:  # text that is not UTF-8, say
         raise DataError(f"{path}: not Parquet: {error}") from error
 
 
@@ -161,6 +176,7 @@ def _folder_rows(path: Path, split: str | None, limit: int | None) -> list[dict[
     except ModuleNotFoundError as error:
         raise MissingDependencyError("datasets", "tasks", "a Hugging Face dataset") from error
     try:
+        _check_names(path)
         loaded = datasets.load_from_disk(str(path))
         if isinstance(loaded, datasets.DatasetDict):
             if split not in loaded:
@@ -169,8 +185,27 @@ def _folder_rows(path: Path, split: str | None, limit: int | None) -> list[dict[
                     "name one, or give the folder of one as the dataset"
                 )
             loaded = loaded[split]
+        loaded.data.validate(full=True)  # Arrow reads beyond a file whose offsets are wrong
         return loaded.select(range(min(len(loaded), limit or len(loaded)))).to_list()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
+    except _FAULTS as error:
+        if isinstance(error, TextEnvError):
             raise
         raise DataError(f"{path}: not a Hugging Face dataset: {error}") from error
+
+
+def _check_names(path: Path) -> None:
+    """Refuse a saved dataset that names files outside its folder, which datasets would read."""
+    splits = path / "dataset_dict.json"
+    places = [path] if (path / "state.json").is_file() else []
+    if splits.is_file():
+        places += [path / _own(path, name) for name in json.loads(splits.read_bytes())["splits"]]
+    for place in places:
+        for file in json.loads((place / "state.json").read_bytes())["_data_files"]:
+            _own(place, file["filename"])
+
+
+def _own(folder: Path, name: Any) -> str:
+    """The name, if it is that of something in the folder itself."""
+    if not isinstance(name, str) or name in ("", "..") or name != Path(name).name:
+        raise DataError(f"{folder}: it names a file that is not in this folder: {name!r:.80}")
+    return name

@@ -157,7 +157,8 @@ class RunFolder:
             raise _not_empty(self.path)
         trial = self.path / ".trial"
         try:
-            with trial.open("wb") as file:
+            trial.unlink(missing_ok=True)  # it may be a link to somewhere else
+            with trial.open("xb") as file:
                 file.write(bytes(_TRIAL))
                 file.flush()
                 os.fsync(file.fileno())
@@ -291,7 +292,7 @@ class RunFolder:
             return None
         try:
             return Evaluation.from_json(json.loads(path.read_bytes()))
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise DataError(f"{path} is broken: {error}") from error
 
     def read_summary(self) -> dict[str, Any]:
@@ -348,12 +349,14 @@ def _row(line: bytes) -> dict[str, Any] | None:
     """The object of JSON that a line holds; None if the line is not whole."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.unlink(missing_ok=True)  # in a run of somebody else it may be a link to elsewhere
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(text)
     os.replace(temporary, path)

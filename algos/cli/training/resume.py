@@ -58,15 +58,15 @@ class GoingOn:
             return
         trainer.resume(self.resume, _names(self.allow_changed))
         ranks.from_first(trainer.has_ended)
-        folder.keep_metrics(trainer.history)
-        exporter = getattr(trainer, "exporter", None)
-        if exporter is not None:
-            folder.keep_rollouts(exporter.written)
         if trainer.has_ended and folder.read_summary().get("state") == "finished":
             raise ConfigError(
                 f"the run in {folder.path} has finished, after {len(trainer.history)} steps: more "
                 "of them, as by --max-steps with --allow-changed max-steps, let it go on"
             )
+        folder.keep_metrics(trainer.history)
+        exporter = getattr(trainer, "exporter", None)
+        if exporter is not None:
+            folder.keep_rollouts(exporter.written)
 
 
 def follow(trainer: GRPOTrainer, going_on: GoingOn, stops: StopSignals) -> None:

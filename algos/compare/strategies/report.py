@@ -97,7 +97,7 @@ def read_comparison(path: Path) -> StrategyComparison:
                 for row in whole["runs"]
             ],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no comparison of strategies: {error!r}") from error
 
 

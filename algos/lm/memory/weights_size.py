@@ -69,7 +69,7 @@ def _header(file: Path) -> dict[str, tuple[str, int]]:
             return {}  # loading it will say so
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     if not isinstance(header, dict):
         return {}

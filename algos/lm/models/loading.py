@@ -96,7 +96,7 @@ def load_model(
             raise MissingFileError(f"{folder} holds no {what}: {needed} is missing")
     try:
         config = mlx_lm.utils.load_config(folder)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also for bytes that are no text, and for too many digits
         raise DataError(f"{folder / 'config.json'} is not JSON: {error}") from error
     except (AttributeError, TypeError, RecursionError) as error:  # of generation_config.json too
         raise DataError(f"{folder}: a config is not a JSON object: {_said(error)}") from error
@@ -111,8 +111,9 @@ def load_model(
     except Exception as error:  # of any of mlx-lm's architectures
         raise DataError(f"{folder} does not hold a model that loads: {_said(error)}") from error
     try:
+        # Without the setting, transformers asks whether to run code of the folder.
         tokenizer = mlx_lm.utils.load_tokenizer(
-            folder, eos_token_ids=config.get("eos_token_id", None)
+            folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id", None)
         )
     except Exception as error:  # of any of transformers' tokenizers
         raise DataError(f"{folder} does not hold a tokenizer that loads: {_said(error)}") from error

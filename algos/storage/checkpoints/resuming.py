@@ -10,6 +10,7 @@ from typing import Any
 from textenv.algos.runtime import blas
 from textenv.algos.runtime.versions import versions
 from textenv.algos.storage.checkpoints.store import Checkpoint, Manifest
+from textenv.algos.storage.codec import FAULTS
 from textenv.errors import ConfigError, DataError, TextEnvError
 
 FREE = ("save_steps", "save_minutes", "worker_timeout", "backend", "ray_address")
@@ -82,7 +83,7 @@ def loading(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except TextEnvError as error:
         raise type(error)(f"{checkpoint.path}: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
+    except (*FAULTS, LookupError, ArithmeticError) as error:
         raise DataError(
             f"{checkpoint.path} is not the state of such a training: {error!r}"
         ) from error

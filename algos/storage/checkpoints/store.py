@@ -23,6 +23,7 @@ import numpy as np
 from textenv.algos.runtime import blas
 from textenv.algos.runtime.versions import versions
 from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.storage.codec import FAULTS
 from textenv.errors import DataError, MissingFileError, StorageError
 
 CHECKPOINTS = "checkpoints"
@@ -130,11 +131,14 @@ def write_checkpoint(
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the oldest first; none if there is no such folder."""
+    """The checkpoints of a folder, the oldest first; none if there is no such folder.
+
+    A link is not one of them: checkpoints are removed, and what a link leads to is not ours.
+    """
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
+    named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -179,10 +183,17 @@ def read_manifest(path: Path) -> Manifest:
         if facts.pop("sha256", None) != _hash(facts):
             raise _broken(path, MANIFEST, "the content that its sha256 is of", "another")
         found = Manifest(*(facts[name] for name in Manifest._fields))
-        sums = {name: (int(f["size"]), str(f["sha256"])) for name, f in found.files.items()}
-        if set(sums) != {ARRAYS, VALUES}:
-            raise _broken(path, MANIFEST, f"files {ARRAYS} and {VALUES}", ", ".join(sums))
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        if set(found.files) != {ARRAYS, VALUES}:
+            raise _broken(path, MANIFEST, f"files {ARRAYS} and {VALUES}", ", ".join(found.files))
+        if found.step != step_of(path):
+            raise _broken(path, MANIFEST, f"of step {step_of(path)}", repr(found.step)[:80])
+        texts = [*found.versions.values(), found.blas["name"], found.blas["detail"]]
+        texts += [file["sha256"] for file in found.files.values()]
+        sizes = [file["size"] for file in found.files.values()]
+        kinds = {type(text) for text in texts}, {type(size) for size in sizes}
+        if kinds != ({str}, {int}) or not isinstance(found.config, dict):
+            raise _broken(path, MANIFEST, "a manifest", "values of other types")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(path, MANIFEST, "a manifest", repr(error)) from error
     return found
 
@@ -205,7 +216,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         _check_file(path, name, facts)
     try:
         arrays = load_file(path / ARRAYS)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, *FAULTS) as error:
         raise _broken(path, ARRAYS, "safetensors", str(error)) from error
     return Checkpoint(path, manifest, State(arrays, _from_json(path, VALUES)))
 
@@ -323,4 +334,7 @@ def _remove_hidden(folder: Path) -> None:
     """Remove what is not to be kept, and what a process that was killed had begun to write."""
     for path in folder.iterdir():
         if path.name.startswith(_HIDDEN):
-            shutil.rmtree(path)
+            if path.is_symlink():  # what it leads to is not ours
+                path.unlink()
+            else:
+                shutil.rmtree(path)

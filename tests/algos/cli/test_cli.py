@@ -1,5 +1,6 @@
 """The command line as a whole: its commands, their help, and what is not installed."""
 
+import errno
 import io
 import json
 import os
@@ -82,6 +83,20 @@ def test_a_file_that_cannot_be_used_is_one_line(refused, monkeypatch):
 
     monkeypatch.setattr(cli, "_run", run)
     assert refused("envs") == "textenv envs: /no/such\\x1b: No such file or directory\n"
+
+
+def test_a_full_disk_is_one_line_though_it_names_no_file(refused, monkeypatch):
+    def run(number):
+        def fail(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(cli, "_run", fail)
+
+    run(errno.ENOSPC)
+    assert refused("envs") == "textenv envs: No space left on device\n"
+    run(errno.EINVAL)
+    with pytest.raises(OSError, match="Invalid argument"):
+        cli.main(["envs"])
 
 
 OWN = """

@@ -231,6 +231,8 @@ def test_config_files_that_are_wrong(tmp_path, refused):
     [
         ("text = 5", "'text' must be a table, got 5"),
         ("text = {reward = [5]}", "[text]: reward must be"),
+        ("algo = {a = 1}", "algo must be"),
+        ("algo = ['ppo']", "algo must be"),
         ("from_rollouts = 5", "from_rollouts must be a path, got 5"),
         ("from_rollouts = 'x'\nout = 5", "out must be a path, got 5"),
         ("grpo = {eval_examples = -5}", "[grpo]: eval_examples must be an integer >= 0, got -5"),

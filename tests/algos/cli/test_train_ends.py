@@ -71,8 +71,11 @@ def test_a_run_that_the_system_ends_goes_on_and_comes_out_the_same(
     assert lines_of(cut) == lines_of(whole)
     for name in ("config.toml", "model/model.safetensors"):
         assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    damaged = (cut / "metrics.jsonl").read_bytes()[:-9]
+    (cut / "metrics.jsonl").write_bytes(damaged)
     assert main(["train", "--resume", str(cut)]) == 2
     assert "has finished, after 3 steps" in capsys.readouterr().err
+    assert (cut / "metrics.jsonl").read_bytes() == damaged  # what is refused changes nothing
 
 
 CONTROL = ["--n-steps", "128", "--num-envs", "2", "--batch-size", "64", "--n-epochs", "1"]

@@ -229,3 +229,12 @@ def test_no_run_to_view(capsys, tmp_path, monkeypatch):
     assert "no run in runs/" in capsys.readouterr().err
     assert main(["view", "--episodes", "0"]) == 2
     assert "episodes must be" in capsys.readouterr().err
+
+
+def test_what_was_not_recorded_is_not_shown(capsys, tmp_path):
+    rollout = Buffer([Trajectory(actions=["a", "b"], final_observation="the end")])
+    path = rollout.save(tmp_path / "r.json")
+    assert main(["view", str(path)]) == 0
+    assert "the end" in capsys.readouterr().out
+    assert main(["play", "--replay", str(path)]) == 0
+    assert "> b\nthe end\nreward 0\n" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 """The networks of control: NumPy's forward against MLX's, and distributions against SB3's."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from tests.algos.control.shared import ACTIONS, BOX, OBSERVATIONS, lively
+from textenv.algos.control import mlp_policy
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy, stack_masks
 from textenv.errors import ConfigError, DataError, MissingFileError
 
@@ -130,11 +133,36 @@ def test_torch_reads_the_file_as_layers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden": [10**7]},
+        {"hidden": [6, 10**7]},
+        {"hidden": []},
+        {"hidden": "6"},
+        {"hidden": 6},
+        {"action_space": {"type": "Discrete", "n": 10**8, "start": 0, "dtype": "int64"}},
+        {"observation_space": {"type": "Discrete", "n": 10**8, "start": 0, "dtype": "int64"}},
+        {"activation": ["tanh"]},
+    ],
+)
+def test_a_policy_is_made_no_larger_than_its_file(tmp_path, monkeypatch, changes):
+    MLPPolicy(BOX, spaces.Discrete(4), (6,)).save(tmp_path / "policy")
+    path = tmp_path / "policy" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    made = []
+    monkeypatch.setattr(mlp_policy, "_orthogonal", lambda rng, n, m, gain: made.append(n * m))
+    with pytest.raises(DataError, match="does not hold a control policy that loads"):
+        load_policy(tmp_path / "policy")
+    assert made == []
+
+
+@pytest.mark.parametrize(
     ("damage", "error", "said"),
     [
         (lambda f: (f / "config.json").unlink(), MissingFileError, "config.json is missing"),
         (lambda f: (f / "model.safetensors").unlink(), MissingFileError, "model.safetensors"),
         (lambda f: (f / "config.json").write_text("{"), DataError, "is not JSON"),
+        (lambda f: (f / "config.json").write_text("[" * 5000), DataError, "is not JSON"),
         (lambda f: (f / "config.json").write_text("{}"), DataError, "not that of a control"),
         (
             lambda f: (f / "config.json").write_text(

@@ -151,3 +151,16 @@ def test_figures_are_averaged_and_must_be_finite():
     assert mean_figures([]) == {}
     with pytest.raises(FloatingPointError, match="not finite"):
         mean_figures([*rows, {"loss": mx.array(float("inf")), "kl": mx.array(0)}])
+
+
+@pytest.mark.parametrize("last", [[1.0], [[1.0, 2.0]], "x", {"a": 1}, [0.0] * 6])
+def test_a_last_observation_of_another_space_is_refused(last):
+    policy = MLPPolicy(BOX, spaces.Discrete(2), (4,))
+    first = np.zeros(BOX.shape, np.float32)
+    step = {"observations": [first], "actions": [np.int64(0)], "rewards": [0.0], "infos": [{}]}
+    good = [Trajectory(**step, final_observation=end) for end in (first, None)]
+    assert transition_arrays(good, policy).observations.shape == (2, policy.encoder.size)
+    bad = Trajectory(**step, final_observation=last)
+    for trajectories in ([bad], [*good, bad]):
+        with pytest.raises(DataError, match=r"not of the space|do not fit the spaces"):
+            transition_arrays(trajectories, policy)

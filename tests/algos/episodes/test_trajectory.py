@@ -33,6 +33,14 @@ def test_transitions_follow_each_other_and_the_last_has_the_flags(flags):
     assert Trajectory().transitions == []
 
 
+def test_what_was_not_recorded_is_missing_in_transitions():
+    steps = Trajectory(actions=[1, 2], final_observation="end", terminated=True).transitions
+    assert steps == [
+        (None, 1, 0.0, None, False, False, {}),
+        (None, 2, 0.0, "end", True, False, {}),
+    ]
+
+
 def test_the_verdict_is_that_of_the_last_answer():
     assert three_steps().is_correct is False
     assert Trajectory(infos=[{"is_correct": False}, {"is_correct": np.True_}]).is_correct is True

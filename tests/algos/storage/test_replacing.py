@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from textenv.algos.storage.replacing import replacing
+from textenv.errors import StorageError
 
 OWN = ("config.json", "model*.safetensors")
 
@@ -126,3 +129,39 @@ def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "model").mkdir()
     save(tmp_path / "model", config_json="1")
     assert content(tmp_path / "model") == {"config.json": "1"}
+
+
+def test_a_full_disk_as_mlx_tells_it_is_an_error_of_the_disk(saved):
+    before = content(saved)
+    said = "[write] Unable to write 399092 bytes to file."
+    with pytest.raises(StorageError) as caught, replacing(saved, OWN):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"{saved} cannot be written to: {said}"
+    with pytest.raises(RuntimeError, match="another"), replacing(saved, OWN):
+        raise RuntimeError("another fault of MLX")
+    assert content(saved) == before
+
+
+def test_mlx_tells_a_full_disk_so(tmp_path):
+    """By a file-size limit, in a process of its own."""
+    pytest.importorskip("mlx.core")
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "a.safetensors")],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.startswith("[write]"), ended
+
+
+FULL = """
+import os, resource, sys
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+arrays = {"a": mx.zeros((100_000,))}
+mx.eval(arrays)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    mx.save_safetensors(sys.argv[1], arrays)
+except RuntimeError as error:
+    print(error)
+"""

@@ -112,6 +112,7 @@ BOX = {"type": "Box", "dtype": "float32", "shape": [2], "low": 0, "high": 1}
     [
         (None, "not the description of a space: None"),
         ([1], "not the description of a space"),
+        ({"type": ["Box"]}, "not the description of a space"),
         ({"type": "Sphere"}, "not the description of a space: .*Sphere"),
         ({"type": "Box"}, "not the description of a Box"),
         ({**BOX, "low": [0, 1, 2]}, "not the description of a Box"),

@@ -46,6 +46,7 @@ def test_a_file_appears_whole(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ('{"a"', "cut off or not JSON"),
+        ("[" * 5000 + "]" * 5000, "cut off or not JSON"),
         ("[]", "not the state"),
         ('{"format": "x"}', "not the state"),
     ],
@@ -60,6 +61,14 @@ def test_other_files_are_named(tmp_path, text, said):
 def test_a_training_without_parts_writes_none(tmp_path):
     with pytest.raises(MissingFileError, match="whose strategy has no parts"):
         read_state(tmp_path / "strategy.json")
+
+
+def test_a_link_in_its_way_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".strategy.json.saving").symlink_to(tmp_path / "precious")
+    write_state(tmp_path / "strategy.json", STATE)
+    assert read_state(tmp_path / "strategy.json") == STATE
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_an_error_of_what_loads_it_names_the_file(tmp_path):

@@ -227,9 +227,32 @@ def test_what_was_answered_first_is_kept_for_a_run_that_goes_on(tmp_path):
     first = Evaluation.of(records, 3)
     folder.write_first(first)
     assert folder.read_first() == first and folder.read_first().records == first.records
-    (tmp_path / "before.json").write_text('{"records": [{}]}')
-    with pytest.raises(DataError, match=r"before.json is broken"):
-        folder.read_first()
+    for text in ('{"records": [{}]}', "[" * 5000 + "]" * 5000):
+        (tmp_path / "before.json").write_text(text)
+        with pytest.raises(DataError, match=r"before.json is broken"):
+            folder.read_first()
+    (tmp_path / "summary.json").write_text("[" * 5000 + "]" * 5000)
+    assert folder.read_summary() == {}
+
+
+def test_no_file_of_a_run_is_written_through_a_link(tmp_path):
+    """A run of somebody else may hold links to anything that this user has."""
+    path = tmp_path / "run"
+    path.mkdir()
+    names = [".trial"]
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "before.json"):
+        names += [name, f".{name}.saving"]
+    (tmp_path / "precious").write_text("kept")
+    for name in names:
+        (path / name).symlink_to(tmp_path / "precious")
+    with RunFolder(path, resumed=True) as folder:
+        folder.create({"a": 1})
+        folder.keep_metrics([{"step": 1}])
+        folder.add_metrics({"step": 2})
+        folder.write_summary({"state": "finished"})
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert folder.read_summary() == {"state": "finished"}
+    assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_there_is_a_spare_folder_near_and_others_far(tmp_path, monkeypatch):

@@ -64,6 +64,8 @@ def test_a_comparison_without_runs_has_no_tables(tmp_path):
         {"version": 0},
         {"runs": [{"strategy": "plain"}]},
         {"tries": 3},
+        {"tries": [3]},
+        {"runs": [3]},
     ],
 )
 def test_files_of_others_are_named(tmp_path, change):
@@ -73,9 +75,10 @@ def test_files_of_others_are_named(tmp_path, change):
     path.write_text(json.dumps(whole | change))
     with pytest.raises(DataError, match="no comparison of strategies"):
         read_comparison(path)
-    path.write_text("{")
-    with pytest.raises(DataError, match="no comparison of strategies"):
-        read_comparison(path)
+    for text in ("{", "[" * 5000 + "]" * 5000):
+        path.write_text(text)
+        with pytest.raises(DataError, match="no comparison of strategies"):
+            read_comparison(path)
 
 
 def test_settings_that_differ_are_all_named(tmp_path):

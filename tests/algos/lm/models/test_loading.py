@@ -100,12 +100,16 @@ def test_half_precision_becomes_float32_on_a_cpu(tiny_folder, folder, dtype):
 BROKEN = {
     "config is a list": lambda f: (f / "config.json").write_text("[]"),
     "config is cut off": lambda f: (f / "config.json").write_text('{"a": '),
+    "config has a number of 5000 digits": lambda f: (f / "config.json").write_text("9" * 5000),
     "config is empty": lambda f: (f / "config.json").write_text("{}"),
     "unknown type": lambda f: edit(f, model_type="qwen99"),
     "other sizes": lambda f: edit(f, hidden_size=64),
     "more layers": lambda f: edit(f, num_hidden_layers=3),
     "text for a number": lambda f: edit(f, hidden_size="big"),
     "weights are cut off": lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 100),
+    "a header of weights that is too deep": lambda f: (f / "model.safetensors").write_bytes(
+        (10_000).to_bytes(8, "little") + b"[" * 10_000
+    ),
     "tokenizer is cut off": lambda f: (f / "tokenizer.json").write_text("{"),
     "no tokenizer data": lambda f: (f / "tokenizer.json").unlink(),
     "code of its own": lambda f: edit(f, model_file="evil.py"),
@@ -164,6 +168,17 @@ def test_code_in_a_folder_is_not_run_even_by_an_mlx_lm_that_would(folder, monkey
         mlx_lm.utils, "load_model", lambda _: exec((folder / "evil.py").read_text())
     )
     with pytest.raises(ValueError, match=r"names a file of code, 'evil\.py'"):
+        load_model(folder)
+
+
+def test_code_of_a_tokenizer_is_not_run_nor_asked_about(folder, monkeypatch):
+    """transformers would ask, and run it on a yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    (folder / "evil.py").write_text("raise SystemExit('it ran')")
+    edit_tokenizer(folder, auto_map={"AutoTokenizer": ["evil.Tok", None]}, tokenizer_class="Tok")
+    load_model(folder)  # by its tokenizer.json
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=f"{folder} does not hold a tokenizer that loads"):
         load_model(folder)
 
 

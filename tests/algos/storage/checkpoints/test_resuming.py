@@ -70,3 +70,9 @@ def test_errors_of_loading_name_the_checkpoint(checkpoint):
         raise ConfigError("a reason")
     with pytest.raises(DataError, match=r"step-00000005 is not the state"), loading(checkpoint):
         int("x")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, RecursionError, IndexError, MemoryError])
+def test_whatever_a_state_of_another_form_leads_to_is_an_error_of_the_checkpoint(checkpoint, error):
+    with pytest.raises(DataError, match=r"step-00000005 is not the state"), loading(checkpoint):
+        raise error

@@ -210,7 +210,19 @@ def signed(path, **changes):
         {"config": None},
         {"files": []},
         {"files": {"../outside": {"size": 0, "sha256": ""}}},
+        {"files": {name: {"size": 0, "sha256": ""} for name in ("state.json", "/etc/passwd")}},
         {"files": {"state.json": {}, "arrays.safetensors": {}}},
+        {
+            "files": {
+                n: {"size": "9" * 9, "sha256": ""} for n in ("state.json", "arrays.safetensors")
+            }
+        },
+        {"step": 21},
+        {"config": []},
+        {"versions": ["numpy"]},
+        {"versions": {"numpy": 1}},
+        {"blas": {"name": "own"}},
+        {"blas": None},
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(tmp_path, changes):
@@ -288,3 +300,15 @@ def test_a_checkpoint_can_be_moved_to_another_folder(tmp_path):
     path = write(tmp_path / "a")
     shutil.move(path, tmp_path / "step-00000020")
     assert read_checkpoint(newest(tmp_path / "step-00000020")).state.values == VALUES
+
+
+def test_links_are_no_checkpoints_and_what_they_lead_to_stays(tmp_path):
+    elsewhere = write(tmp_path / "elsewhere", 1)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("step-00000001", ".step-00000001.old", ".step-00000002.saving"):
+        (folder / name).symlink_to(elsewhere)
+    for step in (2, 3):
+        write(folder, step, keep=1)
+    assert [path.name for path in checkpoints(folder)] == ["step-00000003"]
+    assert read_checkpoint(elsewhere).state.values == VALUES
