@@ -60,7 +60,7 @@ def test_names_are_where_the_map_says(map_of_algos, root):
         ("compute_advantages", "algos/grpo.py"),
         ("Reward.__call__", "textenv/rewards/__init__.py"),
         ("encode_rollout", "algos/storage/codec.py"),
-        ("RolloutWorker.set_weights", "algos/rollouts/worker.py"),
+        ("RolloutWorker.set_weights", "algos/rollouts/workers/worker.py"),
     ],
 )
 def test_the_map_has_what_a_newcomer_asks_for(name, file, map_of_algos, root):

@@ -173,8 +173,10 @@ class Machines:
         except BlockingIOError:
             silent = now - self._heard[peer]
             return f"another machine was silent for {silent:.0f} s" if silent > SILENCE else ""
+        except ConnectionError:  # it has left before it read our last signs of life
+            data = b""
         except OSError as error:
-            return f"another machine has left ({error.strerror})"
+            return f"another machine cannot be reached any more ({error.strerror})"
         if _DONE in data:
             self._done.add(peer)
         elif not data:

@@ -112,3 +112,14 @@ def test_a_machine_that_does_not_start_is_waited_for_a_while(monkeypatch):
         assert "1 of the other machines did not start" in here.lost()
     with pytest.raises(ConfigError, match="does not answer"):
         Machines(hosts, [1])
+
+
+def test_a_machine_that_left_without_reading_has_failed():
+    hosts = Hosts.parse(free_hosts())
+    with Machines(hosts, [0]) as here:
+        with socket.create_connection(hosts.watch) as there:
+            until(lambda: here.lost() == "" and len(here._peers) == 1)
+            until(lambda: len(there.recv(9, socket.MSG_PEEK)) > 1)  # a sign of life, not read
+        found = []
+        until(lambda: found.append(here.lost()) or found[-1] != "")
+        assert found[-1].startswith("a rank of another machine has failed")
