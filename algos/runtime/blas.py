@@ -3,8 +3,9 @@
 The ``mlx-cpu`` wheel carries the Netlib reference BLAS, which multiplies matrices some 30 times
 slower than OpenBLAS. ``load`` puts OpenBLAS (from the package ``scipy-openblas32``) in its place:
 ``blas_shim.c``, compiled once into the user's cache, defines the three functions that MLX calls,
-cuts large float32 products up for threads of its own, and leaves the computing to OpenBLAS. If
-this is not possible, MLX works as before, slowly, and a warning says why.
+cuts large float32 products up for threads of its own, computes those with few rows itself on x86
+(``narrow_product.h``), and leaves the others to OpenBLAS. If this is not possible, MLX works as
+before, slowly, and a warning says why.
 """
 
 import ctypes
@@ -37,6 +38,7 @@ MAX_THREADS = 64  # what scipy-openblas32 is built for: more threads may exhaust
 AVX512 = frozenset(("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"))  # SkylakeX's
 
 _SOURCE = Path(__file__).with_name("blas_shim.c")
+_INCLUDED = Path(__file__).with_name("narrow_product.h")
 _status: "BlasStatus | None" = None  # what `load` returned; None before its first call
 _shim: "ctypes.CDLL | None" = None  # the library that is in place; None without one
 _limit = MAX_THREADS  # set by limit_threads
@@ -180,7 +182,8 @@ def _build_shim() -> Path:
     """Return the compiled shim, building it if this source was not built on this machine before."""
     # OpenBLAS's path and version are not compiled in (see _bind). The C library's version is: a
     # shim built with a newer one does not load, and machines may share a home.
-    key = (_SOURCE.read_bytes(), FLAGS, platform.libc_ver(), "with its hash")
+    sources = _SOURCE.read_bytes() + _INCLUDED.read_bytes()
+    key = (sources, FLAGS, platform.libc_ver(), "with its hash")
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     cache = _cache()
     shim = cache / f"blas_shim-{platform.machine()}-{digest}.so"

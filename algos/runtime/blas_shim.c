@@ -1,5 +1,6 @@
 /*
- * The three BLAS functions that MLX calls on a CPU, computed by another BLAS.
+ * The three BLAS functions that MLX calls on a CPU, computed by another BLAS, except for float32
+ * products with few rows, which narrow_product.h computes if the processor is one that it is for.
  *
  * blas.py sets the textenv_* variables, then makes this library global before MLX is loaded, so
  * that MLX binds to these functions. Nothing else may be global here: a whole BLAS in the global
@@ -15,12 +16,14 @@
 
 #include <pthread.h>
 #include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define ARGUMENTS(scalar, element)                                                                \
     int order, int trans_a, int trans_b, int m, int n, int k, scalar alpha, const element *a,     \
         int lda, const element *b, int ldb, scalar beta, element *c, int ldc
 
-enum { ROW_MAJOR = 101, TRANS = 112, CONJ_TRANS = 113 }; /* as in cblas.h */
+enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112, CONJ_TRANS = 113 }; /* as in cblas.h */
 
 enum { SLICES_PER_THREAD = 2 }; /* with two, the others make up for a thread that comes late */
 enum { ALIGN = 16 };            /* a multiple of the rows and columns that kernels take at once */
@@ -28,6 +31,9 @@ enum { ALIGN = 16 };            /* a multiple of the rows and columns that kerne
 /* In multiplications, of which a core does some 60,000 in a microsecond. To wake a thread took 10
    microseconds of its caller's time, and up to 50 until it worked. */
 static const double LEAST_TO_CUT = 8e6, LEAST_IN_SLICE = 2e6;
+
+/* OpenBLAS is faster from about 170 rows on, and for matrices that fit into a cache. */
+enum { MOST_ROWS = 160, LEAST_IN_B = 65536 };
 
 struct product {
     int order, trans_a, trans_b, m, n, k, lda, ldb, ldc;
@@ -46,6 +52,7 @@ extern "C" {
 
 int textenv_threads = 1; /* that products are cut for, the caller's among them */
 int textenv_limit = 64;  /* of them, so many compute */
+int textenv_lanes = 16;  /* of narrow products, at most; 0: the other BLAS computes them */
 void (*textenv_sgemm)(ARGUMENTS(float, float));
 void (*textenv_dgemm)(ARGUMENTS(double, double));
 void (*textenv_cgemm)(ARGUMENTS(const void *, void));
@@ -55,6 +62,66 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* of what the pool re
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
 static struct product *current; /* under `lock` */
 static int started;             /* under `owner` */
+
+#if defined(__x86_64__)
+#define UNROLL _Pragma("GCC unroll 16")
+#define JOIN(a, b) a##b
+
+typedef float four __attribute__((vector_size(16)));
+
+#define LANES 16
+#define ROWS 4
+#define COLUMNS 6
+#define TARGET __attribute__((target("avx512f")))
+#define NAME(it) JOIN(avx512_, it)
+#include "narrow_product.h"
+#undef LANES
+#undef ROWS
+#undef COLUMNS
+#undef TARGET
+#undef NAME
+#define LANES 8
+#define ROWS 3
+#define COLUMNS 4
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(it) JOIN(avx2_, it)
+#include "narrow_product.h"
+
+static int most_lanes; /* that this processor's registers hold, among those that there is code for */
+
+static void look_at_processor(void)
+{
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f"))
+        most_lanes = 16;
+    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        most_lanes = 8;
+}
+
+/* Compute a slice, if it is of a kind that is computed here; returns whether it was. */
+static int compute_narrow(const struct product *p, int length, const float *b, float *c)
+{
+    int lanes = textenv_lanes < most_lanes ? textenv_lanes : most_lanes;
+    if (lanes < 8 || p->order != ROW_MAJOR || p->trans_a != NO_TRANS || p->trans_b != TRANS ||
+        p->m > MOST_ROWS || p->by_rows || p->alpha != 1 || p->beta != 0 || p->k < 1 ||
+        (double)p->n * p->k < LEAST_IN_B)
+        return 0;
+    void *room;
+    size_t size = lanes == 16 ? avx512_size(p->m, p->k) : avx2_size(p->m, p->k);
+    if (posix_memalign(&room, 64, size * sizeof(float)) != 0)
+        return 0;
+    (lanes == 16 ? avx512_product : avx2_product)(p->m, length, p->k, p->a, p->lda, b, p->ldb, c,
+                                                  p->ldc, (float *)room);
+    free(room);
+    return 1;
+}
+#else /* not measured on others */
+static void look_at_processor(void) {}
+static int compute_narrow(const struct product *p, int length, const float *b, float *c)
+{
+    return 0;
+}
+#endif
 
 static void cut(struct product *p)
 {
@@ -81,6 +148,8 @@ static void compute(const struct product *p, int slice)
 {
     int first = slice * p->length, left = p->dimension - first;
     int length = left < p->length ? left : p->length;
+    if (compute_narrow(p, length, p->b + first * p->step_b, p->c + first * p->step_c))
+        return;
     textenv_sgemm(p->order, p->trans_a, p->trans_b, p->by_rows ? length : p->m,
                   p->by_rows ? p->n : length, p->k, p->alpha, p->a + first * p->step_a, p->lda,
                   p->b + first * p->step_b, p->ldb, p->beta, p->c + first * p->step_c, p->ldc);
@@ -169,6 +238,7 @@ static void after_fork_in_child(void)
 }
 __attribute__((constructor)) static void on_load(void)
 {
+    look_at_processor();
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 

@@ -1,0 +1,87 @@
+/*
+ * C = A B^T for few rows of A, in float32: one step of decoding multiplies them by all weights.
+ *
+ * A BLAS copies B into its own order for every product, which costs as much as to multiply it by
+ * some tens of rows. Here a row of A and a row of B (a unit's weights) are multiplied as they lie,
+ * LANES elements at a time, in tiles of ROWS x COLUMNS results that stay in registers. Each result
+ * is summed in an order that follows from k alone: it is the same to the last bit whatever the
+ * other rows are, and whichever thread computes it.
+ *
+ * This file is included once for each kind of processor, with LANES, ROWS, COLUMNS, TARGET and
+ * NAME(it) set.
+ */
+
+typedef float NAME(lanes) __attribute__((vector_size(LANES * 4), aligned(LANES * 4), may_alias));
+typedef float NAME(loose) __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+/* Lay `height` rows side by side in pieces of LANES; zeros after the k-th, and for missing rows. */
+TARGET static void NAME(lay)(int rows, int height, int k, const float *from, size_t ld, float *to)
+{
+    for (int r = 0; r < height; r++, from += ld) {
+        float *piece = to + r * LANES;
+        int p = 0, whole = r < rows ? k / LANES * LANES : 0;
+        for (; p < whole; p += LANES, piece += height * LANES)
+            *(NAME(lanes) *)piece = *(const NAME(loose) *)(from + p);
+        for (; p < k; p += LANES, piece += height * LANES) {
+            *(NAME(lanes) *)piece = (NAME(lanes)){0};
+            if (r < rows)
+                memcpy(piece, from + p, (k - p) * sizeof(float));
+        }
+    }
+}
+
+TARGET static void NAME(tile)(int pieces, const float *a, const float *b, float *c, size_t ldc,
+                              int rows, int columns)
+{
+    NAME(lanes) sums[ROWS][COLUMNS];
+    UNROLL for (int i = 0; i < ROWS; i++)
+        UNROLL for (int j = 0; j < COLUMNS; j++)
+            sums[i][j] = (NAME(lanes)){0};
+    for (int p = 0; p < pieces; p++, a += ROWS * LANES, b += COLUMNS * LANES) {
+        UNROLL for (int i = 0; i < ROWS; i++)
+            UNROLL for (int j = 0; j < COLUMNS; j++)
+                sums[i][j] += *(const NAME(lanes) *)(a + i * LANES) *
+                              *(const NAME(lanes) *)(b + j * LANES);
+    }
+    float results[ROWS][COLUMNS];
+    UNROLL for (int i = 0; i < ROWS; i++)
+        UNROLL for (int j = 0; j < COLUMNS; j++) {
+            union { NAME(lanes) all; four parts[LANES / 4]; } sum = {sums[i][j]};
+            four parts = sum.parts[0];
+            UNROLL for (int q = 1; q < LANES / 4; q++)
+                parts += sum.parts[q];
+            results[i][j] = (parts[0] + parts[2]) + (parts[1] + parts[3]);
+        }
+    for (int i = 0; i < rows; i++)
+        memcpy(c + i * ldc, results[i], columns * sizeof(float));
+}
+
+TARGET static size_t NAME(size)(int m, int k)
+{
+    size_t pieces = (k - 1) / LANES + 1, tiles = (m - 1) / ROWS + 1;
+    return pieces * LANES * (tiles * ROWS + COLUMNS);
+}
+
+/* A is (m, k), B (n, k), C (m, n), all by rows; `room` has space for NAME(size) floats. */
+TARGET static void NAME(product)(int m, int n, int k, const float *a, size_t lda, const float *b,
+                                 size_t ldb, float *c, size_t ldc, float *room)
+{
+    size_t pieces = (k - 1) / LANES + 1, tiles = (m - 1) / ROWS + 1;
+    size_t tile = pieces * LANES * ROWS;
+    float *units = room + tiles * tile;
+    for (size_t i = 0; i < tiles; i++)
+        NAME(lay)(m - i * ROWS < ROWS ? m - i * ROWS : ROWS, ROWS, k, a + i * ROWS * lda, lda,
+                  room + i * tile);
+    for (int j = 0; j < n; j += COLUMNS, b += COLUMNS * ldb) {
+        int columns = n - j < COLUMNS ? n - j : COLUMNS;
+        NAME(lay)(columns, COLUMNS, k, b, ldb, units);
+        /* Meanwhile the next units come from memory, a share of them in each tile. */
+        size_t ahead = n - j >= 2 * COLUMNS ? COLUMNS * ldb * sizeof(float) : 0, fetched = 0;
+        for (size_t i = 0; i < tiles; i++) {
+            for (; fetched < ahead * (i + 1) / tiles; fetched += 64)
+                __builtin_prefetch((const char *)(b + COLUMNS * ldb) + fetched, 0, 2);
+            NAME(tile)(pieces, room + i * tile, units, c + i * ROWS * ldc + j, ldc,
+                       m - i * ROWS < ROWS ? m - i * ROWS : ROWS, columns);
+        }
+    }
+}
