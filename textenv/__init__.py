@@ -4,13 +4,14 @@ Importing this package registers the environments with Gymnasium, so that
 ``gym.make("TextGen-v0")`` works.
 """
 
-from textenv import shared_memory, tasks  # noqa: F401  (AsyncVectorEnv needs shared_memory)
-from textenv.env import TextGenerationEnv
-from textenv.registration import register_envs
+from textenv import tasks
+from textenv.envs import shared_memory  # noqa: F401  (AsyncVectorEnv needs it)
+from textenv.envs.env import TextGenerationEnv
+from textenv.envs.registration import register_envs
+from textenv.envs.token_env import TokenGenerationEnv
+from textenv.envs.vector_env import TextGenerationVectorEnv
 from textenv.rewards.registry import reward
 from textenv.tasks import register_task
-from textenv.token_env import TokenGenerationEnv
-from textenv.vector_env import TextGenerationVectorEnv
 
 __all__ = [
     "TextGenerationEnv",

@@ -27,8 +27,8 @@ from textenv.errors import (
     MissingFileError,
     unknown,
 )
-from textenv.wrappers.action_mask import parse_mask, warn_without_masks
-from textenv.wrappers.count_from_zero import from_zero
+from textenv.wrappers.actions.action_mask import parse_mask, warn_without_masks
+from textenv.wrappers.actions.count_from_zero import from_zero
 
 # algorithm -> the package that contains it
 _PACKAGES = dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3")

@@ -1,8 +1,8 @@
 """Makes tasks by name: the built-in ones, those of other libraries, and a user's own.
 
-A new built-in task is one file in this folder and one line in `BUILT_IN`. ``SOURCE:NAME`` is a
-task of another library; a new library is one file and one line in `_SOURCES`. ``FILE.py:NAME`` is a
-task of a user's own file.
+A new built-in task is one file in `built_in` and one line in `BUILT_IN`. ``SOURCE:NAME`` is a
+task of another library; a new library is one file in `libraries` and one line in `_SOURCES`.
+``FILE.py:NAME`` is a task of a user's own file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 
 from textenv.errors import ConfigError, unknown
 from textenv.from_files import split_name
-from textenv.tasks import own_file, reasoning_gym, textarena
-from textenv.tasks.arithmetic import Arithmetic
+from textenv.tasks import own_file
 from textenv.tasks.base import NOTHING, STYLES, Episode, Example, GeneratedTask, Task, Turn
-from textenv.tasks.calculator import Calculator
-from textenv.tasks.countdown import Countdown
-from textenv.tasks.guess_number import GuessNumber
-from textenv.tasks.reverse import Reverse
-from textenv.tasks.sort import Sort
+from textenv.tasks.built_in.arithmetic import Arithmetic
+from textenv.tasks.built_in.calculator import Calculator
+from textenv.tasks.built_in.countdown import Countdown
+from textenv.tasks.built_in.guess_number import GuessNumber
+from textenv.tasks.built_in.reverse import Reverse
+from textenv.tasks.built_in.sort import Sort
+from textenv.tasks.libraries import reasoning_gym, textarena
 
 __all__ = [
     "NOTHING",

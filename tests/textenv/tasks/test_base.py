@@ -12,10 +12,10 @@ import pytest
 from textenv import tasks
 from textenv.errors import ConfigError
 from textenv.tasks import GeneratedTask
-from textenv.tasks.arithmetic import Arithmetic
 from textenv.tasks.base import split_of
+from textenv.tasks.built_in.arithmetic import Arithmetic
+from textenv.tasks.built_in.guess_number import GuessNumber
 from textenv.tasks.example_random import ExampleRandom
-from textenv.tasks.guess_number import GuessNumber
 
 TASKS = ["arithmetic", "countdown", "reverse", "sort"]
 SPLITS = ["train", "test"]

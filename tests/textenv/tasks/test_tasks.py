@@ -13,6 +13,7 @@ from textenv import register_task, tasks
 from textenv.errors import ConfigError
 from textenv.rewards.extract import make_extractor
 from textenv.tasks import GeneratedTask, Task
+from textenv.tasks.built_in.sort import Sort
 
 TASKS = ["arithmetic", "countdown", "reverse", "sort"]
 SPLITS = ["train", "test"]
@@ -292,7 +293,7 @@ def test_styles_that_a_task_has():
     with pytest.raises(ConfigError, match=r"'sort' has no style 'loud'; .*: plain, chat"):
         asked("sort", "loud")
     with pytest.raises(ConfigError, match="style must be one of plain, chat, got 'loud'"):
-        tasks.sort.Sort(style="loud")
+        Sort(style="loud")
 
 
 def test_a_task_of_one_style_has_no_chat_prompt():

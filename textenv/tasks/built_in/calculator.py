@@ -17,7 +17,7 @@ from textenv.tasks.base import (
     check_split,
     check_style,
 )
-from textenv.tasks.expression import evaluate
+from textenv.tasks.built_in.expression import evaluate
 
 _CALL = re.compile(r"\s*calc\((.*)\)\s*", re.DOTALL)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
 from textenv.tasks.base import Episode, Example, Task, Turn, check_split, check_style, split_of
-from textenv.tasks.contained import Contained
+from textenv.tasks.libraries.contained import Contained
 
 SOURCE = "textarena"
 _NO_LIMIT = 1000  # maximum number of actions in a game that has no limit itself

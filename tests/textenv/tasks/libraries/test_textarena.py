@@ -11,8 +11,8 @@ import pytest
 
 from textenv import tasks
 from textenv.errors import ConfigError, MissingDependencyError
-from textenv.tasks import textarena as source
-from textenv.tasks.contained import Contained
+from textenv.tasks.libraries import textarena as source
+from textenv.tasks.libraries.contained import Contained
 
 textarena = pytest.importorskip("textarena")
 NAMES = source.names()

@@ -10,7 +10,7 @@ from itertools import combinations
 
 from textenv.errors import ConfigError
 from textenv.tasks.base import Example, GeneratedTask, check_range, check_split, check_style
-from textenv.tasks.expression import evaluate
+from textenv.tasks.built_in.expression import evaluate
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from textenv.tasks.contained import Contained
+from textenv.tasks.libraries.contained import Contained
 
 
 def test_what_happens_inside_stays_there(capsys, states):

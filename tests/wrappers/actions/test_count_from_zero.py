@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.utils.env_checker import check_env
 
 from textenv.wrappers import CountFromZero
-from textenv.wrappers.count_from_zero import from_zero, shift
+from textenv.wrappers.actions.count_from_zero import from_zero, shift
 
 SPACES = [
     (Discrete(3, start=5), Discrete(3)),

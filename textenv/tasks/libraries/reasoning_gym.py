@@ -44,8 +44,8 @@ from typing import Any
 from textenv.errors import ConfigError, MissingDependencyError, unknown
 from textenv.rewards.limits import DEFAULT_SECONDS, run_limited
 from textenv.tasks.base import Example, GeneratedTask, check_level, check_split, check_style
-from textenv.tasks.contained import Contained
-from textenv.tasks.unsafe_verifiers import defuse, is_safe
+from textenv.tasks.libraries.contained import Contained
+from textenv.tasks.libraries.unsafe_verifiers import defuse, is_safe
 
 SOURCE = "reasoning_gym"
 _SEEDS = 2**32 - 1  # NumPy's generators take no larger seed

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from textenv.making import changed
+from textenv.envs.making import changed
 
 
 def made(prompts=None, tokens=25, weight=1.0, path=None, on=True, limit=10.0):

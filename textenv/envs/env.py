@@ -12,9 +12,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from textenv.conversation import Conversation
+from textenv.envs.making import changed, make_opening, make_reward, make_task
+from textenv.envs.resets import draw_ids, named
 from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.making import changed, make_opening, make_reward, make_task
-from textenv.resets import draw_ids, named
 from textenv.rewards import NOTHING_BEGUN, Answers, Begun, RewardSpec
 from textenv.rewards.extract import ExtractSpec, make_extractor
 from textenv.spaces import UnicodeText
@@ -24,7 +24,7 @@ from textenv.tools import Tool
 Scored = tuple[float, dict[str, float], "bool | None"]
 """A reward, its components by name, and whether the answer is correct if that is known."""
 
-ENTRY_POINT = "textenv.env:TextGenerationEnv"
+ENTRY_POINT = "textenv.envs.env:TextGenerationEnv"
 MAX_CHARACTERS = 2**20  # longest observation and action
 
 

@@ -3,10 +3,10 @@
 import gymnasium as gym
 
 from textenv import tasks
-from textenv.env import ENTRY_POINT
+from textenv.envs.env import ENTRY_POINT
 
-VECTOR_ENTRY_POINT = "textenv.vector_env:TextGenerationVectorEnv"
-TOKENS_ENTRY_POINT = "textenv.token_env:TokenGenerationEnv"
+VECTOR_ENTRY_POINT = "textenv.envs.vector_env:TextGenerationVectorEnv"
+TOKENS_ENTRY_POINT = "textenv.envs.token_env:TokenGenerationEnv"
 
 
 def register_envs() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textenv import tasks
-from textenv.tasks.unsafe_verifiers import is_safe
+from textenv.tasks.libraries.unsafe_verifiers import is_safe
 
 
 @given(st.text("xX2 +-*/().,=_'\"[]{}:;@sincoexp\u00b2\u0661", max_size=12))

@@ -8,7 +8,7 @@ import pytest
 
 import textenv
 from textenv import tasks
-from textenv.env import prescore_together
+from textenv.envs.env import prescore_together
 from textenv.errors import ConfigError, RewardError
 from textenv.tasks import Task
 

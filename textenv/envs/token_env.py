@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.spaces import Box, Dict, Discrete
 
-from textenv.env import TextGenerationEnv
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import ConfigError
 from textenv.rewards import RewardSpec
 from textenv.tasks import Example, Task
@@ -120,7 +120,7 @@ class TokenGenerationEnv(gym.Env[TokenObservation, Any]):
         given = {**given, "tokenizer": tokenizer, "max_length": max_length}
         self.spec = EnvSpec(
             "TextGenTokens-v0",
-            entry_point="textenv.token_env:TokenGenerationEnv",
+            entry_point="textenv.envs.token_env:TokenGenerationEnv",
             kwargs={key: value for key, value in given.items() if value is not None},
         )
 

@@ -12,8 +12,8 @@ import pytest
 from textenv import tasks
 from textenv.errors import ConfigError, MissingDependencyError
 from textenv.rewards.extract import make_extractor
-from textenv.tasks import reasoning_gym as source
 from textenv.tasks.base import split_of
+from textenv.tasks.libraries import reasoning_gym as source
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 NAMES = source.names()

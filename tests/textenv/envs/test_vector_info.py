@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.vector_info import Some, from_columns, merge, put, rows, taken, where
+from textenv.envs.vector_info import Some, from_columns, merge, put, rows, taken, where
 
 LANES = 5
 VALUES = {

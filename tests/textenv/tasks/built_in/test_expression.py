@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from textenv.tasks import expression
-from textenv.tasks.countdown import Countdown
-from textenv.tasks.expression import evaluate
+from textenv.tasks.built_in import expression
+from textenv.tasks.built_in.countdown import Countdown
+from textenv.tasks.built_in.expression import evaluate
 
 APPLY = {
     "+": lambda a, b: a + b,

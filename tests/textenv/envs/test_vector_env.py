@@ -8,11 +8,11 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from textenv import tasks
+from textenv.envs.vector_env import TextGenerationVectorEnv
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.tasks import Example, Task, Turn
 from textenv.tasks.base import Episode
 from textenv.tools.calls import write_call
-from textenv.vector_env import TextGenerationVectorEnv
 
 MODES = list(AutoresetMode)
 LANES = 3

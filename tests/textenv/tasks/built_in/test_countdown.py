@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.tasks.countdown import Countdown
+from textenv.tasks.built_in.countdown import Countdown
 
 APPLY = {
     "+": lambda a, b: a + b,

@@ -14,12 +14,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv.conversation import Conversation
-from textenv.env import MAX_CHARACTERS, Scored, TextGenerationEnv, why_invalid, why_too_long
-from textenv.errors import ConfigError, ConfigTypeError, DataError
-from textenv.resets import draw_ids, named
-from textenv.spaces import UnicodeText
-from textenv.tasks import NOTHING, Episode, Example, Task
-from textenv.vector_info import (
+from textenv.envs.env import MAX_CHARACTERS, Scored, TextGenerationEnv, why_invalid, why_too_long
+from textenv.envs.resets import draw_ids, named
+from textenv.envs.vector_info import (
     Columns,
     Info,
     Some,
@@ -30,6 +27,9 @@ from textenv.vector_info import (
     taken,
     where,
 )
+from textenv.errors import ConfigError, ConfigTypeError, DataError
+from textenv.spaces import UnicodeText
+from textenv.tasks import NOTHING, Episode, Example, Task
 
 Observations = tuple[str, ...]
 

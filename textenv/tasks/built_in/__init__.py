@@ -1,0 +1,1 @@
+"""The tasks that ship here, one file each."""

@@ -1,0 +1,1 @@
+"""Wrappers of actions: choices among answers, tokens, masks, and choices that count from 0."""

@@ -1,0 +1,1 @@
+"""Wrappers that show text as numbers: tokens, counts of words, bytes."""
