@@ -56,7 +56,7 @@ def read(path: Path) -> Buffer:
     rows: Any
     try:
         if path.name.endswith((".jsonl.gz", ".jsonl")):
-            head, *rows = [_parse(line) for line in _lines(path)]
+            head, *rows = [_parse(line) for line in read_lines(path)]
         else:
             head = _parse(path.read_text(encoding="utf-8"))
             rows = head.pop("trajectories", None) if isinstance(head, dict) else None
@@ -120,7 +120,7 @@ def check_count(head: dict[str, Any], count: int, path: Path) -> None:
         raise DataError(f"{path} is cut off or changed: it holds {count} trajectories of {said}")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
     """The lines of a file, unpacked one after another.
 
     Raises:

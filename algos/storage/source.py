@@ -100,6 +100,9 @@ class Exporter:
             self.last = rollout.save(self._folder)
         self._seen += 1
 
+    def inspect(self, rollout: Buffer, trained: Any, step: int, rows: int | None = None) -> None:
+        """Keep what only the trainer knows of a rollout that was written; here nothing more."""
+
     @property
     def written(self) -> int:
         """How many rollouts were written."""

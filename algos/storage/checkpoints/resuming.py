@@ -13,7 +13,7 @@ from textenv.algos.storage.checkpoints.store import Checkpoint, Manifest
 from textenv.algos.storage.codec import FAULTS
 from textenv.errors import ConfigError, DataError, TextEnvError
 
-FREE = ("save_steps", "save_minutes", "worker_timeout", "backend", "ray_address")
+FREE = ("save_steps", "save_minutes", "worker_timeout", "backend", "ray_address", "log_to")
 """Settings that do not change what a training computes."""
 
 

@@ -62,7 +62,9 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
         dtype = value.dtype
         if dtype.kind in _NUMBERS and dtype.itemsize <= 8:
             if isinstance(value, np.generic):
-                return {_NUMBER: [dtype.name, value.item()]}
+                # JSON's NaN has no bits of its own, of which NumPy's may have others.
+                bits = dtype.kind == "f" and np.isnan(value)
+                return {_NUMBER: [dtype.name, value.tobytes().hex() if bits else value.item()]}
             name = place
             while name in arrays:  # a key may have a slash in it
                 name += "~"
@@ -88,6 +90,9 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 def _number(held: Any, _: Any) -> Any:
     name, number = held
     dtype = np.dtype(name)
+    if dtype.kind == "f" and type(number) is str:
+        (nan,) = np.frombuffer(bytes.fromhex(number), dtype)
+        return nan
     if dtype.kind not in _NUMBERS or type(number) not in (bool, int, float):
         raise ValueError(f"{number!r:.40} of {name!r:.40} is not a number")
     return np.array(number, dtype)[()]
