@@ -28,8 +28,9 @@ COMMANDS = {
     "compare": "train agents side by side: same environment, seeds and evaluation for all",
     "bench": "measure speed and memory on this machine, beside other libraries",
     "envs": "list the environments, tasks and reward functions",
-    "play": "answer a task yourself, or watch recorded episodes",
-    "view": "show an overview of a transcript, a rollout, or a run",
+    "play": "play yourself, alone or against a policy, or watch recorded episodes",
+    "view": "show transcripts, rollouts and runs, in the terminal or as a page",
+    "plot": "draw a metric of runs and comparisons, as PNG and SVG",
     "validate": "check that the answers of a task's oracle score full marks",
     "doctor": "show versions, device, BLAS and its speed, compiler",
 }

@@ -124,18 +124,34 @@ def _make_env(args: Args) -> Any:
 
 
 def _control_policy(args: Args, env: Any) -> Any:
-    observation_space, action_space = single_spaces(env)
     if args.policy in (None, "random"):
-        return RandomPolicy(action_space, args.seed, getattr(env, "num_envs", None))
+        return RandomPolicy(single_spaces(env)[1], args.seed, getattr(env, "num_envs", None))
+    return load_control_policy(str(args.policy), env, args.seed)
+
+
+def load_control_policy(folder: str, env: Any, seed: int) -> Any:
+    """Read a policy of control for an environment.
+
+    Args:
+        folder: the folder that it was saved to.
+        env: the environment, single or vector.
+        seed: seed of the policy's noise.
+
+    Raises:
+        ConfigError: if the policy's spaces are not those of the environment.
+        MissingFileError: if the folder, or a file in it, does not exist.
+        DataError: if the folder holds no control policy.
+    """
     from textenv.algos.control.mlp_policy import load_policy
 
-    policy = load_policy(str(args.policy), args.seed)
+    observation_space, action_space = single_spaces(env)
+    policy = load_policy(folder, seed)
     for what, has, needs in (
         ("observations", policy.encoder.space, observation_space),
         ("actions", policy.distribution.space, action_space),
     ):
         if describe_space(has) != describe_space(needs):
-            raise ConfigError(f"{args.policy} is of {what} {has}, and the environment has {needs}")
+            raise ConfigError(f"{folder} is of {what} {has}, and the environment has {needs}")
     return policy
 
 

@@ -15,9 +15,10 @@ from textenv.algos.cli.shared.display import ControlDisplay, TextDisplay
 from textenv.algos.cli.shared.dry_run import dry_run
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
 from textenv.algos.cli.shared.output import lasting_output
+from textenv.algos.cli.shared.reporting import Reporting, RunLog
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
-from textenv.algos.cli.shared.step_log import StepLog
+from textenv.algos.cli.shared.step_log import KeepAnswers, StepLog
 from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.cli.shared.text_envs import TextTask, make_text_envs, paths_from_text
 from textenv.algos.cli.training import offline, sft
@@ -57,6 +58,7 @@ class GRPOArgs:
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
     rollouts_every: int = 20
     """Save a rollout every so many steps, the first included; 0 saves none."""
     dry_run: bool = False
@@ -89,6 +91,7 @@ class PPOArgs:
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
     export: Literal["json", "off"] = "json"
     """Control: write each rollout to the run's folder as json, or none (off)."""
     eval_episodes: int = 20
@@ -117,6 +120,7 @@ class _Training:
     """How many times the trainer generates and trains."""
     judge: Judge
     display: TextDisplay | ControlDisplay
+    log: RunLog
     axes: tuple[str, str]
     """The metrics of the picture's two axes."""
 
@@ -173,7 +177,8 @@ def run(args: Job) -> int:
             raise ConfigError("several ranks train by --algo grpo, and not as --dry-run")
         if is_follower():
             return _follow(args)
-    with lasting_output(), StopSignals() as stops:
+    reporting = args.args.reporting if isinstance(args, offline.OfflineJob) else args.reporting
+    with lasting_output(), reporting.streams(), StopSignals() as stops:
         if isinstance(args, offline.OfflineJob):
             return offline.run(args, stops)
         if isinstance(args, sft.SFTArgs):
@@ -188,7 +193,7 @@ def _run(args: Args, stops: StopSignals) -> int:
         args = _as_dry_run(args)
     started = time.perf_counter()
     name = args.text.name if args.env == "TextGen-v0" else args.env.rpartition(":")[2]
-    folder = args.going_on.folder(args.out, f"{args.algo}-{name}")
+    folder = args.reporting.attach(args.going_on.folder(args.out, f"{args.algo}-{name}"))
     if args.dry_run:
         return _carry_out(args, name, folder, stops, started)
     with folder:
@@ -248,6 +253,7 @@ def _carry_out(args: Args, name: str, folder: RunFolder, stops: StopSignals, sta
         machine={"blas": {"name": blas_status.name, "detail": blas_status.detail}},
         stops=stops,
         resumed=resumed,
+        log=training.log,
     ).carry_out()
 
 
@@ -279,38 +285,43 @@ def _as_dry_run(args: Args) -> Args:
 def _prepare_grpo(args: GRPOArgs, folder: RunFolder) -> _Training:
     config = args.grpo
     steps = config.max_steps
+    run_log = _run_log(args, folder)
     display = TextDisplay(steps)
-    log = StepLog(folder, display)
+    log = StepLog(folder, display, args.reporting.warnings)
     display.console.print(f"loading {args.model}")
     text = args.text.for_model(args.env, args.model, config.chat_template)
     env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
     shared = _on_text(args, folder, log, test_env)
-    trainer = GRPOTrainer(args.model, env, config, **shared)
+    trainer = GRPOTrainer(
+        args.model, env, config, callbacks=(run_log, KeepAnswers(folder)), **shared
+    )
     args.going_on.load(trainer, folder)
     log.watch(trainer.health, args.going_on.run is not None)
     rollouts = -(-steps // (config.num_iterations * config.num_minibatches))
     judge = _judge(trainer, test_env, log, rollouts * trainer.config.completions)
-    return _Training(args.text.name, args.model, trainer, steps, judge, display, ("step", "reward"))
+    axes = ("step", "reward")
+    return _Training(args.text.name, args.model, trainer, steps, judge, display, run_log, axes)
 
 
 def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
     config = args.ppo
+    run_log = _run_log(args, folder)
     probe = make_env(args.env)
     updates = -(-config.total_timesteps // config.n_steps)
     if is_text(probe):
         model = args.model or "tiny-lm"
         shown = TextDisplay(updates, unit="update")
-        log = StepLog(folder, shown)
+        log = StepLog(folder, shown, args.reporting.warnings)
         shown.console.print(f"loading {model}")
         text = args.text.for_model(args.env, model, config.chat_template)
         env, test_env = make_text_envs(args.env, text, bool(config.eval_examples))
         shared = _on_text(args, folder, log, test_env)
-        trainer = PPOTrainer(model, env, config, **shared)
+        trainer = PPOTrainer(model, env, config, callbacks=(run_log, KeepAnswers(folder)), **shared)
         args.going_on.load(trainer, folder)
         log.watch(trainer.health, args.going_on.run is not None)
         judge = _judge(trainer, test_env, log, config.total_timesteps)
         axes = ("time/iterations", "reward")
-        return _Training(args.text.name, model, trainer, updates, judge, shown, axes)
+        return _Training(args.text.name, model, trainer, updates, judge, shown, run_log, axes)
     if args.adapters is not None:
         raise ConfigError(f"--adapters is for language models, and {args.env} is control")
     if args.text.given:
@@ -328,12 +339,19 @@ def _prepare_ppo(args: PPOArgs, name: str, folder: RunFolder) -> _Training:
         on_step=on_control_step,
         export_to=export_to,
         out=folder.path,
+        callbacks=run_log,
     )
     args.going_on.load(trainer, folder)
 
     judge = control_judge(trainer, probe, args.eval_episodes)
     axes = ("time/total_timesteps", "rollout/ep_rew_mean")
-    return _Training(name, model, trainer, updates, judge, display, axes)
+    return _Training(name, model, trainer, updates, judge, display, run_log, axes)
+
+
+def _run_log(args: Args, folder: RunFolder) -> RunLog:
+    """Make what logs the run to trackers; a dry run logs nothing."""
+    reporting = replace(args.reporting, log_to=()) if args.dry_run else args.reporting
+    return reporting.log(folder, args.rollouts_every, args.going_on.run is not None)
 
 
 def _judge(trainer: Any, env: Any, log: StepLog, completions: int) -> Judge:

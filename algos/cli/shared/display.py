@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +23,16 @@ from rich.table import Table
 from rich.text import Text
 
 from textenv.algos.cli.shared.escape import one_line, printable
+from textenv.algos.cli.shared.progress import duration
 from textenv.algos.episodes.trajectory import Buffer
 
 _SAMPLES = 4  # completions
 _LINES = 10  # of an offline training
+_NARROW = 60  # columns below which a terminal has no room for a bar beside its figures
+_SPEED = 3600.0  # seconds over which a bar measures its speed: a step may take minutes
+_PACE = 20  # steps over which the time left is estimated
 _SILENT = 10.0  # seconds after which the next step has a line, whichever it is
+_PHASES = ("rollout", "generate", "export", "update", "evaluate")
 _FIGURES = ("reward", "accuracy", "completions/mean_length", "entropy", "kl", "grad_norm")
 _SFT_FIGURES = ("loss", "mean_token_accuracy", "entropy", "grad_norm", "learning_rate")
 
@@ -46,15 +52,16 @@ class Terminal(Console):
 
 def progress_bar(unit: str, console: Console, disable: bool = False) -> Progress:
     """A bar that counts units, and estimates the time left."""
+    wide = console.width >= _NARROW
     return Progress(
-        SpinnerColumn(),
+        *([SpinnerColumn()] if wide else []),
         TextColumn(unit),
         MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("time left"),
+        *([BarColumn(), TextColumn("time left")] if wide else []),
         TimeRemainingColumn(),
         console=console,
         disable=disable,
+        speed_estimate_period=_SPEED,
     )
 
 
@@ -76,6 +83,10 @@ class TextDisplay:
         self._live = Live(self._progress, console=self.console, refresh_per_second=4)
         self._every = max(1, total // 20)
         self._shown_at = time.perf_counter()
+        self._pace: deque[tuple[float, int]] = deque(maxlen=_PACE + 1)  # when which step ended
+        self._seconds: dict[str, float] = {}  # of the phases so far
+        self._evaluated = ""
+        self._best = ""
 
     def __enter__(self) -> TextDisplay:
         self.console.print(f"training; the first {self._unit} also compiles what is new here")
@@ -95,21 +106,58 @@ class TextDisplay:
     def on_step(self, metrics: Mapping[str, float], rollout: Buffer) -> None:
         """Show one step."""
         step = int(metrics["step" if self._unit == "step" else "time/iterations"])
+        self._pace.append((time.perf_counter(), step))
+        for phase, seconds in phases(metrics).items():
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         if "eval/reward" in metrics:
             self._progress.update(self._evaluating, visible=False)
             self.console.print(f"{self._unit} {step}: {evaluation_line(metrics)}")
+            self._keep_evaluation(metrics)
         if self.console.is_terminal:
             self._progress.update(self._bar, completed=step)
-            self._live.update(Group(self._progress, _figures(metrics), _samples(rollout)))
+            lines = filter(None, (self._times(), health_line(metrics), self._evaluated))
+            parts = [Text(line, no_wrap=False, overflow="fold") for line in lines]
+            figures, samples = _figures(metrics, self.console.width), _samples(rollout)
+            self._live.update(Group(self._progress, figures, *parts, samples))
         elif self._is_due(step):
-            self.console.print(
-                f"{self._unit} {step}/{self._total}  {_line(metrics)}  "
-                f"{_tokens_a_second(metrics):.0f} tokens/s"
-            )
+            shown = [
+                f"{self._unit} {step}/{self._total}",
+                _line(metrics),
+                f"{_tokens_a_second(metrics):.0f} tokens/s",
+                health_line(metrics),
+                self._left(),
+            ]
+            self.console.print("  ".join(filter(None, shown)))
+            if step == self._total and self._times():
+                self.console.print(self._times())
 
     def on_evaluate(self, done: int, total: int) -> None:
         """Show how far an evaluation during the training is; a terminal shows it as a bar."""
         self._progress.update(self._evaluating, completed=done, total=total, visible=True)
+
+    def _keep_evaluation(self, metrics: Mapping[str, float]) -> None:
+        """Keep a line about the last evaluation and the best one."""
+        name = "accuracy" if "eval/accuracy" in metrics else "reward"
+        found = f"{name} {metrics[f'eval/{name}']:.3f} at step {metrics['step']:.0f}"
+        if metrics["eval/best_step"] == metrics["step"]:
+            self._best = found
+        best = self._best or f"at step {metrics['eval/best_step']:.0f}"  # of an earlier process
+        self._evaluated = f"evaluation: {found}; best: {best}"
+
+    def _left(self) -> str:
+        """The time left, at the pace of the last steps; empty if it is not known."""
+        (began, first), (ended, last) = self._pace[0], self._pace[-1]
+        if last == first or last >= self._total:
+            return ""
+        return f"about {duration((ended - began) / (last - first) * (self._total - last))} left"
+
+    def _times(self) -> str:
+        """The share of the time that each phase took so far."""
+        total = sum(self._seconds.values())
+        if not total:
+            return ""
+        shares = [f"{phase} {spent / total:.0%}" for phase, spent in self._seconds.items()]
+        return f"time: {', '.join(shares)}"
 
     def _is_due(self, step: int) -> bool:
         """Whether a step is shown without a terminal: one in twenty, or after some seconds."""
@@ -262,6 +310,23 @@ def evaluation_line(metrics: Mapping[str, float]) -> str:
     )
 
 
+def phases(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The seconds of a step's phases, which follow one another; those that took time."""
+    seconds = {name: metrics.get(f"time/{name}", 0.0) for name in _PHASES}
+    return {name: spent for name, spent in seconds.items() if spent > 0}
+
+
+def health_line(metrics: Mapping[str, float]) -> str:
+    """How much of a rollout teaches nothing; empty if all of it may teach something."""
+    shown = []
+    compared = metrics["groups"] < metrics["completions/count"]
+    if compared and metrics["frac_reward_zero_std"]:
+        shown.append(f"{metrics['frac_reward_zero_std']:.0%} of groups without signal")
+    if metrics.get("completions/clipped_ratio"):
+        shown.append(f"{metrics['completions/clipped_ratio']:.0%} of completions cut off")
+    return ", ".join(shown)
+
+
 def _tokens_a_second(metrics: Mapping[str, float]) -> float:
     tokens = metrics["completions/mean_length"] * metrics["completions/count"]
     return tokens / metrics["step_time"]
@@ -276,13 +341,16 @@ def _line(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{title} {figure}" for title, figure in _shown(metrics).items())
 
 
-def _figures(metrics: Mapping[str, float]) -> Table:
+def _figures(metrics: Mapping[str, float], width: int) -> Table | Text:
+    """The figures of a step side by side, or in lines if there are too few columns."""
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     shown = _shown(metrics) | {
-        "equal groups": f"{metrics['frac_reward_zero_std']:.0%}",
         "tokens/s": f"{_tokens_a_second(metrics):.0f}",
         "s/step": f"{metrics['step_time']:.2f}",
     }
+    if sum(max(len(title), len(figure)) + 2 for title, figure in shown.items()) > width:
+        line = "  ".join(f"{title} {figure}" for title, figure in shown.items())
+        return Text(line, no_wrap=False, overflow="fold")
     for title in shown:
         table.add_column(title, justify="right")
     table.add_row(*shown.values())

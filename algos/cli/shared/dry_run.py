@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from textenv.algos.cli.shared.escape import count, one_line
+from textenv.algos.cli.shared.progress import duration
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.rollouts.health.answers import answer_of, expected_answer, misses_of
 from textenv.algos.rollouts.health.rules import CUT, near
@@ -107,19 +108,13 @@ def _time(trainer: Any, part: Rehearsal, steps: int, unit: str) -> str:
     share = part.of / part.groups
     return (
         f"time: {part.step:.1f} s for {_a(unit)}, {how} (generation {part.generate * share:.1f}, "
-        f"update {part.update * share:.1f}), and {_minutes(part.step * steps)} for {steps} of "
+        f"update {part.update * share:.1f}), and {duration(part.step * steps)} for {steps} of "
         "them, without evaluations"
     )
 
 
 def _a(unit: str) -> str:
     return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _shown(text: str) -> str:

@@ -58,4 +58,13 @@ class _Lines:
             return
         self._shown = now
         left = (now - self._began) / done * (total - done)
-        self._console.print(f"{self._what}: {done} of {total} examples, about {left:.0f} s left")
+        self._console.print(
+            f"{self._what}: {done} of {total} examples, about {duration(left)} left"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, as in "80 s", "12 minutes" and "3.5 hours"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from rich.console import Console
 
 from textenv.algos.cli.shared.judging import Judge, Judgement, say_judgement
+from textenv.algos.cli.shared.reporting import RunLog
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder, spare_folders
 from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.lm.models.card import add_results
@@ -91,6 +92,8 @@ class TrainingRun:
     """What the system's signals to stop do; open while the run is carried out."""
     resumed: bool = False
     """Whether the trainer goes on, and was evaluated when it began."""
+    log: RunLog | None = None
+    """Logs the run to trackers; opened and closed here."""
 
     def carry_out(self) -> int:
         """Evaluate, train, save, and evaluate again.
@@ -109,6 +112,10 @@ class TrainingRun:
         before = self._judge_before()
         say_judgement(say, "before", before)
         self.folder.create(self.settings)
+        if self.log is not None:
+            self.log.open(self.settings)
+            if not self.resumed:
+                self.log.judged("before", before, {})
         first = getattr(self.judge, "first", None)
         if first is not None:
             self.folder.write_first(first)
@@ -121,9 +128,15 @@ class TrainingRun:
                 self._save_batch(error)
             kind, what = type(error).__name__, " ".join(str(error).split())
             self._finish(_End("failed", f"{kind}: {what}"[:_LONGEST], judged=False), before)
+            if self.log is not None:
+                self.log.close(failed=True)
             raise  # which matters more than what went wrong after it
         end, after = self._finish(end, before)
         say_judgement(say, "after", after)
+        if self.log is not None:
+            history = self.trainer.history
+            self.log.judged("after", after, history[-1] if history else {})
+            self.log.close()
         change = getattr(self.judge, "change", None)
         if change is not None:
             say(f"greedy answers before and after: {change.describe()}")
@@ -190,6 +203,9 @@ class TrainingRun:
         if end.judged and self.stops.requested is None and failure is None:
             try:
                 after = self.judge()
+                last = getattr(self.judge, "evaluations", {}).get("greedy")
+                if last is not None:
+                    self.folder.write_last(last)
                 add_results(self.folder.model, {"before": before, "after": after})
             except KeyboardInterrupt as error:
                 number = getattr(error, "signal", signal.SIGINT)

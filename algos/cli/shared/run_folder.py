@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +19,14 @@ import tomli_w
 
 from textenv.algos.compare.plot import try_to_draw
 from textenv.algos.evaluation.results import Evaluation
+from textenv.algos.storage.inspection import FOLDER as INSPECTIONS
 from textenv.errors import ConfigError, DataError, StorageError
 
 CONFIG = "config.toml"
 """The file of a run's settings."""
 
-_METRICS, _SUMMARY, _FIRST = "metrics.jsonl", "summary.json", "before.json"
+_METRICS, _SUMMARY = "metrics.jsonl", "summary.json"
+_FIRST, _LAST = "before.json", "after.json"
 _MOST_NAMES = 100  # of runs that begin in the same second
 _TRIAL = 4096  # bytes
 # Some file systems of networks have no locks; there, only a new folder is taken by one run alone.
@@ -61,6 +63,9 @@ class RunFolder:
         path: the folder, which must be new or empty.
         resumed: whether the folder is that of a run that goes on.
 
+    Attributes:
+        on_metrics: called with each row that was written to ``metrics.jsonl``; None calls nothing.
+
     Raises:
         ConfigError: if the folder is not empty; if it is, and a run is to go on in it. In a context
             also if another run writes to it, or nobody can.
@@ -72,6 +77,7 @@ class RunFolder:
         self._made: list[Path] = []
         self._lock: int | None = None
         self._created = False
+        self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
         if resumed:
             if not (path / CONFIG).is_file():
                 raise ConfigError(f"{path} is not the folder of a run: it has no {CONFIG}")
@@ -235,6 +241,8 @@ class RunFolder:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise StorageError(f"{path} cannot be written to: {error.strerror}") from error
+        if self.on_metrics is not None:
+            self.on_metrics(metrics)
 
     def keep_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Let ``metrics.jsonl`` have a line for each step of a history, and no other.
@@ -276,7 +284,8 @@ class RunFolder:
 
     def keep_rollouts(self, count: int) -> None:
         """Remove all rollouts but the first ones: those of steps that a run makes again."""
-        for path in self.rollouts.glob("rollout_*"):
+        inspections = (self.path / INSPECTIONS).glob("rollout_*")
+        for path in (*self.rollouts.glob("rollout_*"), *inspections):
             number = path.name.split("_")[1]
             if number.isdecimal() and int(number) >= count:
                 path.unlink()
@@ -285,9 +294,20 @@ class RunFolder:
         """Write what was answered before the training, for a run that goes on."""
         _write(self.path / _FIRST, json.dumps(first.to_json()) + "\n")
 
+    def write_last(self, last: Evaluation) -> None:
+        """Write what was answered last, to be read beside what `write_first` wrote."""
+        _write(self.path / _LAST, json.dumps(last.to_json()) + "\n")
+
     def read_first(self) -> Evaluation | None:
         """What was answered before the training; None if nothing was."""
-        path = self.path / _FIRST
+        return self._read_answers(_FIRST)
+
+    def read_last(self) -> Evaluation | None:
+        """What was answered last, after the training or while it goes on; None if nothing was."""
+        return self._read_answers(_LAST)
+
+    def _read_answers(self, name: str) -> Evaluation | None:
+        path = self.path / name
         if not path.exists():
             return None
         try:

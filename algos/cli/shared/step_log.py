@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from rich.console import Console
+
 from textenv.algos.cli.shared.display import TextDisplay
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.rollouts.health.watch import Finding, HealthWatch
+from textenv.algos.trainers.callbacks import Callback
 
 
 class StepLog:
@@ -16,13 +21,15 @@ class StepLog:
         folder: its ``metrics.jsonl`` is given a line for each step. What was found to be wrong
             after a step stands in its line under ``"warnings"``.
         display: shows each step, and each thing that is wrong once.
+        warnings: where the latter is printed; None: where the display is.
 
     Attributes:
         display: as given.
     """
 
-    def __init__(self, folder: RunFolder, display: TextDisplay):
+    def __init__(self, folder: RunFolder, display: TextDisplay, warnings: Console | None = None):
         self.display = display
+        self._console = warnings or display.console
         self._folder = folder
         self._health: HealthWatch | None = None
         self._step = self._said = 0
@@ -59,5 +66,20 @@ class StepLog:
 
     def _say_new(self) -> None:
         for finding in self._new():
-            self.display.console.print(f"warning: {finding}")
+            self._console.print(f"warning: {finding}")
             self._said += 1
+
+
+class KeepAnswers(Callback):
+    """Keeps the answers of the newest evaluation in a run's folder, while the training goes on.
+
+    Args:
+        folder: its ``after.json`` is given them.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+
+    def on_evaluate(self, trainer: Any, evaluation: Evaluation) -> None:
+        """Write the answers."""
+        self._folder.write_last(evaluation)

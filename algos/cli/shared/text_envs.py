@@ -13,7 +13,7 @@ import gymnasium as gym
 from textenv.algos.cli.shared.escape import say
 from textenv.algos.episodes.environments import make_env
 from textenv.algos.episodes.style import style_for
-from textenv.env import TextGenerationEnv
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import ConfigError, DataError
 from textenv.from_files import split_name
 from textenv.rewards import from_file, name_of

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from textenv.algos.cli.shared.display import OfflineDisplay, Terminal
 from textenv.algos.cli.shared.judging import Judge, TextJudge, control_judge
+from textenv.algos.cli.shared.reporting import Reporting, RunLog
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.stopping import StopSignals
@@ -32,7 +33,8 @@ from textenv.algos.offline.text import OfflineTextConfig, OfflineTextTrainer
 from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.storage.files import load_rollouts
 from textenv.algos.storage.source import check_source
-from textenv.env import TextGenerationEnv
+from textenv.algos.trainers.callbacks import CallsBack
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError, DataError, TextEnvError
 from textenv.from_files import split_name
 
@@ -52,6 +54,7 @@ class _OfflineArgs:
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
 
 @dataclass
@@ -69,6 +72,8 @@ class OfflineTextArgs(_OfflineArgs):
 
     model: str = "tiny-lm"
     """tiny-lm, a folder, or a hub name, with the tokenizer of the recorded rollouts."""
+    adapters: Path | None = None
+    """A folder of adapters, trained on the model, to go on from."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     eval_examples: int = 500
     """Test examples of the evaluations before and after the training; 0 skips them."""
@@ -116,7 +121,7 @@ def parse(argv: Sequence[str], table: Mapping[str, Any], config: Any = None) -> 
         first.add_argument(option)
     first.add_argument("--rollouts", type=int)
     given = first.parse_known_args(argv)[0]
-    for key in ("from_rollouts", "out"):
+    for key in ("from_rollouts", "out", "adapters"):
         if not isinstance(table.get(key, ""), str):
             raise ConfigTypeError(f"{config}: {key} must be a path, got {table[key]!r:.80}")
     folder = Path(given.from_rollouts or table["from_rollouts"])
@@ -128,7 +133,7 @@ def parse(argv: Sequence[str], table: Mapping[str, Any], config: Any = None) -> 
     kind = _choose_kind(given.method, given.algo or table.get("algo"), rollouts)
     if table:
         paths: dict[str, Any] = {
-            key: Path(table[key]) for key in ("from_rollouts", "out") if key in table
+            key: Path(table[key]) for key in ("from_rollouts", "out", "adapters") if key in table
         }
         if isinstance(table.get("text"), dict):
             paths["text"] = paths_from_text(table["text"])
@@ -176,7 +181,8 @@ def run(job: OfflineJob, stops: StopSignals) -> int:
     check_counts(args, ("eval_examples", "eval_episodes"), 0)
     name = args.env or common_source(job.rollouts).env_id or args.from_rollouts.name
     method = "ppo" if isinstance(args, OneUpdateArgs) else args.offline.method
-    with args.going_on.folder(args.out, f"{method}-{name.rpartition(':')[2]}") as folder:
+    run_name = f"{method}-{name.rpartition(':')[2]}"
+    with args.reporting.attach(args.going_on.folder(args.out, run_name)) as folder:
         return _carry_out(job, name, method, folder, stops)
 
 
@@ -187,7 +193,8 @@ def _carry_out(
     args, rollouts = job.args, job.rollouts
     console = Terminal()
     env, why = _make_env(args, rollouts)
-    trainer, judge = _prepare(args, rollouts, env, folder, console)
+    log = args.reporting.log(folder, resumed=args.going_on.run is not None)
+    trainer, judge = _prepare(args, rollouts, env, folder, console, log)
     args.going_on.load(trainer, folder)
     transitions = sum(r.num_transitions for r in rollouts)
     data = _describe_data(trainer)
@@ -228,11 +235,17 @@ def _carry_out(
         export=export if not on_text and importlib.util.find_spec("onnx") else None,
         stops=stops,
         resumed=args.going_on.run is not None,
+        log=log,
     ).carry_out()
 
 
 def _prepare(
-    args: Args, rollouts: list[Buffer], env: Any, folder: RunFolder, console: Console
+    args: Args,
+    rollouts: list[Buffer],
+    env: Any,
+    folder: RunFolder,
+    console: Console,
+    log: RunLog,
 ) -> tuple[Any, Judge]:
     """Make the trainer, and the judge that evaluates its policy in ``env``."""
     display = OfflineDisplay(console)
@@ -242,15 +255,16 @@ def _prepare(
         display.on_step(metrics, trainer.passes)
 
     trainer: Any
+    shared: dict[str, Any] = {"on_step": on_step, "out": folder.path, "callbacks": log}
     if isinstance(args, OfflineTextArgs):
         trainer = OfflineTextTrainer(
-            rollouts, args.model, args.offline, on_step=on_step, out=folder.path
+            rollouts, args.model, args.offline, adapters=args.adapters, **shared
         )
         return trainer, TextJudge(trainer, env, args.eval_examples, console=console)
     if isinstance(args, OfflineControlArgs):
-        trainer = OfflineTrainer(rollouts, args.offline, env, on_step=on_step, out=folder.path)
+        trainer = OfflineTrainer(rollouts, args.offline, env, **shared)
     else:
-        trainer = _OneUpdate(rollouts, args, env, on_step)
+        trainer = _OneUpdate(rollouts, args, env, on_step, log)
     return trainer, control_judge(trainer, env, args.eval_episodes)
 
 
@@ -266,7 +280,7 @@ def is_text_data(rollouts: Sequence[Buffer]) -> bool:
     return True in kinds
 
 
-class _OneUpdate:
+class _OneUpdate(CallsBack):
     """A trainer that makes one update of PPO on rollouts of the policy itself."""
 
     passes = 1
@@ -277,6 +291,7 @@ class _OneUpdate:
         args: OneUpdateArgs,
         env: Any,
         on_step: Callable[[dict[str, float]], None],
+        log: RunLog,
     ):
         from textenv.algos.trainers.ppo_control import ControlUpdater
 
@@ -292,14 +307,16 @@ class _OneUpdate:
         self.policy = policy
         self._learner = ControlUpdater(env, args.ppo, policy)
         self._rollout = Buffer([t for rollout in rollouts for t in rollout])
-        self._on_step = on_step
+        self._log_step = on_step
+        self._call(None, log)
         self.history: list[dict[str, float]] = []
 
     def train(self) -> list[dict[str, float]]:
         """Make the update."""
         metrics = self._learner.update(self._rollout, 1.0, self.config.max_steps)
         self.history.append(metrics | {"epoch": 1.0})
-        self._on_step(self.history[-1])
+        self._log_step(self.history[-1])
+        self._after_step(self.history[-1])
         return self.history
 
     def stop(self) -> None:

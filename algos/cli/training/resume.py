@@ -95,7 +95,10 @@ def run_of(path: Path) -> Path:
 
 def settings_of(args: Any) -> dict[str, Any]:
     """The settings of a run, for its ``config.toml``."""
-    return {name: value for name, value in to_table(args).items() if name not in _NOT_SETTINGS}
+    settings = {k: value for k, value in to_table(args).items() if k not in _NOT_SETTINGS}
+    told = settings.pop("reporting", {})
+    # What is printed is not remembered.
+    return settings | ({"reporting": {"log_to": told["log_to"]}} if "log_to" in told else {})
 
 
 def config_of(path: str, config: Any, out: Any) -> Path:

@@ -13,6 +13,7 @@ import tyro
 from textenv.algos.cli.shared.display import SFTDisplay
 from textenv.algos.cli.shared.escape import say
 from textenv.algos.cli.shared.judging import Judgement, TextJudge
+from textenv.algos.cli.shared.reporting import Reporting
 from textenv.algos.cli.shared.run import TrainingRun
 from textenv.algos.cli.shared.run_folder import Picture, RunFolder
 from textenv.algos.cli.shared.stopping import StopSignals
@@ -48,6 +49,7 @@ class SFTArgs:
     out: Path | None = None
     """The run's folder; unset: runs/NAME-TIME."""
     going_on: Annotated[GoingOn, tyro.conf.arg(name="")] = field(default_factory=GoingOn)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
     eval_examples: int = 500
     """Held-out rows of the evaluations before and after the training; 0 skips them. The model also
     answers them, and is scored, if there is a task or --reward."""
@@ -58,12 +60,14 @@ def run(args: SFTArgs, stops: StopSignals) -> int:
     """Evaluate, train, evaluate again, and write the run's folder."""
     check_counts(args, ("eval_examples",), 0)
     check_counts(args, ("examples",), 1)
-    with args.going_on.folder(args.out, f"sft-{args.text.name}") as folder:
+    folder = args.reporting.attach(args.going_on.folder(args.out, f"sft-{args.text.name}"))
+    with folder:
         return _carry_out(args, folder, stops)
 
 
 def _carry_out(args: SFTArgs, folder: RunFolder, stops: StopSignals) -> int:
     started = time.perf_counter()
+    log = args.reporting.log(folder, resumed=args.going_on.run is not None)
     name = args.text.name
     text = args.text.for_model(_ENV, args.model, args.sft.chat_template)
     styled, kwargs = replace(args, text=text), text.env_kwargs()
@@ -82,6 +86,7 @@ def _carry_out(args: SFTArgs, folder: RunFolder, stops: StopSignals) -> int:
         adapters=args.adapters,
         on_step=on_step,
         out=folder.path,
+        callbacks=log,
         **{name: kwargs[name] for name in ("system_prompt", "few_shot") if name in kwargs},
     )
 
@@ -113,6 +118,7 @@ def _carry_out(args: SFTArgs, folder: RunFolder, stops: StopSignals) -> int:
         display=display,
         stops=stops,
         resumed=args.going_on.run is not None,
+        log=log,
     ).carry_out()
 
 

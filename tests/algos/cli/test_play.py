@@ -61,6 +61,7 @@ def test_answers_are_scored_and_the_right_one_is_told(monkeypatch, capsys):
     argv = ("--episodes", "2", "--seed", "3")
     printed = play(monkeypatch, capsys, f"{right}\nno idea\n", *argv)
     assert printed == (
+        "Enter ends an answer, Ctrl-C ends the game\n"
         f"\n== episode 1 of 2: arithmetic, example {number}\n{first}\n"
         "> right, reward 1\n"
         f"\n== episode 2 of 2: arithmetic, example {prompts(2)[1][2]}\n{second}\n"
@@ -75,10 +76,10 @@ def test_hints_come_turn_by_turn(monkeypatch, capsys):
     argv = ("--task", "guess_number", "--task-kwargs", "low", "5", "high", "15", "max_turns", "2")
     argv = (*argv, "--episodes", "1", "--seed", "3")
     printed = play(monkeypatch, capsys, f"0\n{number}\n", *argv)
-    assert printed.splitlines()[2:6] == [prompt.strip(), "> higher", "> right", "right, reward 1"]
+    assert printed.splitlines()[3:7] == [prompt.strip(), "> higher", "> right", "right, reward 1"]
     printed = play(monkeypatch, capsys, "0\n99\n", *argv)
     solution = f"; an answer with full marks: {number}"
-    assert printed.splitlines()[2:6] == [
+    assert printed.splitlines()[3:7] == [
         *(prompt.strip(), "> higher", "> lower"),
         f"no turns left, reward 0{solution}",
     ]
@@ -247,3 +248,26 @@ def test_on_a_terminal(tmp_path):
     until(outer, "0 of 5 episodes played", meanwhile=interrupt)
     assert child.wait(60) == 0
     os.close(outer)
+
+
+@pytest.mark.parametrize(
+    ("argv", "typed", "said", "actions"),
+    [
+        (["--env", "CartPole-v1"], b"\xff\n0\n", "expected an action from 0 to 1", [0]),
+        ([], b"\xc3\n7\n", "action contains a lone surrogate", ["7"]),
+    ],
+)
+def test_bytes_that_are_no_text_are_asked_for_again(
+    monkeypatch, capsys, tmp_path, argv, typed, said, actions
+):
+    """As a terminal in another encoding sends them, to a Python that is strict about UTF-8."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), "utf-8", "strict"))
+    assert main(["play", "--episodes", "1", "--record", str(tmp_path), *argv]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count(said) == 1 and printed.err == ""
+    assert load_rollout(tmp_path / "transcript_0.jsonl").trajectories[0].actions == actions
+
+
+def test_a_replay_of_no_episodes_says_so(monkeypatch, capsys, tmp_path):
+    path = Buffer([]).save(tmp_path / "none.json")
+    assert play(monkeypatch, capsys, "", "--replay", str(path)) == "none.json: no episodes\n"

@@ -8,7 +8,7 @@ import pytest
 from textenv import tasks
 from textenv.algos.cli import main
 from textenv.tasks import GeneratedTask
-from textenv.tasks.arithmetic import Arithmetic
+from textenv.tasks.built_in.arithmetic import Arithmetic
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from rich.cells import cell_len
 
 from textenv.algos import Buffer, Trajectory, load_rollout
 from textenv.algos.cli import main
+from textenv.algos.cli.shared.run_folder import RunFolder
+from textenv.algos.evaluation.results import Evaluation, Record
 from textenv.wrappers import RecordTranscript
 
 
@@ -182,6 +184,16 @@ def test_a_run_whose_files_are_cut_off_is_shown_as_far_as_it_goes(capsys, tmp_pa
     assert shown[-1].split() == ["0", "1", "1", "terminated", "p", "a"]
 
 
+def test_a_rollout_that_is_no_file_leaves_the_others(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "rollout_1.json").mkdir()
+    Buffer([episode("p", ["x"], [1.0])]).save(tmp_path / "rollout_0.json")
+    said = "\n".join(view(capsys, tmp_path))
+    assert "rollout_0.json: 1 episode, 1 step, reward 1.000" in said
+    assert "rollout_1.json is not a file" in said
+    assert main(["view", str(tmp_path), "--html"]) == 0
+
+
 def test_metrics_that_are_no_numbers_are_left_out(capsys, tmp_path):
     (tmp_path / "config.toml").write_text("")
     row = '{"step": null, "a": "text", "b": [1], "c": NaN, "d": true, "e": 1%s}' % ("0" * 400)
@@ -238,3 +250,143 @@ def test_what_was_not_recorded_is_not_shown(capsys, tmp_path):
     assert "the end" in capsys.readouterr().out
     assert main(["play", "--replay", str(path)]) == 0
     assert "> b\nthe end\nreward 0\n" in capsys.readouterr().out
+
+
+# --- two runs ---------------------------------------------------------------------------------
+
+
+def records(verdicts):
+    """An evaluation of so many examples, each right or wrong."""
+    found = []
+    for number, right in enumerate(verdicts):
+        record = Record(number, f"{number}+1=", str(number + 1))
+        record.completions.append(str(number + 1) if right else "\x1b[2J")
+        record.answers.append(record.completions[0])
+        record.rewards.append(float(right))
+        record.components.append({"correct": float(right)})
+        record.correct.append(right)
+        record.lengths.append(1)
+        record.truncated.append(False)
+        found.append(record)
+    return Evaluation.of(found)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The folders of two runs."""
+    for name, rate, reward, verdicts in (
+        ("a", 0.1, 0.25, [True, True, False]),
+        ("b", 0.2, 0.75, [True, False, True]),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text(f"same = 1\n[grpo]\nlearning_rate = {rate}\n")
+        row = {"step": 1, "reward": reward, "kl": 0.5}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + '\n{"step": 2')
+        RunFolder(tmp_path / name, resumed=True).write_last(records(verdicts))
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_two_runs_side_by_side(capsys, two, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    lines = [line.split() for line in view(capsys, *two)]
+    assert lines[0] == ["a", "and", "b", "differ", "in", "1", "setting"]
+    assert lines[1:3] == [["setting", "a", "b"], ["grpo.learning_rate", "0.1", "0.2"]]
+    assert " ".join(lines[3]) == "the last metrics of each, as far as they differ"
+    assert lines[4:6] == [["metric", "a", "b", "difference"], ["reward", "0.25", "0.75", "+0.5"]]
+    assert lines[6][:9] == ["greedy", "answers", "of", "a", "and", "b:", "accuracy", "0.667", "and"]
+    assert lines[7][:4] == ["2", "of", "the", "2"]
+    assert lines[8:] == [
+        ["prompt", "expected", "a", "b"],
+        ["1+1=", "2", "2", r"\x1b[2J"],
+        ["2+1=", "3", r"\x1b[2J", "3"],
+    ]
+
+
+def test_two_runs_of_which_one_is_empty(capsys, two):
+    (two[1] / "metrics.jsonl").write_text("")
+    (two[1] / "config.toml").write_text("broken = [")
+    (two[1] / "after.json").unlink()
+    lines = view(capsys, *two)
+    assert lines[0] == "a and b differ in 2 settings"
+    assert lines[-1].endswith("holds no metrics yet") or "…" in lines[-1]
+
+
+def test_answers_to_other_examples_are_not_compared(capsys, two, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    RunFolder(two[1], resumed=True).write_last(records([True]))
+    assert "answers: two models are compared on the same examples" in view(capsys, *two)[-1]
+
+
+def test_two_runs_of_which_one_is_broken_are_compared_as_far_as_they_go(capsys, two, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (two[1] / "config.toml").write_text("broken = [")
+    (two[1] / "after.json").write_text('{"records": [')
+    lines = view(capsys, *two)
+    assert lines[0] == "a and b differ in 2 settings"
+    assert lines[1].startswith("settings: ") and str(two[1] / "config.toml") in lines[1]
+    assert any(line.split() == ["reward", "0.25", "0.75", "+0.5"] for line in lines)
+    assert lines[-1].startswith(f"answers: {two[1] / 'after.json'} is broken")
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_more_than_two_runs_are_refused(two, refused, count):
+    said = refused("view", *map(str, [two[0]] * count))
+    assert f"shows one run or two, got {count}" in said
+
+
+def test_two_that_are_no_runs_are_refused(two, refused, tmp_path):
+    assert "is not a run's folder" in refused("view", str(two[0]), str(tmp_path))
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def test_a_page_lies_in_the_runs_folder(capsys, two):
+    a, b = map(str, two)
+    for argv in (["--html", a], [a, "--html"], [a, "--html", "--seed", "1"]):
+        [said] = view(capsys, *argv)
+        assert said.startswith(f"{a}/view.html: 0.1 MB")
+        assert (two[0] / "view.html").read_text().startswith("<!doctype html>")
+        (two[0] / "view.html").unlink()
+    [said] = view(capsys, a, b, "--html")
+    assert said.startswith(f"{a}/view-b.html: ")
+
+
+def test_a_page_has_the_name_that_is_given(capsys, two, tmp_path):
+    page = tmp_path / "page.html"
+    for argv in (["--html", page], ["--html", page], [f"--html={page}"]):  # one is replaced
+        [said] = view(capsys, two[0], *argv)
+        assert said.startswith(f"{page}: ")
+    assert sorted(path.name for path in two[0].iterdir()) == [
+        "after.json",
+        "config.toml",
+        "metrics.jsonl",
+    ]
+
+
+def test_a_rollout_has_a_page_beside_it_and_is_not_overwritten(capsys, tmp_path, refused):
+    path = Buffer([episode("p", ["a"], [1.0])]).save(tmp_path / "r.jsonl.gz")
+    kept = path.read_bytes()
+    [said] = view(capsys, "--html", path)
+    assert said.startswith(f"{tmp_path / 'r.html'}: ")
+    assert "is there already and no page" in refused("view", str(path), f"--html={path}")
+    assert path.read_bytes() == kept
+
+
+def test_a_folder_that_is_no_run_has_no_page(tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("view", str(tmp_path / "empty"), "--html")
+    assert "nothing is not there" in refused("view", str(tmp_path / "nothing"), "--html")
+    assert "empty" in refused("view", str(tmp_path / "empty"), "--serve")
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+
+
+def test_a_served_page_ends_with_ctrl_c(capsys, two, monkeypatch):
+    from textenv.algos.cli.page.serving import PageServer
+
+    def interrupted(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PageServer, "serve_forever", interrupted)
+    first, last = view(capsys, two[0], "--serve")
+    assert first.startswith("http://127.0.0.1:") and last == "ended"

@@ -13,6 +13,7 @@ from textenv.algos.cli.shared.display import (
     Terminal,
     TextDisplay,
     evaluation_line,
+    health_line,
     ppo_line,
 )
 
@@ -32,7 +33,8 @@ def test_the_display_shows_figures_and_samples():
     with TextDisplay(2, console) as display:
         display.on_step(metrics, rollout)
     shown = console.export_text()
-    for text in ("1/2", "tokens/s", "24", "s/step", "0.50", "0.250", "50%", "40+2=", "[4]2"):
+    assert "50% of groups without signal" in shown
+    for text in ("1/2", "tokens/s", "24", "s/step", "0.50", "0.250", "40+2=", "[4]2"):
         assert text in shown, text
 
 
@@ -59,16 +61,97 @@ def test_without_a_terminal_there_is_a_line_for_each_twentieth():
     assert said == "training; the first step also compiles what is new here"
     assert [line.split()[1] for line in lines] == ["1/60", *(f"{n}/60" for n in range(3, 61, 3))]
     # Tokens a second: 3 x 4 in half a second.
-    assert lines[0].split() == [
-        "step",
-        "1/60",
-        "reward",
-        "0.250",
-        "mean_length",
-        "3.000",
-        "24",
-        "tokens/s",
-    ]
+    assert lines[0] == (
+        "step 1/60  reward 0.250  mean_length 3.000  24 tokens/s  50% of groups without signal"
+    )
+
+
+def test_the_time_left_is_that_of_the_last_twenty_steps(clock):
+    """Steps 1 to 40 take 9 s each, the 20 after them 3 s: the 60 that are left take 180 s."""
+    out = console()
+    display = TextDisplay(120, out)
+    for step in range(1, 61):
+        clock(9 if step <= 40 else 3)
+        display.on_step(TEXT | {"step": float(step)}, Buffer())
+    lines = out.export_text().splitlines()
+    assert "left" not in lines[0]
+    assert lines[-1].startswith("step 60/120") and lines[-1].endswith("about 3 minutes left")
+
+
+def test_a_run_that_goes_on_knows_the_time_left_from_its_own_steps(clock):
+    out = console()
+    display = TextDisplay(100, out)
+    for step in (58, 60):  # two optimizer steps a rollout
+        clock(12)
+        display.on_step(TEXT | {"step": float(step)}, Buffer())
+    # 40 steps of 6 s
+    assert out.export_text().splitlines()[-1].endswith("about 4 minutes left")
+
+
+def test_phases_share_the_time_of_all_steps():
+    out = console()
+    display = TextDisplay(2, out)
+    spent = {"time/generate": 3.0, "time/score": 2.0, "time/export": 0.0, "time/update": 1.0}
+    display.on_step(TEXT | spent | {"step": 1.0}, Buffer())
+    second = {"step": 2.0, "time/update": 5.0, "time/evaluate": 8.0}
+    display.on_step(TEXT | spent | second, Buffer())
+    # 6, 6 and 8 of 20 s; what rewards take is a part of the generation.
+    last = out.export_text().splitlines()[-1]
+    assert last == "time: generate 30%, update 30%, evaluate 40%"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        ({}, "50% of groups without signal"),
+        (
+            {"frac_reward_zero_std": 0.375, "completions/clipped_ratio": 0.57},
+            "38% of groups without signal, 57% of completions cut off",
+        ),
+        ({"frac_reward_zero_std": 0.0, "completions/clipped_ratio": 0.0}, ""),
+        # Of PPO: each completion is a group of its own, and none is compared.
+        ({"groups": 4.0, "frac_reward_zero_std": 1.0}, ""),
+    ],
+)
+def test_what_of_a_rollout_teaches_nothing(metrics, line):
+    assert health_line(TEXT | metrics) == line
+
+
+@pytest.mark.parametrize("width", [1, 20, 80])
+def test_a_narrow_terminal_is_not_left(width):
+    rollout = Buffer(
+        [Trajectory(actions=["\u202e\x1b[2J" + "x" * 500], rewards=[1.0], prompt="p" * 90)]
+    )
+    out = Terminal(force_terminal=True, width=width, height=40, file=io.StringIO())
+    with TextDisplay(100, out) as display:
+        display.on_step(TEXT | EVALUATED | {"time/generate": 1.0, "time/update": 1.0}, rollout)
+        shown = Terminal(record=True, width=width, file=io.StringIO(), force_terminal=True)
+        shown.print(display._live.renderable, soft_wrap=False)
+    lines = shown.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    printed = out.file.getvalue()
+    assert "\u202e" not in printed and "\x1b[2J" not in printed
+    if width == 80:
+        text = " ".join(" ".join(lines).split())
+        assert "time: generate 31%, update 31%, evaluate 38%" in text
+        assert "evaluation: accuracy 0.500 at step 7; best: accuracy 0.500 at step 7" in text
+    if width == 20:
+        assert lines[0].split()[:2] == ["step", "7/100"] and "reward 0.250" in " ".join(lines)
+
+
+def test_the_last_and_the_best_evaluation_stay_in_sight():
+    out = console(terminal=True)
+    with TextDisplay(100, out) as display:  # of a run that goes on
+        display.on_step(TEXT | EVALUATED | {"eval/best_step": 4.0}, Buffer())
+    assert "evaluation: accuracy 0.500 at step 7; best: at step 4" in out.export_text()
+    with TextDisplay(100, out) as display:
+        later = {"eval/accuracy": 0.75, "step": 8.0, "eval/best_step": 8.0}
+        display.on_step(TEXT | EVALUATED | later, Buffer())
+        last = {"eval/accuracy": 0.25, "step": 9.0, "eval/best_step": 8.0}
+        display.on_step(TEXT | EVALUATED | last, Buffer())
+        display.on_step(TEXT | {"step": 10.0}, Buffer())
+    shown = out.export_text()
+    assert "evaluation: accuracy 0.250 at step 9; best: accuracy 0.750 at step 8" in shown
 
 
 def test_slow_steps_are_not_silent_for_long(clock):

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from textenv.algos.cli import main
-from textenv.algos.cli.shared.dry_run import _minutes
 
 SMALL = ["--num-prompts", "4", "--num-generations", "4"]
 
@@ -75,10 +74,3 @@ def test_an_out_that_is_there_does_not_matter(shown, tmp_path_factory):
 def test_what_has_no_dry_run_says_so(capsys, argv, said):
     assert main(["train", *argv, "--dry-run"]) == 2
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(42, "42 s"), (150, "2 minutes"), (7200, "2.0 hours")]
-)
-def test_times_in_words(seconds, said):
-    assert _minutes(seconds) == said

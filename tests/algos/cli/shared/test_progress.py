@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from textenv.algos.cli.shared.progress import evaluation_progress
+from textenv.algos.cli.shared.progress import duration, evaluation_progress
 
 
 def console(terminal):
@@ -56,3 +56,10 @@ def test_an_interrupt_leaves_the_bar_too():
 def test_without_a_console_there_is_nothing():
     with evaluation_progress(None, "greedy answers") as on_progress:
         assert on_progress is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(42, "42 s"), (150, "2 minutes"), (7200, "2.0 hours")]
+)
+def test_times_in_words(seconds, said):
+    assert duration(seconds) == said

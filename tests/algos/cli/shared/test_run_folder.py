@@ -227,6 +227,8 @@ def test_what_was_answered_first_is_kept_for_a_run_that_goes_on(tmp_path):
     first = Evaluation.of(records, 3)
     folder.write_first(first)
     assert folder.read_first() == first and folder.read_first().records == first.records
+    folder.write_last(first)
+    assert (tmp_path / "after.json").read_bytes() == (tmp_path / "before.json").read_bytes()
     for text in ('{"records": [{}]}', "[" * 5000 + "]" * 5000):
         (tmp_path / "before.json").write_text(text)
         with pytest.raises(DataError, match=r"before.json is broken"):
@@ -240,7 +242,7 @@ def test_no_file_of_a_run_is_written_through_a_link(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
     names = [".trial"]
-    for name in ("config.toml", "metrics.jsonl", "summary.json", "before.json"):
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "before.json", "after.json"):
         names += [name, f".{name}.saving"]
     (tmp_path / "precious").write_text("kept")
     for name in names:
@@ -268,3 +270,14 @@ def test_there_is_a_spare_folder_near_and_others_far(tmp_path, monkeypatch):
 def test_the_default_folder_is_named_for_the_run():
     path = RunFolder.default_path("sort")
     assert path.parts[0] == "runs" and path.name.startswith("sort-")
+
+
+def test_rollouts_of_steps_that_are_made_again_go_with_their_inspections(tmp_path):
+    for folder, ending in (("rollouts", "json"), ("inspection", "jsonl.gz")):
+        (tmp_path / folder).mkdir()
+        for number in (0, 1, 2, 10):
+            (tmp_path / folder / f"rollout_{number}_20260101_000000.{ending}").write_text("")
+    (tmp_path / "config.toml").write_text("")
+    RunFolder(tmp_path, resumed=True).keep_rollouts(2)
+    left = sorted(path.name.split("_")[1] for path in tmp_path.glob("*/rollout_*"))
+    assert left == ["0", "0", "1", "1"]

@@ -10,8 +10,10 @@ from rich.console import Console
 from textenv.algos import create_strategy
 from textenv.algos.cli.shared.display import TextDisplay
 from textenv.algos.cli.shared.run_folder import RunFolder
-from textenv.algos.cli.shared.step_log import StepLog
+from textenv.algos.cli.shared.step_log import KeepAnswers, StepLog
 from textenv.algos.episodes.rollout import Rollout
+from textenv.algos.episodes.trajectory import Trajectory
+from textenv.algos.evaluation.results import Evaluation, Record
 from textenv.algos.rollouts.health.watch import Finding, HealthWatch
 
 METRICS = {
@@ -67,3 +69,16 @@ def test_the_evaluations_before_and_after_are_looked_at(tmp_path):
         "warning: the greedy accuracy on held-out examples has fallen from 0.500 to 0.100"
     )
     assert [finding.name for finding in health.findings] == ["collapse"]
+
+
+def test_the_answers_of_the_newest_evaluation_are_kept(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create({})
+    keep = KeepAnswers(folder)
+    for text in ("1", "2"):
+        record = Record(3, "1+1=", "2")
+        infos = [{"rewards": {}, "is_correct": text == "2"}]
+        record.add(Trajectory(actions=[text], rewards=[1.0], infos=infos))
+        keep.on_evaluate(None, Evaluation.of([record]))
+    last = folder.read_last()
+    assert [r.completions for r in last.records] == [["2"]] and last.accuracy == 1

@@ -1,0 +1,119 @@
+"""The metrics of runs and comparisons as columns; folders that are half-written or foreign."""
+
+import json
+
+import numpy as np
+import pytest
+
+from textenv.algos.cli.plot.series import newest_run, read_runs
+from textenv.errors import DataError, MissingFileError
+
+
+def lines(folder, *rows):
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    return folder
+
+
+def test_a_run_has_steps_seconds_and_tokens(tmp_path):
+    rows = [
+        {"step": 1.0, "step_time": 2.0, "num_tokens": 10.0, "time/total_timesteps": 4.0},
+        {"step": 2.0, "step_time": 3.0, "num_tokens": 30.0, "time/total_timesteps": 8.0, "a": 1},
+    ]
+    [series] = read_runs([lines(tmp_path / "run", *map(json.dumps, rows))])
+    assert series.columns["steps"].tolist() == [1, 2]  # of text: optimizer steps
+    assert series.columns["seconds"].tolist() == [2, 5]
+    assert series.columns["tokens"].tolist() == [10, 30]
+    assert np.isnan(series.columns["a"][0]) and series.columns["a"][1] == 1
+    for row in rows:
+        del row["num_tokens"]
+    [series] = read_runs([lines(tmp_path / "run", *map(json.dumps, rows))])
+    assert series.columns["steps"].tolist() == [4, 8]  # of control: transitions
+
+
+def test_what_is_half_written_is_left_out(tmp_path):
+    folder = lines(tmp_path / "run", '{"step": 1, "a": true, "b": "x", "c": 1e999}', "[1]", '{"ste')
+    (folder / "config.toml").write_text("seed = [")
+    [series] = read_runs([folder])
+    assert series.columns.keys() == {"step", "c", "steps"} and series.skipped == 2
+    assert series.lost["c"] == 1 and series.settings == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "said"),
+    [
+        ({}, MissingFileError, "neither metrics.jsonl nor results.json"),
+        ({"metrics.jsonl": ""}, DataError, "holds no metrics yet"),
+        ({"metrics.jsonl": "\x00\xff"}, DataError, "holds no metrics yet"),
+        ({"results.json": "{"}, DataError, "is no comparison"),
+        ({"results.json": '{"format": "textenv.compare", "version": 9}'}, DataError, "version 9"),
+        ({"results.json": '{"format": "x", "version": 1}'}, DataError, "format 'x'"),
+        (
+            {"results.json": '{"format": "textenv.compare", "version": 1, "runs": [{}]}'},
+            DataError,
+            "is no comparison",
+        ),
+        (
+            {"results.json": '{"format": "textenv.compare", "version": 1, "runs": []}'},
+            DataError,
+            "no finished run",
+        ),
+    ],
+)
+def test_folders_that_are_no_runs(tmp_path, files, error, said):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(error, match=said):
+        read_runs([tmp_path])
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(MissingFileError, match="nowhere is not a folder"):
+        read_runs([tmp_path / "nowhere"])
+
+
+def test_a_comparison_has_a_run_for_each_agent_and_seed(tmp_path):
+    def points(scale):
+        return [{"steps": s, "seconds": s / 10, "returns": [scale * s, 0.0]} for s in (0, 10)]
+
+    runs = [
+        {"agent": agent, "evaluations": points(scale)}
+        for agent, scale in (("ppo", 1), ("sb3:PPO", 2))
+    ]
+    whole = {"format": "textenv.compare", "version": 1, "runs": runs}
+    (tmp_path / "results.json").write_text(json.dumps(whole))
+    first, second = read_runs([tmp_path])
+    assert (first.name, second.name) == ("ppo", "sb3:PPO")
+    assert first.columns["return"].tolist() == [0, 5] and second.columns["return"].tolist() == [
+        0,
+        10,
+    ]
+    assert first.columns["seconds"].tolist() == [0, 1] and first.settings != second.settings
+
+
+def test_a_comparison_of_strategies_is_over_tokens(tmp_path):
+    point = {"tokens": 7, "seconds": 1.5, "steps": 2, "sampled": 0.25, "greedy": 0.5}
+    run = {"strategy": "plain", "seed": 0, "points": [point]}
+    whole = {"format": "textenv.compare.strategies", "version": 1, "runs": [run]}
+    (tmp_path / "results.json").write_text(json.dumps(whole))
+    [series] = read_runs([tmp_path])
+    assert {name: column.tolist() for name, column in series.columns.items()} == {
+        "steps": [2],
+        "seconds": [1.5],
+        "tokens": [7],
+        "eval/accuracy": [0.25],
+        "eval/greedy": [0.5],
+    }
+
+
+def test_the_newest_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingFileError, match="no run in runs/"):
+        newest_run()
+    import os
+
+    for number, name in enumerate(("b", "a")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        path = lines(tmp_path / "runs" / name, '{"step": 1}') / "metrics.jsonl"
+        os.utime(path, (number, number))
+    assert newest_run().name == "a"
