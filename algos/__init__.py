@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from textenv.algos.storage.files import load_rollout as load_rollout
     from textenv.algos.storage.files import load_rollouts as load_rollouts
     from textenv.algos.strategies.strategy import create_strategy as create_strategy
+    from textenv.algos.trainers.callbacks import Callback as Callback
+    from textenv.algos.trainers.callbacks import LogTo as LogTo
     from textenv.algos.trainers.grpo import GRPOTrainer as GRPOTrainer
     from textenv.algos.trainers.ppo import PPOTrainer as PPOTrainer
     from textenv.algos.trainers.sb3 import SB3Trainer as SB3Trainer
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Buffer": "episodes.trajectory",
+    "Callback": "trainers.callbacks",
     "GRPOConfig": "grpo_config",
     "GRPOTrainer": "trainers.grpo",
+    "LogTo": "trainers.callbacks",
     "MLPPolicy": "control.mlp_policy",
     "OfflineConfig": "offline.control",
     "OfflineTextConfig": "offline.text",

@@ -181,7 +181,7 @@ def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
             if not isinstance(value, dict):
                 raise ConfigTypeError(f"{place}: {key!r} must be a table, got {value!r}")
             value = from_table(hints[key], value, f"{place}, [{key}]")
-        elif isinstance(value, list) and typing.get_origin(hints[key]) is tuple:
+        elif isinstance(value, list) and tuple in _origins(hints[key]):
             value = tuple(value)  # TOML has lists only
         values[key] = value
     try:
@@ -190,6 +190,11 @@ def from_table(cls: Any, table: dict[str, Any], place: str) -> Any:
         return cls(**values)
     except (ConfigError, ConfigTypeError) as error:
         raise type(error)(f"{place}: {error}") from error
+
+
+def _origins(hint: Any) -> set[Any]:
+    """What a type, or each type of a union, is made from: tuple for ``tuple[int, ...] | None``."""
+    return {typing.get_origin(each) for each in (hint, *typing.get_args(hint))}
 
 
 def to_table(config: Any) -> dict[str, Any]:

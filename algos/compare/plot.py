@@ -12,6 +12,11 @@ from textenv.algos.compare.statistics import Curve
 from textenv.algos.runtime.backend import EXTRA
 from textenv.errors import MissingDependencyError
 
+# https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The colours of Okabe and Ito, which people with any kind of colour blindness can tell apart;
+without their yellow, which is too light on white."""
+
 
 def try_to_draw(name: str, draw: Callable[[], object]) -> None:
     """Draw a picture; if that fails, a warning says why, and nothing else ends because of it.
@@ -23,7 +28,7 @@ def try_to_draw(name: str, draw: Callable[[], object]) -> None:
         draw: draws with matplotlib, and writes the file.
     """
     try:
-        with _matplotlib().rc_context({"text.parse_math": False}):
+        with load_matplotlib().rc_context({"text.parse_math": False}):
             draw()
     except Exception as error:  # of a library that parses, lays out and writes
         warnings.warn(f"{name} was not drawn: {error}", stacklevel=2)
@@ -59,13 +64,13 @@ def draw_panels(
         threshold: height of a dotted line across each panel; None draws none.
         path: the file to write.
     """
-    _matplotlib()
+    load_matplotlib()
     import matplotlib.pyplot as plt
 
     figure, every = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
     for axes, (unit, curves) in zip(every, panels):
         for number, (name, curve) in enumerate(curves.items()):
-            _draw(axes, curve, f"C{number}", name)
+            _draw(axes, curve, COLOURS[number % len(COLOURS)], name)
         axes.set_xlabel(unit)
         axes.locator_params("x", nbins=6)
         axes.grid(alpha=0.3)
@@ -78,8 +83,12 @@ def draw_panels(
     plt.close(figure)
 
 
-def _matplotlib() -> Any:
-    """The library, which draws to files alone from now on."""
+def load_matplotlib() -> Any:
+    """The library, which draws to files alone from now on.
+
+    Raises:
+        MissingDependencyError: if it is not installed; says which extra brings it.
+    """
     try:
         import matplotlib
     except ImportError as error:

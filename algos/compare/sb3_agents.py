@@ -23,7 +23,7 @@ from textenv.algos.compare.results import Run
 from textenv.algos.ppo_config import PPOConfig, preset
 from textenv.algos.trainers.sb3 import SB3Trainer
 from textenv.errors import ConfigError, MissingDependencyError
-from textenv.wrappers.count_from_zero import CountFromZero, from_zero, shift
+from textenv.wrappers.actions.count_from_zero import CountFromZero, from_zero, shift
 from textenv.wrappers.sb3 import SB3Policy
 
 _ANY = (Box, Discrete, MultiDiscrete, MultiBinary)

@@ -9,12 +9,14 @@ Shapes: B rows, P outputs of the actor, K components of an action.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
-from textenv.algos.control.observations import refuse_action_space
+from textenv.algos.control.observations import refuse_action_space, stack_numbers
+from textenv.errors import DataError
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -106,9 +108,16 @@ class Categorical:
         shifted = actions + self._starts
         return shifted.reshape(-1, *(self.space.shape or ()))
 
-    def from_env(self, actions: Any) -> np.ndarray:
-        """Turn a batch of actions of the space into actions (B, K), counted from 0."""
-        return np.asarray(actions, np.int64).reshape(-1, self.action_size) - self._starts
+    def from_env(self, actions: Sequence[Any]) -> np.ndarray:
+        """Turn a list of actions of the space into actions (B, K), counted from 0.
+
+        Raises:
+            DataError: if one is not of the space; says which.
+        """
+        drawn = stack_numbers(actions, self.space.shape or (), "action", "biu").astype(np.int64)
+        drawn -= self._starts
+        _refuse_outside((drawn >= 0) & (drawn < self._counts), actions, self.space)
+        return drawn
 
 
 class Gaussian:
@@ -171,12 +180,24 @@ class Gaussian:
         shaped = actions.reshape(-1, *self.space.shape)
         return np.clip(shaped, self.space.low, self.space.high).astype(self.space.dtype)
 
-    def from_env(self, actions: Any) -> np.ndarray:
-        """Turn a batch of actions of the space into actions (B, K)."""
-        return np.asarray(actions, np.float32).reshape(-1, self.action_size)
+    def from_env(self, actions: Sequence[Any]) -> np.ndarray:
+        """Turn a list of actions into actions (B, K); they may be out of the space's bounds.
+
+        Raises:
+            DataError: if one is not of the space's shape, or not finite; says which.
+        """
+        drawn = stack_numbers(actions, self.space.shape, "action").astype(np.float32)
+        _refuse_outside(np.isfinite(drawn), actions, self.space)
+        return drawn
 
 
 Distribution = Categorical | Gaussian
+
+
+def _refuse_outside(fits: np.ndarray, actions: Sequence[Any], space: spaces.Space) -> None:
+    bad = np.flatnonzero(~fits.all(axis=1))
+    if len(bad):
+        raise DataError(f"action {bad[0]}: {actions[bad[0]]!r:.80} is not of the space {space}")
 
 
 def make_distribution(space: spaces.Space) -> Distribution:

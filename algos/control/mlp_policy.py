@@ -28,7 +28,7 @@ from textenv.algos.storage.codec import FAULTS
 from textenv.algos.storage.replacing import replacing
 from textenv.algos.storage.space_json import describe_space, make_space
 from textenv.errors import ConfigError, DataError, MissingFileError, StorageError, unknown
-from textenv.wrappers.action_mask import choice_counts, parse_mask, warn_without_masks
+from textenv.wrappers.actions.action_mask import choice_counts, parse_mask, warn_without_masks
 
 ACTIVATIONS = ("tanh", "relu")
 _FORMAT = "textenv.mlp_policy"

@@ -51,33 +51,40 @@ class TransitionArrays(NamedTuple):
     """(N, P) bool; None if every action is always allowed."""
 
 
-def transition_arrays(trajectories: Sequence[Trajectory], policy: MLPPolicy) -> TransitionArrays:
+def transition_arrays(
+    trajectories: Sequence[Trajectory], policy: MLPPolicy, where: str = ""
+) -> TransitionArrays:
     """The transitions of some trajectories as arrays for a policy's networks.
 
+    Args:
+        trajectories: the trajectories, one or more.
+        policy: the policy.
+        where: where they are from, as the beginning of a message.
+
     Raises:
-        DataError: if observations or actions do not fit the policy's spaces.
+        DataError: if an observation or an action does not fit the policy's spaces; says which.
     """
-    drawn = [a for t in trajectories for a in _drawn(t, policy)]
+    rows, actions = [], []
+    for index, trajectory in enumerate(trajectories):
+        try:
+            rows.append(policy.encoder.rows(trajectory.observations))
+            actions.append(policy.distribution.from_env(_drawn(trajectory, policy)))
+        except DataError as error:
+            raise DataError(f"{where}trajectory {index}, {error}") from error
+        if len(rows[-1]) != len(actions[-1]):
+            raise DataError(
+                f"{where}trajectory {index}: {len(actions[-1])} actions and {len(rows[-1])} "
+                "observations; there must be one before each action"
+            )
+        if trajectory.final_observation is not None:
+            try:
+                policy.encoder.rows([trajectory.final_observation])
+            except DataError as error:
+                raise DataError(f"{where}trajectory {index}, its last {error}") from error
     infos = [info for t in trajectories for info in (t.reset_info, *t.infos[:-1])]
-    ends = [t.final_observation for t in trajectories if t.final_observation is not None]
-    try:
-        rows = policy.encoder.rows([o for t in trajectories for o in t.observations])
-        actions = policy.distribution.from_env(np.asarray(drawn))
-        ends_fit = not ends or len(policy.encoder.rows(ends)) == len(ends)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"the trajectories do not fit the spaces {policy.encoder.space} and "
-            f"{policy.distribution.space}: {error}"
-        ) from error
-    if not ends_fit:
-        raise DataError(f"final observations are not of the space {policy.encoder.space}")
-    if not len(rows) == len(actions) == len(drawn):
-        raise DataError(
-            f"{len(drawn)} transitions gave {len(rows)} observations and {len(actions)} actions: "
-            f"they are not of the spaces {policy.encoder.space} and {policy.distribution.space}"
-        )
+    drawn = np.concatenate(actions)
     return TransitionArrays(
-        rows, actions, stack_masks(infos, len(drawn), policy.distribution.space)
+        np.concatenate(rows), drawn, stack_masks(infos, len(drawn), policy.distribution.space)
     )
 
 
@@ -90,7 +97,7 @@ def _drawn(trajectory: Trajectory, policy: MLPPolicy) -> list[Any]:
     drawn, distribution = trajectory.unclipped_actions, policy.distribution
     if drawn is None:
         return trajectory.actions
-    clipped = distribution.to_env(distribution.from_env(np.asarray(drawn)))
+    clipped = distribution.to_env(distribution.from_env(drawn))
     same = np.shape(clipped) == np.shape(trajectory.actions)
     return drawn if same and np.allclose(clipped, trajectory.actions) else trajectory.actions
 

@@ -5,13 +5,13 @@ Shapes: B observations, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, DataError
 
 _OBSERVATION_HELP = {
     spaces.Text: "textenv.wrappers.HashedBagOfWords, ByteObservation or TokenizeObservation",
@@ -79,10 +79,23 @@ class ObservationEncoder:
         return np.concatenate(parts, axis=1)
 
     def rows(self, observations: Sequence[Any]) -> np.ndarray:
-        """Turn a list of single observations into rows (B, D)."""
+        """Turn a list of single observations into rows (B, D).
+
+        Raises:
+            DataError: if one is not of the space; says which, and what it is.
+        """
         if self._keys is None:
-            return np.asarray(observations, np.float32).reshape(-1, self.size)
-        return np.concatenate([self(observation) for observation in observations])
+            return stack_numbers(observations, self._shapes[0], "observation").astype(np.float32)
+        for index, observation in enumerate(observations):
+            if not isinstance(observation, Mapping) or not set(self._keys) <= observation.keys():
+                raise DataError(
+                    f"observation {index}: expected a dict of {self._keys}, got {observation!r:.80}"
+                )
+        parts = [
+            stack_numbers([o[key] for o in observations], shape, f"{key!r} of observation")
+            for key, shape in zip(self._keys, self._shapes)
+        ]
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _rows(part: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -90,6 +103,42 @@ def _rows(part: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = np.asarray(part, np.float32)
     batch = array.shape[: array.ndim - len(shape)]
     return array.reshape(int(np.prod(batch)), int(np.prod(shape)))
+
+
+def stack_numbers(
+    parts: Sequence[Any], shape: tuple[int, ...], what: str, kinds: str = "biuf"
+) -> np.ndarray:
+    """Stack arrays of one shape to an array with a row for each, (B, size of the shape).
+
+    Args:
+        parts: the arrays, or numbers, or nested lists of these.
+        shape: the shape that each must have.
+        what: what they are, for the message.
+        kinds: the kinds that NumPy's type may be of, by their letters.
+
+    Raises:
+        DataError: if one has another shape or type; says which, and what it is.
+    """
+
+    def fits(value: Any, shape: tuple[int, ...]) -> bool:
+        array = _array(value)
+        return array is not None and array.dtype.kind in kinds and array.shape == shape
+
+    if not fits(parts, (len(parts), *shape)):
+        numbers = "numbers" if "f" in kinds else "integers"
+        for index, part in enumerate(parts):
+            if not fits(part, shape):
+                raise DataError(
+                    f"{what} {index}: expected {numbers} of shape {shape}, got {part!r:.80}"
+                )
+    return np.asarray(parts).reshape(len(parts), int(np.prod(shape)))
+
+
+def _array(value: Any) -> np.ndarray | None:
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
 
 
 def refuse_action_space(space: spaces.Space) -> ConfigError:

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from textenv.algos.config import check_integer
 from textenv.algos.storage.space_json import describe_space
-from textenv.wrappers.action_mask import choice_counts, parse_mask
+from textenv.wrappers.actions.action_mask import choice_counts, parse_mask
 
 
 class RandomPolicy:
@@ -49,7 +49,7 @@ class RandomPolicy:
 
         Raises:
             DataError: for a mask that does not fit the space, see
-                `textenv.wrappers.action_mask.parse_mask`.
+                `textenv.wrappers.actions.action_mask.parse_mask`.
         """
         if self.num_envs is None:
             return self._draw(infos), {}

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from textenv.env import TextGenerationEnv
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import ConfigError, ConfigTypeError
 from textenv.wrappers.step import (
     CheckedStep,

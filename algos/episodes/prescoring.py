@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 
 from textenv.algos.episodes.environments import innermost
-from textenv.env import TextGenerationEnv, prescore_together
+from textenv.envs.env import TextGenerationEnv, prescore_together
 
 
 def _passes_actions(wrapper: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from textenv.env import ENTRY_POINT
+from textenv.envs.env import ENTRY_POINT
 from textenv.tasks import styles
 from textenv.tokenizers import load_tokenizer
 

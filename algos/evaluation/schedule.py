@@ -19,7 +19,7 @@ from textenv.algos.evaluation.measure import OnProgress, evaluate
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.storage.checkpoints.state import State
-from textenv.env import TextGenerationEnv
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import ConfigError
 from textenv.tasks.dataset import Dataset
 

@@ -43,7 +43,9 @@ from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.offline.data import (
     JoinedEpisode,
     best_episodes,
+    check_transitions,
     common_source,
+    discounted,
     hash_of,
     join_episodes,
     mean_return,
@@ -54,6 +56,7 @@ from textenv.algos.ppo import explained_variance, gae
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.storage.source import check_source
+from textenv.algos.trainers.callbacks import Callback
 from textenv.algos.trainers.resuming import HasState
 from textenv.algos.training.guard import SKIPPED, StepGuard
 from textenv.errors import ConfigError, DataError
@@ -151,6 +154,7 @@ class OfflineTrainer(TrainsOnData):
             the rollouts do not name their spaces.
         on_step: called with the metrics after each pass.
         out: a folder in which ``checkpoints`` will be what `resume` goes on from; None writes none.
+        callbacks: called while the training goes on; see `Callback`.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
@@ -184,6 +188,7 @@ class OfflineTrainer(TrainsOnData):
         *,
         on_step: Callable[[dict[str, float]], None] | None = None,
         out: str | Path | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
     ):
         self.config = config = config or OfflineConfig()
         source = common_source(rollouts)
@@ -204,6 +209,7 @@ class OfflineTrainer(TrainsOnData):
             config.normalize_observations,
             config.seed,
         )
+        check_transitions(rollouts, self.policy)
         self._rng = np.random.default_rng((config.seed, 1))
         self.episodes = join_episodes(rollouts)
         """The episodes of the data."""
@@ -213,12 +219,12 @@ class OfflineTrainer(TrainsOnData):
         self.policy.masked = self._data.masks is not None
         self._held = transition_arrays(held, self.policy) if held else None
         self.policy.update_stats(self._data.observations)
-        returns = [_discounted(t.rewards, self.gamma) for t in self._kept]
+        returns = [discounted(t.rewards, self.gamma) for t in self._kept]
         self.policy.reward_scale = float(np.std(np.concatenate(returns))) or 1.0
         self._widen()
         self._optimizer = Adam(self.policy.weights, self._loss, _MAX_GRAD_NORM)
         self._guard = StepGuard()
-        self._prepare(out, on_step)
+        self._prepare(out, on_step, callbacks)
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``epochs`` passes over the data, after those for awr's critic alone.
@@ -279,6 +285,7 @@ class OfflineTrainer(TrainsOnData):
     def save(self, folder: str | Path) -> None:
         """Write the policy with its statistics to a folder; `load_policy` reads it."""
         self.policy.save(folder)
+        self._after_save(folder)
 
     @property
     def passes(self) -> int:
@@ -361,12 +368,13 @@ class OfflineTrainer(TrainsOnData):
         """Advantages, TD(lambda) returns and values (N,) by the present critic."""
         scale = self.policy.reward_scale
         values = self.policy.forward(self._data.observations)[1].astype(np.float64) * scale
-        last = self.policy.values([t.final_observation for t in self._kept])
+        ends = [t.final_observation for t in self._kept if not t.terminated]
+        after = iter(self.policy.values(ends) if ends else ())
         advantages, start = [], 0
-        for trajectory, after in zip(self._kept, last):
+        for trajectory in self._kept:
             end = start + len(trajectory)
-            after = 0.0 if trajectory.terminated else float(after)
-            own = gae(trajectory.rewards, values[start:end], after, self.gamma, self.gae_lambda)
+            after_end = 0.0 if trajectory.terminated else float(next(after))
+            own = gae(trajectory.rewards, values[start:end], after_end, self.gamma, self.gae_lambda)
             advantages.append(own[0])
             start = end
         found = np.concatenate(advantages)
@@ -435,12 +443,3 @@ def advantage_weights(
     standard = (advantages - advantages.mean()) / (advantages.std() + _EPSILON)
     # The bound is applied to the exponent, because the exponential could overflow.
     return np.exp(np.minimum(standard / temperature, np.log(max_weight)))
-
-
-def _discounted(rewards: Sequence[float], gamma: float) -> np.ndarray:
-    """The discounted returns (T,) from each step on."""
-    out, total = np.zeros(len(rewards)), 0.0
-    for t in range(len(rewards) - 1, -1, -1):
-        total = rewards[t] + gamma * total
-        out[t] = total
-    return out

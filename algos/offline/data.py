@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Space
 
+from textenv.algos.control.mlp_policy import MLPPolicy
+from textenv.algos.control.mlp_training import transition_arrays
 from textenv.algos.episodes.episode import check_reward
 from textenv.algos.episodes.parts import EpisodeParts
 from textenv.algos.episodes.trajectory import Buffer, RolloutSource, Trajectory
@@ -122,6 +124,25 @@ def common_source(rollouts: Sequence[Buffer]) -> RolloutSource:
     return first
 
 
+def check_transitions(rollouts: Sequence[Buffer], policy: MLPPolicy) -> None:
+    """Refuse rollouts that a policy's networks cannot take.
+
+    Raises:
+        DataError: if an observation or an action does not fit the policy's spaces, or an episode
+            that is not over lacks its last observation; says in which rollout and trajectory.
+    """
+    for number, rollout in enumerate(rollouts):
+        if len(rollout):
+            transition_arrays(list(rollout), policy, f"rollout {number}, ")
+        for index, trajectory in enumerate(rollout):
+            ends_open = len(trajectory) and not trajectory.terminated
+            if ends_open and trajectory.final_observation is None:
+                raise DataError(
+                    f"rollout {number}, trajectory {index} has no last observation: the episode "
+                    "did not terminate there, so that its value counts"
+                )
+
+
 def spaces_of(source: RolloutSource, env: Any = None) -> tuple[Space, Space]:
     """Observation and action space of the environment that rollouts were collected in.
 
@@ -219,3 +240,12 @@ def _joined(parts: list[Trajectory]) -> Trajectory:
         truncated=last.truncated,
         last_value=last.last_value,
     )
+
+
+def discounted(rewards: Sequence[float], gamma: float) -> np.ndarray:
+    """The discounted returns (T,) from each step on."""
+    out, total = np.zeros(len(rewards)), 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        total = rewards[t] + gamma * total
+        out[t] = total
+    return out

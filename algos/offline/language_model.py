@@ -57,6 +57,7 @@ class LanguageModelTrainer(TrainsOnData):
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder that `mlx_lm.load` and `load_model` read."""
         save_model(self.model, self.tokenizer, folder, card=self._card())
+        self._after_save(folder)
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """Write the adapters alone; see `GRPOTrainer.save_adapters`."""

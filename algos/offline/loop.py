@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from textenv.algos.offline.data import check_data
 from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
 from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.trainers.callbacks import Callback
 from textenv.algos.trainers.resuming import Resumable
 
 
@@ -22,16 +23,18 @@ class TrainsOnData(Resumable):
         checkpoints: writes the checkpoints; the newest is its ``last``.
     """
 
-    history: list[dict[str, float]]
     _data_kind = "rollouts"
 
     def _prepare(
-        self, out: str | Path | None, on_step: Callable[[dict[str, float]], None] | None
+        self,
+        out: str | Path | None,
+        on_step: Callable[[dict[str, float]], None] | None,
+        callbacks: Sequence[Callback] | Callback,
     ) -> None:
         """Prepare the loop; called when ``config`` is set and the length is known."""
         steps, minutes = self.config.save_steps, self.config.save_minutes
         self.checkpoints = CheckpointSchedule(out, self._settings(), steps, minutes)
-        self._on_step = on_step
+        self._call(on_step, callbacks)
         self.history = []
         self._end = self._length
 
@@ -47,13 +50,14 @@ class TrainsOnData(Resumable):
                 self.history.append(metrics)
                 if self._on_step is not None:
                     self._on_step(metrics)
+                self._after_step(metrics)
                 self.checkpoints.after_step(len(self.history), self.state)
                 self.checkpoints.hold(len(self.history), self.state)
+                self._after_checkpoint(self.checkpoints.last)
         finally:
             self._stop = False
         self.checkpoints.after_step(len(self.history), self.state, ends=True)
-        self.checkpoints.wait()
-        return self.history
+        return self._finish()
 
     @property
     def has_ended(self) -> bool:

@@ -32,6 +32,7 @@ from textenv.algos.offline.sft_rows import Limits, Rows, encode_rows
 from textenv.algos.offline.text_data import hash_of_text
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.trainers.callbacks import Callback
 from textenv.algos.trainers.resuming import HasState
 from textenv.conversation import Opening
 from textenv.errors import ConfigError, DataError
@@ -149,6 +150,7 @@ class SFTTrainer(LanguageModelTrainer):
         adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called with the metrics after each optimizer step.
         out: a folder in which ``checkpoints`` will be what `resume` goes on from; None writes none.
+        callbacks: called while the training goes on; see `Callback`.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
@@ -188,6 +190,7 @@ class SFTTrainer(LanguageModelTrainer):
         adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
         out: str | Path | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
     ):
         config = config or SFTConfig()
         super().__init__(model, tokenizer, adapters, config)
@@ -228,7 +231,7 @@ class SFTTrainer(LanguageModelTrainer):
             seed=config.seed,
         )
         self._tokens = 0
-        self._prepare(out, on_step)
+        self._prepare(out, on_step, callbacks)
 
     @property
     def learning_rate(self) -> float:

@@ -40,6 +40,7 @@ from textenv.algos.offline.text_data import (
 )
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State
+from textenv.algos.trainers.callbacks import Callback
 from textenv.algos.trainers.resuming import HasState
 from textenv.errors import DataError
 
@@ -144,8 +145,10 @@ class OfflineTextTrainer(LanguageModelTrainer):
         model: a name or folder for `load_model`, or an mlx-lm model (with ``tokenizer``).
         config: the settings; None takes the defaults.
         tokenizer: the tokenizer, if ``model`` is an mlx-lm model.
+        adapters: a folder of adapters to go on from, if ``model`` is a name or folder.
         on_step: called with the metrics after each pass.
         out: a folder in which ``checkpoints`` will be what `resume` goes on from; None writes none.
+        callbacks: called while the training goes on; see `Callback`.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
@@ -170,8 +173,10 @@ class OfflineTextTrainer(LanguageModelTrainer):
         config: OfflineTextConfig | None = None,
         *,
         tokenizer: Any = None,
+        adapters: str | Path | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
         out: str | Path | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
     ):
         config = config or OfflineTextConfig()
         self._task = common_source(rollouts).env_id
@@ -179,7 +184,7 @@ class OfflineTextTrainer(LanguageModelTrainer):
         self.data_reward = float(np.mean(scored_rewards(trajectories) or [0.0]))
         verdicts = [t.is_correct for t in trajectories if t.is_correct is not None]
         self.data_accuracy = float(np.mean(verdicts)) if verdicts else None
-        super().__init__(model, tokenizer, None, config)
+        super().__init__(model, tokenizer, adapters, config)
         check_tokens(trajectories, self.policy)
         self._in_data = len(trajectories)
         self.trained_on = self._choose(trajectories)
@@ -197,7 +202,7 @@ class OfflineTextTrainer(LanguageModelTrainer):
             seed=config.seed,
         )
         self._updates = 0
-        self._prepare(out, on_step)
+        self._prepare(out, on_step, callbacks)
 
     @property
     def passes(self) -> int:

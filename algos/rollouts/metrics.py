@@ -36,9 +36,9 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
 
     def end(self, phase: str) -> None:
-        """End a phase, and begin the next one."""
+        """End a phase, which may be a further part of an earlier one, and begin the next one."""
         now = time.perf_counter()
-        self.seconds[phase] = now - self._last
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
     @property

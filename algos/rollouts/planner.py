@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from textenv.algos.strategies.strategy import Strategy
 from textenv.errors import ConfigError
 
 MAX_SEED = 2**31 - 1
+_MOST_COMPARED = 10_000  # examples of a finite task, spread over all of them
 _MAX_NOISE = 2**63 - 1  # so large that the seeds of two episodes and their turns do not meet
 
 
@@ -63,7 +67,7 @@ class Planner:
     def _propose(self, count: int) -> list[Start]:
         """The next starts in the uniform order, one a group."""
         seeds = self._resets.integers(MAX_SEED, size=count).tolist()
-        ids = getattr(getattr(innermost(self._env), "task", None), "ids", None)
+        ids = getattr(self._task, "ids", None)
         if ids is None or self._same_options:
             return [Start(0, seed, None) for seed in seeds]
         while len(self._epoch) < count:
@@ -73,10 +77,28 @@ class Planner:
             Start(0, seed, {"example_id": example_id}) for seed, example_id in zip(seeds, drawn)
         ]
 
+    @property
+    def _task(self) -> Any:
+        return getattr(innermost(self._env), "task", None)
+
+    @cached_property
+    def _examples(self) -> str | None:
+        """The SHA-256 of the examples of a finite task."""
+        ids = getattr(self._task, "ids", None)
+        if not ids:
+            return None
+        digest = hashlib.sha256()
+        for i in range(0, len(ids), -(-len(ids) // _MOST_COMPARED)):
+            example = self._task.example(ids[i])
+            row = json.dumps(example, sort_keys=True, default=lambda value: type(value).__name__)
+            digest.update(row.encode(errors="surrogatepass"))
+        return digest.hexdigest()
+
     def state(self) -> dict[str, Any]:
         """The state that the next plans depend on, in JSON's types."""
         return {
             "environment": title(self._env),
+            "examples": self._examples,
             "next_group": self._next_group,
             "epoch": list(self._epoch),
             "resets": save_rng(self._resets),
@@ -95,6 +117,11 @@ class Planner:
             raise ConfigError(
                 f"the state is of rollouts in {state['environment']}; this environment is "
                 f"{title(self._env)}"
+            )
+        if state["examples"] != self._examples:
+            raise ConfigError(
+                f"the examples of {title(self._env)} are others than those that the state is of: "
+                "go on with the same, in the same order"
             )
         self._strategy.load_state(state["strategy"])
         load_rng(self._resets, state["resets"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from textenv.algos.episodes.environments import innermost
 from textenv.algos.lm.models.properties import context_length
-from textenv.env import TextGenerationEnv
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import DataError
 from textenv.tasks.dataset import Dataset
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,9 @@ from textenv.algos.rollouts.worker_runner import WorkerRunner
 from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
 from textenv.algos.storage.checkpoints.state import State
-from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.state_files import STRATEGY_FILE, go_on_from, write_state
 from textenv.algos.strategies.strategy import create_strategy
+from textenv.algos.trainers.callbacks import Callback
 from textenv.algos.trainers.resuming import HasState, Resumable
 from textenv.errors import ConfigError
 
@@ -58,11 +58,9 @@ from textenv.algos.trainers.ranks import RankGradient, RankRunner, agree  # noqa
 from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import GradientComputer  # noqa: E402
 from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
+from textenv.algos.training.inspecting import TextExporter  # noqa: E402
 from textenv.algos.training.last_good import LastGood  # noqa: E402
-from textenv.algos.training.optimizer import (  # noqa: E402
-    default_learning_rate,
-    restart_schedule,
-)
+from textenv.algos.training.optimizer import default_learning_rate, restart_schedule  # noqa: E402
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 
@@ -89,6 +87,7 @@ class GRPOTrainer(Resumable):
             completion whose reward ended the training; None keeps nothing.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
+        callbacks: called while the training goes on; see `Callback`.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
@@ -131,6 +130,7 @@ class GRPOTrainer(Resumable):
         eval_env: Any = None,
         out: str | Path | None = None,
         on_evaluate: OnProgress | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
     ):
         self.config = config = config or GRPOConfig()
         self._ranks = join()
@@ -188,13 +188,13 @@ class GRPOTrainer(Resumable):
                 config.ray_address,
             )
         self._trainer = self._make_trainer(self._share_work())
-        self._steps, self._end = 0, config.max_steps
-        self.stopped = ""
+        self._steps, self._end, self.stopped = 0, config.max_steps, ""
         self._metrics = GRPOMetrics(strategy)
         self.health = HealthWatch(self.env, strategy, model)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
-        self.exporter = Exporter(export_to, export_every)
-        self._on_step, self._out = on_step, out
+        self.exporter = TextExporter(export_to, export_every, out, self.policy, self.env)
+        self._out = out
+        self._call(on_step, callbacks)
 
     def _share_work(self) -> GradientComputer | None:
         """Make what collects rollouts, and what computes gradients; None: this process."""
@@ -293,6 +293,9 @@ class GRPOTrainer(Resumable):
                 steps = max(1, int(update.pop("updates") + update.get(SKIPPED, 0)))
                 self._steps += steps
                 self._runner.policy_version += steps
+                trained = self._trainer.trained if len(rollout) else None
+                self.exporter.inspect(rollout, trained, self._steps, self.config.micro_batch_size)
+                clock.end("export")
                 metrics = self._metrics.step(rollout, update, clock, self._steps)
                 metrics |= {} if self._workers is None else self._workers.metrics()
                 self.history.append(metrics)
@@ -303,14 +306,14 @@ class GRPOTrainer(Resumable):
                     self.health.step(self._steps, metrics, rollout)
                     if self._on_step is not None:
                         self._on_step(metrics, rollout)
+                    self._after_step(metrics, rollout)
                 if self._last_good is not None and self.health.has_collapsed:
                     self.stopped = self._last_good.go_back(self._steps)
                 self._save()
         finally:
             self._stop = False
         self._save(ends=True)
-        self.checkpoints.wait()
-        return self.history
+        return self._finish()
 
     def _is_over(self) -> bool:
         """Whether the training has ended or is to stop, on any rank."""
@@ -327,6 +330,7 @@ class GRPOTrainer(Resumable):
         best = None if self.best is None else self.best.step
         self.checkpoints.after_step(self._steps, self.state, best, ends)
         self.checkpoints.hold(self._steps, self.state, best)
+        self._after_checkpoint(self.checkpoints.last)
 
     @property
     def has_ended(self) -> bool:
@@ -418,6 +422,7 @@ class GRPOTrainer(Resumable):
         if self._runner.strategy.parts:
             beside[STRATEGY_FILE] = partial(write_state, state=self._runner.state())
         save_model(self.model, self.tokenizer, folder, beside, grpo_card(self, self._steps))
+        self._after_save(folder)
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """Write the adapters alone, for `load_model` and ``mlx_lm.load``, or for PEFT.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
 from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.source import Exporter
 from textenv.algos.strategies.strategy import Strategy
+from textenv.algos.trainers.callbacks import Callback
 from textenv.algos.trainers.resuming import HasState, Resumable
 from textenv.errors import ConfigError
 
@@ -46,6 +47,8 @@ class Updater(HasState, Protocol):
     strategy: Strategy
     guard: StepGuard | None
     """Lets a training go on after a step without a finite gradient; None ends it there."""
+    trained: Any
+    """What the last update was made of, for the inspection of a rollout of text; else None."""
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None
@@ -90,6 +93,7 @@ class PPOTrainer(Resumable):
             ``best`` the best model by the evaluations of ``eval_steps``; None keeps neither.
         on_evaluate: called while such an evaluation goes on, with how many examples it has played,
             of how many.
+        callbacks: called while the training goes on; see `Callback`.
 
     Attributes:
         policy: the policy that is trained; usable at any time.
@@ -133,6 +137,7 @@ class PPOTrainer(Resumable):
         eval_env: Any = None,
         out: str | Path | None = None,
         on_evaluate: OnProgress | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
     ):
         self.config = config = config or preset(env if isinstance(env, str) else None)
         self.env = make_training_env(env, env_kwargs, config.num_envs)
@@ -158,8 +163,9 @@ class PPOTrainer(Resumable):
             config.on_reward_error,
             resumable=True,
         )
-        self._on_step, self._out = on_step, out
-        self.exporter = Exporter(export_to, export_every)
+        self._out = out
+        self._call(on_step, callbacks)
+        self.exporter = self._make_exporter(export_to, export_every, out)
         self._metrics = PPOMetrics(self._runner.is_text)
         self.history: list[dict[str, float]] = []
         self.num_timesteps = 0
@@ -199,6 +205,13 @@ class PPOTrainer(Resumable):
         self.config = control.config
         return control
 
+    def _make_exporter(self, folder: str | Path | None, every: int, out: Any) -> Exporter:
+        if not self._runner.is_text:
+            return Exporter(folder, every)
+        from textenv.algos.training.inspecting import TextExporter
+
+        return TextExporter(folder, every, out, self.policy, self.env)
+
     def train(self) -> list[dict[str, float]]:
         """Collect rollouts and train on each, until ``total_timesteps`` are collected.
 
@@ -232,8 +245,7 @@ class PPOTrainer(Resumable):
         finally:
             self._stop = False
         self._save(ends=True)
-        self.checkpoints.wait()
-        return self.history
+        return self._finish()
 
     def _take_update(self) -> None:
         """Collect a rollout, train on it, measure it, and evaluate if it is time to."""
@@ -255,6 +267,9 @@ class PPOTrainer(Resumable):
         update = self._updater.update(rollout, remaining, left)
         clock.end("update")
         self._updates += int(update["train/n_updates"])
+        rows = self.config.micro_batch_size or self.config.batch_size
+        self.exporter.inspect(rollout, self._updater.trained, self._updates, rows)
+        clock.end("export")
         self._runner.policy_version = self._updates
         metrics = self._metrics.step(rollout, update, clock, self._updates)
         self.history.append(metrics)
@@ -266,6 +281,7 @@ class PPOTrainer(Resumable):
                 self.health.step(self._updates, metrics, rollout)
             if self._on_step is not None:
                 self._on_step(metrics, rollout)
+            self._after_step(metrics, rollout)
         if self.best is not best:
             self._best_update = self._metrics.iterations
         if self._last_good and self.health and self.health.has_collapsed:
@@ -275,6 +291,7 @@ class PPOTrainer(Resumable):
         updates = self._metrics.iterations
         self.checkpoints.after_step(updates, self.state, self._best_update, ends)
         self.checkpoints.hold(updates, self.state, self._best_update)
+        self._after_checkpoint(self.checkpoints.last)
 
     @property
     def has_ended(self) -> bool:
@@ -361,6 +378,7 @@ class PPOTrainer(Resumable):
         `load_policy` reads a policy of control; `load_model` and ``mlx_lm.load`` a language model.
         """
         self._updater.save(folder)
+        self._after_save(folder)
 
     def save_adapters(self, folder: str | Path, peft: bool = False) -> None:
         """On text, write the adapters alone; see `GRPOTrainer.save_adapters`."""

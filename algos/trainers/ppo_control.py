@@ -114,6 +114,7 @@ class ControlUpdater:
         self._discounted: EpisodeParts[float] = EpisodeParts()  # return of unfinished episodes
         self._optimizer = Adam(self.policy.weights, self._loss, config.max_grad_norm)
         self.guard: StepGuard | None = None
+        self.trained = None  # a rollout of control has no inspection
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None

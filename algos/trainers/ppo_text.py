@@ -69,6 +69,7 @@ from textenv.algos.lm.scoring.scorer import Scorer, by_parts, frozen_scores  # n
 from textenv.algos.training.fitting import fit  # noqa: E402
 from textenv.algos.training.gradient import accumulate  # noqa: E402
 from textenv.algos.training.guard import SKIPPED, StepGuard  # noqa: E402
+from textenv.algos.training.inspecting import Trained  # noqa: E402
 from textenv.algos.training.optimizer import OptimizerStep, default_learning_rate  # noqa: E402
 
 VALUE_HEAD = "value_head.safetensors"
@@ -158,6 +159,7 @@ class TextUpdater:
         self._apply = OptimizerStep(self.network, self._optimizer, config.max_grad_norm)
         self._rng = np.random.default_rng((config.seed, 1))
         self.guard: StepGuard | None = None
+        self.trained: Trained | None = None
 
     def update(
         self, rollout: Buffer, remaining: float, max_updates: int | None = None
@@ -241,6 +243,7 @@ class TextUpdater:
             updates += 1
             if self.guard is not None:
                 self.guard.taken()
+        self.trained = Trained(batch, columns[0], bool(updates))
         if history:  # only before the first update is the trained policy the sampler
             name = "sampling/logprob_difference/max"
             metrics[name] = history[0][name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from textenv.algos.storage.checkpoints.resuming import (
 from textenv.algos.storage.checkpoints.schedule import CheckpointSchedule
 from textenv.algos.storage.checkpoints.state import State
 from textenv.algos.storage.checkpoints.store import Checkpoint, Manifest, newest, read_checkpoint
+from textenv.algos.trainers.callbacks import CallsBack
 
 
 class HasState(Protocol):
@@ -29,7 +31,7 @@ class HasState(Protocol):
         """Go on from what `state` gave."""
 
 
-class Resumable:
+class Resumable(CallsBack, ABC):
     """A trainer that can be stopped, and that goes on from a checkpoint.
 
     A class that derives from it sets the attributes, says in `_parts` what has a state of its own,
@@ -39,11 +41,13 @@ class Resumable:
         algorithm: the name of the algorithm, which a checkpoint must agree with.
         config: the settings, in a dataclass.
         checkpoints: writes the checkpoints.
+        history: the metrics of each step so far.
     """
 
     algorithm: str
     config: Any
     checkpoints: CheckpointSchedule
+    history: list[dict[str, float]]
     _ranks = Ranks()  # all processes of the training
     _stop: bool = False  # whether `train` is to return after its step
 
@@ -79,6 +83,7 @@ class Resumable:
         with loading(checkpoint):
             self.load_state(checkpoint.state)
         self.checkpoints.resumed(checkpoint.path)
+        self._told = self.checkpoints.last
 
     def state(self) -> State:
         """All that the next steps depend on, without a copy of the arrays."""
@@ -98,6 +103,13 @@ class Resumable:
             part.load_state(state.part(name))
         load_random_state(state.part("random"))
 
+    def _finish(self) -> list[dict[str, float]]:
+        """End a training whose last checkpoint is being written; returns its history."""
+        self.checkpoints.wait()
+        self._after_checkpoint(self.checkpoints.last)
+        self._after_end()
+        return self.history
+
     def _settings(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
         return {"algorithm": self.algorithm, **to_table(self.config)}
@@ -105,17 +117,17 @@ class Resumable:
     def _adopt(self, config: Mapping[str, Any]) -> None:
         """Take over settings of a checkpoint that were left open here."""
 
+    @abstractmethod
     def _parts(self) -> Mapping[str, HasState]:
         """What has a state of its own, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _counts(self) -> dict[str, Any]:
         """What the trainer itself counts, in JSON's types."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _set_counts(self, state: State) -> None:
         """Go on from what `_counts` gave."""
-        raise NotImplementedError
 
 
 def share_checkpoint(ranks: Ranks, folder: Path) -> Checkpoint:

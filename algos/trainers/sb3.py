@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.trainers.callbacks import Callback, CallsBack
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
 from textenv.wrappers.sb3 import SB3Policy
 from textenv.wrappers.sb3_vec_env import SB3VectorEnv
 
 
-class SB3Trainer:
+class SB3Trainer(CallsBack):
     """Trains PPO, A2C, TRPO, MaskablePPO or RecurrentPPO of Stable-Baselines3.
 
     `RolloutRunner` collects the rollouts in the model's own VecEnv, including VecNormalize and
@@ -46,6 +47,7 @@ class SB3Trainer:
             no entries.
         reset_num_timesteps: False continues the model's last training.
         on_step: called after each update with the metrics and the rollout.
+        callbacks: called after each update, after `save`, and at the end; see `Callback`.
 
     Attributes:
         policy: the agent as a policy; usable at any time.
@@ -73,6 +75,7 @@ class SB3Trainer:
         log_interval: int | None = 1,
         reset_num_timesteps: bool = True,
         on_step: Callable[[dict[str, float], Rollout], None] | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
     ):
         try:
             from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -97,7 +100,8 @@ class SB3Trainer:
         self._callback = callback
         self._log_interval = log_interval
         self._reset_num_timesteps = reset_num_timesteps
-        self._on_step = on_step
+        self._call(on_step, callbacks)
+        self._stop = False
 
     def train(self) -> list[dict[str, float]]:
         """Train, as ``model.learn()`` does.
@@ -145,8 +149,16 @@ class SB3Trainer:
             seconds = rollout.seconds | {"update": time.perf_counter() - began}
             self._finish_update(rollout, seconds)
             runner.policy_version += 1
+            if self._stop:
+                break
+        self._stop = False
         callback.on_training_end()
+        self._after_end()
         return self.history
+
+    def stop(self) -> None:
+        """Let `train` return after the present update."""
+        self._stop = True
 
     def save(self, folder: str | Path) -> Path:
         """Write the model to ``model.zip`` in a folder, as its own ``save`` does.
@@ -159,6 +171,7 @@ class SB3Trainer:
             staged = Path(temporary) / path.name
             self.model.save(staged)
             os.replace(staged, path)
+        self._after_save(folder)
         return path
 
     def _finish_update(self, rollout: Rollout, seconds: dict[str, float]) -> None:
@@ -177,6 +190,7 @@ class SB3Trainer:
         self.history.append(metrics)
         if self._on_step is not None:
             self._on_step(metrics, rollout)
+        self._after_step(metrics, rollout)
 
 
 class _Stopped(Exception):

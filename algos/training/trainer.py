@@ -21,6 +21,7 @@ from textenv.algos.runtime import backend
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.algos.training.guard import SKIPPED, StepGuard
 from textenv.algos.training.importance import correct
+from textenv.algos.training.inspecting import Trained
 from textenv.algos.training.microbatches import MicroBatch, split
 from textenv.algos.training.tree_advantages import tree_advantages
 from textenv.errors import ConfigError, DataError
@@ -87,6 +88,9 @@ class Trainer:
             this correct; see `textenv.algos.training.importance`. None: it is of the present ones.
         seed: seeds the minibatches.
 
+    Attributes:
+        trained: what the last call of `train` trained on; None before the first one.
+
     Raises:
         ConfigError: if the model has no weights to train, since they are frozen or quantized and
             there is no LoRA.
@@ -135,6 +139,7 @@ class Trainer:
         self._rng, self._seed = np.random.default_rng(seed), seed
         self._drops = has_dropout(model)
         self._scorer = None if importance_cap is None else Scorer(model)
+        self.trained: Trained | None = None
 
     def train(self, max_updates: int | None = None) -> dict[str, float]:
         """Train on the buffer, and clear it if training is on-policy.
@@ -206,6 +211,7 @@ class Trainer:
                     history.append(metrics)
                     if self._guard is not None:
                         self._guard.taken()
+        self.trained = Trained(batch, advantages, bool(history))
         if self.on_policy:
             self.buffer.clear()
         names = history[0] if history else {}

@@ -48,6 +48,7 @@ class Outer:
     kind: Literal["x", "y"] = "x"
     flag: bool = False
     words: tuple[str, ...] = ()
+    maybe: tuple[str, ...] | None = None
     options: dict[str, int] = dataclasses.field(default_factory=dict)
     anything: Any = 0
     inner: Inner = dataclasses.field(default_factory=Inner)
@@ -226,3 +227,12 @@ def test_counts():
         check_counts(Unchecked(), ("no_such_field", "count"), 1)
     with pytest.raises(ConfigError, match=r"^n must be at most \d+, got a whole number of 33220 "):
         check_integer("n", 10**10000, 0)
+
+
+def test_a_list_of_toml_is_a_tuple_also_where_there_may_be_none(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('maybe = ["a", "b"]\n')
+    assert from_table(Outer, read_toml(path), str(path)).maybe == ("a", "b")
+    path.write_text("maybe = [1]\n")
+    with pytest.raises(ConfigTypeError, match=r"maybe must be .* got \(1,\)"):
+        from_table(Outer, read_toml(path), str(path))

@@ -18,9 +18,9 @@ import numpy as np
 from textenv.algos.episodes.environments import innermost
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.runtime import backend
-from textenv.env import TextGenerationEnv
+from textenv.envs.env import TextGenerationEnv
+from textenv.envs.resets import draw_ids
 from textenv.errors import ConfigError, OutOfMemoryError
-from textenv.resets import draw_ids
 
 backend.prepare()
 

@@ -136,10 +136,50 @@ def test_what_was_drawn_counts_where_the_actions_are_that_clipped():
     np.testing.assert_array_equal(found.actions[:, 0], [-0.25, 0.75])
 
 
-@pytest.mark.parametrize("broken", [([np.zeros(2)], [6]), ([np.zeros(3)], ["left"])])
-def test_transitions_of_other_spaces_are_refused(broken):
-    with pytest.raises(DataError, match="spaces"):
-        transition_arrays([trajectory(*broken)], MLPPolicy(BOX, ACTIONS["shifted"], (4,)))
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        ([np.zeros(3), np.zeros(2)], [6, 6], r"observation 1: expected numbers of shape \(3,\)"),
+        ([np.zeros(3), None], [6, 6], "observation 1: .*got None"),
+        ([np.zeros(6)], [6, 6], "observation 0: "),
+        ([np.zeros(3), ["1", "2", "3"]], [6, 6], r"observation 1: .*got \['1'"),
+        ([np.zeros(3)], [6, 6], "2 actions and 1 observations"),
+        ([], [6, 6], "2 actions and 0 observations"),
+        ([np.zeros(3)] * 2, [6, "left"], "action 1: expected integers"),
+        ([np.zeros(3)] * 2, [6, 6.5], "action 1: expected integers"),
+        ([np.zeros(3)] * 2, [6, [6]], "action 1: expected integers"),
+        ([np.zeros(3)] * 2, [5, 8], r"action 1: 8 is not of the space Discrete\(3, start=5\)"),
+        ([np.zeros(3)] * 2, [4, 5], "action 0: 4 is not of the space"),
+    ],
+)
+def test_transitions_of_other_spaces_are_refused(observations, actions, message):
+    good, bad = trajectory([np.zeros(3)], [5]), trajectory(observations, actions)
+    with pytest.raises(DataError, match="^trajectory 1(, |: )" + message):
+        transition_arrays([good, bad], MLPPolicy(BOX, ACTIONS["shifted"], (4,)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"a": np.zeros(2), "b": np.zeros((1, 3))}, r"'b' of observation 0: .*\(3,\)"),
+        ({"a": np.zeros(2)}, r"observation 0: expected a dict of \['a', 'b'\]"),
+        (np.zeros(5), "observation 0: expected a dict"),
+    ],
+)
+def test_entries_of_other_shapes_are_refused(broken, message):
+    parts = {"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (3,))}
+    policy = MLPPolicy(spaces.Dict(parts), spaces.Discrete(2), (4,))
+    good = {"b": np.ones(3), "a": np.zeros(2)}
+    found = transition_arrays([trajectory([good], [1])], policy)
+    np.testing.assert_array_equal(found.observations, [[0, 0, 1, 1, 1]])
+    with pytest.raises(DataError, match=message):
+        transition_arrays([trajectory([broken], [1])], policy)
+
+
+def test_an_action_that_is_not_finite_is_refused():
+    policy = MLPPolicy(BOX, spaces.Box(-1, 1, (1,)), (4,))
+    with pytest.raises(DataError, match=r"action 1: .*nan"):
+        transition_arrays([trajectory([np.zeros(3)] * 2, [[0.5], [float("nan")]])], policy)
 
 
 def test_figures_are_averaged_and_must_be_finite():
@@ -162,5 +202,5 @@ def test_a_last_observation_of_another_space_is_refused(last):
     assert transition_arrays(good, policy).observations.shape == (2, policy.encoder.size)
     bad = Trajectory(**step, final_observation=last)
     for trajectories in ([bad], [*good, bad]):
-        with pytest.raises(DataError, match=r"not of the space|do not fit the spaces"):
+        with pytest.raises(DataError, match="its last observation 0"):
             transition_arrays(trajectories, policy)

@@ -301,8 +301,22 @@ def test_rollouts_that_do_not_say_their_spaces():
 def test_actions_of_another_space():
     t = part(0, 0, [1, 1], "terminated", seed=0)
     t.actions = [np.array([0.1, 0.2, 0.3])] * 2
-    with pytest.raises(DataError, match="2 transitions gave 2 observations and 6 actions"):
+    with pytest.raises(DataError, match="rollout 0, trajectory 0, action 0"):
         OfflineTrainer([Buffer([t], SPACES)])
+
+
+@pytest.mark.parametrize("method", ["awr", "filtered_bc", "bc"])
+def test_an_episode_that_is_not_over_needs_its_last_observation(method):
+    ends = [part(i, i, [1, 1], "terminated", seed=i) for i in range(3)]
+    for end in ends:
+        end.final_observation = None  # nothing comes after it
+    cut = part(3, 3, [1, 1], None, seed=3)
+    config = OfflineConfig(method, epochs=1, critic_epochs=1, share=1.0)
+    metrics = OfflineTrainer([Buffer([*ends, cut], SPACES)], config).train()
+    assert all(np.isfinite(list(row.values())).all() for row in metrics)
+    cut.final_observation = None
+    with pytest.raises(DataError, match="rollout 1, trajectory 3 has no last observation"):
+        OfflineTrainer([Buffer(ends, SPACES), Buffer([*ends, cut], SPACES)], config)
 
 
 @pytest.mark.parametrize(

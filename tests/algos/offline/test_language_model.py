@@ -15,6 +15,17 @@ class Stopping(SFTConfig):
 class Untrained(LanguageModelTrainer):
     """A trainer that has trained nothing."""
 
+    _length = 0
+
+    def _take_step(self):
+        raise AssertionError("there is nothing to train on")
+
+    def _data_hash(self):
+        return "no data"
+
+    def _parts(self):
+        return {}
+
     def describe(self):
         return "what was trained"
 

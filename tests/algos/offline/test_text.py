@@ -157,6 +157,20 @@ def test_every_method_improves_on_its_data(rollouts, method, tmp_path):
         assert all(t.infos[-1]["is_correct"] for t in trainer.trained_on)
 
 
+def test_it_goes_on_from_adapters(rollouts, tmp_path):
+    from mlx.utils import tree_flatten
+
+    config = OfflineTextConfig("rft", epochs=1, batch_size=512, lora_rank=2)
+    first = OfflineTextTrainer(rollouts[:1], "tiny-lm", config)
+    first.train()
+    first.save_adapters(tmp_path / "adapters")
+    second = OfflineTextTrainer(rollouts[:1], "tiny-lm", config, adapters=tmp_path / "adapters")
+    trained = dict(tree_flatten(first.model.trainable_parameters()))
+    assert any(name.endswith("lora_b") and value.any().item() for name, value in trained.items())
+    for name, value in tree_flatten(second.model.trainable_parameters()):
+        np.testing.assert_array_equal(value, trained[name])
+
+
 def test_completions_of_one_reward_teach_grpo_nothing(rollouts):
     equal = [Buffer([replace(t, rewards=[1.0]) for t in rollout]) for rollout in rollouts]
     with pytest.raises(DataError, match="two with different rewards"):

@@ -14,6 +14,7 @@ from textenv.algos import RolloutRunner, create_strategy
 from textenv.algos.episodes.environments import as_dict_step
 from textenv.algos.rollouts.planner import Planner
 from textenv.algos.strategies import Prompts
+from textenv.envs.env import TextGenerationEnv
 from textenv.errors import ConfigError
 
 make_sums = partial(make_env, prompts=SUMS)
@@ -89,6 +90,19 @@ def test_plans_go_on_from_a_state():
     elsewhere = make_planner(gym.make("textenv:TextGen-v0", task="sort"))
     with pytest.raises(ConfigError, match="this environment is TextGen-v0, task sort"):
         elsewhere.load_state(state)
+
+
+def test_a_state_is_of_the_very_examples():
+    state = make_planner().state()
+    make_planner().load_state(state)
+    changed = [*SUMS[:-1], "7+7="]
+    assert len(changed) == len(SUMS) and changed != SUMS
+    other = make_planner(make_env(prompts=changed))
+    with pytest.raises(ConfigError, match=r"examples of .*10 examples are others"):
+        other.load_state(state)
+    a, b = (TextGenerationEnv(SUMS, "exact_match", examples=[{"answer": x}] * 10) for x in "ab")
+    with pytest.raises(ConfigError, match="examples of"):
+        make_planner(b).load_state(make_planner(a).state())
 
 
 def test_prompts_are_what_the_strategy_chooses():
