@@ -19,7 +19,8 @@ import textwrap
 from pathlib import Path
 
 from textenv import tasks
-from textenv.tasks import BUILT_IN, reasoning_gym
+from textenv.tasks import BUILT_IN
+from textenv.tasks.libraries import reasoning_gym
 
 PAGE = Path(__file__).with_name("gallery.md")
 EXAMPLE_ID = 0

@@ -23,6 +23,12 @@ NOT_IN_ALL = {
     "box2d": "is compiled with some versions of Python",
     "clients": "for tests alone",
     "ray": "for several machines; 240 MB",
+    "wandb": "a tracker; 60 MB, and of use with an account alone",
+    "trackio": "a tracker; it brings a server",
+    "mlflow": "a tracker; it brings a server and a database",
+    "gem": "asks for an old reasoning-gym",
+    "openenv": "90 packages, those of a server too",
+    "verifiers": "asks for an old openai",
     "test": "for tests alone",
     "all": "itself",
 }

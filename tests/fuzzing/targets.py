@@ -26,6 +26,7 @@ from textenv.algos import (
     load_rollouts,
 )
 from textenv.algos.cli import main
+from textenv.algos.cli.page.html import page_html
 from textenv.algos.storage.checkpoints.store import checkpoints
 from textenv.errors import ConfigError
 from textenv.hub import ASSETS
@@ -280,6 +281,22 @@ def _resume_run(folder: Path) -> bool:
     return _command("train", "--resume", folder / "run")
 
 
+def _text_run(folder: Path) -> None:
+    run = folder / "run"
+    size = ("--num-prompts", "2", "--num-generations", "2", "--max-completion-length", "4")
+    rest = ("--max-steps", "2", "--rollouts-every", "1", "--eval-examples", "2")
+    _command("train", *size, *rest, "--log-to", "csv", "--out", run)
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(run / name)
+    for picture in run.glob("*.png"):
+        picture.unlink()
+
+
+def _show_run(folder: Path) -> None:
+    page_html([folder / "run"])
+    _command("view", folder / "run")
+
+
 def sign(rng: random.Random, folder: Path) -> None:
     """Let a checkpoint's manifest be right for its files, in most cases."""
     for path in [
@@ -387,6 +404,7 @@ TARGETS = {
     "checkpoint, PPO": Target(_ppo_checkpoint, _resume_ppo, 1200, sign),
     "checkpoint, GRPO": Target(_grpo_checkpoint, _resume_grpo, 200, sign),
     "run, commands": Target(_run_folder, _resume_run, 300, sign),
+    "run, page": Target(_text_run, _show_run, 300),
     "model": Target(_model, _read_model, 300),
     "tokenizer": Target(_tokenizer, _read_tokenizer, 300),
     "adapters": Target(_adapters, _read_adapters, 150),
