@@ -98,13 +98,15 @@ def test_versions_of_python_and_of_the_package():
     assert f"version = {{{textenv.__version__}}}" in citation
 
 
+def read_pins():
+    """The names and versions of ``constraints.txt``."""
+    return re.findall(r"^([\w-]+)==([\w.+]+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+
+
 def test_the_pins_are_within_the_bounds():
     """Each package that is asked for by name has a pin, if any, that its lower bound allows."""
     version = pytest.importorskip("packaging.version").Version
-    pins = dict(
-        re.findall(r"^([\w-]+)==([\w.+]+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
-    )
-    pins = {name.replace("_", "-"): version(pin) for name, pin in pins.items()}
+    pins = {name.replace("_", "-"): version(pin) for name, pin in read_pins()}
     bounds = re.findall(
         r"^([\w-]+)(?:\[\w+\])?>=([\w.]+)",
         "\n".join(
@@ -130,7 +132,7 @@ def test_the_pins_are_for_every_promised_python():
     versions = pytest.importorskip("packaging.version")
     specifiers = pytest.importorskip("packaging.specifiers")
     promised = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
-    pins = re.findall(r"^([\w-]+)==([\w.+]+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+    pins = read_pins()
     found = {name: found for name, _ in pins if (found := installed(name))}
     for name, pin in pins:
         if name in found and versions.Version(found[name].version).public == pin:
@@ -138,6 +140,23 @@ def test_the_pins_are_for_every_promised_python():
             for python in promised:
                 assert says.contains(f"{python}.0"), f"{name}=={pin} needs Python {says}"
     assert {"numpy", "gymnasium", "pytest"} <= found.keys()
+
+
+def test_the_pins_agree_with_each_other():
+    """By what the installed ones require: MLflow 3.17 asked for an older pyarrow than was pinned."""
+    requirement = pytest.importorskip("packaging.requirements").Requirement
+    pins = {name.replace("_", "-").lower(): pin for name, pin in read_pins()}
+    seen = set()
+    for name, pin in pins.items():
+        here = installed(name)
+        if here is None or here.version.split("+")[0] != pin:
+            continue
+        for needed in map(requirement, here.requires or []):
+            other = needed.name.replace("_", "-").lower()
+            if other in pins and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+                assert needed.specifier.contains(pins[other]), f"{name}=={pin} needs {needed}"
+                seen.add((name, other))
+    assert ("mlx-lm", "transformers") in seen
 
 
 def test_the_readmes_test_command_takes_no_torch():
