@@ -30,12 +30,14 @@ class Args:
     """Play an environment yourself, alone or against a policy, or watch recorded episodes.
 
     On text you type answers; an answer continues in the next line if its line ends with a
-    backslash. On control a key is an action. With a policy, ? shows what it would do, and ! lets it
-    do so.
+    backslash. On control a key is an action; an action of several numbers (MultiDiscrete,
+    MultiBinary, Box) is a line of them, such as 0.5 -1. With a policy, ? shows what it would do,
+    and ! lets it do so.
     """
 
     env: str | None = None
-    """Id of an environment of text, or of control with Discrete actions; unset: TextGen-v0."""
+    """Id of an environment of text, or of control whose actions are Discrete, MultiDiscrete,
+    MultiBinary or Box; unset: TextGen-v0."""
     text: Annotated[TextTask, tyro.conf.arg(name="")] = field(default_factory=TextTask)
     split: str = "train"
     """Split of the task or dataset, train or test; all: every row of a dataset."""

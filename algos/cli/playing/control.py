@@ -1,4 +1,4 @@
-"""A person plays an environment of control whose actions are Discrete, by keys."""
+"""A person plays an environment of control: an action is a key, or a line of numbers."""
 
 from __future__ import annotations
 
@@ -8,49 +8,35 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
-
 from textenv.algos.cli.playing.game import Game, Score
 from textenv.algos.cli.playing.keys import key_by_key, read_key
 from textenv.algos.cli.playing.replay import tidy
 from textenv.algos.cli.playing.text import ASK, LET
+from textenv.algos.cli.playing.typed import Refused, TypedActions
 from textenv.algos.cli.shared.escape import count, printable, say, shown
-from textenv.errors import ConfigError
 
-_DIGITS = 10  # with no more actions than digits, a digit is an action, without Enter
-_LISTED = 40
-_NUMBER = re.compile(r"-?[0-9]{1,18}")  # a longer one is no action, and may be too long for int
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 _RESETS = ("\x1b[0m", "\x1b[m")
 
 
 class ControlGame(Game):
-    """Episodes of control: a key is an action.
+    """Episodes of control: a key is an action, or a line if an action is more than a digit.
 
     Args:
         *args: those of `Game`.
         **kwargs: those of `Game`.
 
     Raises:
-        ConfigError: for actions that are not Discrete.
+        ConfigError: for actions that cannot be typed as numbers, see `TypedActions`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        space = self.env.action_space
-        if not isinstance(space, gym.spaces.Discrete):
-            raise ConfigError(
-                "play takes environments of text, and of control with Discrete actions; "
-                f"{self.name} has {space}"
-            )
-        self._first, self._last = int(space.start), int(space.start + space.n - 1)
-        self._type = space.dtype.type
-        self._by_key = self._first >= 0 and self._last < _DIGITS
+        self._actions = TypedActions(self.env.action_space, self.name)
 
     def play(self, episodes: int, seed: int, record: Path | None) -> int:
         """Play episodes, key by key if there are no more actions than digits."""
-        with key_by_key() if self._by_key else nullcontext():
+        with key_by_key() if self._actions.by_key else nullcontext():
             return super().play(episodes, seed, record)
 
     def episode(self, title: str, seed: int | None) -> Score:
@@ -58,9 +44,9 @@ class ControlGame(Game):
         if seed is None:  # both need the same one
             seed = int(self.env.np_random.integers(2**31))
         observation, info = self.env.reset(seed=seed)
-        keys = f"{self._first} to {self._last}{'' if self._by_key else ', then Enter'}"
         more = "" if self.partner is None else f"; {ASK} asks the policy, {LET} lets it act"
-        say(f"\n== {title}: {self.name}, seed {seed}\nactions: {keys}{more}{self._meanings()}")
+        say(f"\n== {title}: {self.name}, seed {seed}")
+        say(f"actions: {self._actions.explained}{more}{self._meanings()}")
         total, steps, over, truncated = 0.0, 0, False, False
         while not over:
             self._show(observation)
@@ -82,34 +68,26 @@ class ControlGame(Game):
         return total
 
     def _action(self, observation: Any, info: dict[str, Any], starts: bool) -> Any:
-        allowed = info.get("action_mask")
         while True:
-            key = read_key("> ") if self._by_key else input("> ").strip()
-            if self.partner is not None and key in (ASK, LET):
+            typed = read_key("> ") if self._actions.by_key else input("> ").strip()
+            if self.partner is not None and typed in (ASK, LET):
                 action = self.partner.action(observation, info, starts)
                 say(f"policy> {shown(action)}")
-                if key == LET:
+                if typed == LET:
                     return action
-            elif not _NUMBER.fullmatch(key):
-                say(f"expected an action from {self._first} to {self._last}, got {key!r:.80}")
-            elif not self._first <= int(key) <= self._last:
-                say(f"expected an action from {self._first} to {self._last}, got {key}")
-            elif allowed is not None and not allowed[int(key) - self._first]:
-                say(f"action {key} is not allowed here; allowed: {self._listed(allowed)}")
-            else:
-                return self._type(int(key))
-
-    def _listed(self, allowed: Any) -> str:
-        numbers = [int(i) + self._first for i in np.flatnonzero(allowed)]
-        rest = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
-        return f"{', '.join(map(str, numbers[:_LISTED]))}{rest}"
+                continue
+            try:
+                return self._actions.read(typed, info.get("action_mask"))
+            except Refused as refused:
+                say(refused)
 
     def _meanings(self) -> str:
         """What the actions do, if the environment says so, as those of the ALE do."""
         tell = getattr(self.env.unwrapped, "get_action_meanings", None)
-        if not callable(tell):
+        first = self._actions.first
+        if first is None or not callable(tell):
             return ""
-        return "".join(f"\n{self._first + i}: {shown(name)}" for i, name in enumerate(tell()))
+        return "".join(f"\n{first + i}: {shown(name)}" for i, name in enumerate(tell()))
 
     def _show(self, observation: Any) -> None:
         """Print the environment's drawing in characters if it makes one, else the observation."""

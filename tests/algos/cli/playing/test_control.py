@@ -1,4 +1,4 @@
-"""Control by keys: what is played is what was pressed, and the policy plays the same episode."""
+"""Control: what is played is what was pressed or typed, and the policy plays the same episode."""
 
 import gymnasium as gym
 import numpy as np
@@ -8,6 +8,7 @@ from tests.algos.cli.playing.shared import play
 from textenv.algos import load_rollout
 from textenv.algos.cli import main
 from textenv.algos.cli.playing.control import drawing
+from textenv.algos.control.mlp_policy import MLPPolicy
 from textenv.algos.control.random_policy import RandomPolicy
 
 CART = "CartPole-v1"
@@ -144,10 +145,66 @@ def test_against_a_policy_both_play_the_same_episodes(monkeypatch, capsys):
     assert printed.endswith(f", that of the policy {sum(totals)}\n")
 
 
-def test_actions_that_are_no_keys_are_refused(capsys):
-    assert main(["play", "--env", "Pendulum-v1"]) == 2
+def test_numbers_are_typed_where_an_action_is_no_key(monkeypatch, capsys, tmp_path):
+    """Pendulum's reward is a closed form of the angle, its speed and the torque that was typed."""
+    torques = [0.5, -2.0, 1.25]
+    typed = ["0.5", "1 0", "2.1", "nan", "x", "", "-2", "+1.25"]
+    argv = ("--env", "Pendulum-v1", "--episodes", "1", "--seed", "4", "--record", str(tmp_path))
+    printed = play(monkeypatch, capsys, typed, *argv)
+    assert "\nactions: a number from -2 to 2, then Enter\n" in printed
+    assert printed.count("expected 1 number, got ") == 2
+    for wrong in ("2.1", "'nan'", "'x'"):
+        assert f"expected a number from -2 to 2, got {wrong}\n" in printed
+    [trajectory] = load_rollout(tmp_path / "transcript_0.jsonl")
+    assert [action.tolist() for action in trajectory.actions] == [[torque] for torque in torques]
+    assert all(action.dtype == np.float32 for action in trajectory.actions)
+    for (x, y, speed), torque, reward in zip(
+        trajectory.observations, torques, trajectory.rewards, strict=True
+    ):
+        cost = np.arctan2(y, x) ** 2 + 0.1 * speed**2 + 0.001 * torque**2
+        assert reward == pytest.approx(-cost, abs=1e-5)
+
+
+def test_a_policy_acts_where_numbers_are_typed(monkeypatch, capsys, tmp_path):
+    env = gym.make("Pendulum-v1")
+    policy = MLPPolicy(env.observation_space, env.action_space, (4,), seed=1)
+    policy.save(tmp_path / "policy")
+    argv = ("--env", "Pendulum-v1", "--policy", str(tmp_path / "policy"), "--episodes", "1")
+    argv = (*argv, "--seed", "2", "--against", "--record", str(tmp_path / "games"))
+    printed = play(monkeypatch, capsys, ["?", "1", *["!"] * 199], *argv)
+    assert "then Enter; ? asks the policy, ! lets it act\n" in printed
+    actions = load_rollout(tmp_path / "games" / "transcript_0.jsonl").trajectories[0].actions
+    observation, total = env.reset(seed=2)[0], 0.0
+    for number in range(200):
+        best = policy(observation, deterministic=True)[0] if number else np.float32([1])
+        assert np.allclose(actions[number], best, atol=1e-6)
+        observation, reward, *_ = env.step(actions[number])
+        total += reward
+    assert f"truncated after 200 steps, total reward {total:g}\n" in printed
+    observation, total = env.reset(seed=2)[0], 0.0
+    for _ in range(200):
+        observation, reward, *_ = env.step(policy(observation, deterministic=True)[0])
+        total += reward
+    assert f"policy: total reward {total:g} after 200 steps\n" in printed
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Dict(move=gym.spaces.Discrete(2), turn=gym.spaces.Box(-1, 1, (2,))),
+        gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(3)]),
+    ],
+)
+def test_actions_of_several_parts_are_refused(monkeypatch, capsys, space):
+    monkeypatch.setattr(Doors, "action_space", space)
+    gym.register("Parts-v0", Doors)
+    try:
+        assert main(["play", "--env", "Parts-v0"]) == 2
+    finally:
+        del gym.registry["Parts-v0"]
     error = capsys.readouterr().err
-    assert "Discrete actions; Pendulum-v1 has Box(" in error and error.count("\n") == 1
+    assert f"Parts-v0 has {space}" in error and error.count("\n") == 1
+    assert "Discrete, MultiDiscrete, MultiBinary and Box" in error and "TransformAction" in error
 
 
 def test_a_drawing_takes_the_place_of_numbers(monkeypatch, capsys):
