@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,9 @@ from textenv.algos.config import check_integer, read_toml
 from textenv.algos.episodes.trajectory import Buffer, Trajectory, scored_rewards
 from textenv.algos.evaluation.paired import compare
 from textenv.algos.storage.files import load_rollout
+from textenv.algos.storage.run_files import json_object, recordings
 from textenv.errors import ConfigError, DataError, MissingFileError
 
-_NAMES = ("rollout_*", "transcript_*")
 _PAGES = (".html", ".htm")
 _WIDEST = 500  # characters; no terminal shows longer lines
 
@@ -205,7 +204,7 @@ def _last_metrics(console: Console, path: Path) -> dict[str, float]:
     """The newest value of each metric of a run that is a number."""
     found: dict[str, float] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
-        row = _row(line) or {}
+        row = json_object(line) or {}
         found |= {name: value for name, value in row.items() if _is_number(value)}
     if not found:
         _say(console, f"{path} holds no metrics yet")
@@ -306,8 +305,7 @@ def _actions(trajectory: Trajectory) -> str:
 
 def _rollouts(folder: Path) -> list[Path] | None:
     """The rollouts of a folder, the newest last; None if it is neither a run nor has rollouts."""
-    places = (folder, folder / "rollouts")
-    found = [path for place in places for name in _NAMES for path in place.glob(name)]
+    found = recordings(folder)
     if not found and not (folder / "config.toml").exists():
         return None
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
@@ -316,7 +314,7 @@ def _rollouts(folder: Path) -> list[Path] | None:
 def _view_summary(console: Console, path: Path) -> None:
     if not path.is_file():
         return
-    summary = _row(path.read_bytes())
+    summary = json_object(path.read_bytes())
     if summary is None:
         raise DataError(f"{path} is not JSON, or not an object")
     for key, value in summary.items():
@@ -339,7 +337,7 @@ def _view_metrics(console: Console, path: Path) -> None:
     """Show the last line of a run's metrics that is whole."""
     if not path.is_file():
         return
-    rows = [_row(line) for line in path.read_bytes().splitlines()]
+    rows = [json_object(line) for line in path.read_bytes().splitlines()]
     whole = [row for row in rows if row is not None]
     if len(whole) < len(rows):
         lost = count(len(rows) - len(whole), "line")
@@ -353,15 +351,6 @@ def _view_metrics(console: Console, path: Path) -> None:
     across = max(1, (console.width - 4) // width)
     for row in range(0, len(cells), across):
         _say(console, "    " + "".join(f"{cell:{width}}" for cell in cells[row : row + across]))
-
-
-def _row(line: bytes) -> Mapping[str, Any] | None:
-    """The JSON object that a line holds; None if it holds none."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _part(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:

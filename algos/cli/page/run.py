@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.config import read_toml
+from textenv.algos.storage.run_files import json_object, recordings
 from textenv.errors import DataError, MissingFileError
 
 MOST_ROLLOUTS = 64
 """How many saved rollouts of a run go into its page."""
 
-_NAMES = ("rollout_*", "transcript_*")
 _EVALUATIONS = {"before": "before.json", "after": "after.json"}
 _TOTALS = ("num_tokens", "time/total_timesteps")  # what a run has seen by a step
 
@@ -135,14 +135,12 @@ def short(value: Any) -> Any:
 
 def _rollouts(folder: Path) -> list[Path]:
     """The rollouts of a folder by the number in their names, transcripts last."""
-    places = (folder, folder / "rollouts")
-    found = [path for place in places for name in _NAMES for path in place.glob(name)]
 
     def order(path: Path) -> tuple[bool, int, str]:
         number = re.match(r"rollout_(\d+)_", path.name)
         return number is None, int(number[1]) if number else 0, path.name
 
-    return sorted(found, key=order)
+    return sorted(recordings(folder), key=order)
 
 
 def _config(run: PageRun) -> dict[str, Any]:
@@ -169,7 +167,7 @@ def _rows(run: PageRun) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     lines = file.read_bytes().splitlines()
-    rows = [_parsed(line) for line in lines]
+    rows = [json_object(line) for line in lines]
     if lost := rows.count(None):
         run.notes.append(f"{file.name}: {lost} of {len(lines)} lines are cut off, or not objects")
     return [row for row in rows if row is not None]
@@ -180,20 +178,12 @@ def _object(run: PageRun, name: str) -> dict[str, Any] | None:
     file = run.path / name
     if not file.is_file():
         return None
-    found = _parsed(file.read_bytes())
+    found = json_object(file.read_bytes())
     if found is None:
         run.notes.append(f"{name} is cut off, or not an object")
         return None
     named: dict[str, Any] = json.loads(json.dumps(found), parse_constant=str)  # NaN, by its name
     return named
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _text(value: Any) -> str:

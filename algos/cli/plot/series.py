@@ -16,6 +16,7 @@ import numpy as np
 
 from textenv.algos.cli.shared.escape import count
 from textenv.algos.config import read_toml
+from textenv.algos.storage.run_files import json_object
 from textenv.errors import DataError, MissingFileError
 
 _OF_A_RUN = ("seed", "out", "config")  # settings that differ between two runs of one experiment
@@ -86,7 +87,7 @@ def _read_run(folder: Path) -> Series:
     """The run of a folder; what is cut off at its end, while it is written, is left out."""
     path = folder / "metrics.jsonl"
     lines = path.read_bytes().splitlines()
-    rows = [row for row in map(_row, lines) if row is not None]
+    rows = [row for row in map(json_object, lines) if row is not None]
     if not rows:
         raise DataError(f"{path} holds no metrics yet: expected a JSON object a line")
     columns = _columns(rows)
@@ -179,14 +180,6 @@ def flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]
             yield from flat(value, f"{before}{name}.")
         else:
             yield f"{before}{name}", str(value) if isinstance(value, list) else value
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _is_number(value: Any) -> bool:

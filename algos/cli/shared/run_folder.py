@@ -20,6 +20,7 @@ import tomli_w
 from textenv.algos.compare.plot import try_to_draw
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.storage.inspection import FOLDER as INSPECTIONS
+from textenv.algos.storage.run_files import json_object
 from textenv.errors import ConfigError, DataError, StorageError
 
 CONFIG = "config.toml"
@@ -260,7 +261,7 @@ class RunFolder:
         kept = []
         for number, metrics in enumerate(history):
             line = lines[number] if number < len(lines) else b""
-            row = _row(line)
+            row = json_object(line)
             if row is None:
                 row, line = dict(metrics), json.dumps(dict(metrics)).encode()
             for name in ("step", "epoch"):
@@ -318,7 +319,7 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """The content of ``summary.json``; empty if it is not there, or not whole."""
         path = self.path / _SUMMARY
-        return (_row(path.read_bytes()) if path.exists() else None) or {}
+        return (json_object(path.read_bytes()) if path.exists() else None) or {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
@@ -363,15 +364,6 @@ def spare_folders(path: Path) -> Iterator[RunFolder]:
 
 def _not_empty(path: Path) -> ConfigError:
     return ConfigError(f"{path} is there already and not an empty folder: choose another --out")
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """The object of JSON that a line holds; None if the line is not whole."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _write(path: Path, text: str) -> None:
