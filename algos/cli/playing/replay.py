@@ -8,6 +8,10 @@ from pathlib import Path
 from textenv.algos.cli.shared.escape import count, say, shown
 from textenv.algos.episodes.trajectory import Trajectory
 from textenv.algos.storage.files import load_rollout
+from textenv.algos.storage.run_files import recordings
+from textenv.errors import MissingFileError
+
+_LISTED = 5  # recordings that a message names
 
 
 def tidy(value: object) -> str:
@@ -21,7 +25,13 @@ def replay(path: Path, episodes: int | None) -> int:
     Args:
         path: a transcript or a rollout.
         episodes: how many; None shows all.
+
+    Raises:
+        MissingFileError: if there is no such file; for a folder it says which of its files to give.
+        DataError: if the file holds something else.
     """
+    if path.is_dir() and path.suffix != ".minari":
+        raise MissingFileError(_which_file(path))
     trajectories = load_rollout(path).trajectories
     some = trajectories[:episodes]
     if not some:
@@ -33,6 +43,19 @@ def replay(path: Path, episodes: int | None) -> int:
     except (EOFError, KeyboardInterrupt):
         say()
     return 0
+
+
+def _which_file(folder: Path) -> str:
+    """What to give instead of a folder."""
+    found = [str(path) for path in recordings(folder)]
+    if not found:
+        return (
+            f"{folder} is a folder without recordings: --replay shows a file, such as the "
+            "transcript_0.jsonl that --record writes or a rollout_... of a run"
+        )
+    rest = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    listed = ", ".join(found[:_LISTED])
+    return f"{folder} is a folder, and --replay shows one file: give one of {listed}{rest}"
 
 
 def _show(trajectory: Trajectory, title: str, waits: bool) -> None:

@@ -268,6 +268,28 @@ def test_bytes_that_are_no_text_are_asked_for_again(
     assert load_rollout(tmp_path / "transcript_0.jsonl").trajectories[0].actions == actions
 
 
+def test_a_folder_to_replay_is_told_which_files_it_has(capsys, tmp_path):
+    def refused(folder):
+        assert main(["play", "--replay", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error.strip()
+
+    assert refused(tmp_path).endswith(
+        f"{tmp_path} is a folder without recordings: --replay shows a file, such as the "
+        "transcript_0.jsonl that --record writes or a rollout_... of a run"
+    )
+    files = [tmp_path / "rollouts" / f"rollout_{number}_x.json" for number in range(7)]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("")
+    (tmp_path / "config.toml").write_text("")
+    listed = ", ".join(map(str, files[:5]))
+    assert refused(tmp_path).endswith(
+        f"{tmp_path} is a folder, and --replay shows one file: give one of {listed} and 2 more"
+    )
+
+
 def test_a_replay_of_no_episodes_says_so(monkeypatch, capsys, tmp_path):
     path = Buffer([]).save(tmp_path / "none.json")
     assert play(monkeypatch, capsys, "", "--replay", str(path)) == "none.json: no episodes\n"
