@@ -15,6 +15,7 @@ from textenv.algos.cli.shared.escape import count, say
 from textenv.errors import ConfigError, unknown
 
 _USUAL = ("eval/accuracy", "eval/reward", "reward", "rollout/ep_rew_mean", "return", "loss")
+_ENDINGS = (".png", ".svg")
 
 
 @dataclass
@@ -45,6 +46,10 @@ class Args:
 
 def run(args: Args) -> int:
     """Draw, and say what was written."""
+    if args.out is not None and _ending(args.out) not in (*_ENDINGS, ""):
+        raise ConfigError(
+            f"--out must end in {' or '.join(_ENDINGS)}, or have no ending for both, got {args.out}"
+        )
     found = read_runs(args.runs or (newest_run(),))
     y = args.y or _usual(found)
     x = args.x or ("steps" if any("steps" in series.columns for series in found) else "tokens")
@@ -74,9 +79,14 @@ def _places(args: Args, folder: Path, x: str, y: str) -> list[Path]:
     out = args.out
     if out is None:
         out = folder / f"{y}-by-{x}".replace("/", "-")
-    elif out.suffix in (".png", ".svg"):
+    elif _ending(out):
         return [out]
-    return [out.with_name(f"{out.name}{ending}") for ending in (".png", ".svg")]
+    return [out.with_name(f"{out.name}{ending}") for ending in _ENDINGS]
+
+
+def _ending(path: Path) -> str:
+    """The ending of a name, such as ".png"; empty if it has none, as "v1.2" has none."""
+    return path.suffix if path.suffix[1:2].isalpha() else ""
 
 
 def _describe(lines: list[Line]) -> str:

@@ -46,6 +46,13 @@ def test_other_metrics_axes_and_files(run, capsys, tmp_path):
     assert (tmp_path / "v1.2.png").is_file() and (tmp_path / "v1.2.svg").is_file()
 
 
+@pytest.mark.parametrize("name", ["x.jpg", "x.PNG", "x.png.pdf"])
+def test_other_endings_are_refused(run, refused, tmp_path, name):
+    said = refused("plot", str(run), "--out", str(tmp_path / "new" / name))
+    assert "--out must end in .png or .svg, or have no ending for both, got " in said
+    assert said.endswith(f"{name}\n") and not (tmp_path / "new").exists()
+
+
 def test_the_newest_run_is_the_default(run, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
