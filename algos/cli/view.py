@@ -316,7 +316,8 @@ def _view_summary(console: Console, path: Path) -> None:
         return
     summary = json_object(path.read_bytes())
     if summary is None:
-        raise DataError(f"{path} is not JSON, or not an object")
+        _say(console, f"  {path.name}: cut off, or not a JSON object")
+        return
     for key, value in summary.items():
         if isinstance(value, (str, int, float)):
             _say(console, f"  {key}: {value}")

@@ -182,6 +182,10 @@ def test_a_run_whose_files_are_cut_off_is_shown_as_far_as_it_goes(capsys, tmp_pa
     assert shown[2:4] == ["  last metrics, step 2:", "    reward 0.75"]
     assert any("rollout_0" in line and "is cut off or not a rollout" in line for line in shown)
     assert shown[-1].split() == ["0", "1", "1", "terminated", "p", "a"]
+    for broken in ("{", "[1]", "\x00", "[" * 5000):
+        (tmp_path / "summary.json").write_text(broken)
+        said = "  summary.json: cut off, or not a JSON object"
+        assert view(capsys, tmp_path) == [shown[0], said, *shown[1:]]
 
 
 def test_a_rollout_that_is_no_file_leaves_the_others(capsys, tmp_path, monkeypatch):
@@ -222,14 +226,10 @@ def test_codes_in_names_of_files_and_metrics_do_not_reach_the_terminal(capsys, t
         (lambda folder: folder / "nothing", "nothing is not there"),
         (lambda folder: folder, "is not a file"),
         (lambda folder: folder / "broken.json", "broken.json"),
-        (lambda folder: folder / "run", "summary.json is not JSON"),
     ],
 )
 def test_what_cannot_be_viewed_is_named(capsys, tmp_path, make, says):
     (tmp_path / "broken.json").write_text('{"format": ')
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text("")
-    (tmp_path / "run" / "summary.json").write_text("{")
     assert main(["view", str(make(tmp_path))]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
