@@ -38,6 +38,25 @@ def split_of(key: str) -> str:
     return "test" if zlib.crc32(key.encode()) % _TEST_SHARE == 0 else "train"
 
 
+def draw_seed(example_id: int, split: str, limit: int = 2**32) -> int:
+    """The seed of an example of a game that draws everything from a seed, as other libraries' do.
+
+    Args:
+        example_id: the example's id, which alone decides the seed.
+        split: its split; no seed is in both.
+        limit: the seed is below it.
+
+    Raises:
+        ConfigError: if the id is negative.
+    """
+    if example_id < 0:
+        raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
+    rng = random.Random(example_id)
+    while split_of(str(seed := rng.randrange(limit))) != split:
+        pass
+    return seed
+
+
 class Turn(NamedTuple):
     """A task's reply to one action, with the reward of the action."""
 

@@ -14,13 +14,12 @@ This was written for gem-llm 0.1.0.
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import gymnasium
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
-from textenv.tasks.base import Episode, Example, Task, Turn, check_split, split_of
+from textenv.tasks.base import Episode, Example, Task, Turn, check_split, draw_seed
 from textenv.tasks.libraries.contained import Contained
 from textenv.wrappers.text import require_text
 
@@ -71,12 +70,7 @@ class GemTask(Task):
 
     def example(self, example_id: int) -> Example:
         """The seed and the first observation of the episode with this id."""
-        if example_id < 0:
-            raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
-        rng = random.Random(example_id)
-        seed = rng.randrange(2**32)
-        while split_of(str(seed)) != self.split:
-            seed = rng.randrange(2**32)
+        seed = draw_seed(example_id, self.split)
         episode = self._begun(seed)
         episode.close()
         return {"prompt": episode.first, "seed": seed}

@@ -16,14 +16,13 @@ This was written for openenv 0.10.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 
 from textenv.errors import ConfigError, MissingDependencyError
-from textenv.tasks.base import Episode, Example, Task, Turn, check_split, split_of
+from textenv.tasks.base import Episode, Example, Task, Turn, check_split, draw_seed
 from textenv.wrappers.text import require_text
 
 try:
@@ -105,11 +104,7 @@ class OpenEnvTask(Task):
     def _reset(self, example_id: int) -> dict[str, Any]:
         if self._resets is not None:
             return self._resets[example_id]
-        rng = random.Random(example_id)
-        seed = rng.randrange(2**31)
-        while split_of(str(seed)) != self.split:
-            seed = rng.randrange(2**31)
-        return {"seed": seed}
+        return {"seed": draw_seed(example_id, self.split, 2**31)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_examples": {}}

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import random
 import re
 import zlib
 
@@ -12,7 +13,7 @@ import pytest
 from textenv import tasks
 from textenv.errors import ConfigError
 from textenv.tasks import GeneratedTask
-from textenv.tasks.base import split_of
+from textenv.tasks.base import draw_seed, split_of
 from textenv.tasks.built_in.arithmetic import Arithmetic
 from textenv.tasks.built_in.guess_number import GuessNumber
 from textenv.tasks.example_random import ExampleRandom
@@ -56,6 +57,24 @@ def test_an_id_is_an_example(name, split, examples):
 def test_negative_ids_are_refused(name):
     with pytest.raises(ConfigError, match="-1"):
         tasks.make(name).example(-1)
+
+
+@pytest.mark.parametrize("limit", [2**32, 2**31])
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_examples_seed_is_the_first_of_its_generator_in_the_split(split, limit):
+    for number in range(50):
+        rng = random.Random(number)
+        drawn = (rng.randrange(limit) for _ in range(1000))
+        in_split = (s for s in drawn if (zlib.crc32(b"%d" % s) % 10 == 0) == (split == "test"))
+        assert draw_seed(number, split, limit) == next(in_split)
+    with pytest.raises(ConfigError, match="example_id must be an integer >= 0, got -1"):
+        draw_seed(-1, split)
+
+
+def test_the_seeds_of_saved_examples_stay_the_same():
+    """The values that this package has drawn since its tasks of TextArena."""
+    assert [draw_seed(i, "train") for i in range(3)] == [3626764237, 3280387012, 242886303]
+    assert [draw_seed(i, "test") for i in range(3)] == [2195908194, 2878940490, 2191394736]
 
 
 def test_a_task_too_small_for_a_split_says_so():

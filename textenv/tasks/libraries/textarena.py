@@ -10,12 +10,11 @@ import ast
 import functools
 import importlib.util
 import os
-import random
 from pathlib import Path
 from typing import Any
 
 from textenv.errors import ConfigError, MissingDependencyError, unknown
-from textenv.tasks.base import Episode, Example, Task, Turn, check_split, check_style, split_of
+from textenv.tasks.base import Episode, Example, Task, Turn, check_split, check_style, draw_seed
 from textenv.tasks.libraries.contained import Contained
 
 SOURCE = "textarena"
@@ -77,12 +76,7 @@ class TextArena(Task):
 
     def example(self, example_id: int) -> Example:
         """The seed and the first observation of the game with this id."""
-        if example_id < 0:
-            raise ConfigError(f"example_id must be an integer >= 0, got {example_id}")
-        rng = random.Random(example_id)
-        seed = rng.randrange(2**32)
-        while split_of(str(seed)) != self.split:
-            seed = rng.randrange(2**32)
+        seed = draw_seed(example_id, self.split)
         game, contained = self._begun(seed)
         with contained.inside():
             said, asks = _said(game).lstrip("\n"), _asks(game)
