@@ -189,19 +189,37 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """The figures as metrics of a training step; their names begin with ``eval/``."""
-        found = {
-            "eval/reward": self.reward,
-            **{f"eval/rewards/{name}/mean": value for name, value in self.components.items()},
-            "eval/mean_length": self.length,
-            "eval/clipped_ratio": self.truncated,
-            "eval/examples": float(self.examples),
+        figures = {
+            "accuracy": self.accuracy,
+            "accuracy_interval": self.accuracy_interval,
+            "reward": self.reward,
+            "rewards": self.components,
+            "length": self.length,
+            "truncated": self.truncated,
+            "examples": self.examples,
         }
-        if self.accuracy is None or self.accuracy_interval is None:
-            return found
-        low, high = self.accuracy_interval
-        return {
-            "eval/accuracy": self.accuracy,
-            "eval/accuracy_low": low,
-            "eval/accuracy_high": high,
-            **found,
-        }
+        return metrics_of_figures(figures)
+
+
+def metrics_of_figures(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a training step that figures as those of `Evaluation.as_dict` stand for.
+
+    Args:
+        figures: the figures. They may come from a file: what is no number is left out.
+    """
+    interval, rewards = figures.get("accuracy_interval"), figures.get("rewards")
+    accuracy = [figures.get("accuracy"), *interval] if isinstance(interval, Sequence) else []
+    parts = rewards if isinstance(rewards, Mapping) else {}
+    named = {
+        **dict(zip(("eval/accuracy", "eval/accuracy_low", "eval/accuracy_high"), accuracy)),
+        "eval/reward": figures.get("reward"),
+        **{f"eval/rewards/{name}/mean": value for name, value in parts.items()},
+        "eval/mean_length": figures.get("length"),
+        "eval/clipped_ratio": figures.get("truncated"),
+        "eval/examples": figures.get("examples"),
+    }
+    return {
+        name: float(value)
+        for name, value in named.items()
+        if isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+    }

@@ -62,6 +62,8 @@ def lines_of(
         DataError: if no run has a point.
     """
     notes = [said for series in found if (said := said_of(series))]
+    if y.startswith("eval/"):
+        notes += [f"{series.name}: {series.remark}" for series in found if series.remark]
     groups: dict[str, list[tuple[Series, np.ndarray]]] = {}
     for number, series in enumerate(found):
         if lost := series.lost.get(y):

@@ -16,11 +16,13 @@ import numpy as np
 
 from textenv.algos.cli.shared.escape import count
 from textenv.algos.config import read_toml
+from textenv.algos.evaluation.results import metrics_of_figures
 from textenv.algos.storage.run_files import json_object
 from textenv.errors import DataError, MissingFileError
 
 _OF_A_RUN = ("seed", "out", "config")  # settings that differ between two runs of one experiment
 _LARGEST = 1e150  # in size: a picture needs differences and squares that no infinity comes of
+_COUNTS = ("step", "num_tokens", "time/total_timesteps")  # they are 0 before a training
 _ARENAS = ("textenv.compare", "textenv.compare.strategies")
 
 
@@ -41,6 +43,8 @@ class Series:
     """The settings that another seed of the same experiment shares; empty if they are not known."""
     skipped: int = 0
     """Lines that were cut off, or no JSON objects."""
+    remark: str = ""
+    """What is to be said of the run's evaluations; empty if nothing is."""
 
 
 def read_runs(folders: Iterable[Path]) -> list[Series]:
@@ -90,14 +94,56 @@ def _read_run(folder: Path) -> Series:
     rows = [row for row in map(json_object, lines) if row is not None]
     if not rows:
         raise DataError(f"{path} holds no metrics yet: expected a JSON object a line")
+    skipped = len(lines) - len(rows)
+    settings = _settings(folder)
+    summary = folder / "summary.json"
+    found = json_object(summary.read_bytes()) if summary.is_file() else None
+    before = before_training(found or {}, settings, rows)
+    remark = other_examples(before, rows)
+    rows = [before, *rows] if before else rows
     columns = _columns(rows)
     lost = {
         name: sum(_is_number(row.get(name)) and math.isnan(_finite(row[name])) for row in rows)
         for name in columns
     }
     _add_axes(columns)
-    name, skipped = folder.resolve().name, len(lines) - len(rows)
-    return Series(folder, name, columns, lost, _settings(folder), skipped)
+    return Series(folder, folder.resolve().name, columns, lost, settings, skipped, remark)
+
+
+def before_training(
+    summary: Mapping[str, Any], settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The evaluation before a training as a row of its metrics, for step 0.
+
+    It has the metrics of the evaluations that were made while the model trained, and the counts
+    that begin at 0.
+
+    Args:
+        summary: the content of ``summary.json``.
+        settings: the settings by their dotted names. They say whether the evaluations during the
+            training were of greedy answers or of sampled ones.
+        rows: the rows of ``metrics.jsonl``.
+
+    Returns:
+        The row; empty if there was no such evaluation, or none during the training.
+    """
+    names = {name for row in rows for name in row}
+    samples = [v for name, v in settings.items() if name.split(".")[-1] == "eval_samples"]
+    kind = "greedy" if [str(each) for each in samples] == ["0"] else "sampled"
+    before = summary.get("before")
+    figures = before.get(kind) if samples and isinstance(before, Mapping) else None
+    measured = metrics_of_figures(figures) if isinstance(figures, Mapping) else {}
+    row = {name: value for name, value in measured.items() if name in names}
+    return {**{name: 0.0 for name in _COUNTS if name in names}, **row} if row else {}
+
+
+def other_examples(before: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A remark for evaluations of which the one before a training had more or fewer examples."""
+    during = [row["eval/examples"] for row in rows if _is_number(row.get("eval/examples"))]
+    had = before.get("eval/examples")
+    if had is None or not during or had == during[0]:
+        return ""
+    return f"the evaluation before the training had {had:g} examples, the later ones {during[0]:g}"
 
 
 def _read_comparison(folder: Path) -> list[Series]:

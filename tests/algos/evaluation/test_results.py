@@ -6,7 +6,7 @@ import pytest
 
 from tests.algos.evaluation.shared import make_record
 from textenv.algos import Trajectory
-from textenv.algos.evaluation.results import Evaluation, Record
+from textenv.algos.evaluation.results import Evaluation, Record, metrics_of_figures
 from textenv.algos.evaluation.statistics import bootstrap_interval, pass_at_k, share_interval
 from textenv.errors import ConfigError
 
@@ -86,6 +86,15 @@ def test_metrics_of_a_training_step():
     }
     untold = Evaluation.of([make_record(0, [None], rewards=[0.5])])
     assert "eval/accuracy" not in untold.metrics()
+    for each in (found, untold):  # as a summary has them
+        assert metrics_of_figures(json.loads(json.dumps(each.as_dict()))) == each.metrics()
+
+
+def test_figures_of_a_foreign_file_are_left_out_if_they_are_no_numbers():
+    figures = {"accuracy": "x", "accuracy_interval": [0.25, None], "reward": True, "rewards": 3}
+    figures |= {"length": 10**400, "truncated": 1}
+    assert metrics_of_figures(figures) == {"eval/accuracy_low": 0.25, "eval/clipped_ratio": 1.0}
+    assert metrics_of_figures({"rewards": {"a": 0.5, "b": []}}) == {"eval/rewards/a/mean": 0.5}
 
 
 def test_an_evaluation_comes_back_from_json_with_its_records():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from textenv.algos.cli.plot.curves import lines_of
 from textenv.algos.cli.plot.series import newest_run, read_runs
 from textenv.errors import DataError, MissingFileError
 
@@ -29,6 +30,67 @@ def test_a_run_has_steps_seconds_and_tokens(tmp_path):
         del row["num_tokens"]
     [series] = read_runs([lines(tmp_path / "run", *map(json.dumps, rows))])
     assert series.columns["steps"].tolist() == [4, 8]  # of control: transitions
+
+
+FIGURES = {"accuracy": 0.25, "accuracy_interval": [0.125, 0.5], "reward": 0.375, "examples": 8}
+BEFORE = {"before": {"greedy": FIGURES, "sampled": {**FIGURES, "accuracy": 0.0625}}}
+ROWS = [
+    {"step": 1.0, "reward": 0.5, "step_time": 2.0, "num_tokens": 10.0},
+    {"step": 2.0, "reward": 0.75, "step_time": 3.0, "num_tokens": 30.0, "eval/accuracy": 0.5,
+     "eval/accuracy_low": 0.25, "eval/accuracy_high": 0.75, "eval/examples": 8.0},
+]  # fmt: skip
+
+
+def judged(folder, summary=BEFORE, samples=0, rows=ROWS):
+    """A run that was evaluated before and while it trained."""
+    lines(folder, *map(json.dumps, rows))
+    (folder / "config.toml").write_text(f"[grpo]\neval_samples = {samples}\n")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_the_evaluation_before_a_training_is_at_step_0(tmp_path):
+    [series] = read_runs([judged(tmp_path / "run")])
+    columns, none = series.columns, np.nan
+    for name, values in {
+        **{"steps": [0, 1, 2], "tokens": [0, 10, 30], "seconds": [0, 2, 5]},
+        **{"eval/accuracy": [0.25, none, 0.5], "eval/accuracy_low": [0.125, none, 0.25]},
+        **{"eval/accuracy_high": [0.5, none, 0.75], "reward": [none, 0.5, 0.75]},
+        **{"step_time": [none, 2, 3], "eval/examples": [8, none, 8]},
+    }.items():
+        assert np.array_equal(columns[name], values, equal_nan=True), name
+    assert "eval/reward" not in columns  # no evaluation during the training had it
+    assert series.skipped == 0 and series.remark == "" and not any(series.lost.values())
+
+
+def test_sampled_answers_are_continued_by_sampled_ones(tmp_path):
+    [series] = read_runs([judged(tmp_path / "run", samples=4)])
+    assert series.columns["eval/accuracy"][0] == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("summary", "rows"),
+    [
+        ({"before": None}, ROWS),
+        ({"before": {"greedy": 3}}, ROWS),
+        ({"before": {"greedy": {"return": 9.5}}}, ROWS),  # of control
+        ([], ROWS),
+        (BEFORE, ROWS[:1]),  # no evaluation while it trained, so there is no curve
+    ],
+)
+def test_a_run_without_an_evaluation_to_begin_with_begins_at_step_1(tmp_path, summary, rows):
+    [series] = read_runs([judged(tmp_path / "run", summary, rows=rows)])
+    assert series.columns["steps"].tolist() == [1, 2][: len(rows)]
+    (tmp_path / "run" / "summary.json").write_text("{")
+    assert len(read_runs([tmp_path / "run"])[0].columns["steps"]) == len(rows)
+
+
+def test_another_number_of_examples_is_said(tmp_path):
+    summary = {"before": {"greedy": {**FIGURES, "examples": 200}}}
+    found = read_runs([judged(tmp_path / "run", summary)])
+    said = "run: the evaluation before the training had 200 examples, the later ones 8"
+    assert lines_of(found, "steps", "eval/accuracy")[1] == [said]
+    assert lines_of(found, "steps", "reward")[1] == []
 
 
 def test_what_is_half_written_is_left_out(tmp_path):
