@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from textenv.algos.cli.plot.series import before_training, other_examples
 from textenv.algos.config import read_toml
 from textenv.algos.storage.run_files import json_object, recordings
 from textenv.errors import DataError, MissingFileError
@@ -24,6 +25,7 @@ MOST_ROLLOUTS = 64
 """How many saved rollouts of a run go into its page."""
 
 _EVALUATIONS = {"before": "before.json", "after": "after.json"}
+_NO_CURVES = ("eval/best_step",)  # a counter, and in the summary
 _TOTALS = ("num_tokens", "time/total_timesteps")  # what a run has seen by a step
 
 
@@ -36,6 +38,8 @@ class PageRun:
     """Each setting by its dotted name."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The lines of ``metrics.jsonl`` that are whole."""
+    before: dict[str, float] = field(default_factory=dict)
+    """The evaluation before the training as metrics; empty if there are no others beside it."""
     summary: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The evaluations' records by when they were made: ``"before"`` or ``"after"``."""
@@ -63,15 +67,21 @@ class PageRun:
 
         Returns:
             ``"axes"`` and ``"metrics"``: a list for each name, with an item for each row. An item
-            is a number, None, or the text NaN, Infinity or -Infinity.
+            is a number, None, or the text NaN, Infinity or -Infinity. If there was an evaluation
+            before the training, it is a row of its own at step 0.
         """
         names = dict.fromkeys(
-            name for row in self.rows for name, value in row.items() if _is_number(value)
+            name
+            for row in self.rows
+            for name, value in row.items()
+            if _is_number(value) and name not in _NO_CURVES
         )
-        metrics = {name: [_plain(row.get(name)) for row in self.rows] for name in names}
-        axes: dict[str, list[Any]] = {"steps": self.steps}
+        first = [self.before] if self.before else []
+        metrics = {name: [_plain(row.get(name)) for row in (*first, *self.rows)] for name in names}
+        axes: dict[str, list[Any]] = {"steps": [*(0 for _ in first), *self.steps]}
         spent = [row["step_time"] for row in self.rows if _is_finite(row.get("step_time"))]
         if spent and len(spent) == len(self.rows):
+            spent = [*(0.0 for _ in first), *spent]
             axes["seconds"] = [short(total) for total in np.cumsum(spent)]
         for name, axis in zip(_TOTALS, ("tokens", "transitions")):
             if self.rows and all(_is_finite(row.get(name)) for row in self.rows):
@@ -113,6 +123,10 @@ def read_run(path: Path) -> PageRun:
     run.config = _config(run)
     run.rows = _rows(run)
     run.summary = _object(run, "summary.json") or {}
+    run.before = before_training(run.summary, run.config, run.rows)
+    if remark := other_examples(run.before, run.rows):
+        run.notes.append(remark)
+    run.before.pop("eval/examples", None)  # no curve: it is one number, and the remark has it
     for when, name in _EVALUATIONS.items():
         found = _object(run, name) or {}
         records = found.get("records")

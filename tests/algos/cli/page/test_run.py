@@ -23,6 +23,34 @@ def test_columns_and_axes(tmp_path):
     assert columns["metrics"]["eval/accuracy"] == [None, 0.1]
 
 
+def test_the_evaluation_before_a_training_is_at_step_0(tmp_path):
+    rows = [
+        {"step": 3.0, "step_time": 0.25, "num_tokens": 10.0, "eval/accuracy": 0.5},
+        {
+            "loss": 1.0,
+            "step_time": 0.5,
+            "num_tokens": 30.0,
+            "eval/examples": 4,
+            "eval/best_step": 3,
+        },
+    ]
+    figures = {"accuracy": 0.25, "accuracy_interval": [0, 1], "reward": 0.25, "examples": 9}
+    summary = {"before": {"greedy": figures}}
+    config = "[grpo]\neval_samples = 0\n"
+    run = read_run(make_run(tmp_path / "run", [], rows, config, summary=summary))
+    assert run.columns() == {
+        "axes": {"steps": [0, 3.0, 2], "seconds": [0.0, 0.25, 0.75], "tokens": [0.0, 10.0, 30.0]},
+        "metrics": {  # the best step is a counter, and no curve
+            **{"step": [0.0, 3.0, None], "step_time": [None, 0.25, 0.5]},
+            **{"num_tokens": [0.0, 10.0, 30.0], "eval/accuracy": [0.25, 0.5, None]},
+            **{"loss": [None, None, 1.0], "eval/examples": [None, None, 4]},
+        },
+    }
+    assert run.notes == ["the evaluation before the training had 9 examples, the later ones 4"]
+    (tmp_path / "run" / "summary.json").unlink()
+    assert read_run(tmp_path / "run").columns()["axes"]["steps"] == [3.0, 2]
+
+
 def test_a_rollout_belongs_to_the_step_that_trained_on_it(tmp_path):
     """Two updates on each rollout: versions 0, 2 and 4 were trained on by steps 2, 4 and 6."""
     run = read_run(make_run(tmp_path / "run", [], [{"step": step} for step in (2, 4)]))
