@@ -110,7 +110,7 @@ def test_from_the_steps_to_a_token(page, trained):
     shown = page(trained).open()
     shown.click(".tabs a", "Steps")
     shown.until("return document.querySelector('tbody tr')")
-    assert len(shown.all("tbody tr")) == 6
+    assert len(shown.all("tbody tr")) == 7
     shown.click("td a", "episodes")
     shown.until("return document.querySelector('a.group')")
     shown.click("a.group")
