@@ -94,12 +94,16 @@ const stepName = (rollout) => (rollout.step === null ? rollout.file : `step ${fm
 
 // --- the place: all of it is in the address, so that a link opens where it was copied -------------
 
-function place() {
-  const [view, query] = location.hash.replace(/^#\/?/, "").split("?");
+function parsed(hash) {
+  const [view, query] = hash.replace(/^#\/?/, "").split("?");
   return { view: view || "curves", at: new URLSearchParams(query || "") };
 }
+const place = () => parsed(location.hash);
+// The colour of tokens is chosen for all episodes: links between these views take it along.
+const COLOURED = ["episodes", "group", "episode"];
 const link = (view, at = {}) => {
-  const given = Object.entries(at).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const along = COLOURED.includes(view) ? { color: place().at.get("color") } : {};
+  const given = Object.entries({ ...along, ...at }).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const query = new URLSearchParams(given).toString();
   return `#/${view}${query ? `?${query}` : ""}`;
 };
@@ -107,11 +111,18 @@ const go = (view, at) => { location.hash = link(view, at); };
 // Changes the place without a new entry in the history, and without a new view.
 function note(changes) {
   const { view, at } = place();
-  for (const [key, value] of Object.entries(changes)) {
-    if (value === "" || value === null) at.delete(key);
-    else at.set(key, value);
+  history.replaceState(null, "", link(view, { ...Object.fromEntries(at), ...changes }));
+  if ("color" in changes) relink();
+}
+// Gives the links that stand on the page the colour that was chosen since they were made.
+function relink() {
+  for (const name of ["href", "data-href", "data-prev", "data-next", "data-up"]) {
+    for (const one of document.querySelectorAll(`[${name}^="#/"]`)) {
+      const { view, at } = parsed(one.getAttribute(name));
+      at.delete("color");
+      one.setAttribute(name, link(view, Object.fromEntries(at)));
+    }
   }
-  history.replaceState(null, "", link(view, Object.fromEntries(at)));
 }
 
 function select(label, options, chosen, onchange) {

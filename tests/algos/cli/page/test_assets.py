@@ -196,6 +196,46 @@ def test_a_link_leads_to_a_token_and_a_colour(page, tmp_path):
     assert shown.errors() == []
 
 
+def test_a_colour_goes_along_to_other_episodes(page, trained):
+    """By a key, by a link, up to the group and the list, and down again; each address has it."""
+    from selenium.webdriver.common.keys import Keys
+
+    shown = page(trained).open("#/episode?step=0&i=1")
+    chosen = "return document.querySelector('.tokenview select')?.value"
+    assert shown.js(chosen) == "logprobs"
+    shown.js(
+        "const list = document.querySelector('.tokenview select'); list.value = 'entropies';"
+        "list.dispatchEvent(new Event('change'))"
+    )
+    shown.keys(Keys.ARROW_RIGHT)
+    shown.until("return document.querySelector('h2').innerText.startsWith('Episode 3 of')")
+    assert shown.js(chosen) == "entropies" and "color=entropies" in shown.place()
+    shown.click(".pager a", "← previous episode")
+    shown.until("return document.querySelector('h2').innerText.startsWith('Episode 2 of')")
+    assert shown.js(chosen) == "entropies"
+    for view in ("group", "episodes"):
+        shown.keys("u")
+        shown.until("return document.body.dataset.view === arguments[0]", view)
+    shown.click("a.group")
+    shown.until("return document.querySelector('.leaf')")
+    shown.js(
+        "document.querySelector('.leaf').dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
+    assert shown.until(chosen) == "entropies"
+    again = page(trained).open(shown.place())
+    assert again.js(chosen) == "entropies"
+    # The first measure is the usual one, and needs no words in an address.
+    again.js(
+        "const list = document.querySelector('.tokenview select'); list.value = 'logprobs';"
+        "list.dispatchEvent(new Event('change'))"
+    )
+    assert (
+        again.js("return document.querySelectorAll('[href*=color], [data-next*=color]').length")
+        == 0
+    )
+    assert again.errors() == []
+
+
 def test_filters_find_what_a_search_by_hand_finds(page, trained):
     shown = page(trained).open("#/episodes")
     all_ = [t for saved in rollouts(trained) for t in saved]
