@@ -45,6 +45,7 @@ script-src '{script}'; style-src '{style}'; base-uri 'none'; form-action 'none'"
 _BODY = """</head>
 <body>
 <noscript>This page shows a run by a script of its own, and scripts are turned off here.</noscript>
+<p id="loading" class="empty waiting" role="status">Loading...</p>
 <div id="page"></div>
 """
 

@@ -18,7 +18,8 @@ function el(name, given = {}, ...children) {
 const STYLED = { tint: "--tint", colour: "--colour" };
 
 // Text of a model or a file: control characters and marks that turn the direction become escapes.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+// A half of a surrogate pair counts among them; by the flag "u" a whole pair is one other character.
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]/gu;
 function escaped(char) {
   const code = char.charCodeAt(0);
   return code < 256 ? "\\x" + code.toString(16).padStart(2, "0") : "\\u" + code.toString(16).padStart(4, "0");
@@ -68,12 +69,15 @@ function duration(seconds) {
 
 // --- data ---------------------------------------------------------------------------------------
 
-async function unpack(name) {
+async function unpacked(name) {
   const block = document.getElementById(`block-${name}`);
   const bytes = Uint8Array.from(atob(block.textContent), (char) => char.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
+const unpack = (name) => unpacked(name).catch((error) => {
+  throw new Error("its data cannot be unpacked, since the file was cut off or changed; textenv view makes it again", { cause: error });
+});
 const kept = new Map(); // name -> promise; the newest of the large ones only
 function load(name) {
   if (!kept.has(name)) kept.set(name, unpack(name));

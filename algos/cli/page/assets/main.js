@@ -31,10 +31,15 @@ function remembered() {
   try { return localStorage.getItem("textenv-theme"); } catch { return null; }
 }
 
+const viewOf = async (view, at) => (VIEWS[view] || curves)(at);
+function unseen(error) {
+  console.error(error);
+  return el("p", { class: "empty", role: "alert" }, `This view cannot be shown: ${plainly(error.message)}.`);
+}
 async function show() {
   const { view, at } = place();
   const mine = ++drawn;
-  const shown = await (VIEWS[view] || curves)(at);
+  const shown = await viewOf(view, at).catch(unseen);
   if (mine !== drawn) return; // another place was asked for meanwhile
   dropCharts();
   main.replaceChildren(...(view === "curves" || !(view in VIEWS) ? [el("div", { class: "runs" }, runs().map(headline))] : []), shown);
@@ -92,11 +97,10 @@ function walk(by) {
 
 // --- start ---------------------------------------------------------------------------------------
 
+const loading = document.getElementById("loading");
+
 async function start() {
-  if (typeof DecompressionStream === "undefined") {
-    document.getElementById("page").textContent = "This browser cannot unpack the page's data: a newer one can (Chrome 80, Firefox 113, Safari 16.4).";
-    return;
-  }
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser cannot unpack its data; a newer one can (Chrome 111, Firefox 113, Safari 16.4)");
   DATA = await load("main");
   // Else a run without a metric called "constructor" has the function of that name.
   for (const run of runs()) for (const names of [run.config, run.metrics]) Object.setPrototypeOf(names, null);
@@ -110,8 +114,13 @@ async function start() {
   addEventListener("keydown", onKey);
   addEventListener("resize", fitCharts);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { named(); show(); });
+  main.append(loading); // until the first view takes its place
   await show();
   document.body.dataset.ready = "yes";
   if (DATA.refresh && runs().some((run) => ["running", undefined].includes(run.summary.state))) setTimeout(() => location.reload(), 1000 * DATA.refresh);
 }
-start();
+start().catch((error) => {
+  console.error(error);
+  loading.classList.remove("waiting");
+  loading.textContent = `This page cannot be shown: ${plainly(error.message)}.`;
+});
