@@ -4,7 +4,8 @@ A rollout's file holds what was played. Its inspection holds what only the train
 of the tokens, the advantages that the loss used, how the update changed the probability of each
 token, and the answer that the example has. Of ``RUN/rollouts/NAME.json`` it is
 ``RUN/inspection/NAME.jsonl.gz``: compressed JSON Lines, a header and then a line for each
-trajectory.
+trajectory. JSON has no NaN and no infinities: an advantage or a ratio that is one is written as
+text, by the name that JavaScript has for it (``"NaN"``, ``"Infinity"``, ``"-Infinity"``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ FOLDER = "inspection"
 
 _DIGITS = 5  # of a number, which a reader looks at and does not compute with
 _FLOAT_LISTS = ("token_advantages", "token_ratios")
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass
@@ -123,9 +124,11 @@ def _encode(row: Inspected) -> str:
     return json.dumps(known, default=repr)
 
 
-def _short(value: float) -> float:
-    """A number with few digits; an infinite ratio becomes the largest number there is."""
-    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else math.copysign(1e308, value)
+def _short(value: float) -> float | str:
+    """A number with few digits; the name of one that is not finite."""
+    if math.isfinite(value):
+        return float(f"{value:.{_DIGITS}g}")
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _decode(row: Any, number: int) -> Inspected:
@@ -133,22 +136,29 @@ def _decode(row: Any, number: int) -> Inspected:
     if not isinstance(row, dict) or row.keys() - known:
         raise ValueError(f"trajectory {number}: expected an object of {sorted(known)}")
     texts = row.get("token_texts")
-    if texts is not None and not _all(texts, (str,)):
+    if texts is not None and not (isinstance(texts, list) and {str}.issuperset(map(type, texts))):
         raise ValueError(f"trajectory {number}: token_texts must be a list of texts")
+    row = dict(row)
     for name in _FLOAT_LISTS:
-        if row.get(name) is not None and not _all(row[name], (int, float)):
-            raise ValueError(f"trajectory {number}: {name} must be a list of finite numbers")
-    if row.get("advantage") is not None and not _all([row["advantage"]], (int, float)):
-        raise ValueError(f"trajectory {number}: advantage must be a finite number")
+        if row.get(name) is not None:
+            row[name] = _numbers(
+                row[name], f"trajectory {number}: {name} must be a list of numbers"
+            )
+    if row.get("advantage") is not None:
+        said = f"trajectory {number}: advantage must be a number"
+        [row["advantage"]] = _numbers([row["advantage"]], said)
     sizes = {len(row[name]) for name in ("token_texts", *_FLOAT_LISTS) if row.get(name) is not None}
     if len(sizes) > 1:
         raise ValueError(f"trajectory {number}: its lists have {sorted(sizes)} items")
     return Inspected(**row)
 
 
-def _all(values: Any, kinds: Sequence[type]) -> bool:
-    """Whether this is a list of such values, numbers among which are finite."""
-    return isinstance(values, list) and all(
-        type(value) in kinds and (isinstance(value, str) or math.isfinite(value))
-        for value in values
-    )
+def _numbers(values: Any, said: str) -> list[float]:
+    """The numbers that `_short` wrote; an error that says so if they are something else."""
+    if not isinstance(values, list):
+        raise ValueError(said)
+    found = [_NOT_FINITE.get(each, each) if isinstance(each, str) else each for each in values]
+    for before, value in zip(values, found):
+        if type(value) not in (int, float) or (value is before and not math.isfinite(value)):
+            raise ValueError(said)
+    return found

@@ -247,11 +247,11 @@ def _signals(
 
 
 def _advantage(trajectory: Trajectory, known: Inspected) -> float | None:
-    """The advantage that is recorded; of tokens, the one that is largest in size."""
+    """The advantage that is recorded; of tokens, NaN or the one that is largest in size."""
     of_tokens = known.token_advantages or trajectory.token_advantages
     if known.advantage is not None or not of_tokens:
         return known.advantage
-    return max(of_tokens, key=abs)
+    return max(of_tokens, key=lambda value: (math.isnan(value), abs(value)))
 
 
 def _answer(trajectory: Trajectory) -> str | None:

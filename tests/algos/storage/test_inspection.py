@@ -49,11 +49,28 @@ def test_it_comes_back(rollout):
     assert inspection_path(rollout.with_suffix(".jsonl.gz")) == path
 
 
-def test_numbers_have_five_digits_and_are_finite(rollout):
-    row = Inspected(["a", "b"], 1 / 3, None, [2 / 3, math.inf])
+def test_numbers_have_five_digits(rollout):
+    row = Inspected(["a", "b"], 1 / 3, None, [2 / 3, 123456.0])
     save_inspection(Inspection(1, [row]), inspection_path(rollout))
     [found] = load_inspection(rollout).rows
-    assert found.advantage == 0.33333 and found.token_ratios == [0.66667, 1e308]
+    assert found.advantage == 0.33333 and found.token_ratios == [0.66667, 123460.0]
+
+
+def test_numbers_that_are_not_finite_come_back_as_they_were(rollout):
+    """JSON has no NaN: they are written by name, and a token that is spelled so stays a text."""
+    values = [math.nan, math.inf, -math.inf, 1e308]
+    names = ["NaN", "Infinity", "-Infinity", "1"]
+    rows = [Inspected(names, None, values, values), *map(Inspected, [None] * 4, values)]
+    save_inspection(Inspection(1, rows), inspection_path(rollout))
+    found = load_inspection(rollout).rows
+    assert found[0].token_texts == names
+    alone = [row.advantage for row in found[1:]]
+    for kept in (found[0].token_advantages, found[0].token_ratios, alone):
+        assert repr(kept) == repr(values)
+    text = gzip.decompress(inspection_path(rollout).read_bytes()).decode()
+    assert '["NaN", "Infinity", "-Infinity", 1e+308]' in text
+    for line in text.splitlines():
+        json.loads(line, parse_constant=pytest.fail)  # strict JSON
 
 
 def test_other_objects_in_answers_are_text(rollout):
@@ -75,9 +92,10 @@ HEAD = {"format": "textenv.inspection", "version": 1, "step": 1, "num_trajectori
         ({}, {"more": 1}, "trajectory 0: expected an object"),
         ({}, {"token_texts": "ab"}, "token_texts must be a list of texts"),
         ({}, {"token_texts": [1]}, "token_texts must be a list of texts"),
-        ({}, {"token_ratios": [math.nan]}, "token_ratios must be a list of finite"),
-        ({}, {"token_advantages": [True]}, "token_advantages must be a list of finite"),
-        ({}, {"advantage": "1"}, "advantage must be a finite number"),
+        ({}, {"token_ratios": [math.nan]}, "token_ratios must be a list of numbers"),
+        ({}, {"token_advantages": [True]}, "token_advantages must be a list of numbers"),
+        ({}, {"advantage": "1"}, "advantage must be a number"),
+        ({}, {"advantage": "inf"}, "advantage must be a number"),
         ({}, {"advantage": 10**400}, "too large"),
         ({}, {"token_texts": ["a"], "token_ratios": [1, 1]}, r"lists have \[1, 2\] items"),
     ],

@@ -65,12 +65,15 @@ function tokensOf(all, rows, i, at) {
     for (let k = from; k < shown; k++) {
       const span = spans.children[k];
       const own = tokens.mask?.[k] !== 0;
-      const share = measure && own ? measure.share(values[k], top) : 0;
-      span.className = own ? (share < 0 ? "token low" : measure?.two ? "token high" : "token hot") : "token theirs";
+      // What is not finite has a mark, and no place on the scale.
+      const odd = measure && own && values[k] !== null && !Number.isFinite(values[k]);
+      const share = measure && own && !odd ? measure.share(values[k], top) : 0;
+      span.className = !own ? "token theirs" : odd ? "token odd" : share < 0 ? "token low" : measure?.two ? "token high" : "token hot";
       span.style.setProperty("--tint", `${Math.round(100 * Math.abs(share || 0))}%`);
     }
     const ends = measure ? measure.ends ?? (measure.two ? [`−${fmt(top, 3)}`, `+${fmt(top, 3)}`] : ["0", fmt(top, 3)]) : [];
-    legend.replaceChildren(...(measure ? [ends[0], el("span", { class: measure.two ? "ramp two" : "ramp" }), ends[1]] : []));
+    const odd = values.some((v, k) => v !== null && !Number.isFinite(v) && tokens.mask?.[k] !== 0) ? [el("span", { class: "odd" }, "NaN or ∞")] : [];
+    legend.replaceChildren(...(measure ? [ends[0], el("span", { class: measure.two ? "ramp two" : "ramp" }), ends[1], ...odd] : []));
   }
   function tell(k) {
     if (k < 0 || k >= shown) return;

@@ -14,6 +14,12 @@ import pytest
 from tests.algos.cli.page.conftest import episode, make_run
 from tests.algos.cli.page.test_frames import ID, Walk, played, rollout
 from textenv.algos import Trajectory, load_rollout
+from textenv.algos.storage.inspection import (
+    Inspected,
+    Inspection,
+    inspection_path,
+    save_inspection,
+)
 
 HOSTILE = (
     "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"
@@ -64,6 +70,11 @@ const field = document.querySelector("#search");
 for (const text of ["1", "12", "12+"])
   timed(() => { field.value = text; field.dispatchEvent(new Event("input")); });
 return times
+"""
+
+TINTS = """
+return [...document.querySelectorAll('.tokens .token')]
+  .map((one) => [one.className, one.style.getPropertyValue('--tint')])
 """
 
 
@@ -146,22 +157,21 @@ def test_a_colour_is_as_strong_as_the_value(page, tmp_path):
                   token_advantages=[1.0, -2.0, 0.5, 0.0])  # fmt: skip
     shown = page(make_run(tmp_path / "run", [[one]])).open("#/episode?step=0&i=0")
 
-    def tints():
-        return shown.js(
-            "return [...document.querySelectorAll('.token')]"
-            ".map((one) => [one.className, one.style.getPropertyValue('--tint')])"
-        )
-
     def by(measure):
         shown.js(
             "const list = document.querySelector('.tokenview select'); list.value = arguments[0];"
             "list.dispatchEvent(new Event('change'))",
             measure,
         )
-        return tints()
+        return shown.js(TINTS)
 
     theirs = ["token theirs", "0%"]
-    assert tints() == [["token hot", "0%"], ["token hot", "25%"], ["token hot", "100%"], theirs]
+    assert shown.js(TINTS) == [
+        ["token hot", "0%"],
+        ["token hot", "25%"],
+        ["token hot", "100%"],
+        theirs,
+    ]
     assert by("entropies") == [
         ["token hot", "100%"], ["token hot", "25%"], ["token hot", "0%"], theirs,
     ]  # fmt: skip
@@ -169,6 +179,31 @@ def test_a_colour_is_as_strong_as_the_value(page, tmp_path):
         ["token high", "50%"], ["token low", "100%"], ["token high", "25%"], theirs,
     ]  # fmt: skip
     assert "color=advantages" in shown.place()
+
+
+def test_advantages_that_are_not_finite_have_no_colour(page, tmp_path):
+    """By hand: of 1, NaN, an infinity and -2, the finite ones are coloured by the largest, 2."""
+    one = episode("abcd", token_ids=[1, 2, 3, 4], token_mask=[1] * 4, token_logprobs=[-1.0] * 4)
+    run = make_run(tmp_path / "run", [[one, one]])
+    (file,) = (run / "rollouts").iterdir()
+    values = [1.0, math.nan, math.inf, -2.0]
+    known = [Inspected(list("abcd"), None, values, values), Inspected(advantage=math.nan)]
+    save_inspection(Inspection(1, known), inspection_path(file))
+    shown = page(run).open("#/episode?step=0&i=0&color=advantages")
+    assert shown.js(TINTS) == [
+        ["token high", "50%"], ["token odd", "0%"], ["token odd", "0%"], ["token low", "100%"],
+    ]  # fmt: skip
+    assert shown.all(".legend")[0].split() == ["\u22122", "+2", "NaN", "or", "∞"]
+    for token, said in ((2, "NaN"), (3, "+∞")):
+        shown.click(f".token:nth-child({token})")
+        assert f"advantage {said} · ratio {said.strip('+')}" in shown.all(".token-said")[0]
+    assert "advantage\nNaN" in shown.all(".facts")[0]
+    shown.go("#/episode?step=0&i=1&color=advantages")
+    shown.until("return document.querySelector('h2').innerText.startsWith('Episode 2 ')")
+    assert shown.js(TINTS) == [["token odd", "0%"]] * 4
+    shown.go("#/group?step=0&g=0")
+    assert all("advantage\nNaN" in card for card in shown.all(".card"))
+    assert shown.errors() == []
 
 
 def test_a_link_leads_to_a_token_and_a_colour(page, tmp_path):

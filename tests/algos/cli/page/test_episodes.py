@@ -1,5 +1,7 @@
 """What the page is given of a rollout, against rollouts written by hand."""
 
+import math
+
 import numpy as np
 
 from tests.algos.cli.page.conftest import episode
@@ -139,3 +141,19 @@ def test_what_the_run_kept_beside_the_rollout():
         "ids": [3, 4], "mask": [1, 1], "texts": [0, 1], "entropies": [0.0, 0.0],
         "advantages": [0.5, -2.0], "ratios": [1.25, 1.0],
     }  # fmt: skip
+
+
+def test_advantages_and_ratios_that_are_not_finite_have_names():
+    """Of tokens, a NaN is told whatever stands beside it, and an infinity is the largest."""
+    nan, inf = math.nan, math.inf
+    group = [episode("ab", 1.0, token_ids=[3, 4], token_mask=[1, 1]) for _ in range(4)]
+    known = [
+        Inspected(advantage=nan),
+        Inspected(token_advantages=[5.0, nan], token_ratios=[inf, nan]),
+        Inspected(token_advantages=[nan, 5.0]),
+        Inspected(token_advantages=[2.0, -inf]),
+    ]
+    rows = table(Buffer(group), known)["rows"]
+    assert rows["advantage"] == ["NaN", "NaN", "NaN", "-Infinity"] and all(rows["signal"])
+    shown = details(Buffer(group), known)["episodes"][1]["tokens"]
+    assert shown["advantages"] == [5.0, "NaN"] and shown["ratios"] == ["Infinity", "NaN"]
