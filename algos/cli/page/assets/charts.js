@@ -16,7 +16,7 @@ function fitCharts() {
 }
 
 // How far marks of an axis may lie apart where there is nothing between whole numbers.
-const WHOLE = Array.from({ length: 15 }, (_, power) => [1, 2, 5].map((k) => k * 10 ** power)).flat();
+const WHOLE = Array.from({ length: 15 }, (_, power) => [1, 2, 2.5, 5].map((k) => k * 10 ** power)).flat().filter(Number.isInteger);
 
 // series: [{label, colour, width, dash, points, xs, ys, fill}]; a chart that is drawn when it is seen.
 function chart(title, series, { height = 190, marks = [], xLabel = "", sync = null, stepped = false } = {}) {
@@ -37,7 +37,7 @@ function chart(title, series, { height = 190, marks = [], xLabel = "", sync = nu
   watch.observe(box);
   function draw() {
     const data = uPlot.join(known.map((one) => [one.xs, one.ys]));
-    const whole = data[0].every(Number.isInteger);
+    const [whole, ...wholes] = data.map((values) => values.every((value) => value === null || value === undefined || Number.isInteger(value)));
     const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const options = {
       width: canvas.clientWidth || 300,
@@ -47,8 +47,8 @@ function chart(title, series, { height = 190, marks = [], xLabel = "", sync = nu
       legend: { live: true },
       scales: { x: { time: false }, y: { range: room } },
       axes: [
-        { ...axis, values: (_, splits) => splits.map(tick), size: 28, incrs: whole ? WHOLE : undefined },
-        { ...axis, values: (_, splits) => splits.map(tick), size: (_, ticks) => 16 + 7 * Math.max(3, ...(ticks || []).map((text) => text.length)) },
+        { ...axis, values: (_, splits) => ticks(splits), size: 28, incrs: whole ? WHOLE : undefined },
+        { ...axis, values: (_, splits) => ticks(splits), incrs: wholes.every(Boolean) ? WHOLE : undefined, size: (_, ticks) => 16 + 7 * Math.max(3, ...(ticks || []).map((text) => text.length)) },
       ],
       series: [
         { label: xLabel, value: (_, value) => fmt(value) },
@@ -77,12 +77,17 @@ function room(_, low, high) {
   const space = (high - low || Math.abs(high) || 1) * 0.08;
   return [low - space, high + space];
 }
+// The marks of an axis in one form: all of them are powers of ten if none is larger than 0.001.
+function ticks(splits) {
+  const small = splits.every((value) => Math.abs(value) < 1.0001e-3);
+  return splits.map((value) => (small && value ? value.toExponential().replace(/(\.\d\d)\d+/, "$1") : tick(value)));
+}
 function tick(value) {
   const size = Math.abs(value);
   if (size >= 1e9) return `${Number((value / 1e9).toPrecision(3))}G`;
   if (size >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
   if (size >= 1e4) return `${Number((value / 1e3).toPrecision(3))}k`;
-  return size && size < 1e-3 ? value.toExponential(0) : String(Number(value.toPrecision(6)));
+  return String(Number(value.toPrecision(6)));
 }
 
 // Broken lines where the policy was evaluated.

@@ -147,10 +147,10 @@ async function group(at) {
     const to = number_ + by;
     return to < 0 || to >= table.groups.length ? null : link("group", { ...Object.fromEntries(at), g: to });
   };
-  const cards = members.map((i, order) => el("a", { class: "row card", href: link("episode", { run: which || "", step: table.index, i }) },
-    el("span", { class: "cardhead" }, el("strong", {}, `reward ${fmt(rows.reward[i], 3)}`), mark(rows, i), rows.cut[i] ? el("span", { class: "badge warn" }, "cut off") : null),
+  const cards = members.map((i) => el("a", { class: "row card", href: link("episode", { run: which || "", step: table.index, i }) },
+    el("span", { class: "cardhead" }, el("strong", {}, `reward ${fmt(rows.reward[i], 3)}`), mark(rows, i), rows.cut[i] ? el("span", { class: "badge warn" }, "cut off") : null, el("span", { class: "dim number" }, `episode ${i + 1}`)),
     el("span", { class: "text" }, rows.text[i] ? foreign(rows.text[i], 600) : el("span", { class: "dim" }, table.control ? "" : "(empty)")),
-    figures(table, i, shared), el("span", { class: "hidden" }, `episode ${order + 1} of ${members.length}`)));
+    figures(table, i, shared)));
   return el("div", { "data-prev": next(-1), "data-next": next(1), "data-up": link("episodes", { run: which || "", step: at.get("step") }) },
     trail(which, table, rollout, null, null),
     el("h2", {}, `Group ${number_ + 1} of ${table.groups.length}, ${stepName(rollout)}`),

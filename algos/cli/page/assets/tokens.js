@@ -30,7 +30,10 @@ async function episode(at) {
   for (const [name, key] of [["temperature", "temperature"], ["seed", "seed"], ["policy version", "version"], ["environment", "env"], ["begins at step", "first"]])
     if (all[key] !== undefined && !(key === "first" && !all[key])) facts.push([name, String(all[key])]);
   if (shared.example !== null) facts.push(["example", foreign(shared.example, 60)]);
-  if (rows.parent[i] !== null) facts.push(["branches from", `episode ${rows.parent[i] + 1} at token ${rows.branch[i]}`]);
+  if (rows.parent[i] !== null) {
+    const from = members[rows.parent[i]]; // a parent is counted within its group
+    facts.push(["branches from", [from === undefined ? "an episode that is not here" : el("a", { href: link("episode", { run: which || "", step: table.index, i: from }) }, `episode ${from + 1}`), ` at token ${rows.branch[i]}`]]);
+  }
   return el("div", { "data-prev": beside(i - 1), "data-next": beside(i + 1), "data-up": up },
     trail(which, table, rollout, groupIndex, `episode ${i + 1}`),
     el("h2", {}, `Episode ${i + 1} of ${rows.reward.length}`, " ", mark(rows, i), rows.cut[i] ? el("span", { class: "badge warn" }, "cut off") : null),

@@ -29,7 +29,7 @@ function treeOf(table, members, which) {
   }
   const longest = Math.max(1, ...members.map((i) => rows.length[i]));
   const wide = main.clientWidth >= 700;
-  const said = (i) => `reward ${fmt(rows.reward[i], 3)}${wide && rows.text[i] ? ` · ${ending(rows.text[i])}` : ""}`;
+  const said = (i) => `episode ${i + 1} · reward ${fmt(rows.reward[i], 3)}${wide && rows.text[i] ? ` · ${ending(rows.text[i])}` : ""}`;
   const right = 24 + 7 * Math.max(...members.map((i) => said(i).length));
   const [width, high, left] = [Math.min(1200, main.clientWidth || 600), 24, 8];
   const x = (token) => left + ((width - left - right) * token) / longest;
@@ -39,7 +39,7 @@ function treeOf(table, members, which) {
     const from = rows.parent[i] === null || !y.has(rows.parent[i]) ? null : rows.parent[i];
     const begin = x(from === null ? 0 : rows.branch[i] || 0);
     const row = y.get(order);
-    const label = `Episode ${order + 1}: reward ${fmt(rows.reward[i], 3)}, ${count(rows.length[i], "token")}${from === null ? "" : `, branches from episode ${from + 1} at token ${rows.branch[i]}`}`;
+    const label = `Episode ${i + 1}: reward ${fmt(rows.reward[i], 3)}, ${count(rows.length[i], "token")}${from === null ? "" : `, branches from episode ${members[from] + 1} at token ${rows.branch[i]}`}`;
     return el("g", {},
       from === null ? null : el("path", { class: "branch", d: `M${begin} ${y.get(from)} V${row}` }),
       el("g", { class: rows.reward[i] > 0 ? "leaf good" : "leaf", role: "link", tabindex: 0, "aria-label": label, "data-href": link("episode", { run: which || "", step: table.index, i }) },
