@@ -166,3 +166,8 @@ def make_run(folder, rollouts, metrics=(), config='algo = "grpo"\n', **files):
         source = RolloutSource(env_id="TextGen-v0", policy_version=version)
         load_rollout(Buffer(trajectories, source).save(folder / "rollouts"))  # it can be read
     return folder
+
+
+def rollouts(run):
+    """The saved rollouts of a run, the first first."""
+    return [load_rollout(path) for path in sorted((run / "rollouts").iterdir())]
