@@ -157,8 +157,12 @@ def _numbers(values: Any, said: str) -> list[float]:
     """The numbers that `_short` wrote; an error that says so if they are something else."""
     if not isinstance(values, list):
         raise ValueError(said)
-    found = [_NOT_FINITE.get(each, each) if isinstance(each, str) else each for each in values]
-    for before, value in zip(values, found):
-        if type(value) not in (int, float) or (value is before and not math.isfinite(value)):
+    found: list[float] = []
+    for value in values:
+        if isinstance(value, str) and value in _NOT_FINITE:
+            found.append(_NOT_FINITE[value])
+        elif type(value) in (int, float) and math.isfinite(value):
+            found.append(value)
+        else:
             raise ValueError(said)
     return found
