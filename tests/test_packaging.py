@@ -143,7 +143,7 @@ def test_the_pins_are_for_every_promised_python():
 
 
 def test_the_pins_agree_with_each_other():
-    """By what the installed ones require: MLflow 3.17 asked for an older pyarrow than was pinned."""
+    """By what the installed ones require: MLflow 3.17 needed pyarrow below 26."""
     requirement = pytest.importorskip("packaging.requirements").Requirement
     pins = {name.replace("_", "-").lower(): pin for name, pin in read_pins()}
     seen = set()
