@@ -42,7 +42,7 @@ function chart(title, series, { height = 190, marks = [], xLabel = "", sync = nu
     const options = {
       width: canvas.clientWidth || 300,
       height,
-      padding: [8, 10, 0, 0],
+      padding: [8, 16, 0, 0],
       cursor: { sync: sync ? { key: sync } : undefined, drag: { x: true, y: false }, points: { size: 7 } },
       legend: { live: true },
       scales: { x: { time: false }, y: { range: room } },
