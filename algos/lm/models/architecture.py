@@ -14,6 +14,7 @@ From the fastest way to the one that asks the least of an architecture:
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -100,11 +101,19 @@ def _can_share(model: nn.Module, layers: int) -> bool:
         mx.eval(model(prompt, cache=cache))
         if not _agree(whole, model(added, cache=[ForkedCache(each, 2) for each in cache])):
             return False
-        prompts, layout = (prompt, mx.array([0]), False), lay_out(np.zeros(2, int), 1)
-        together = packed.forward(
-            lambda ids, caches: model(ids, cache=caches), layers, prompts, layout, added
-        )
-        return _agree(whole, together[1])
+
+        def body(ids: mx.array, caches: Any) -> mx.array:
+            return model(ids, cache=caches)
+
+        layout = lay_out(np.zeros(2, int), 1)
+        if not _agree(whole, packed.forward(body, layers, [[0, 1]], layout, added)[1]):
+            return False
+        # Two prompts of different lengths that begin alike.
+        begun = [[0, 1], [0, 1, 1]]
+        layout = lay_out(np.array([0, 1]), 2)
+        together = packed.forward(body, layers, begun, layout, added[:, :1], least_stem=1)[1]
+        alone = [model(mx.array([[*ids, n]]))[0, -1:] for ids, n in zip(begun, (1, 0))]
+        return _agree(mx.stack(alone), together)
     except (ValueError, AttributeError, AssertionError):
         return False
 

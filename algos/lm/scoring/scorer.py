@@ -1,9 +1,10 @@
 """Computes log-probabilities of completions under a model, with gradients.
 
 Each distinct prompt goes through the model once, forward and backward, and its completions continue
-its keys and values. Equal completions of a prompt go through once: a policy that is nearly sure of
-its answers gives many. What completions of a tree share goes through once as well. Logits are
-computed only for the positions that predict a completion's token.
+its keys and values. What all prompts of a batch begin with, such as a system message, goes through
+once too. Equal completions of a prompt go through once: a policy that is nearly sure of its answers
+gives many. What completions of a tree share goes through once as well. Logits are computed only for
+the positions that predict a completion's token.
 
 Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 """
@@ -136,8 +137,7 @@ class Scorer:
         if not tokens.shape[1]:
             last = self._prefill(batch)[1]
         elif self._model.shares_prompts:
-            prompts = pad_left(batch.prompts)
-            before, rest = packed.forward(self._body, self._layers, prompts, layout, tokens)
+            before, rest = packed.forward(self._body, self._layers, batch.prompts, layout, tokens)
             last = before[:, -1:]
         else:
             caches, last = self._prefill(batch)

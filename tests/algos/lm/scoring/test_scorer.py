@@ -15,6 +15,8 @@ from textenv.algos.lm.scoring.scorer import Scorer
 
 UNEVEN = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
 EVEN = ["12+30=", "12+30=", "a", "a", "hello there", "hello there"]
+ALIKE = ["the sum of 12+30=", "the sum of 4+5=", "the sum of 4+5=", "the sum of 7", "the sum of "]
+PROMPTS = {"uneven": UNEVEN, "even": EVEN, "alike": ALIKE}
 
 
 def by_prompt(trajectories):
@@ -43,7 +45,7 @@ def plain_scores(model, batch):
     return mx.stack(rows)
 
 
-@pytest.mark.parametrize("prompts", [UNEVEN, EVEN], ids=["uneven", "even"])
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 def test_scores_are_those_of_plain_forwards(tiny, sample, plain_logprobs, sampling, prompts):
     model, tokenizer = tiny
     trajectories = sample(model, tokenizer, prompts, **sampling)
@@ -94,7 +96,7 @@ def assert_close(ours, expected, rtol=1e-5):
         np.testing.assert_allclose(ours[name], gradient, atol=rtol * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("prompts", [UNEVEN, EVEN], ids=["uneven", "even"])
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize(
     "settings", [{}, {"temperature": 0.7, "top_p": 0.9}], ids=["full", "top_p"]
 )
@@ -106,6 +108,19 @@ def test_gradients_are_those_of_plain_forwards(fresh, sample, prompts, settings)
     expected_value, expected = gradients(model, partial(plain_scores, model), batch)
     assert value == pytest.approx(expected_value, rel=1e-5)
     assert_close(ours, expected)
+
+
+def test_what_all_prompts_begin_with_goes_through_the_model_once(tiny, sample, monkeypatch):
+    model, tokenizer = tiny
+    batch = make_batch(sample(model, tokenizer, ALIKE))
+    scorer, shapes = Scorer(model), []
+    body = scorer._body
+    monkeypatch.setattr(scorer, "_body", lambda ids, *args: shapes.append(ids) or body(ids, *args))
+    scorer.hidden(batch)
+    stem = len("the sum of")  # the shortest prompt keeps its last token
+    own = max(len(prompt) for prompt in batch.prompts) - stem
+    columns = batch.token_ids.shape[1] - 1
+    assert [ids.size for ids in shapes] == [stem + len(batch.prompts) * own + len(batch) * columns]
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 5}], ids=["full", "top_k"])
