@@ -113,8 +113,11 @@ class Packing:
 
     def split(self, tokens: mx.array) -> list[mx.array]:
         """Packed tokens (M, ...) of stem (C, ...), of prompts (P, S, ...), of rows (B, T, ...)."""
-        ends = [self._stem, self._stem + len(self._padding) * self._width]
-        stem, prompts, rows = mx.split(tokens, ends)
+        end = self._stem + len(self._padding) * self._width
+        if self._stem:
+            stem, prompts, rows = mx.split(tokens, [self._stem, end])
+        else:  # an empty part would take operations too, forward and backward
+            stem, (prompts, rows) = tokens[:0], mx.split(tokens, [end])
         rest = tokens.shape[1:]
         return [
             stem,
