@@ -80,7 +80,7 @@ def test_growth_by_layers_is_what_is_measured(
         gradient = nn.value_and_grad(model, lambda: scorer(batch)[0].sum())  # noqa: B023
         mx.eval(gradient())
         peaks = []
-        for _ in range(3):  # on a busy machine, arrays are freed late and a peak is too high
+        for _ in range(10):  # on a busy machine, arrays are freed late and a peak is too high
             mx.clear_cache()
             before = mx.get_active_memory()
             mx.reset_peak_memory()
