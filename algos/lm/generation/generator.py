@@ -10,7 +10,8 @@ Shapes: P distinct prompts, B places of a batch, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +33,19 @@ from textenv.algos.lm.generation.decode_step import Decoder, Drawn, draw_tokens 
 from textenv.algos.lm.generation.kept_rows import KeptRows  # noqa: E402
 from textenv.algos.lm.generation.plain import PlainGenerator  # noqa: E402
 from textenv.algos.lm.generation.rows import DecodeBatch, Samples, prompt_cost  # noqa: E402
+from textenv.algos.lm.generation.together import Members, decode_together  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
+from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 from textenv.algos.lm.models.vocabulary import mask_unknown  # noqa: E402
 from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 
 _REFILL = 0.25  # the share of a batch's rows that must be free before others join
 _MOST_STEPS, _AGE = 4, 8  # steps between two reads on a CPU, see `sync_every`
 _ROOM = 64  # columns that a cache grows by
+_LARGE = 50_000_000  # parameters from which equal completions share a row, on a CPU
+
+_Together = Callable[[DecodeBatch, Members], "DecodeBatch | None"]
 
 
 class _Waiting(NamedTuple):
@@ -82,6 +88,11 @@ class Generator:
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
         self._sync_every = sync_every or (None if mx.default_device() == mx.cpu else 8)
+        self._shares_rows = (
+            self._model.shares_prompts
+            and mx.default_device() == mx.cpu
+            and count_parameters(model) >= _LARGE
+        )
         self._kept = KeptRows(model, batch_size)
         self.tokens_prefilled = self.tokens_decoded = 0
         self._prompts_seen = 0
@@ -145,15 +156,26 @@ class Generator:
         queue = self._line_up(prompts, [] if batch is None else batch.rows)
         alone = self._is_alone(batch, queue)
         completions: dict[int, Completion] = {}
+
+        def tell() -> None:
+            for row in samples.ended[len(completions) :]:
+                completions[row] = samples.completion(row)
+                on_completion(row, completions[row])
+
+        together = None
+        if self._shares_rows and not keeps:
+            forward = self._forward
+            together = partial(
+                decode_together, samples=samples, params=params, forward=forward, tell=tell
+            )
+        room = min(max_tokens, _ROOM)
         while queue or batch:
-            before, batch = batch, self._next_batch(batch, queue, alone, min(max_tokens, _ROOM))
+            before, batch = batch, self._next_batch(batch, queue, alone, room, together)
             if stamp is not None and before is not None and before is not batch:
                 self._keep(before, prompts, samples, stamp)
             before = None  # so that its caches are freed before more tokens are drawn
             drawn = [] if batch is None else self._run(batch, samples, params)
-            for row in samples.ended[len(completions) :]:  # while the device computes
-                completions[row] = samples.completion(row)
-                on_completion(row, completions[row])
+            tell()  # while the device computes
             if batch is not None:
                 samples.add(batch, drawn)
         self.tokens_decoded += int(samples.made.sum())
@@ -239,12 +261,17 @@ class Generator:
         return not self._model.shares_prompts or best_group(counts) == 1
 
     def _next_batch(
-        self, batch: DecodeBatch | None, queue: deque[_Waiting], alone: bool, room: int
+        self,
+        batch: DecodeBatch | None,
+        queue: deque[_Waiting],
+        alone: bool,
+        room: int,
+        together: _Together | None,
     ) -> DecodeBatch | None:
         """A batch of the rows that go on and of those that join; None if all have ended."""
         joining = self._next(queue, 0 if batch is None else int(batch.going.sum()))
         if joining:
-            return self._prefilled(joining, batch, alone, room)
+            return self._prefilled(joining, batch, alone, room, together)
         assert batch is not None
         return batch.compacted() if batch.going.any() else None
 
@@ -263,8 +290,13 @@ class Generator:
             self._kept.add(left, tokens, stamp)
 
     def _prefilled(
-        self, joining: Sequence[_Waiting], batch: DecodeBatch | None, alone: bool, room: int
-    ) -> DecodeBatch:
+        self,
+        joining: Sequence[_Waiting],
+        batch: DecodeBatch | None,
+        alone: bool,
+        room: int,
+        together: _Together | None,
+    ) -> DecodeBatch | None:
         """A batch of new rows, and of another batch's rows that go on.
 
         Args:
@@ -272,12 +304,31 @@ class Generator:
             batch: the other batch, if there is one.
             alone: whether each row holds its prompt alone, without sharing it.
             room: how many columns caches grow by.
+            together: `decode_together`; None: each new row has a place of its own from the start.
+
+        Returns:
+            The batch; None if all have ended while they were decoded together.
         """
         counts = np.array([len(waiting.rows) for waiting in joining])
         numbers = self._prompts_seen + np.arange(len(joining))
         self._prompts_seen += len(joining)
         prefix, hidden = self.prefill([waiting.prompt for waiting in joining])
         going = batch is not None and bool(batch.going.any())
+        if together is not None and not alone and counts.max() > 1:
+            places = np.arange(len(joining))
+            caches = fork_caches(self._model, prefix, lay_out(places, len(joining)), room)
+            rows = np.concatenate([waiting.rows for waiting in joining])
+            first = np.array([waiting.rows[0] for waiting in joining])
+            one_each = DecodeBatch(caches, first, self._head(hidden), numbers)
+            members = Members(rows, np.repeat(places, counts), np.ones(len(rows), bool))
+            new = together(one_each, members)
+            if batch is None or not going:
+                return new
+            if new is None:
+                return batch.compacted()
+            both = np.concatenate([some.counts(some.going) for some in (batch, new)])
+            group = batch.best_group(both)
+            return batch.take(batch.going, group).join(new.take(new.going, group))
         if alone:
             group = 1
         elif batch is not None and going:
@@ -314,6 +365,10 @@ class Generator:
             drawn.append(step)
             mx.async_eval(step, batch.logits)  # computed while the steps before are read
         return drawn
+
+    def _forward(self, ids: mx.array, batch: DecodeBatch) -> mx.array:
+        """The logits (B, V) after one more token (B, 1) in each place."""
+        return self._head(self._body(ids, batch.caches)[:, -1])
 
     def _go_on(self, prompts: Sequence[Sequence[int]], branches: bool) -> DecodeBatch | None:
         """A batch of the prompts that go on from kept rows, with their new tokens computed."""

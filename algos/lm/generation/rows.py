@@ -6,6 +6,7 @@ Shapes: N completions of a call, B places of a batch = P prompts x G, V vocabula
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -109,10 +110,21 @@ class DecodeBatch:
     def copies(self, places: np.ndarray, rows: Sequence[Sequence[int]]) -> DecodeBatch:
         """A batch with a copy of each place for each of the rows that go on from it."""
         counts = np.array([len(some) for some in rows])
-        repeated = np.repeat(places, counts)
-        prompts = np.bincount(self._prompt_of_place()[repeated])
-        group = self.best_group(prompts[prompts > 0])
-        return self._laid_out(repeated, np.concatenate(rows), group)
+        return self.copies_of(np.repeat(places, counts), np.concatenate(rows))
+
+    def copies_of(self, places: np.ndarray, rows: np.ndarray) -> DecodeBatch:
+        """A batch of rows (N,) that go on from places (N,), of which one may be taken many times.
+
+        It is this one, with these rows, if none is taken twice and few are not taken.
+        """
+        once = len(np.unique(places)) == len(places)
+        if once and len(places) > _COMPACT_BELOW * len(self.rows):
+            self.rows = np.full(len(self.rows), -1)
+            self.rows[places] = rows
+            self.going = self.rows >= 0
+            return self
+        counts = np.bincount(self._prompt_of_place()[places])
+        return self._laid_out(places, rows, self.best_group(counts[counts > 0]))
 
     def branches(
         self, places: np.ndarray, rows: np.ndarray, lengths: np.ndarray, per_prompt: int
@@ -205,6 +217,15 @@ def prompt_cost(width: int, columns: int) -> float:
     return width / (columns + _PLACE)
 
 
+class Going(Protocol):
+    """Rows that are decoded, as `Samples` sees them."""
+
+    rows: np.ndarray
+    """The row in each place; -1 for an idle place."""
+    going: np.ndarray
+    """bool, whether the row in that place has more tokens to come."""
+
+
 class Samples:
     """The tokens that were drawn so far for each row of a call.
 
@@ -242,21 +263,21 @@ class Samples:
         self._ends = ends
         self._limits, self._uniforms, self._eos = limits, uniforms, np.array(eos)
 
-    def left(self, batch: DecodeBatch) -> int:
+    def left(self, batch: Going) -> int:
         """The most tokens that any row of a batch may still draw."""
         rows = batch.rows[batch.going]
         return int((self._limits[rows] - self.made[rows]).max())
 
-    def age(self, batch: DecodeBatch) -> int:
+    def age(self, batch: Going) -> int:
         """The mean number of tokens of the rows of a batch that go on."""
         return int(self.made[batch.rows[batch.going]].mean())
 
-    def noise(self, batch: DecodeBatch, steps: int) -> mx.array:
+    def noise(self, batch: Going, steps: int) -> mx.array:
         """The noise for the next ``steps`` tokens, (K, B)."""
         at = self.made[batch.rows] + np.arange(steps)[:, None]
         return mx.array(self._uniforms[batch.rows, np.minimum(at, self.tokens.shape[1] - 1)])
 
-    def add(self, batch: DecodeBatch, drawn: Sequence[Drawn]) -> None:
+    def add(self, batch: Going, drawn: Sequence[Drawn]) -> None:
         """Record what was drawn for a batch, and mark the rows that have ended.
 
         Args:

@@ -22,6 +22,14 @@ def same_numbers():
     rng = np.random.default_rng(0)
 
 
+@pytest.fixture(params=[False, True], ids=["apart", "together"])
+def together(request, monkeypatch):
+    """Equal completions are decoded in a row each, or in one, as with large models."""
+    if request.param:
+        monkeypatch.setattr("textenv.algos.lm.generation.generator._LARGE", 0)
+    return request.param
+
+
 SETTINGS = {
     "plain": SamplingParams(),
     "hot": SamplingParams(temperature=1.5),
@@ -105,7 +113,9 @@ def spied(generator):
 @pytest.mark.parametrize(
     "counts", [[1] * 24, [4] * 6, [1, 9, 2, 3, 1, 1, 5, 2]], ids=["alone", "groups", "uneven"]
 )
-def test_rows_are_what_they_are_alone(tiny, slow_restrict, counts, batch_size, sync_every):
+def test_rows_are_what_they_are_alone(
+    tiny, slow_restrict, counts, batch_size, sync_every, together
+):
     model, params = tiny[0], SETTINGS["hot"]
     prompts = random_prompts(counts)
     uniforms = rng.random((len(prompts), 14), dtype=np.float32)
@@ -125,7 +135,7 @@ def test_rows_are_what_they_are_alone(tiny, slow_restrict, counts, batch_size, s
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_distribution(tiny, slow_restrict, name):
+def test_every_distribution(tiny, slow_restrict, name, together):
     prompts = random_prompts([3] * 8)
     uniforms = rng.random((24, 12), dtype=np.float32)
     params = SETTINGS[name]
@@ -141,12 +151,41 @@ def test_every_distribution(tiny, slow_restrict, name):
 
 @pytest.mark.parametrize("counts", [[1] * 12, [3] * 4], ids=["alone", "groups"])
 @pytest.mark.parametrize("name", ["gemma3_text", "gpt_oss", "gpt2"])
-def test_windows_copied_prompts_and_absolute_positions(random_model, slow_restrict, name, counts):
+def test_windows_copied_prompts_and_absolute_positions(
+    random_model, slow_restrict, name, counts, together
+):
     model = random_model(**config_of(name))
     prompts, params = random_prompts(counts), SETTINGS["hot"]
     uniforms = rng.random((len(prompts), 12), dtype=np.float32)
     completions = make(model, 6).generate(prompts, 12, params, uniforms)
     assert check_rows(model, slow_restrict, prompts, uniforms, params, completions) > 30
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+def test_a_row_is_computed_for_each_beginning(tiny, monkeypatch, temperature):
+    """Completions of a prompt that drew the same so far are one row, until most have parted."""
+    monkeypatch.setattr("textenv.algos.lm.generation.generator._LARGE", 0)
+    prompts = sorted(random_prompts([6, 3, 1, 8]))
+    uniforms = rng.random((len(prompts), 10), dtype=np.float32)
+    generator = make(tiny[0], 64, 1)
+    shapes = spied(generator)
+    params = SamplingParams(temperature=temperature)
+    done = generator.generate(prompts, 10, params, uniforms)
+    rows = [count for count, n in shapes if n == 1]
+    before = len(prompts)
+    for length, computed in enumerate(rows, 1):
+        going = [
+            (*prompt, -1, *completion.token_ids[:length])
+            for prompt, completion in zip(prompts, done)
+            if len(completion.token_ids) > length
+        ]
+        beginnings = len(set(going))
+        assert beginnings <= computed
+        if beginnings > 0.9 * len(going):
+            break
+        assert computed <= max(1.5 * beginnings, before), length
+        before = computed
+    assert rows[0] < len(prompts)
 
 
 def test_free_places_are_taken_at_once(tiny):
@@ -166,10 +205,10 @@ def test_free_places_are_taken_at_once(tiny):
     assert steps < 0.8 * slices
 
 
-def test_broken_weights_are_noticed_in_the_midst(fresh):
+def test_broken_weights_are_noticed_in_the_midst(fresh, together):
     model = fresh[0]
     generator = make(model, 4, 3)
-    prompts, uniforms = random_prompts([1] * 8), np.zeros((8, 6), np.float32)
+    prompts, uniforms = random_prompts([2] * 4), np.zeros((8, 6), np.float32)
     generator.generate(prompts, 6, SETTINGS["plain"], uniforms)
     model.model.norm.weight = model.model.norm.weight * float("nan")
     with pytest.raises(ValueError, match="not finite"):
