@@ -62,14 +62,14 @@ def forward(
     return own, rows
 
 
-def find_stem(prompts: Sequence[list[int]], least: int) -> int:
+def find_stem(prompts: Sequence[Sequence[int]], least: int) -> int:
     """How many tokens all prompts begin with; 0 if fewer than ``least``, or for one prompt alone.
 
     Each prompt keeps a token of its own, whose hidden state predicts the first of its completions.
     """
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # in lexicographic order: the others are between them
+    first, last = min(prompts, key=list), max(prompts, key=list)  # the others are between them
     alike = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
     stem = min(alike, min(map(len, prompts)) - 1)
     return stem if stem >= least else 0

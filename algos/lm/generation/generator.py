@@ -28,7 +28,9 @@ import mlx.nn as nn  # noqa: E402
 from textenv.algos.lm.cache.forking import fork_caches, with_positions  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
 from textenv.algos.lm.cache.layout import best_group, lay_out  # noqa: E402
+from textenv.algos.lm.cache.packed import LEAST_STEM, find_stem  # noqa: E402
 from textenv.algos.lm.cache.positions import bucket, pad_left  # noqa: E402
+from textenv.algos.lm.cache.prefill import prefill, prefill_after  # noqa: E402
 from textenv.algos.lm.generation.decode_step import Decoder, Drawn, draw_tokens  # noqa: E402
 from textenv.algos.lm.generation.kept_rows import KeptRows  # noqa: E402
 from textenv.algos.lm.generation.plain import PlainGenerator  # noqa: E402
@@ -43,7 +45,7 @@ from textenv.algos.lm.models.weights import WeightsStamp  # noqa: E402
 _REFILL = 0.25  # the share of a batch's rows that must be free before others join
 _MOST_STEPS, _AGE = 4, 8  # steps between two reads on a CPU, see `sync_every`
 _ROOM = 64  # columns that a cache grows by
-_LARGE = 50_000_000  # parameters from which equal completions share a row, on a CPU
+_LARGE = 50_000_000  # parameters from which what rows have in common is looked for
 
 _Together = Callable[[DecodeBatch, Members], "DecodeBatch | None"]
 
@@ -88,11 +90,7 @@ class Generator:
         self._eos = sorted(eos_token_ids)
         self._batch_size = batch_size
         self._sync_every = sync_every or (None if mx.default_device() == mx.cpu else 8)
-        self._shares_rows = (
-            self._model.shares_prompts
-            and mx.default_device() == mx.cpu
-            and count_parameters(model) >= _LARGE
-        )
+        self._large = model.shares_prompts and count_parameters(model) >= _LARGE
         self._kept = KeptRows(model, batch_size)
         self.tokens_prefilled = self.tokens_decoded = 0
         self._prompts_seen = 0
@@ -163,7 +161,7 @@ class Generator:
                 on_completion(row, completions[row])
 
         together = None
-        if self._shares_rows and not keeps:
+        if self._large and mx.default_device() == mx.cpu and not keeps:
             forward = self._forward
             together = partial(
                 decode_together, samples=samples, params=params, forward=forward, tell=tell
@@ -222,10 +220,13 @@ class Generator:
         """Caches of prompts, and the hidden state (P, D) of each prompt's last token."""
         lengths = set(map(len, prompts))
         ragged = len(lengths) > 1 and self._model.shares_prompts
-        ids, padding, padded = pad_left(prompts, bucket(max(lengths), 8) if ragged else 0)
-        caches = [GrowingCache(padding, padded) for _ in range(self._layers)]
+        width = bucket(max(lengths), 8) if ragged else 0
         self.tokens_prefilled += sum(map(len, prompts))
-        return caches, self._body(ids, caches)[:, -1]
+        stem = find_stem(prompts, LEAST_STEM) if self._large else 0
+        if not stem:
+            return prefill(self._body, self._layers, prompts, width)
+        self.tokens_prefilled -= stem * (len(prompts) - 1)
+        return prefill_after(self._body, self._layers, prompts, stem, width)
 
     def _line_up(
         self, prompts: Sequence[Sequence[int]], under_way: Sequence[int] | np.ndarray

@@ -188,6 +188,19 @@ def test_a_row_is_computed_for_each_beginning(tiny, monkeypatch, temperature):
     assert rows[0] < len(prompts)
 
 
+def test_what_prompts_begin_with_is_computed_once(tiny, slow_restrict, monkeypatch):
+    monkeypatch.setattr("textenv.algos.lm.generation.generator._LARGE", 0)
+    stem = rng.integers(2, 42, 12).tolist()
+    prompts = [stem + prompt for prompt in random_prompts([3, 1, 4])]
+    uniforms = rng.random((len(prompts), 8), dtype=np.float32)
+    generator = make(tiny[0], 64)
+    completions = generator.generate(prompts, 8, SETTINGS["hot"], uniforms)
+    compared = check_rows(tiny[0], slow_restrict, prompts, uniforms, SETTINGS["hot"], completions)
+    assert compared > 20
+    own = sum(len(prompt) - 12 for prompt in map(list, set(map(tuple, prompts))))
+    assert generator.tokens_prefilled == 12 + own
+
+
 def test_free_places_are_taken_at_once(tiny):
     """One row goes on to the end; the others come and go beside it, and the batch stays full."""
     model, max_tokens = tiny[0], 40
