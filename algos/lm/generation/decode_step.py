@@ -46,17 +46,22 @@ class Drawn(NamedTuple):
     """(B, V) which tokens could be drawn; None if all could."""
 
 
-def draw_tokens(logits: mx.array, noise: mx.array, params: SamplingParams) -> Drawn:
-    """Draw a token for each row.
+def draw_tokens(
+    logits: mx.array, noise: mx.array, params: SamplingParams, places: mx.array | None = None
+) -> Drawn:
+    """Draw a token for each row, or for each of N rows that have their logits in some places.
 
     Args:
         logits: (B, V).
-        noise: (B,), in [0, 1).
+        noise: (B,) or (N,), in [0, 1).
         params: the sampling distribution.
+        places: (N,) the place of each row's logits; None: a place for each row.
     """
     restricted = restrict(logits, params)
     inside = None if params.full_support else restricted > -mx.inf
-    return Drawn(*draw(restricted, noise), inside)
+    if inside is not None and places is not None:
+        inside = inside[places]
+    return Drawn(*draw(restricted, noise, places), inside)
 
 
 class Decoder:

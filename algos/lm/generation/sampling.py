@@ -5,7 +5,7 @@ top-k, top-p and min-p, each on the distribution that the one before left (the o
 Hugging Face and vLLM). The tokens that are left are the *support*. A log-probability is always that
 of the distribution renormalised over the support.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, V vocabulary, N tokens.
 """
 
 from __future__ import annotations
@@ -99,45 +99,60 @@ def restrict(logits: mx.array, params: SamplingParams) -> mx.array:
     return logits
 
 
-def draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Draw a token for each row by inverting the cumulative distribution.
+def draw(
+    logits: mx.array, uniforms: mx.array, places: mx.array | None = None
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Draw N tokens by inverting the cumulative distribution.
 
-    The noise is an argument, one number for each row, so that a row's tokens depend on its own
+    The noise is an argument, one number for each token, so that a row's tokens depend on its own
     numbers and not on the other rows of its batch.
 
     Args:
         logits: (B, V), -inf outside the support.
-        uniforms: (B,), in [0, 1).
+        uniforms: (N,), in [0, 1).
+        places: (N,), the row of the logits that each token is drawn from; None: one from each.
 
     Returns:
-        Tokens (B,), their log-probabilities (B,), the distributions' entropies (B,) in nats.
+        Tokens (N,), their log-probabilities (N,), the distributions' entropies (N,) in nats.
     """
     top = mx.max(logits, axis=-1, keepdims=True)
     powers = exp_below(logits, top)  # (B, V)
-    tokens, total = _invert(powers, (uniforms * _BELOW_ONE)[:, None])
-    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    tokens, total = _invert(powers, (uniforms * _BELOW_ONE)[:, None], places)
     normalizer = (top + mx.log(total))[:, 0]
     # A token that cannot be drawn has the power 0, and the product must not be 0 * inf.
     surprise = powers * mx.maximum(logits, _FINITE)
     entropy = normalizer - block_sum(surprise) / total[:, 0]
+    if places is not None:
+        return tokens, logits[places, tokens] - normalizer[places], entropy[places]
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
     return tokens, chosen - normalizer, entropy
 
 
-def _invert(powers: mx.array, shares: mx.array) -> tuple[mx.array, mx.array]:
-    """The tokens (B,) at which the sums of weights (B, V) pass a share (B, 1) of the whole (B, 1).
+def _invert(
+    powers: mx.array, shares: mx.array, places: mx.array | None
+) -> tuple[mx.array, mx.array]:
+    """The tokens (N,) at which the sums of weights (B, V) pass a share (N, 1) of the whole (B, 1).
 
     In a large vocabulary the block of tokens is found first, and then the token in it.
     """
     if powers.shape[-1] <= BLOCK:
         cumulative = mx.cumsum(powers, axis=-1)
         total = cumulative[:, -1:]
-        return mx.sum(cumulative <= shares * total, axis=-1), total
+        if places is not None:
+            cumulative = cumulative[places]
+        return mx.sum(cumulative <= shares * cumulative[:, -1:], axis=-1), total
     blocks = split_blocks(powers)  # (B, V / BLOCK, BLOCK)
     ends = mx.cumsum(mx.sum(blocks, axis=-1), axis=-1)
+    if places is not None:
+        ends = ends[places]
     threshold = shares * ends[:, -1:]
     block = mx.sum(ends <= threshold, axis=-1, keepdims=True)
     before = mx.take_along_axis(mx.pad(ends, [(0, 0), (1, 0)]), block, axis=-1)
-    inside = mx.cumsum(mx.take_along_axis(blocks, block[..., None], axis=1)[:, 0], axis=-1)
+    if places is None:
+        found = mx.take_along_axis(blocks, block[..., None], axis=1)[:, 0]
+    else:
+        found = blocks[places, block[:, 0]]
+    inside = mx.cumsum(found, axis=-1)
     # Rounding must not lead past the last token of the block that has a weight.
     threshold = mx.minimum(threshold - before, inside[:, -1:] * _BELOW_ONE)
     tokens = block[:, 0] * BLOCK + mx.sum(inside <= threshold, axis=-1)

@@ -2,8 +2,8 @@
 
 A policy that is nearly sure of its answers draws the same tokens for most completions of a group.
 Until two of them differ, their keys, values and logits are the same, so the model computes them
-once; each draws from these logits with its own noise. Where they differ, the row forks. What is
-drawn is what each completion would have drawn in a row of its own.
+once. Each draws from the one distribution with its own noise. Where they differ, the row forks.
+What is drawn is what each completion would have drawn in a row of its own.
 
 To know which rows fork, each step waits for what the step before drew, and rows are laid out anew
 where they fork. That is worth it if a step takes long: for large models on a CPU. A GPU decodes one
@@ -66,8 +66,8 @@ def decode_together(
         A batch of the completions that go on, each in a place of its own; None if all have ended.
     """
     while True:
-        logits = batch.logits[mx.array(members.places)]
-        samples.add(members, [draw_tokens(logits, samples.noise(members, 1)[0], params)])
+        noise, places = samples.noise(members, 1)[0], mx.array(members.places)
+        samples.add(members, [draw_tokens(batch.logits, noise, params, places)])
         tell()
         rows, old = members.rows[members.going], members.places[members.going]
         if not len(rows):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from textenv.algos import create_policy
+from textenv.algos.lm.generation.decode_step import draw_tokens
 from textenv.algos.lm.generation.sampling import SamplingParams, draw, restrict
 
 
@@ -107,6 +108,28 @@ def test_a_row_depends_on_its_own_number_only():
     ]
     assert together.tolist() == alone
     assert len(set(alone)) > 5
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([2, 7, 256, 257, 1024, 3000]),
+    top_k=st.sampled_from([0, 3]),
+)
+@settings(max_examples=60, deadline=None)
+def test_draws_from_one_place_are_those_from_copies_of_it(seed, size, top_k):
+    import mlx.core as mx
+
+    rng = np.random.default_rng(seed)
+    params = SamplingParams(top_k=top_k)
+    logits = mx.array(rng.normal(0, 3, (4, size)).astype(np.float32))
+    places = mx.array(rng.integers(0, 4, 37).astype(np.int32))
+    noise = mx.array(rng.random(37).astype(np.float32))
+    found = draw_tokens(logits, noise, params, places)
+    expected = draw_tokens(logits[places], noise, params)
+    for name, one, other in zip(found._fields, found, expected):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            np.testing.assert_array_equal(np.array(one), np.array(other), name)
 
 
 @pytest.mark.parametrize(
