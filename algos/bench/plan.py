@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from typing import Any
 
@@ -45,6 +46,8 @@ class Side:
     """Environment variables of the process."""
     peer: str = ""
     """The library that is measured, if it is not this one."""
+    of: str = ""
+    """The side whose code at an earlier commit this is."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Row:
         """The work, in words."""
         return self.work.title if self.work else ""
 
+    @property
+    def present(self) -> tuple[Side, ...]:
+        """The sides without those of an earlier commit."""
+        return tuple(side for side in self.sides if not side.of)
+
 
 # Small models are timed over many steps, so that most steps have shapes that occurred before.
 # part -> size -> work, and a guess at the seconds of a run: ours, the peer's.
@@ -78,6 +86,10 @@ _BESIDE_TRL: dict[str, dict[str, list[tuple[Work, float, float]]]] = {
             (Work(4, 8, 128, 128, 48, timed=3), 15, 45),
             (Work(4, 16, 400, 400, 24, timed=2), 25, 260),
         ],
+        "smollm2": [
+            (Work(8, 8, 40, 40, 24, timed=3), 90, 340),
+            (Work(2, 8, 250, 250, 64, timed=3), 100, 400),
+        ],
     },
     "memory": {"vocabulary": [(Work(4, 8, 32, 32, 32, timed=2), 30, 75)]},
 }
@@ -85,6 +97,9 @@ _GENERATE: dict[str, list[tuple[Work, float, float]]] = {
     "tiny": [(Work(4, max_new=4, timed=2), 4, 4)],
     "small": [(Work(batch, max_new=32, timed=12), 8, 12) for batch in (64, 128, 256)],
     "medium": [(Work(batch, max_new=32, timed=5), 25, 40) for batch in (64, 128, 256)],
+    "smollm2": [
+        (Work(batch, max_new=24, timed=3), batch / 2 + 10, batch + 10) for batch in (16, 64, 256)
+    ],
 }
 _GROUPS: dict[str, tuple[Work, float]] = {
     "tiny": (Work(1, 1, 48, 48, 4, timed=2), 4),
@@ -99,11 +114,13 @@ _COLLECT: dict[str, list[tuple[Work, float]]] = {
         (Work(128, 16, 24, 40, 24, timed=5), 15),
     ],
     "medium": [(Work(32, 16, 24, 40, 24, timed=2), 20)],
+    "smollm2": [(Work(8, 8, 40, 40, 24, timed=3), 40)],
 }
 _START: dict[str, tuple[Work, float]] = {
     "tiny": (Work(2, 4, 8, 12, 4, timed=2), 4),
     "small": (Work(8, 8, 24, 40, 24, timed=5), 6),
     "medium": (Work(4, 8, 128, 128, 48, timed=3), 15),
+    "smollm2": (Work(8, 8, 40, 40, 24, timed=2), 70),
 }
 _TASKS = {
     "tiny": [Work(2, 4, max_new=4, timed=2, task="arithmetic")],
@@ -148,6 +165,28 @@ def make_plan(
     if not rows:
         raise ConfigError(f"{', '.join(parts)}: nothing to measure with models {', '.join(sizes)}")
     return rows
+
+
+def with_commit(row: Row, name: str, folder: str) -> Row:
+    """The row, in which an earlier commit takes its turn after each side of this package.
+
+    What the machine can do is measured without it.
+
+    Args:
+        row: the row.
+        name: how the commit is called.
+        folder: the folder that has the package as it was then.
+    """
+    path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    sides: list[Side] = []
+    for side in row.sides:
+        sides.append(side)
+        if row.work and not side.peer:
+            environ = {**side.environ, "PYTHONPATH": path}
+            sides.append(
+                replace(side, name=f"{side.name} at {name}", environ=environ, of=side.name)
+            )
+    return replace(row, sides=tuple(sides))
 
 
 def missing(peer: str) -> str:
@@ -260,4 +299,4 @@ def _trl(guess: float, model: str, work: Work) -> Side:
 def _without(row: Row, peers: Sequence[str]) -> Row:
     """The row without the peers that were not asked for."""
     sides = tuple(side for side in row.sides if not side.peer or side.peer in peers)
-    return Row(row.part, row.size, row.work, sides, row.warm)
+    return replace(row, sides=sides)

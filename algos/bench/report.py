@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from textenv.algos.bench.earlier import NOISE, comparisons
 from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, update_flops
 from textenv.algos.bench.plan import OURS
 from textenv.algos.bench.results import Results
@@ -46,7 +47,7 @@ def to_json(results: Results) -> str:
             }
             for peer in row.sides
             for own in row.sides
-            if peer.peer and not own.peer
+            if peer.of == own.name or (peer.peer and not own.peer and not own.of)
         }
         work = row.work._asdict() if row.work else None
         rows.append(
@@ -78,6 +79,7 @@ def to_markdown(results: Results) -> str:
         ("A step as groups grow", _groups(results)),
         ("Rollouts by workers", _workers(results)),
         ("Until the first step", _start(results)),
+        ("Beside an earlier state", _earlier(results)),
         ("Limits of this machine", _hardware(results)),
         ("Not measured", _failures(results)),
     ):
@@ -95,8 +97,8 @@ def _peers(results: Results) -> list[str]:
         for i in results.of_part(part):
             row = results.rows[i]
             # Without a peer the row still has what was measured of this package.
-            peers = [side.name for side in row.sides if side.peer] or [""]
-            own = [side.name for side in row.sides if not side.peer]
+            peers = [side.name for side in row.present if side.peer] or [""]
+            own = [side.name for side in row.present if not side.peer]
             for ours, peer in itertools.product(own, peers):
                 setting = f" ({ours.partition(', ')[2]})" if ours != OURS else ""
                 rows.append(
@@ -231,7 +233,7 @@ def _groups(results: Results) -> list[str]:
     for i in results.of_part("groups"):
         row = results.rows[i]
         rows, points = [], []
-        for side in row.sides:
+        for side in row.present:
             step = results.median(i, side.name, "seconds")
             prompt = [results.median(i, side.name, f"prompt_{x}_s") for x in ("generate", "update")]
             once = sum(x or 0 for x in prompt) or None
@@ -273,7 +275,7 @@ def _workers(results: Results) -> list[str]:
     rows = []
     for i in results.of_part("workers"):
         row = results.rows[i]
-        *single, many = (side.name for side in row.sides)
+        *single, many = (side.name for side in row.present)
         rows.append(
             (
                 row.size,
@@ -284,7 +286,7 @@ def _workers(results: Results) -> list[str]:
         )
     if not rows:
         return []
-    names = [side.name for side in results.rows[results.of_part("workers")[0]].sides]
+    names = [side.name for side in results.rows[results.of_part("workers")[0]].present]
     return [
         "Tokens a second; the ratio is over the better of the single processes, by round.",
         "",
@@ -294,7 +296,7 @@ def _workers(results: Results) -> list[str]:
 
 def best_ratios(results: Results, row: int) -> dict[int, float]:
     """The seconds of the best single process over those of the workers, by round."""
-    *single, many = (side.name for side in results.rows[row].sides)
+    *single, many = (side.name for side in results.rows[row].present)
     by_side = [results.ratios(row, name, many, "seconds") for name in single]
     rounds = set.intersection(*map(set, by_side)) if by_side else set()
     return {number: min(ratios[number] for ratios in by_side) for number in sorted(rounds)}
@@ -323,6 +325,26 @@ def _start(results: Results) -> list[str]:
         "",
         *_table(titles, rows),
     ]
+
+
+def _earlier(results: Results) -> list[str]:
+    rows = [
+        (
+            _name(c.row.part),
+            c.row.size or "tiny-lm",
+            c.row.title,
+            c.side,
+            _number(c.before, 4),
+            _number(c.now, 4),
+            f"{c.median:.2f} ({c.low:.2f} to {c.high:.2f})",
+            c.verdict,
+        )
+        for c in comparisons(results)
+    ]
+    if not rows or results.earlier is None:
+        return []
+    titles = ("what", "model", "work", "side", "s before", "s now", "times as fast", "it is")
+    return [f"Before is {results.earlier.name}. {NOISE}", "", *_table(titles, rows)]
 
 
 def _hardware(results: Results) -> list[str]:

@@ -19,6 +19,16 @@ class Measurement:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What the measurements are compared with."""
+
+    name: str
+    """The commit or the file, as it was given."""
+    seconds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    """The seconds of the file's runs, by row and side; a commit has its turns among ours."""
+
+
 @dataclass
 class Results:
     """All measurements so far, by row and side."""
@@ -27,6 +37,7 @@ class Results:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    earlier: Earlier | None = None
     _measurements: dict[tuple[int, str], list[Measurement]] = field(default_factory=dict)
     _failures: dict[tuple[int, str], str] = field(default_factory=dict)
 

@@ -24,6 +24,10 @@ class ModelSize:
     hidden: int
     layers: int
     vocabulary: int
+    queries_per_key: int = 2
+    """Query heads that share one head of keys and values."""
+    feed_forward: int = 0
+    """Width of the feed-forward layers; 0: three times ``hidden``."""
 
     @property
     def heads(self) -> int:
@@ -33,7 +37,7 @@ class ModelSize:
     @property
     def kv_heads(self) -> int:
         """Number of key and value heads."""
-        return max(2, self.heads // 2)
+        return self.heads // self.queries_per_key
 
     @property
     def head_dim(self) -> int:
@@ -43,7 +47,7 @@ class ModelSize:
     @property
     def intermediate(self) -> int:
         """Width of the feed-forward layers."""
-        return 3 * self.hidden
+        return self.feed_forward or 3 * self.hidden
 
     @property
     def layer_matrices(self) -> int:
@@ -91,6 +95,8 @@ MODEL_SIZES = {
     "small": ModelSize(128, 4, 100),
     "medium": ModelSize(512, 8, 4096),
     "vocabulary": ModelSize(128, 4, 150_000),
+    # The dimensions of SmolLM2-135M (Ben Allal et al. 2025, arXiv 2502.02737).
+    "smollm2": ModelSize(576, 30, 49_152, queries_per_key=3, feed_forward=1536),
 }
 
 

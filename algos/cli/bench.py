@@ -16,10 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from textenv.algos.bench.plan import PARTS, PEERS, Row, make_plan
+from textenv.algos.bench.earlier import check_out, read_results, said_of
+from textenv.algos.bench.plan import PARTS, PEERS, Row, make_plan, with_commit
 from textenv.algos.bench.process import cores
 from textenv.algos.bench.report import write_report
-from textenv.algos.bench.results import Measurement, Results
+from textenv.algos.bench.results import Earlier, Measurement, Results
 from textenv.algos.bench.runs import PlannedRun, Watcher, estimate, run_plan, run_probe
 from textenv.algos.bench.workload import MODEL_SIZES
 from textenv.algos.cli.shared.display import Terminal
@@ -45,9 +46,12 @@ class Args:
     """How many runs each side has; the tables show medians, and ratios by round."""
     size: tuple[str, ...] = ("small", "medium", "vocabulary")
     """Models with random weights: tiny (to try it out), small (0.8M parameters), medium (27M),
-    vocabulary (150,000 words)."""
+    vocabulary (150,000 words), smollm2 (135M, the dimensions of SmolLM2; it takes an hour)."""
     peers: tuple[str, ...] = tuple(PEERS)
     """Libraries to measure too, if they are installed: trl, mlx-lm."""
+    compare: str | None = None
+    """A commit of the clone that textenv runs from, which takes turns with it, or the results.json
+    of an earlier run: what became slower by more than the noise is said."""
     seed: int = 0
     """Seed of the models, the prompts and the noise."""
     out: Path | None = None
@@ -66,7 +70,13 @@ def run(args: Args) -> int:
         folder = Path(temporary)
         models = {name: str(folder / name) for name in MODEL_SIZES}
         rows = make_plan(args.parts, args.size, args.peers, models)
-        results = Results(rows, args.seed, _settings(args), _machine())
+        earlier = None
+        if args.compare is not None and Path(args.compare).is_file():
+            earlier = read_results(Path(args.compare))
+        elif args.compare is not None:
+            earlier, package = Earlier(args.compare), str(check_out(args.compare, folder))
+            rows = [with_commit(row, args.compare, package) for row in rows]
+        results = Results(rows, args.seed, _settings(args), _machine(), earlier)
         seconds = estimate(rows, args.rounds)
         console.print(f"about {_minutes(seconds)} on two cores; the results go to {out}")
         out.mkdir(parents=True, exist_ok=True)
@@ -81,6 +91,8 @@ def run(args: Args) -> int:
             console.print(f"interrupted: {out} holds the {results.runs} run(s) that were finished")
             return 130
     write_report(results, out)
+    for line in said_of(results):
+        console.print(line)
     console.print(f"results.md and results.json are in {out}")
     return 0
 
@@ -140,6 +152,7 @@ def _settings(args: Args) -> dict[str, Any]:
         "--size": args.size,
         "--peers": args.peers,
         "--seed": [args.seed],
+        **({"--compare": [args.compare]} if args.compare is not None else {}),
     }
     words = [word for name, values in given.items() for word in (name, *map(str, values))]
     return {

@@ -29,14 +29,25 @@ def test_a_small_run(tmp_path, capsys):
     text = (out / "results.md").read_text()
     assert "## Limits of this machine" in text and "## Where a step goes" in text
 
+    again, before = tmp_path / "again", str(out / "results.json")
+    argv = ["bench", "--parts", "generate", "--size", "tiny", "--rounds", "1", "--peers"]
+    assert main([*argv, "--compare", before, "--out", str(again)]) == 0
+    said = capsys.readouterr().out  # one round knows no noise
+    assert f"nothing is slower than {before} by more than the noise" in " ".join(said.split())
+    assert "## Beside an earlier state" in (again / "results.md").read_text()
+
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["--parts", "stpe"], "unknown part 'stpe'; did you mean 'step'? Known: step, memory"),
-        (["--size", "large"], "unknown size 'large'; known: tiny, small, medium, vocabulary"),
+        (
+            ["--size", "large"],
+            "unknown size 'large'; known: tiny, small, medium, vocabulary, smollm2",
+        ),
         (["--peers", "verl"], "unknown peer 'verl'; known: trl, mlx-lm"),
         (["--rounds", "0"], "rounds must be an integer >= 1, got 0"),
+        (["--compare", "no-such"], "--compare"),  # by git, or since this is no clone
     ],
 )
 def test_what_is_refused(tmp_path, capsys, argv, said):
