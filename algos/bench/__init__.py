@@ -2,5 +2,6 @@
 
 ``plan`` says what is measured. ``runs`` starts a process for each measurement (``worker``), in
 which ``ours``, ``trl_peer`` or ``mlx_lm_peer`` does the work. ``results`` and ``report`` collect
-and describe what was found. The process that starts the others imports neither MLX nor torch.
+and describe what was found; ``earlier`` compares it with a commit or an earlier run. The process
+that starts the others imports neither MLX nor torch.
 """
