@@ -20,9 +20,9 @@ PROBES = {
     "generate": ("ours", "generate"),
     "collect": ("ours", "collect"),
     "rates": ("hardware", "mlx_rates"),
-    "trl-train": ("trl_peer", "train"),
+    "trl-train": ("peers.trl", "train"),
     "torch-rates": ("hardware", "torch_rates"),
-    "mlx-lm-generate": ("mlx_lm_peer", "generate"),
+    "mlx-lm-generate": ("peers.mlx_lm", "generate"),
 }
 
 
