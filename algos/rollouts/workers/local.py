@@ -1,7 +1,7 @@
 """Worker processes on this machine, never forked from this one.
 
-Weights travel as the bytes of their arrays; the rest is pickled by `multiprocessing` itself,
-between this process and its own children.
+Weights are in shared memory; the rest is pickled by `multiprocessing` itself, between this process
+and its own children.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +25,16 @@ from typing import Any
 import numpy as np
 
 from textenv.algos.episodes.scoring import Scored
-from textenv.algos.rollouts.workers.pool import IDLE, HungError, Worker, WorkerPool, say
+from textenv.algos.rollouts.workers.pool import (
+    IDLE,
+    WEIGHING,
+    HungError,
+    Worker,
+    WorkerPool,
+    say,
+)
 from textenv.algos.rollouts.workers.serve import END, SHOW_TRACEBACK, Notes, serve
+from textenv.algos.rollouts.workers.shared_weights import Place, SharedWeights
 from textenv.algos.rollouts.workers.worker import Recipe
 from textenv.errors import ConfigError
 
@@ -103,13 +112,14 @@ class WorkerProcess(Worker):
     Args:
         context: of `multiprocessing`.
         index: the number of the worker.
+        area: where it finds weights.
 
     Attributes:
         process: the process.
         connection: the pipe of the messages.
     """
 
-    def __init__(self, context: Any, index: int):
+    def __init__(self, context: Any, index: int, area: SharedWeights):
         super().__init__(index)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (it has no name, and is closed with this)
         self._notes = Notes(self._file.fileno())
@@ -117,8 +127,8 @@ class WorkerProcess(Worker):
         self.connection, theirs = context.Pipe()
         their_lifeline, self._lifeline = context.Pipe(duplex=False)
         output, their_output = context.Pipe(duplex=False)
-        notes = Connection(os.dup(self._file.fileno()))
-        ends = theirs, their_lifeline, their_output, notes
+        files = (Connection(os.dup(number)) for number in (self._file.fileno(), area.number))
+        ends = theirs, their_lifeline, their_output, *files
         self.process = context.Process(target=serve, args=ends, name=f"rollouts-{index}")
         self.process.start()
         for end in ends:
@@ -134,19 +144,13 @@ class WorkerProcess(Worker):
         """Send it a message, for which it is waiting; see `Worker`."""
         self._limit(seconds)
         try:
-            if isinstance(message, np.ndarray):
-                self.connection.send_bytes(message.reshape(-1).view(np.uint8).data)
-            else:
-                self.connection.send(message)
+            self.connection.send(message)
         except BlockingIOError:
             raise HungError from None
 
     def send_weights(self, version: int, weights: Any, seconds: float) -> None:
-        """Send it arrays by name."""
-        header = [(name, value.dtype.str, value.shape) for name, value in weights.items()]
-        self.send((version, header), seconds)
-        for value in weights.values():
-            self.send(value, seconds)
+        """Tell it where weights are."""
+        self.send((version, weights), seconds)
 
     def receive(self, seconds: float) -> Any:
         """Its answer, which has begun to come; see `Worker`."""
@@ -234,13 +238,21 @@ class LocalPool(WorkerPool):
         self._context: Any = multiprocessing.get_context("forkserver" if forkserver else "spawn")
         if forkserver:  # what is imported here already is what workers will need
             self._context.set_forkserver_preload([name for name in _PRELOAD if name in sys.modules])
+        self._area = SharedWeights()
+        weakref.finalize(self, self._area.close)
         super().__init__(recipes, timeout, replace, end_all)
 
-    def _start(self, index: int) -> WorkerProcess:
-        return WorkerProcess(self._context, index)
+    def forget_weights(self) -> None:
+        """Release what `set_weights` keeps, unless a worker that was started again still reads."""
+        super().forget_weights()
+        if all(worker.phase != WEIGHING for worker in self._workers):
+            self._area.clear()
 
-    def _pack(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    def _start(self, index: int) -> WorkerProcess:
+        return WorkerProcess(self._context, index, self._area)
+
+    def _pack(self, tensors: Mapping[str, np.ndarray]) -> list[Place]:
+        return self._area.write({name: np.asarray(value) for name, value in tensors.items()})
 
     def _ready(
         self,

@@ -14,9 +14,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TextIO
 
-import numpy as np
-
 from textenv.algos.episodes.scoring import Scored
+from textenv.algos.rollouts.workers.shared_weights import SharedWeights
 from textenv.algos.rollouts.workers.worker import GradientItem, RolloutItem, RolloutWorker
 from textenv.lifeline import end_with
 
@@ -52,7 +51,11 @@ class Notes:
 
 
 def serve(
-    connection: Connection, lifeline: Connection, output: Connection, notes: Connection
+    connection: Connection,
+    lifeline: Connection,
+    output: Connection,
+    notes: Connection,
+    weights: Connection,
 ) -> None:
     """Answer messages until the other end of the pipe is closed; the target of the process.
 
@@ -61,6 +64,7 @@ def serve(
         lifeline: the process ends with the other end of this pipe, at once.
         output: where what is printed goes.
         notes: the file of `Notes`.
+        weights: the file of `SharedWeights`.
     """
     _redirect(output)
     end_with(lifeline)
@@ -74,7 +78,7 @@ def serve(
     signal.signal(signal.SIGTERM, _do_nothing)
     signal.signal(END, _end)
     worker: RolloutWorker | None = None
-    note = Notes(notes.fileno()).write
+    note, area = Notes(notes.fileno()).write, SharedWeights(weights.fileno())
     try:
         connection.send(("started", os.getpid()))
         while True:
@@ -84,7 +88,7 @@ def serve(
                     worker = RolloutWorker(message, note)
                     answer: Any = None
                 else:
-                    answer = _answer(connection, worker, message)
+                    answer = _answer(area, worker, message)
                 data = ForkingPickler.dumps(("done", answer))
             except EOFError:
                 return
@@ -123,18 +127,14 @@ def _stream(number: int) -> TextIO:
     return open(number, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _answer(connection: Connection, worker: RolloutWorker, message: Any) -> Any:
+def _answer(area: SharedWeights, worker: RolloutWorker, message: Any) -> Any:
     """Do what a message asks for."""
     if isinstance(message, RolloutItem):
         return worker.play(message)
     if isinstance(message, GradientItem):
         return worker.compute_gradient(message)
-    version, header = message
-    tensors = {
-        name: np.frombuffer(connection.recv_bytes(), dtype).reshape(shape)
-        for name, dtype, shape in header
-    }
-    worker.set_weights(version, tensors)
+    version, places = message
+    worker.set_weights(version, area.read(places))
     return version
 
 
