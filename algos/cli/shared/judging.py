@@ -17,6 +17,7 @@ _CONTROL_SEED = 2**30  # of the evaluation's episodes, far from the seeds of tra
 _SHORT = 10.0  # seconds; an evaluation that is no longer is never cut
 _COST = 3  # a completion that is trained on, in completions that are only generated
 _EVALUATIONS = 4  # greedy and sampled, before and after
+_FEW = 10  # examples; one right answer more or less is at least a tenth of the accuracy
 
 Judgement = dict[str, dict[str, Any]]
 """The figures of an evaluation under ``"greedy"`` and ``"sampled"``, and those of held-out answers
@@ -60,6 +61,7 @@ class TextJudge:
     ):
         self._trainer, self._env, self._console = trainer, env, console
         self._on_found = on_found
+        self._wanted = examples
         self._examples: Any = examples  # how many, and later which
         self._limits: dict[str, Any] = {}
         if completions is not None and share < 1:
@@ -109,9 +111,18 @@ class TextJudge:
         greedy = self.evaluations["greedy"]
         if self._first is None:
             self._first = greedy
+            self._say_if_few(len(greedy.records) + greedy.left_out)
         else:
             self.change = compare(self._first, greedy)
         return {kind: found.as_dict() for kind, found in self.evaluations.items()}
+
+    def _say_if_few(self, held_out: int) -> None:
+        """Say that there are few examples, if that is not what was asked for."""
+        if self._console is not None and held_out < min(_FEW, self._wanted):
+            self._console.print(
+                f"evaluated on all held-out examples, and these are only {held_out}: "
+                "--eval-dataset names a file of others"
+            )
 
 
 def control_judge(trainer: Any, env: Any, episodes: int) -> Judge:

@@ -56,6 +56,10 @@ CLIPPED = 0.5
 """The share of tokens whose ratio is clipped from which an update learns from less than half of
 them; 0.1 to 0.3 is usual."""
 
+NEAR = 0.1
+"""The share of answers that contain the right one from which this is no accident, if in most of them
+no answer is found."""
+
 Said = tuple[str, str] | None
 """What is wrong, and a remedy."""
 
@@ -86,8 +90,8 @@ def no_reward(course: Course, answers: Answers) -> Said:
         return None
     what = f"none of the last {count} completions {'was right' if judged else 'had a reward'}"
     remedy = (
-        "make the task easier (--task-kwargs, other examples), say in the prompt how to answer, "
-        "or begin with --algo sft"
+        "make the task easier (--task-kwargs, other examples), say in the prompt how to answer or "
+        "show it (--few-shot), or begin with --algo sft"
     )
     misses = misses_of(answers())
     hint = near(misses)
@@ -105,18 +109,19 @@ def near(misses: Misses) -> Said:
             f"{misses.equal} of {misses.of} are the expected answer but have no reward",
             "look at the reward function (--reward): it asks for something else",
         )
-    if misses.containing:
+    unread = 2 * misses.unread > misses.of
+    if misses.containing and not (unread and misses.containing < NEAR * misses.of):
         what = (
             f"{misses.containing} of {misses.of} contain the right answer but are not equal to it"
         )
         if misses.extract is None:
             return what, "--reward contains, or say in the prompt to write the answer alone"
         return what, f"--extract {misses.extract}, which finds it in {misses.found} of them"
-    if 2 * misses.unread > misses.of:
+    if unread:
         return (
             f"no answer was found in {misses.unread} of {misses.of}",
-            "say in the prompt (--system-prompt) how to write the answer, or choose another "
-            "--extract",
+            "show examples of answers (--few-shot; a small model follows these rather than a "
+            "--system-prompt), or choose another --extract",
         )
     return None
 

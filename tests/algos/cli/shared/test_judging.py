@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+from rich.console import Console
 
 from textenv import TextGenerationEnv
 from textenv.algos.cli.shared.judging import TextJudge, control_judge, say_judgement
@@ -76,6 +77,18 @@ def test_what_is_quick_is_never_cut(clock):
     assert judge()["greedy"]["examples"] == 100  # ten seconds
     judge = TextJudge(trainer, numbers(400), 300)
     assert judge()["greedy"]["examples"] == 300
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "said"), [(3, 300, True), (9, 300, True), (10, 300, False), (9, 9, False)]
+)
+def test_few_held_out_examples_are_said_once(clock, there, wanted, said):
+    trainer = SimpleNamespace(policy=Slow(lambda n: clock(0.1 * n)), config=SimpleNamespace(seed=6))
+    console = Console(record=True, width=200)
+    judge = TextJudge(trainer, numbers(there), wanted, console=console)
+    judge()
+    judge()
+    assert console.export_text().count(f"these are only {there}: --eval-dataset") == said
 
 
 class Walk(gym.Env):

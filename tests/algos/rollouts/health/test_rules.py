@@ -80,7 +80,14 @@ def test_no_reward_says_if_nothing_was_extracted():
     answers = [Answer("It is forty-two", None, "42")] * 64
     what, remedy = say("no_reward", [facts(WRONG)], lambda: answers)
     assert "no answer was found in 64 of 64" in what and "nothing was extracted" in what
-    assert "--system-prompt" in remedy and "--extract" in remedy
+    assert "--few-shot" in remedy and "--extract" in remedy
+
+
+@pytest.mark.parametrize(("near", "says"), [(6, "no answer was found in 64"), (7, "7 of 64 contain")])
+def test_few_answers_that_contain_the_right_one_are_an_accident(near, says):
+    answers = [Answer("42 of them, or 7", None, "42")] * near
+    answers += [Answer("who knows", None, "42")] * (64 - near)
+    assert says in say("no_reward", [facts(WRONG)], lambda: answers)[0]
 
 
 def test_no_reward_although_answers_are_as_expected():
