@@ -57,8 +57,8 @@ CLIPPED = 0.5
 them; 0.1 to 0.3 is usual."""
 
 NEAR = 0.1
-"""The share of answers that contain the right one from which this is no accident, if in most of them
-no answer is found."""
+"""The share of answers that contain the right one from which this is no accident, if no answer is
+found in most of them."""
 
 Said = tuple[str, str] | None
 """What is wrong, and a remedy."""

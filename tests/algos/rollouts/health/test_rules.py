@@ -83,7 +83,9 @@ def test_no_reward_says_if_nothing_was_extracted():
     assert "--few-shot" in remedy and "--extract" in remedy
 
 
-@pytest.mark.parametrize(("near", "says"), [(6, "no answer was found in 64"), (7, "7 of 64 contain")])
+@pytest.mark.parametrize(
+    ("near", "says"), [(6, "no answer was found in 64"), (7, "7 of 64 contain")]
+)
 def test_few_answers_that_contain_the_right_one_are_an_accident(near, says):
     answers = [Answer("42 of them, or 7", None, "42")] * near
     answers += [Answer("who knows", None, "42")] * (64 - near)
