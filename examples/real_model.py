@@ -4,9 +4,9 @@
     python examples/real_model.py smollm2 --out runs/real-model
 
 The question is "What is 12+30? Reply with the number only." What counts is the last number of an
-answer. At first a quarter to a third of the greedy answers are right, and one in forty of those
-that are sampled: most ramble until they are cut off. Those are left out of the loss, so that what
-is rewarded is an answer that ends by itself. Sums that are answered always right or always wrong
+answer. At first a quarter of the greedy answers are right, and one in forty of those that are
+sampled: most ramble until they are cut off. Those are left out of the loss, so that what is
+rewarded is an answer that ends by itself. Sums that are answered always right or always wrong
 teach nothing, and up to as many again are asked in their place. The best model by the evaluations
 is in ``best``.
 

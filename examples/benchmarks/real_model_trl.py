@@ -96,7 +96,7 @@ def parse():
     parser.add_argument("model", help="the model's folder")
     parser.add_argument("--out", type=Path, default=Path("runs/real-model-trl"))
     parser.add_argument("--seconds", type=float, default=900, help="of all steps")
-    parser.add_argument("--max-steps", type=int, default=82)
+    parser.add_argument("--max-steps", type=int, default=130)
     parser.add_argument("--save-steps", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--num-prompts", type=int, default=32)
