@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from textenv.algos.runtime.preamble import precompile
 from textenv.algos.runtime.private import cache_folder, is_private, make_private
 
 ROOM = 2**24
@@ -34,6 +35,7 @@ def keep_private() -> None:
     temporary = next((os.environ[name] for name in _NAMES if os.environ.get(name)), "/tmp")
     why = _fault(Path(temporary))
     if not why:
+        precompile(_folder(Path(temporary)))
         return
     try:
         own = make_private(cache_folder() / "tmp")
@@ -43,6 +45,7 @@ def keep_private() -> None:
     if not other:
         _keep_pythons_own()
         os.environ["TMPDIR"] = str(own)
+        precompile(_folder(own))
         return
     os.environ["MLX_DISABLE_COMPILE"] = "1"
     if "mlx.core" in sys.modules:
@@ -66,9 +69,8 @@ def _fault(temporary: Path) -> str:
             return f"{temporary} belongs to another user"
         if above.st_mode & 0o022 and not above.st_mode & 0o1000:
             return f"others may rename what is in {temporary}"
-        folder = temporary
-        for part in ("mlx", importlib.metadata.version("mlx"), "cpu"):
-            folder = folder / part
+        wanted = _folder(temporary)
+        for folder in (*reversed(wanted.parents[:2]), wanted):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not is_private(folder):
                 return f"others own {folder} or may write to it"
@@ -84,6 +86,11 @@ def _fault(temporary: Path) -> str:
     if system.f_flag & getattr(os, "ST_NOEXEC", 0):
         return f"nothing in {temporary} can be run"
     return ""
+
+
+def _folder(temporary: Path) -> Path:
+    """The folder in which MLX compiles, below one for temporary files."""
+    return temporary / "mlx" / importlib.metadata.version("mlx") / "cpu"
 
 
 def _keep_pythons_own() -> None:

@@ -23,7 +23,8 @@ CODE = """
 import json, os, tempfile, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from textenv.algos.runtime import backend
+    from textenv.algos.runtime import backend, kernels
+    kernels.precompile = lambda folder: False  # 50 MB
     backend.prepare()
 import mlx.core as mx
 f = mx.compile(lambda a: mx.exp(a) * 2 + 1)
@@ -67,6 +68,17 @@ def test_the_folder_is_made_for_us_alone(tmp_path, temporary):
     assert len(compiled(temporary)) == 1 and not (tmp_path / "cache").exists()
     for folder in ("mlx", f"mlx/{VERSION}", f"mlx/{VERSION}/cpu"):
         assert stat.S_IMODE((temporary / folder).stat().st_mode) == 0o700
+
+
+def test_what_is_compiled_is_found_again_under_any_umask(tmp_path, temporary):
+    before = os.umask(0o002)  # the usual one of Ubuntu and Fedora
+    try:
+        for _ in range(2):
+            said = run(tmp_path)
+            assert said["warnings"] == [] and said["tmpdir"] == str(temporary)
+    finally:
+        os.umask(before)
+    assert len(compiled(temporary)) == 1
 
 
 @pytest.mark.parametrize("place", ["", "mlx", f"mlx/{VERSION}/cpu"])
