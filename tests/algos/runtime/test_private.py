@@ -52,6 +52,17 @@ def test_a_folder_that_others_may_only_read_keeps_what_it_has(tmp_path):
     assert mode(tmp_path) == 0o700 and (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize(
+    ("folder", "private"), [(0o700, True), (0o755, False), (0o711, False), (0o777, False)]
+)
+def test_a_file_for_a_group_is_private_where_the_group_cannot_go(tmp_path, folder, private):
+    file = tmp_path / "made_under_umask_002"
+    file.touch()
+    file.chmod(0o664)
+    tmp_path.chmod(folder)
+    assert is_private(file) == private
+
+
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="root alone gives files away")
 def test_what_is_another_users_is_refused(tmp_path):
     for name in ("folder", "file"):
