@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from mlx.utils import (  # noqa: E402
 )
 
 from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
+from textenv.algos.lm.memory.estimate import PART  # noqa: E402
 from textenv.algos.lm.models.lora import has_lora  # noqa: E402
 from textenv.algos.lm.models.properties import count_parameters  # noqa: E402
 from textenv.algos.lm.models.weights import arrays_like, as_numpy, checksums  # noqa: E402
@@ -142,8 +143,9 @@ class OptimizerStep:
             FloatingPointError: if the norm or the loss is not finite; the weights are left as they
                 were.
         """
-        flat: Any = tree_flatten(gradient)
-        squares = (block_sum(mx.square(g.astype(mx.float32)).reshape(-1)) for _, g in flat)
+        squares = [_sum_of_squares(array) for array in _by_name(gradient).values()]
+        for part in self._parts(squares):
+            mx.eval(part)
         norm: Any = mx.sqrt(sum(squares, mx.zeros(())))
         value = float(norm.item())
         for name, number in (("the gradient's norm", value), ("the loss", loss)):
@@ -153,8 +155,20 @@ class OptimizerStep:
                     "weights were left as they were"
                 )
         self._update(gradient, mx.minimum(self._max_norm / (norm + 1e-6), 1.0))
+        for part in self._parts(list(_by_name(self._model.trainable_parameters()).values())):
+            mx.eval(part)  # and their moments; what they replace is freed
         mx.eval(self._state)
         return value
+
+    def _parts(self, arrays: Sequence[mx.array]) -> Iterator[Sequence[mx.array]]:
+        """Arrays made of one weight each, for some of the weights at a time, to save memory."""
+        weights = _by_name(self._model.trainable_parameters()).values()
+        start = size = 0
+        for end, weight in enumerate(weights, 1):
+            size += weight.nbytes
+            if size >= PART or end == len(arrays):
+                yield arrays[start:end]
+                start, size = end, 0
 
     def state(self) -> State:
         """The weights that are trained, the optimizer's state, and sums of the frozen weights.
@@ -216,6 +230,10 @@ class OptimizerStep:
     def _with_copies(self, weights: Any) -> Any:
         """A tree of weights in which the float32 copies stand for the weights that have one."""
         return tree_map_with_path(lambda name, weight: self._copies.get(name, weight), weights)
+
+
+def _sum_of_squares(array: mx.array) -> mx.array:
+    return block_sum(mx.square(array.astype(mx.float32)).reshape(-1))
 
 
 def widened(tree: Any) -> Any:

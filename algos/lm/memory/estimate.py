@@ -27,6 +27,9 @@ from mlx.utils import tree_flatten  # noqa: E402
 PROCESS = 300_000_000
 """Bytes that Python, MLX and mlx-lm take before any model, on a CPU."""
 
+PART = 2**25
+"""Bytes of weights that an optimizer moves at a time."""
+
 _AT_ONCE = 512  # completions that a policy decodes together at most
 _CHUNK = 2**20  # the least logits that are computed together, see `textenv.algos.lm.scoring.scorer`
 
@@ -135,7 +138,8 @@ def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> d
         "the process itself": PROCESS if on_cpu else 0,
     }
     backward = {"gradient": (2 if work.parts else 1) * trained, **_activations(s, work, on_cpu)}
-    step = {"gradient": 3 * trained}  # the gradient, clipped, and the update made of it
+    # The new weights and moments of a part, whose last weight may be the embedding.
+    step = {"gradient": trained, "update": 3 * min(trained, PART + s.vocabulary * s.d * wide)}
     phases = [common | parts for parts in (_rollout(s, work), backward, step)]
     return max(phases, key=lambda parts: sum(parts.values()))
 

@@ -201,6 +201,19 @@ def test_what_a_state_holds_does_not_change_with_further_steps():
     assert before != {name: array.tobytes() for name, array in step.state().arrays.items()}
 
 
+def test_what_a_step_replaces_is_freed_on_the_way(monkeypatch):
+    """It takes the memory of the new arrays of one weight, and not of all."""
+    monkeypatch.setattr("textenv.algos.training.optimizer.PART", 1)
+    model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(8)))
+    step = OptimizerStep(model, OPTIMIZERS["adamw"](), 1.0)
+    for gradient in gradients(model, 2):  # the first step compiles
+        mx.eval(gradient)
+        mx.reset_peak_memory()
+        held = mx.get_active_memory()
+        step(gradient)
+    assert mx.get_peak_memory() - held < 3.1 * model.layers[0].weight.nbytes  # 8 all at once
+
+
 def test_states_of_other_models_are_refused():
     _, step = saved_step(OPTIMIZERS["adamw"], mx.float32)
     state = step.state()
