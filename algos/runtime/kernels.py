@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from textenv.algos.runtime.preamble import precompile
-from textenv.algos.runtime.private import cache_folder, is_private, make_private
+from textenv.algos.runtime.private import cache_folder, is_ours, is_private, make_private
 
 ROOM = 2**24
 """Bytes that must be free: a training compiles a few hundred functions, of 10 kB each."""
@@ -74,7 +74,9 @@ def _fault(temporary: Path) -> str:
             folder.mkdir(mode=0o700, exist_ok=True)
             if not is_private(folder):
                 return f"others own {folder} or may write to it"
-        if not all(is_private(file) for file in folder.iterdir()):
+        # Under a umask of 002 the compiler's files are the group's too, which can't reach them.
+        closed = not folder.stat().st_mode & 0o077
+        if not all(map(is_ours if closed else is_private, folder.iterdir())):
             return f"others own a file in {folder} or may write to it"
         if not os.access(folder, os.W_OK):
             return f"{folder} cannot be written"

@@ -51,16 +51,13 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
-def is_private(path: Path) -> bool:
-    """Whether this is a file or a folder of ours, no link, that nobody else may write to.
-
-    A file that others could write to is private too, if they can't enter its folder: under a umask
-    of 002, a compiler writes such files.
-    """
+def is_ours(path: Path) -> bool:
+    """Whether this is a file or a folder of this user's, and no link."""
     state = path.lstat()
     is_link = (state.st_mode & 0o170000) == 0o120000
-    if state.st_uid != os.geteuid() or is_link:
-        return False
-    is_folder = (state.st_mode & 0o170000) == 0o040000
-    closed = not is_folder and not path.parent.stat().st_mode & 0o077
-    return closed or not state.st_mode & _OF_OTHERS
+    return state.st_uid == os.geteuid() and not is_link
+
+
+def is_private(path: Path) -> bool:
+    """Whether this is a file or a folder of ours, no link, that nobody else may write to."""
+    return is_ours(path) and not path.lstat().st_mode & _OF_OTHERS

@@ -96,6 +96,14 @@ def test_what_others_may_have_put_there_is_not_run(tmp_path, temporary, place):
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
 
 
+def test_a_file_that_others_may_have_written_is_not_run(tmp_path, temporary):
+    run(tmp_path)
+    [kernel] = compiled(temporary)
+    kernel.chmod(0o666)
+    kernel.parent.chmod(0o755)
+    assert run(tmp_path)["tmpdir"] == str(tmp_path / "cache" / "textenv" / "tmp")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
 @pytest.mark.parametrize("place", ["", "mlx", f"mlx/{VERSION}/cpu", "file"])
 def test_another_users_folder_or_file_is_not_used(tmp_path, temporary, place):

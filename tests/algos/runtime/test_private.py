@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from textenv.algos.runtime.private import cache_folder, is_private, make_private
+from textenv.algos.runtime.private import cache_folder, is_ours, is_private, make_private
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes of POSIX")
 
@@ -52,24 +52,13 @@ def test_a_folder_that_others_may_only_read_keeps_what_it_has(tmp_path):
     assert mode(tmp_path) == 0o700 and (tmp_path / "ours").exists()
 
 
-@pytest.mark.parametrize(
-    ("folder", "private"), [(0o700, True), (0o755, False), (0o711, False), (0o777, False)]
-)
-def test_a_file_for_a_group_is_private_where_the_group_cannot_go(tmp_path, folder, private):
-    file = tmp_path / "made_under_umask_002"
-    file.touch()
-    file.chmod(0o664)
-    tmp_path.chmod(folder)
-    assert is_private(file) == private
-
-
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="root alone gives files away")
 def test_what_is_another_users_is_refused(tmp_path):
     for name in ("folder", "file"):
         path = tmp_path / name
         path.mkdir(0o700) if name == "folder" else path.touch(0o600)
         os.chown(path, 12345, -1)
-        assert not is_private(path)
+        assert not is_private(path) and not is_ours(path)
     with pytest.raises(PermissionError, match=r"another user.*folder"):
         make_private(tmp_path / "folder")
 
@@ -77,6 +66,7 @@ def test_what_is_another_users_is_refused(tmp_path):
 def test_a_link_is_not_private(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     assert is_private(tmp_path.resolve()) and not is_private(tmp_path / "link")
+    assert is_ours(tmp_path.resolve()) and not is_ours(tmp_path / "link")
 
 
 def test_the_cache_is_absolute(tmp_path, monkeypatch):
