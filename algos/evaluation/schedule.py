@@ -260,7 +260,7 @@ class EvaluationSchedule:
     def _evaluate(self, examples: Any, samples: int | None = None, **limits: Any) -> Evaluation:
         count = self._config.eval_samples if samples is None else samples
         env = self._make_env()
-        policy = self._policy.with_params(seed=self._policy.params.seed + 1)
+        policy = self._policy.with_params(seed=self._policy.params.seed + 1, precision="float32")
         with kept_for_inspection(self._out):
             return evaluate(
                 policy,

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textenv.algos.runtime.private import cache_folder, is_private
-from textenv.errors import how_to_install
+from textenv.errors import ConfigError, how_to_install
 
 FUNCTIONS = ("sgemm", "dgemm", "cgemm")  # what MLX calls, and what blas_shim.c defines
 COMPILERS = ("cc", "gcc", "g++", "clang")
@@ -117,6 +117,40 @@ def limit_threads(count: int) -> None:
     _limit = count
     if _shim is not None:
         ctypes.c_int.in_dll(_shim, "textenv_limit").value = count
+
+
+def check_half() -> None:
+    """Check that `half_products` can do what it says.
+
+    Raises:
+        ConfigError: if this processor has no such instructions, or OpenBLAS is not in place.
+    """
+    if _shim is None or not ctypes.c_int.in_dll(_shim, "textenv_has_half").value:
+        raise ConfigError(
+            "products in bfloat16 need a CPU with AVX512_BF16 instructions, the extra textenv[cpu] "
+            "and GCC 11 or later to build with: use float32"
+        )
+
+
+@contextmanager
+def half_products() -> Iterator[None]:
+    """A block in which MLX's products with large matrices round what they multiply to bfloat16.
+
+    Those are float32 products A B^T, as by the weights of a linear layer; sums stay float32. They
+    are up to twice as fast. What another thread computes meanwhile is rounded too. What is lazy is
+    computed where it is evaluated: evaluate what belongs to the block before it ends.
+
+    Raises:
+        ConfigError: see `check_half`.
+    """
+    check_half()
+    assert _shim is not None
+    flag = ctypes.c_int.in_dll(_shim, "textenv_half")
+    before, flag.value = flag.value, 1
+    try:
+        yield
+    finally:
+        flag.value = before
 
 
 def measure_gflops(size: int = 1024, repeats: int = 5) -> float:

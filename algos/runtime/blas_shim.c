@@ -1,6 +1,7 @@
 /*
  * The three BLAS functions that MLX calls on a CPU, computed by another BLAS, except for float32
- * products with few rows, which narrow_product.h computes if the processor is one that it is for.
+ * products with few rows, which narrow_product.h computes if the processor is one that it is for,
+ * and those in bfloat16, if they are asked for.
  *
  * blas.py sets the textenv_* variables, then makes this library global before MLX is loaded, so
  * that MLX binds to these functions. Nothing else may be global here: a whole BLAS in the global
@@ -53,6 +54,8 @@ extern "C" {
 int textenv_threads = 1; /* that products are cut for, the caller's among them */
 int textenv_limit = 64;  /* of them, so many compute */
 int textenv_lanes = 16;  /* of narrow products, at most; 0: the other BLAS computes them */
+int textenv_half;        /* whether products A B^T are computed in bfloat16 at present, if they can */
+int textenv_has_half;    /* whether they can, by this processor */
 void (*textenv_sgemm)(ARGUMENTS(float, float));
 void (*textenv_dgemm)(ARGUMENTS(double, double));
 void (*textenv_cgemm)(ARGUMENTS(const void *, void));
@@ -69,6 +72,10 @@ static int started;             /* under `owner` */
 
 typedef float four __attribute__((vector_size(16)));
 
+#define ELEMENT float
+#define WIDTH LANES
+#define LAY(to, from) *(NAME(lanes) *)(to) = *(const NAME(loose) *)(from)
+#define ADD_PRODUCT(sums, a, b) sums += *(const NAME(lanes) *)(a) * *(const NAME(lanes) *)(b)
 #define LANES 16
 #define ROWS 4
 #define COLUMNS 6
@@ -87,6 +94,34 @@ typedef float four __attribute__((vector_size(16)));
 #define NAME(it) JOIN(avx2_, it)
 #include "narrow_product.h"
 
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_HALF_CODE
+#include <immintrin.h>
+#undef ELEMENT
+#undef WIDTH
+#undef LAY
+#undef ADD_PRODUCT
+#undef LANES
+#undef ROWS
+#undef COLUMNS
+#undef TARGET
+#undef NAME
+#define ELEMENT unsigned short
+#define WIDTH 32
+#define LAY(to, from)                                                                             \
+    _mm512_store_si512((void *)(to), (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps((from) + 16),   \
+                                                                  _mm512_loadu_ps(from)))
+#define ADD_PRODUCT(sums, a, b)                                                                   \
+    sums = (NAME(lanes))_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_load_si512(a),            \
+                                         (__m512bh)_mm512_load_si512(b))
+#define LANES 16
+#define ROWS 4
+#define COLUMNS 6
+#define TARGET __attribute__((target("avx512f,avx512bf16")))
+#define NAME(it) JOIN(half_, it)
+#include "narrow_product.h"
+#endif
+
 static int most_lanes; /* that this processor's registers hold, among those that there is code for */
 
 static void look_at_processor(void)
@@ -96,28 +131,42 @@ static void look_at_processor(void)
         most_lanes = 16;
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         most_lanes = 8;
+#ifdef HAS_HALF_CODE
+    textenv_has_half = most_lanes == 16 && __builtin_cpu_supports("avx512bf16");
+#endif
 }
 
 /* Compute a slice, if it is of a kind that is computed here; returns whether it was. */
-static int compute_narrow(const struct product *p, int length, const float *b, float *c)
+static int compute_here(const struct product *p, int m, int n, const float *a, const float *b,
+                        float *c)
 {
     int lanes = textenv_lanes < most_lanes ? textenv_lanes : most_lanes;
-    if (lanes < 8 || p->order != ROW_MAJOR || p->trans_a != NO_TRANS || p->trans_b != TRANS ||
-        p->m > MOST_ROWS || p->by_rows || p->alpha != 1 || p->beta != 0 || p->k < 1 ||
-        (double)p->n * p->k < LEAST_IN_B)
+    int half = textenv_half && textenv_has_half;
+    if (p->order != ROW_MAJOR || p->trans_a != NO_TRANS || p->trans_b != TRANS || p->alpha != 1 ||
+        p->beta != 0 || p->k < 1 || (double)p->n * p->k < LEAST_IN_B)
         return 0;
+    if (!half && (lanes < 8 || p->m > MOST_ROWS || p->by_rows))
+        return 0;
+    size_t (*size)(int, int) = lanes == 16 ? avx512_size : avx2_size;
+    void (*product)(int, int, int, const float *, size_t, const float *, size_t, float *, size_t,
+                    void *) = lanes == 16 ? avx512_product : avx2_product;
+#ifdef HAS_HALF_CODE
+    if (half) {
+        size = half_size;
+        product = half_product;
+    }
+#endif
     void *room;
-    size_t size = lanes == 16 ? avx512_size(p->m, p->k) : avx2_size(p->m, p->k);
-    if (posix_memalign(&room, 64, size * sizeof(float)) != 0)
+    if (posix_memalign(&room, 64, size(m, p->k)) != 0)
         return 0;
-    (lanes == 16 ? avx512_product : avx2_product)(p->m, length, p->k, p->a, p->lda, b, p->ldb, c,
-                                                  p->ldc, (float *)room);
+    product(m, n, p->k, a, p->lda, b, p->ldb, c, p->ldc, room);
     free(room);
     return 1;
 }
 #else /* not measured on others */
 static void look_at_processor(void) {}
-static int compute_narrow(const struct product *p, int length, const float *b, float *c)
+static int compute_here(const struct product *p, int m, int n, const float *a, const float *b,
+                        float *c)
 {
     return 0;
 }
@@ -148,11 +197,12 @@ static void compute(const struct product *p, int slice)
 {
     int first = slice * p->length, left = p->dimension - first;
     int length = left < p->length ? left : p->length;
-    if (compute_narrow(p, length, p->b + first * p->step_b, p->c + first * p->step_c))
-        return;
-    textenv_sgemm(p->order, p->trans_a, p->trans_b, p->by_rows ? length : p->m,
-                  p->by_rows ? p->n : length, p->k, p->alpha, p->a + first * p->step_a, p->lda,
-                  p->b + first * p->step_b, p->ldb, p->beta, p->c + first * p->step_c, p->ldc);
+    int m = p->by_rows ? length : p->m, n = p->by_rows ? p->n : length;
+    const float *a = p->a + first * p->step_a, *b = p->b + first * p->step_b;
+    float *c = p->c + first * p->step_c;
+    if (!compute_here(p, m, n, a, b, c))
+        textenv_sgemm(p->order, p->trans_a, p->trans_b, m, n, p->k, p->alpha, a, p->lda, b, p->ldb,
+                      p->beta, c, p->ldc);
 }
 
 static void take_slices(struct product *p) /* `lock` is held, but not during the computing */

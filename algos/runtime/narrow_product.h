@@ -1,5 +1,7 @@
 /*
  * C = A B^T for few rows of A, in float32: one step of decoding multiplies them by all weights.
+ * Elements may be rounded to bfloat16 on the way, of which two are multiplied in the place of one;
+ * sums stay float32.
  *
  * A BLAS copies B into its own order for every product, which costs as much as to multiply it by
  * some tens of rows. Here a row of A and a row of B (a unit's weights) are multiplied as they lie,
@@ -7,41 +9,42 @@
  * is summed in an order that follows from k alone: it is the same to the last bit whatever the
  * other rows are, and whichever thread computes it.
  *
- * This file is included once for each kind of processor, with LANES, ROWS, COLUMNS, TARGET and
- * NAME(it) set.
+ * This file is included once for each kind of processor, with LANES (floats in a register), ROWS,
+ * COLUMNS, TARGET and NAME(it) set, and what the elements of A and B become: ELEMENT, of which WIDTH
+ * fill a register, LAY(to, from) which makes so many of floats, and ADD_PRODUCT(sums, a, b).
  */
 
 typedef float NAME(lanes) __attribute__((vector_size(LANES * 4), aligned(LANES * 4), may_alias));
 typedef float NAME(loose) __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
-/* Lay `height` rows side by side in pieces of LANES; zeros after the k-th, and for missing rows. */
-TARGET static void NAME(lay)(int rows, int height, int k, const float *from, size_t ld, float *to)
+/* Lay `height` rows side by side in pieces of WIDTH; zeros after the k-th, and for missing rows. */
+TARGET static void NAME(lay)(int rows, int height, int k, const float *from, size_t ld, ELEMENT *to)
 {
     for (int r = 0; r < height; r++, from += ld) {
-        float *piece = to + r * LANES;
-        int p = 0, whole = r < rows ? k / LANES * LANES : 0;
-        for (; p < whole; p += LANES, piece += height * LANES)
-            *(NAME(lanes) *)piece = *(const NAME(loose) *)(from + p);
-        for (; p < k; p += LANES, piece += height * LANES) {
-            *(NAME(lanes) *)piece = (NAME(lanes)){0};
+        ELEMENT *piece = to + r * WIDTH;
+        int p = 0, whole = r < rows ? k / WIDTH * WIDTH : 0;
+        for (; p < whole; p += WIDTH, piece += height * WIDTH)
+            LAY(piece, from + p);
+        for (; p < k; p += WIDTH, piece += height * WIDTH) {
+            float last[WIDTH] = {0};
             if (r < rows)
-                memcpy(piece, from + p, (k - p) * sizeof(float));
+                memcpy(last, from + p, (k - p) * sizeof(float));
+            LAY(piece, last);
         }
     }
 }
 
-TARGET static void NAME(tile)(int pieces, const float *a, const float *b, float *c, size_t ldc,
+TARGET static void NAME(tile)(int pieces, const ELEMENT *a, const ELEMENT *b, float *c, size_t ldc,
                               int rows, int columns)
 {
     NAME(lanes) sums[ROWS][COLUMNS];
     UNROLL for (int i = 0; i < ROWS; i++)
         UNROLL for (int j = 0; j < COLUMNS; j++)
             sums[i][j] = (NAME(lanes)){0};
-    for (int p = 0; p < pieces; p++, a += ROWS * LANES, b += COLUMNS * LANES) {
+    for (int p = 0; p < pieces; p++, a += ROWS * WIDTH, b += COLUMNS * WIDTH) {
         UNROLL for (int i = 0; i < ROWS; i++)
             UNROLL for (int j = 0; j < COLUMNS; j++)
-                sums[i][j] += *(const NAME(lanes) *)(a + i * LANES) *
-                              *(const NAME(lanes) *)(b + j * LANES);
+                ADD_PRODUCT(sums[i][j], a + i * WIDTH, b + j * WIDTH);
     }
     float results[ROWS][COLUMNS];
     UNROLL for (int i = 0; i < ROWS; i++)
@@ -56,22 +59,23 @@ TARGET static void NAME(tile)(int pieces, const float *a, const float *b, float 
         memcpy(c + i * ldc, results[i], columns * sizeof(float));
 }
 
+/* The bytes of room that a product takes. */
 TARGET static size_t NAME(size)(int m, int k)
 {
-    size_t pieces = (k - 1) / LANES + 1, tiles = (m - 1) / ROWS + 1;
-    return pieces * LANES * (tiles * ROWS + COLUMNS);
+    size_t pieces = (k - 1) / WIDTH + 1, tiles = (m - 1) / ROWS + 1;
+    return pieces * WIDTH * (tiles * ROWS + COLUMNS) * sizeof(ELEMENT);
 }
 
-/* A is (m, k), B (n, k), C (m, n), all by rows; `room` has space for NAME(size) floats. */
+/* A is (m, k), B (n, k), C (m, n), all by rows; `room` has NAME(size) bytes. */
 TARGET static void NAME(product)(int m, int n, int k, const float *a, size_t lda, const float *b,
-                                 size_t ldb, float *c, size_t ldc, float *room)
+                                 size_t ldb, float *c, size_t ldc, void *room)
 {
-    size_t pieces = (k - 1) / LANES + 1, tiles = (m - 1) / ROWS + 1;
-    size_t tile = pieces * LANES * ROWS;
-    float *units = room + tiles * tile;
+    size_t pieces = (k - 1) / WIDTH + 1, tiles = (m - 1) / ROWS + 1;
+    size_t tile = pieces * WIDTH * ROWS;
+    ELEMENT *laid = (ELEMENT *)room, *units = laid + tiles * tile;
     for (size_t i = 0; i < tiles; i++)
         NAME(lay)(m - i * ROWS < ROWS ? m - i * ROWS : ROWS, ROWS, k, a + i * ROWS * lda, lda,
-                  room + i * tile);
+                  laid + i * tile);
     for (int j = 0; j < n; j += COLUMNS, b += COLUMNS * ldb) {
         int columns = n - j < COLUMNS ? n - j : COLUMNS;
         NAME(lay)(columns, COLUMNS, k, b, ldb, units);
@@ -80,7 +84,7 @@ TARGET static void NAME(product)(int m, int n, int k, const float *a, size_t lda
         for (size_t i = 0; i < tiles; i++) {
             for (; fetched < ahead * (i + 1) / tiles; fetched += 64)
                 __builtin_prefetch((const char *)(b + COLUMNS * ldb) + fetched, 0, 2);
-            NAME(tile)(pieces, room + i * tile, units, c + i * ROWS * ldc + j, ldc,
+            NAME(tile)(pieces, laid + i * tile, units, c + i * ROWS * ldc + j, ldc,
                        m - i * ROWS < ROWS ? m - i * ROWS : ROWS, columns);
         }
     }

@@ -90,7 +90,9 @@ class TextJudge:
         """Evaluate the policy as it is now."""
         if not self.evaluates:
             return None
-        policy = self._trainer.policy.with_params(seed=self._trainer.config.seed + 1)
+        policy = self._trainer.policy.with_params(
+            seed=self._trainer.config.seed + 1, precision="float32"
+        )
         for kind in ("greedy", "sampled"):
             with evaluation_progress(self._console, f"{kind} answers") as on_progress:
                 found = evaluate(

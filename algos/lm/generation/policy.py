@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from textenv.algos.config import check_integer
-from textenv.algos.runtime import backend
+from textenv.algos.runtime import backend, blas
 from textenv.algos.storage.checkpoints.state import State, load_rng, save_rng
 from textenv.errors import ConfigError, ConfigTypeError, DataError, unknown
 from textenv.tokenizers import load_tokenizer
@@ -38,6 +39,8 @@ from textenv.algos.lm.models.vocabulary import (  # noqa: E402
 )
 from textenv.algos.lm.models.weights import as_numpy, fingerprint, set_weights  # noqa: E402
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class PolicyParams(SamplingParams):
@@ -55,6 +58,9 @@ class PolicyParams(SamplingParams):
     """Strings that end a completion; the answer is what comes before them."""
     batch_size: int = 512
     """How many completions are decoded at once; lower it if memory runs out."""
+    precision: str = "float32"
+    """``"bfloat16"`` rounds what float32 products multiply while answers are sampled, not in greedy
+    ones; see `textenv.algos.runtime.blas.half_products`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +70,8 @@ class PolicyParams(SamplingParams):
             raise ConfigTypeError(
                 f"chat_template_kwargs must be a mapping, got {self.chat_template_kwargs!r}"
             )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(unknown("precision", self.precision, PRECISIONS))
         object.__setattr__(self, "stop", check_stops(self.stop))
 
 
@@ -76,8 +84,8 @@ class LanguageModelPolicy:
         params: settings.
 
     Raises:
-        ConfigError: for an architecture that rollouts cannot batch, or a chat template that
-            the tokenizer does not have.
+        ConfigError: for an architecture that rollouts cannot batch, a chat template that the
+            tokenizer does not have, or a precision that this machine does not have.
         DataError: for a tokenizer with more ids than the model has rows.
     """
 
@@ -88,6 +96,8 @@ class LanguageModelPolicy:
         self.model = model
         self.tokenizer = tokenizer
         self.params = params
+        if params.precision == "bfloat16":
+            blas.check_half()
         tokens = load_tokenizer(tokenizer)
         fit_vocabulary(model, tokens)
         self._rows = embedding_rows(model)
@@ -96,7 +106,7 @@ class LanguageModelPolicy:
         self._stops = StopStrings(tokenizer.decode, params.stop)
         self._generator = Generator(model, self._format.ends, params.batch_size)
         self._rng = np.random.default_rng(params.seed)
-        self._greedy = replace(params, temperature=0.0)
+        self._greedy = replace(params, temperature=0.0, precision="float32")
         self._warned_of_unknown = False
         self._written: dict[str, list[int]] = {}
 
@@ -180,17 +190,19 @@ class LanguageModelPolicy:
         def stops(row: int, token_ids: list[int]) -> bool:
             return self._stops.end([*heads[row].token_ids, *token_ids])
 
-        self._generator.generate(
-            [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
-            max(left),
-            params,
-            self._noise(heads, params, seeds)[:, : max(left)],
-            later if continues is None else continues,
-            left,
-            branches,
-            on_completion,
-            stops if self._stops else None,
-        )
+        rounded = params.precision == "bfloat16"
+        with blas.half_products() if rounded else nullcontext():
+            self._generator.generate(
+                [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
+                max(left),
+                params,
+                self._noise(heads, params, seeds)[:, : max(left)],
+                later if continues is None else continues,
+                left,
+                branches,
+                on_completion,
+                stops if self._stops else None,
+            )
         texts = [answers[row][0] for row in range(len(prompts))]
         rows = [answers[row][1] for row in range(len(prompts))]
         self._remember(prompts, texts, prompt_ids, [row["token_ids"] for row in rows])
@@ -378,7 +390,7 @@ def create_policy(
         tokenizer: from `load_model`.
         params: any of the fields of `PolicyParams`: ``max_tokens``, ``temperature``, ``top_p``,
             ``top_k``, ``min_p``, ``seed``, ``chat_template``, ``chat_template_kwargs``, ``stop``,
-            ``batch_size``.
+            ``batch_size``, ``precision``.
 
     Raises:
         ConfigError: for an unknown setting, or a value out of range.

@@ -69,6 +69,99 @@ print("equal")
     assert run(START + check, cache, OPENBLAS_NUM_THREADS="2").strip() == "equal"
 
 
+HALF = """
+def half(a, b):
+    with blas.half_products():
+        return product(a, b, 16)
+try:
+    blas.check_half()
+except Exception:
+    print("none")
+    raise SystemExit
+"""
+
+
+def run_half(check, cache, **env):
+    said = run(START + HALF + check, cache, **env).strip()
+    if said == "none":
+        pytest.skip("this processor has no AVX512_BF16")
+    return said
+
+
+def test_in_bfloat16_it_is_the_product_of_rounded_matrices(cache):
+    """Of few and of many rows, cut by rows and by columns; again with the bound of a sum."""
+    check = """
+def rounded(x):
+    return np.array(mx.array(x).astype(mx.bfloat16).astype(mx.float32)).astype(float)
+for m in (1, 3, 4, 5, 160, 161, 1300):
+    for n, k in ((193, 577), (1024, 64), (96, 700), (256, 257), (5000, 17)):
+        a = rng.standard_normal((m, k), dtype=np.float32)
+        b = rng.standard_normal((n, k), dtype=np.float32)
+        exact = rounded(a) @ rounded(b).T
+        most = 2**-24 * (k + 2) * (np.abs(rounded(a)) @ np.abs(rounded(b)).T)
+        found = half(a, b)
+        assert (np.abs(found - exact) <= most).all(), (m, n, k)
+        assert (np.abs(found - a.astype(float) @ b.T) > most).mean() > 0.5  # it did round
+print("right")
+"""
+    assert run_half(check, cache, OPENBLAS_NUM_THREADS="2") == "right"
+
+
+def test_bfloat16_ends_with_the_block_and_leaves_other_products_alone(cache):
+    check = """
+a = rng.standard_normal((64, 500), dtype=np.float32)
+b = rng.standard_normal((512, 500), dtype=np.float32)
+before = product(a, b, 16)
+try:
+    with blas.half_products():
+        raise ValueError
+except ValueError:
+    pass
+np.testing.assert_array_equal(product(a, b, 16), before)
+with blas.half_products():
+    with blas.half_products():
+        pass
+    assert (product(a, b, 16) != before).any()  # still in the outer block
+    other = np.array(mx.array(a.T) @ mx.array(a))  # A^T B, as in a gradient
+    few = np.array(mx.array(a) @ mx.array(b[:100]).T)  # a matrix that a cache holds
+np.testing.assert_array_equal(np.array(mx.array(a.T) @ mx.array(a)), other)
+np.testing.assert_array_equal(np.array(mx.array(a) @ mx.array(b[:100]).T), few)
+print("equal")
+"""
+    assert run_half(check, cache) == "equal"
+
+
+def test_a_row_in_bfloat16_does_not_depend_on_others_nor_on_threads(cache):
+    check = """
+b = rng.standard_normal((700, 333), dtype=np.float32)
+a = rng.standard_normal((900, 333), dtype=np.float32)
+whole = half(a, b)
+for rows in (1, 2, 3, 7, 64, 600):
+    np.testing.assert_array_equal(half(a[:rows], b), whole[:rows])
+spoilt = a.copy()
+spoilt[5] = np.nan
+np.testing.assert_array_equal(np.delete(half(spoilt, b), 5, 0), np.delete(whole, 5, 0))
+assert np.isnan(half(spoilt, b)[5]).all()
+blas.limit_threads(1)
+np.testing.assert_array_equal(half(a, b), whole)
+print("equal")
+"""
+    assert run_half(check, cache, OPENBLAS_NUM_THREADS="2") == "equal"
+
+
+def test_without_the_instructions_bfloat16_is_refused(cache):
+    check = """
+ctypes.c_int.in_dll(blas._shim, "textenv_has_half").value = 0
+try:
+    with blas.half_products():
+        pass
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    said = run(START + check, cache)
+    assert said.startswith("ConfigError products in bfloat16 need a CPU with AVX512_BF16")
+
+
 def test_what_it_is_for(cache):
     """Few rows and large matrices: elsewhere the bits are those of OpenBLAS."""
     check = """

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.algos.lm.architectures import ARCHITECTURES, config_of
+from tests.algos.lm.architectures import ARCHITECTURES, BASE, config_of
 from tests.algos.shared import make_policy
 from textenv import TextGenerationEnv
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_model
+from textenv.algos.lm.generation.policy import PRECISIONS
 from textenv.algos.lm.scoring.batch import make_batch
+from textenv.algos.runtime import blas
+from textenv.errors import ConfigError
 
 PROMPTS = ["12+30=", "a", "the longest of these prompts = ", "12+30=", "ab", "a"] * 2
 
@@ -109,6 +112,34 @@ def test_equal_prompts_are_prefilled_once(tiny):
     policy(["12+30="] * 8 + ["a"] * 8)
     assert shapes[0] == (2, 8)  # the two prompts, padded to a width that comes again
     assert shapes[1] == (16, 1)
+
+
+def test_bfloat16_rounds_what_is_sampled_and_nothing_else(random_model, tiny, plain_logprobs):
+    """The log-probabilities are those of the distribution drawn from, but for the rounding."""
+    try:
+        blas.check_half()
+    except ConfigError:
+        pytest.skip("this machine has no products in bfloat16")
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    model = random_model(**(BASE | {"model_type": "llama"} | sizes))
+    settings = {"max_tokens": 12, "seed": 5, "temperature": 2.0}
+    policies = [create_policy(model, tiny[1], settings | {"precision": p}) for p in PRECISIONS]
+    exact, rounded = (recorded(policy(PROMPTS)[1]) for policy in policies)
+    differences = []
+    for prompt_ids, tokens, logprobs, *_, temperature in rounded:
+        expected = plain_logprobs(model, prompt_ids, tokens, temperature, None)
+        differences.extend(np.abs(np.array(logprobs) - expected))
+    assert 1e-4 < np.mean(differences) < 0.1
+    equal = [a[1][0] == b[1][0] for a, b in zip(exact, rounded)]
+    assert np.mean(equal) > 0.6  # the noise is the same
+    greedy = [recorded(policy(PROMPTS, deterministic=True)[1]) for policy in policies]
+    assert greedy[0] == greedy[1]
+    assert recorded(create_policy(model, tiny[1], settings)(PROMPTS)[1]) == exact
+
+
+def test_an_unknown_precision_is_refused(tiny):
+    with pytest.raises(ConfigError, match="unknown precision 'bfloat'; did you mean 'bfloat16'"):
+        create_policy(*tiny, {"precision": "bfloat"})
 
 
 def test_greedy_is_what_mlx_lm_generates(tiny):
