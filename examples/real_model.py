@@ -54,6 +54,7 @@ def parse():
     parser.add_argument("--num-prompts", type=int, default=32, help="of a step")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--lora-rank", type=int, default=0)
+    parser.add_argument("--sampling-precision", default="float32", help="or bfloat16")
     parser.add_argument("--eval-steps", type=int, default=65)
     parser.add_argument("--eval-examples", type=int, default=300, help="0 never evaluates")
     parser.add_argument("--random-reward", action="store_true")
@@ -88,6 +89,7 @@ def main():
             max_steps=args.max_steps,
             learning_rate=args.learning_rate,
             lora_rank=args.lora_rank,
+            sampling_precision=args.sampling_precision,
             eval_steps=args.eval_steps if args.eval_examples else 0,
             eval_examples=args.eval_examples,
             seed=args.seed,

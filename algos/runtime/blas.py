@@ -8,6 +8,8 @@ cuts large float32 products up for threads of its own, computes those with few r
 before, slowly, and a warning says why.
 """
 
+from __future__ import annotations
+
 import ctypes
 import hashlib
 import importlib.metadata
@@ -21,13 +23,17 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textenv.algos.runtime.private import cache_folder, is_private
 from textenv.errors import ConfigError, how_to_install
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FUNCTIONS = ("sgemm", "dgemm", "cgemm")  # what MLX calls, and what blas_shim.c defines
 COMPILERS = ("cc", "gcc", "g++", "clang")
@@ -39,8 +45,8 @@ AVX512 = frozenset(("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl")) 
 
 _SOURCE = Path(__file__).with_name("blas_shim.c")
 _INCLUDED = Path(__file__).with_name("narrow_product.h")
-_status: "BlasStatus | None" = None  # what `load` returned; None before its first call
-_shim: "ctypes.CDLL | None" = None  # the library that is in place; None without one
+_status: BlasStatus | None = None  # what `load` returned; None before its first call
+_shim: ctypes.CDLL | None = None  # the library that is in place; None without one
 _limit = MAX_THREADS  # set by limit_threads
 
 
@@ -133,24 +139,40 @@ def check_half() -> None:
 
 
 @contextmanager
-def half_products() -> Iterator[None]:
-    """A block in which MLX's products with large matrices round what they multiply to bfloat16.
+def half_products(weights: Iterable[np.ndarray]) -> Iterator[None]:
+    """A block in which MLX multiplies by these weights in bfloat16, which is up to twice as fast.
 
-    Those are float32 products A B^T, as by the weights of a linear layer; sums stay float32. They
-    are up to twice as fast. What another thread computes meanwhile is rounded too. What is lazy is
-    computed where it is evaluated: evaluate what belongs to the block before it ends.
+    Products ``x @ w.T`` round x to the nearest bfloat16, and use a copy of the weights w in which
+    each is rounded up or down at random, with the same randomness each time; see ``blas_shim.c``.
+    Sums stay float32. The copies take half the memory of the weights. What is lazy is computed
+    where it is evaluated: evaluate what belongs to the block before it ends. There is one such
+    block at a time.
+
+    Args:
+        weights: arrays that share MLX's memory, and do not change in the block. Only float32
+            matrices that lie by rows are used.
 
     Raises:
         ConfigError: see `check_half`.
+        MemoryError: if there is no room for the copies.
     """
     check_half()
     assert _shim is not None
-    flag = ctypes.c_int.in_dll(_shim, "textenv_half")
-    before, flag.value = flag.value, 1
+    used = [
+        w for w in weights if w.ndim == 2 and w.dtype.name == "float32" and w.flags.c_contiguous
+    ]
+    count = len(used)
+    if not _shim.textenv_keep(
+        count,
+        (ctypes.c_void_p * count)(*(w.ctypes.data for w in used)),
+        (ctypes.c_int * count)(*(w.shape[0] for w in used)),
+        (ctypes.c_int * count)(*(w.shape[1] for w in used)),
+    ):
+        raise MemoryError("there is no room for the weights in bfloat16: use float32")
     try:
         yield
     finally:
-        flag.value = before
+        _shim.textenv_forget()
 
 
 def measure_gflops(size: int = 1024, repeats: int = 5) -> float:

@@ -1,7 +1,7 @@
 /*
  * The three BLAS functions that MLX calls on a CPU, computed by another BLAS, except for float32
  * products with few rows, which narrow_product.h computes if the processor is one that it is for,
- * and those in bfloat16, if they are asked for.
+ * and those with matrices that are kept in bfloat16.
  *
  * blas.py sets the textenv_* variables, then makes this library global before MLX is loaded, so
  * that MLX binds to these functions. Nothing else may be global here: a whole BLAS in the global
@@ -27,7 +27,10 @@
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112, CONJ_TRANS = 113 }; /* as in cblas.h */
 
 enum { SLICES_PER_THREAD = 2 }; /* with two, the others make up for a thread that comes late */
-enum { ALIGN = 16 };            /* a multiple of the rows and columns that kernels take at once */
+
+/* Slices are multiples of the rows and columns that kernels take at once, and of the six that
+   matrices which are kept are laid by. */
+enum { ALIGN = 16, KEPT_ALIGN = 48 };
 
 /* In multiplications, of which a core does some 60,000 in a microsecond. To wake a thread took 10
    microseconds of its caller's time, and up to 50 until it worked. */
@@ -36,11 +39,20 @@ static const double LEAST_TO_CUT = 8e6, LEAST_IN_SLICE = 2e6;
 /* OpenBLAS is faster from about 170 rows on, and for matrices that fit into a cache. */
 enum { MOST_ROWS = 160, LEAST_IN_B = 65536 };
 
+/* A matrix (n, k) in bfloat16, laid out for narrow_product.h; it stands for the one at `b`. */
+struct kept {
+    const float *b;
+    int n, k;
+    void *laid;
+};
+
 struct product {
     int order, trans_a, trans_b, m, n, k, lda, ldb, ldc;
     float alpha, beta;
     const float *a, *b;
     float *c;
+
+    const struct kept *kept; /* B, if it is kept in bfloat16 */
 
     int by_rows, dimension, length, count; /* slices: `count` of `length`, the last one shorter */
     size_t step_a, step_b, step_c;         /* elements from one row (or column) of C to the next */
@@ -54,8 +66,7 @@ extern "C" {
 int textenv_threads = 1; /* that products are cut for, the caller's among them */
 int textenv_limit = 64;  /* of them, so many compute */
 int textenv_lanes = 16;  /* of narrow products, at most; 0: the other BLAS computes them */
-int textenv_half;        /* whether products A B^T are computed in bfloat16 at present, if they can */
-int textenv_has_half;    /* whether they can, by this processor */
+int textenv_has_half;    /* whether textenv_keep works, by this processor */
 void (*textenv_sgemm)(ARGUMENTS(float, float));
 void (*textenv_dgemm)(ARGUMENTS(double, double));
 void (*textenv_cgemm)(ARGUMENTS(const void *, void));
@@ -64,7 +75,15 @@ static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the caller 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* of what the pool reads and writes */
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
 static struct product *current; /* under `lock` */
+static struct kept *kept;       /* ascending by address; changes while nothing is computed */
+static int kept_count;
 static int started;             /* under `owner` */
+
+static int is_plain(const struct product *p) /* C = A B^T, by rows */
+{
+    return p->order == ROW_MAJOR && p->trans_a == NO_TRANS && p->trans_b == TRANS &&
+           p->alpha == 1 && p->beta == 0 && p->k >= 1;
+}
 
 #if defined(__x86_64__)
 #define UNROLL _Pragma("GCC unroll 16")
@@ -120,6 +139,37 @@ typedef float four __attribute__((vector_size(16)));
 #define TARGET __attribute__((target("avx512f,avx512bf16")))
 #define NAME(it) JOIN(half_, it)
 #include "narrow_product.h"
+
+/*
+ * Lay a whole matrix (n, k) out in bfloat16, each element rounded up or down at random in proportion
+ * to where it lies between the two (stochastic rounding). To the nearest would not do: weights that
+ * were once dequantized lie half-way between two in great numbers, so that a small step of all of
+ * them, as an optimizer's, would tip these at once, and act like one a thousand times as large.
+ * The randomness follows from the place alone, and is the same each time.
+ */
+TARGET static void half_keep(int n, int k, const float *b, unsigned short *to)
+{
+    size_t group = ((size_t)(k - 1) / WIDTH + 1) * WIDTH * COLUMNS;
+    const __m512i factor = _mm512_set1_epi32(1664525), more = _mm512_set1_epi32(1013904223);
+    __m512i state = _mm512_setr_epi32(0x2545f491, 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19, 0xcbbb9d5d,
+                                      0x629a292a, 0x9159015a, 0x152fecd8, 0x67332667, 0x8eb44a87,
+                                      0xdb0c2e0d);
+    for (int j = 0; j < n; j++) {
+        unsigned short *piece = to + j / COLUMNS * group + j % COLUMNS * WIDTH;
+        for (int p = 0; p < k; p += WIDTH, piece += COLUMNS * WIDTH) {
+            float part[WIDTH] = {0};
+            memcpy(part, b + (size_t)j * k + p, (k - p < WIDTH ? k - p : WIDTH) * sizeof(float));
+            UNROLL for (int h = 0; h < WIDTH; h += 16) {
+                state = _mm512_add_epi32(_mm512_mullo_epi32(state, factor), more);
+                __m512i bits = _mm512_loadu_si512(part + h);
+                bits = _mm512_add_epi32(bits, _mm512_srli_epi32(state, 16));
+                _mm256_store_si256((__m256i *)(piece + h),
+                                   _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+            }
+        }
+    }
+}
 #endif
 
 static int most_lanes; /* that this processor's registers hold, among those that there is code for */
@@ -141,25 +191,25 @@ static int compute_here(const struct product *p, int m, int n, const float *a, c
                         float *c)
 {
     int lanes = textenv_lanes < most_lanes ? textenv_lanes : most_lanes;
-    int half = textenv_half && textenv_has_half;
-    if (p->order != ROW_MAJOR || p->trans_a != NO_TRANS || p->trans_b != TRANS || p->alpha != 1 ||
-        p->beta != 0 || p->k < 1 || (double)p->n * p->k < LEAST_IN_B)
-        return 0;
-    if (!half && (lanes < 8 || p->m > MOST_ROWS || p->by_rows))
-        return 0;
     size_t (*size)(int, int) = lanes == 16 ? avx512_size : avx2_size;
-    void (*product)(int, int, int, const float *, size_t, const float *, size_t, float *, size_t,
-                    void *) = lanes == 16 ? avx512_product : avx2_product;
+    void (*product)(int, int, int, const float *, size_t, const float *, size_t, const void *,
+                    float *, size_t, void *) = lanes == 16 ? avx512_product : avx2_product;
+    const unsigned short *laid = NULL;
 #ifdef HAS_HALF_CODE
-    if (half) {
+    if (p->kept) {
+        size_t row = ((size_t)(p->k - 1) / WIDTH + 1) * WIDTH;
+        laid = (const unsigned short *)p->kept->laid + (b - p->b) / p->ldb * row;
         size = half_size;
         product = half_product;
     }
 #endif
+    if (!laid && (lanes < 8 || !is_plain(p) || p->m > MOST_ROWS || p->by_rows ||
+                  (double)p->n * p->k < LEAST_IN_B))
+        return 0;
     void *room;
     if (posix_memalign(&room, 64, size(m, p->k)) != 0)
         return 0;
-    product(m, n, p->k, a, p->lda, b, p->ldb, c, p->ldc, room);
+    product(m, n, p->k, a, p->lda, b, p->ldb, laid, c, p->ldc, room);
     free(room);
     return 1;
 }
@@ -171,6 +221,62 @@ static int compute_here(const struct product *p, int m, int n, const float *a, c
     return 0;
 }
 #endif
+
+void textenv_forget(void)
+{
+    for (int i = 0; i < kept_count; i++)
+        free(kept[i].laid);
+    free(kept);
+    kept = NULL;
+    kept_count = 0;
+}
+
+static int by_address(const void *left, const void *right)
+{
+    const float *a = ((const struct kept *)left)->b, *b = ((const struct kept *)right)->b;
+    return (a > b) - (a < b);
+}
+
+/*
+ * Keep matrices (n, k), by rows without gaps, in bfloat16: until textenv_forget, which must come
+ * before they change or are freed, products A B^T with them are computed with what is kept. Not
+ * while products are computed. Returns whether it is done; if not, nothing is kept.
+ */
+int textenv_keep(int count, const float *const *b, const int *n, const int *k)
+{
+    textenv_forget();
+#ifdef HAS_HALF_CODE
+    kept = (struct kept *)calloc(count + 1, sizeof *kept);
+    if (!textenv_has_half || !kept)
+        return 0;
+    for (; kept_count < count; kept_count++) {
+        struct kept *one = kept + kept_count;
+        *one = (struct kept){b[kept_count], n[kept_count], k[kept_count], NULL};
+        size_t row = ((size_t)(one->k - 1) / WIDTH + 1) * WIDTH;
+        size_t size = ((size_t)(one->n - 1) / KEPT_ALIGN + 1) * KEPT_ALIGN * row * sizeof(short);
+        if (posix_memalign(&one->laid, 64, size) != 0) {
+            one->laid = NULL;
+            textenv_forget();
+            return 0;
+        }
+        half_keep(one->n, one->k, one->b, (unsigned short *)one->laid);
+    }
+    qsort(kept, kept_count, sizeof *kept, by_address);
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static const struct kept *find_kept(const struct product *p)
+{
+    if (!kept_count || !is_plain(p) || p->ldb != p->k)
+        return NULL;
+    struct kept like = {p->b, 0, 0, NULL};
+    const struct kept *found =
+        (const struct kept *)bsearch(&like, kept, kept_count, sizeof *kept, by_address);
+    return found && found->n == p->n && found->k == p->k ? found : NULL;
+}
 
 static void cut(struct product *p)
 {
@@ -188,7 +294,8 @@ static void cut(struct product *p)
     if (textenv_threads > 1 && multiplications >= LEAST_TO_CUT) {
         int count = textenv_threads * SLICES_PER_THREAD;
         count = count < most ? count : (int)most;
-        p->length = ((p->dimension - 1) / (count * ALIGN) + 1) * ALIGN;
+        int align = p->kept ? KEPT_ALIGN : ALIGN;
+        p->length = ((p->dimension - 1) / (count * align) + 1) * align;
         p->count = (p->dimension - 1) / p->length + 1;
     }
 }
@@ -243,7 +350,8 @@ static void start_pool(void) /* where it fails, the caller computes the slices n
 void cblas_sgemm(ARGUMENTS(float, float))
 {
     struct product p = {order, trans_a, trans_b, m, n, k, lda, ldb, ldc, alpha,
-                        beta, a, b, c, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+                        beta, a, b, c, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    p.kept = find_kept(&p);
     cut(&p);
     if (p.count == 1 || textenv_limit == 1 ||
         pthread_mutex_trylock(&owner) != 0) { /* small, alone, or the pool is taken */

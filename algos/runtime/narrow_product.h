@@ -1,7 +1,7 @@
 /*
  * C = A B^T for few rows of A, in float32: one step of decoding multiplies them by all weights.
- * Elements may be rounded to bfloat16 on the way, of which two are multiplied in the place of one;
- * sums stay float32.
+ * Elements may be rounded to bfloat16, of which two are multiplied in the place of one; sums stay
+ * float32.
  *
  * A BLAS copies B into its own order for every product, which costs as much as to multiply it by
  * some tens of rows. Here a row of A and a row of B (a unit's weights) are multiplied as they lie,
@@ -66,26 +66,34 @@ TARGET static size_t NAME(size)(int m, int k)
     return pieces * WIDTH * (tiles * ROWS + COLUMNS) * sizeof(ELEMENT);
 }
 
-/* A is (m, k), B (n, k), C (m, n), all by rows; `room` has NAME(size) bytes. */
+/* A is (m, k), B (n, k), C (m, n), all by rows; `room` has NAME(size) bytes. If `laid` is not null,
+   it is B, COLUMNS rows of it after one another as NAME(lay) lays them. */
 TARGET static void NAME(product)(int m, int n, int k, const float *a, size_t lda, const float *b,
-                                 size_t ldb, float *c, size_t ldc, void *room)
+                                 size_t ldb, const void *laid, float *c, size_t ldc, void *room)
 {
     size_t pieces = (k - 1) / WIDTH + 1, tiles = (m - 1) / ROWS + 1;
-    size_t tile = pieces * WIDTH * ROWS;
-    ELEMENT *laid = (ELEMENT *)room, *units = laid + tiles * tile;
+    size_t tile = pieces * WIDTH * ROWS, group = pieces * WIDTH * COLUMNS;
+    ELEMENT *rows = (ELEMENT *)room, *own = rows + tiles * tile;
+    const ELEMENT *units = laid ? (const ELEMENT *)laid : own;
     for (size_t i = 0; i < tiles; i++)
         NAME(lay)(m - i * ROWS < ROWS ? m - i * ROWS : ROWS, ROWS, k, a + i * ROWS * lda, lda,
-                  laid + i * tile);
-    for (int j = 0; j < n; j += COLUMNS, b += COLUMNS * ldb) {
+                  rows + i * tile);
+    for (int j = 0; j < n; j += COLUMNS) {
         int columns = n - j < COLUMNS ? n - j : COLUMNS;
-        NAME(lay)(columns, COLUMNS, k, b, ldb, units);
+        const char *next = laid ? (const char *)(units + group)
+                                : (const char *)(b + COLUMNS * ldb);
+        if (!laid)
+            NAME(lay)(columns, COLUMNS, k, b, ldb, own);
         /* Meanwhile the next units come from memory, a share of them in each tile. */
-        size_t ahead = n - j >= 2 * COLUMNS ? COLUMNS * ldb * sizeof(float) : 0, fetched = 0;
+        size_t bytes = laid ? group * sizeof(ELEMENT) : COLUMNS * ldb * sizeof(float);
+        size_t ahead = n - j >= 2 * COLUMNS ? bytes : 0, fetched = 0;
         for (size_t i = 0; i < tiles; i++) {
             for (; fetched < ahead * (i + 1) / tiles; fetched += 64)
-                __builtin_prefetch((const char *)(b + COLUMNS * ldb) + fetched, 0, 2);
-            NAME(tile)(pieces, laid + i * tile, units, c + i * ROWS * ldc + j, ldc,
+                __builtin_prefetch(next + fetched, 0, 2);
+            NAME(tile)(pieces, rows + i * tile, units, c + i * ROWS * ldc + j, ldc,
                        m - i * ROWS < ROWS ? m - i * ROWS : ROWS, columns);
         }
+        b += COLUMNS * ldb;
+        units += laid ? group : 0;
     }
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from textenv.tokenizers import load_tokenizer
 
 backend.prepare()
 
+import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.lm.generation.chat import ChatFormat, Messages, Tools  # noqa: E402
@@ -59,8 +60,8 @@ class PolicyParams(SamplingParams):
     batch_size: int = 512
     """How many completions are decoded at once; lower it if memory runs out."""
     precision: str = "float32"
-    """``"bfloat16"`` rounds what float32 products multiply while answers are sampled, not in greedy
-    ones; see `textenv.algos.runtime.blas.half_products`."""
+    """``"bfloat16"`` multiplies by float32 weights in bfloat16 while answers are sampled, not in
+    greedy ones; see `textenv.algos.runtime.blas.half_products`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,8 +191,7 @@ class LanguageModelPolicy:
         def stops(row: int, token_ids: list[int]) -> bool:
             return self._stops.end([*heads[row].token_ids, *token_ids])
 
-        rounded = params.precision == "bfloat16"
-        with blas.half_products() if rounded else nullcontext():
+        with self._rounding(params):
             self._generator.generate(
                 [[*ids, *head.token_ids] for ids, head in zip(prompt_ids, heads)],
                 max(left),
@@ -209,6 +209,13 @@ class LanguageModelPolicy:
         if single:
             return texts[0], rows[0]
         return texts, {key: [row[key] for row in rows] for key in rows[0]}
+
+    def _rounding(self, params: PolicyParams) -> AbstractContextManager[None]:
+        """The block to sample in."""
+        if params.precision == "float32":
+            return nullcontext()
+        mx.synchronize()  # nothing may be computed while it begins
+        return blas.half_products(as_numpy(self.model.parameters()).values())
 
     def _tokens_left(self, heads: list[Completion], limits: Sequence[int | None]) -> list[int]:
         """How many tokens each answer may still have after those that it begins with."""
