@@ -73,7 +73,8 @@ UPDATES: dict[str, tuple[Row, ...]] = {
             "sampling/logprob_difference/max",
             "The largest difference of a token's log-probability between sampling and training, "
             "before an update.",
-            f"below 0.001 in float32; a warning comes above {MISMATCH:g}",
+            f"below 0.001 in float32; a warning comes above {MISMATCH:g}; with "
+            "`sampling_precision` bfloat16 below 1, without a warning",
             "Load the model in float32. If it is, please report the architecture.",
         ),
         (

@@ -67,16 +67,18 @@ class HealthWatch:
         strategy: the strategy of the rollouts. If it chooses prompts, rollouts are not compared
             with those of the beginning; if it has any parts, groups without signal are its own.
         model: the model that is trained.
+        rounds: whether sampling rounds products that training does not, so that log-probabilities
+            differ.
 
     Attributes:
         findings: what was found so far, each thing once.
     """
 
-    def __init__(self, env: Any, strategy: Strategy, model: nn.Module):
+    def __init__(self, env: Any, strategy: Strategy, model: nn.Module, rounds: bool = False):
         self._task = getattr(getattr(env, "unwrapped", env), "task", None)
         self._comparable = type(strategy.prompts) is Prompts
         self._skipped = {"little_signal"} if strategy.parts else set()
-        if has_dropout(model):  # updates score by another network than the one that sampled
+        if rounds or has_dropout(model):  # updates score by another network than the one that sampled
             self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
         self._unrewarded: deque[list[Trajectory]] = deque()
