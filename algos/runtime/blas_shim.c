@@ -75,8 +75,11 @@ static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the caller 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* of what the pool reads and writes */
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
 static struct product *current; /* under `lock` */
-static struct kept *kept;       /* ascending by address; changes while nothing is computed */
-static int kept_count;
+
+static pthread_rwlock_t keeping = PTHREAD_RWLOCK_INITIALIZER; /* of what follows */
+static struct kept *kept;                                     /* ascending by address */
+static int kept_count;                                        /* also read without the lock */
+static double least_kept;                                     /* elements of the smallest */
 static int started;             /* under `owner` */
 
 static int is_plain(const struct product *p) /* C = A B^T, by rows */
@@ -222,60 +225,82 @@ static int compute_here(const struct product *p, int m, int n, const float *a, c
 }
 #endif
 
-void textenv_forget(void)
-{
-    for (int i = 0; i < kept_count; i++)
-        free(kept[i].laid);
-    free(kept);
-    kept = NULL;
-    kept_count = 0;
-}
-
 static int by_address(const void *left, const void *right)
 {
     const float *a = ((const struct kept *)left)->b, *b = ((const struct kept *)right)->b;
     return (a > b) - (a < b);
 }
 
+/* Replace what is kept, once no product is computed with it. */
+static void replace_kept(struct kept *others, int count, double smallest)
+{
+    pthread_rwlock_wrlock(&keeping);
+    struct kept *old = kept;
+    int old_count = kept_count;
+    kept = others;
+    least_kept = smallest;
+    __atomic_store_n(&kept_count, count, __ATOMIC_RELEASE);
+    pthread_rwlock_unlock(&keeping);
+    for (int i = 0; i < old_count; i++)
+        free(old[i].laid);
+    free(old);
+}
+
+void textenv_forget(void) { replace_kept(NULL, 0, 0); }
+
 /*
  * Keep matrices (n, k), by rows without gaps, in bfloat16: until textenv_forget, which must come
- * before they change or are freed, products A B^T with them are computed with what is kept. Not
- * while products are computed. Returns whether it is done; if not, nothing is kept.
+ * before they change or are freed, products A B^T with them are computed with what is kept.
+ * Returns whether it is done; if not, nothing is kept.
  */
 int textenv_keep(int count, const float *const *b, const int *n, const int *k)
 {
     textenv_forget();
 #ifdef HAS_HALF_CODE
-    kept = (struct kept *)calloc(count + 1, sizeof *kept);
-    if (!textenv_has_half || !kept)
-        return 0;
-    for (; kept_count < count; kept_count++) {
-        struct kept *one = kept + kept_count;
-        *one = (struct kept){b[kept_count], n[kept_count], k[kept_count], NULL};
-        size_t row = ((size_t)(one->k - 1) / WIDTH + 1) * WIDTH;
-        size_t size = ((size_t)(one->n - 1) / KEPT_ALIGN + 1) * KEPT_ALIGN * row * sizeof(short);
-        if (posix_memalign(&one->laid, 64, size) != 0) {
-            one->laid = NULL;
-            textenv_forget();
-            return 0;
-        }
+    struct kept *all = (struct kept *)calloc(count + 1, sizeof *all);
+    double smallest = 0;
+    int done = 0, full = !textenv_has_half || !all;
+    for (; !full && done < count; done++) {
+        struct kept *one = all + done;
+        size_t row = ((size_t)(k[done] - 1) / WIDTH + 1) * WIDTH;
+        size_t rows = ((size_t)(n[done] - 1) / KEPT_ALIGN + 1) * KEPT_ALIGN;
+        double size = (double)n[done] * k[done];
+        if ((full = posix_memalign(&one->laid, 64, rows * row * sizeof(short)) != 0))
+            break;
+        one->b = b[done];
+        one->n = n[done];
+        one->k = k[done];
         half_keep(one->n, one->k, one->b, (unsigned short *)one->laid);
+        smallest = done && smallest < size ? smallest : size;
     }
-    qsort(kept, kept_count, sizeof *kept, by_address);
+    if (full) {
+        for (int i = 0; all && i < done; i++)
+            free(all[i].laid);
+        free(all);
+        return 0;
+    }
+    qsort(all, count, sizeof *all, by_address);
+    replace_kept(all, count, smallest);
     return 1;
 #else
     return 0;
 #endif
 }
 
+/* What is kept of B. If it is not null, `keeping` is locked until the product is computed. */
 static const struct kept *find_kept(const struct product *p)
 {
-    if (!kept_count || !is_plain(p) || p->ldb != p->k)
+    if (!__atomic_load_n(&kept_count, __ATOMIC_ACQUIRE) || !is_plain(p) || p->ldb != p->k)
         return NULL;
+    pthread_rwlock_rdlock(&keeping);
     struct kept like = {p->b, 0, 0, NULL};
-    const struct kept *found =
-        (const struct kept *)bsearch(&like, kept, kept_count, sizeof *kept, by_address);
-    return found && found->n == p->n && found->k == p->k ? found : NULL;
+    const struct kept *found = NULL;
+    if (kept && (double)p->n * p->k >= least_kept)
+        found = (const struct kept *)bsearch(&like, kept, kept_count, sizeof *kept, by_address);
+    if (found && found->n == p->n && found->k == p->k)
+        return found;
+    pthread_rwlock_unlock(&keeping);
+    return NULL;
 }
 
 static void cut(struct product *p)
@@ -347,30 +372,36 @@ static void start_pool(void) /* where it fails, the caller computes the slices n
     started = 1;
 }
 
+static void share(struct product *p) /* with the pool, unless it is small, or the pool is taken */
+{
+    if (p->count == 1 || textenv_limit == 1 || pthread_mutex_trylock(&owner) != 0) {
+        for (int slice = 0; slice < p->count; slice++)
+            compute(p, slice);
+        return;
+    }
+    if (!started)
+        start_pool();
+    pthread_mutex_lock(&lock);
+    current = p;
+    for (int i = 1; i < textenv_threads && i < textenv_limit && i < p->count; i++)
+        pthread_cond_signal(&work);
+    take_slices(p);
+    while (p->running > 0)
+        pthread_cond_wait(&done, &lock);
+    current = NULL;
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&owner);
+}
+
 void cblas_sgemm(ARGUMENTS(float, float))
 {
     struct product p = {order, trans_a, trans_b, m, n, k, lda, ldb, ldc, alpha,
                         beta, a, b, c, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     p.kept = find_kept(&p);
     cut(&p);
-    if (p.count == 1 || textenv_limit == 1 ||
-        pthread_mutex_trylock(&owner) != 0) { /* small, alone, or the pool is taken */
-        for (int slice = 0; slice < p.count; slice++)
-            compute(&p, slice);
-        return;
-    }
-    if (!started)
-        start_pool();
-    pthread_mutex_lock(&lock);
-    current = &p;
-    for (int i = 1; i < textenv_threads && i < textenv_limit && i < p.count; i++)
-        pthread_cond_signal(&work);
-    take_slices(&p);
-    while (p.running > 0)
-        pthread_cond_wait(&done, &lock);
-    current = NULL;
-    pthread_mutex_unlock(&lock);
-    pthread_mutex_unlock(&owner);
+    share(&p);
+    if (p.kept)
+        pthread_rwlock_unlock(&keeping);
 }
 
 void cblas_dgemm(ARGUMENTS(double, double))
@@ -390,6 +421,7 @@ static void after_fork_in_child(void)
 {
     pthread_mutex_init(&owner, NULL);
     pthread_mutex_init(&lock, NULL);
+    pthread_rwlock_init(&keeping, NULL);
     pthread_cond_init(&work, NULL);
     pthread_cond_init(&done, NULL);
     started = 0;

@@ -23,7 +23,6 @@ from textenv.tokenizers import load_tokenizer
 
 backend.prepare()
 
-import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.lm.generation.chat import ChatFormat, Messages, Tools  # noqa: E402
@@ -214,7 +213,6 @@ class LanguageModelPolicy:
         """The block to sample in."""
         if params.precision == "float32":
             return nullcontext()
-        mx.synchronize()  # nothing may be computed while it begins
         return blas.half_products(as_numpy(self.model.parameters()).values())
 
     def _tokens_left(self, heads: list[Completion], limits: Sequence[int | None]) -> list[int]:

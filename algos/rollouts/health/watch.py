@@ -78,7 +78,7 @@ class HealthWatch:
         self._task = getattr(getattr(env, "unwrapped", env), "task", None)
         self._comparable = type(strategy.prompts) is Prompts
         self._skipped = {"little_signal"} if strategy.parts else set()
-        if rounds or has_dropout(model):  # updates score by another network than the one that sampled
+        if rounds or has_dropout(model):  # what is scored is not quite the network that sampled
             self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
         self._unrewarded: deque[list[Trajectory]] = deque()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.algos.runtime.shared import LOAD, has_mlx_cpu, needs_openblas, run
+from tests.algos.runtime.shared import DIRECT, LOAD, has_mlx_cpu, needs_openblas, run
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the BLAS is replaced on Linux only"),
@@ -185,6 +185,44 @@ np.testing.assert_array_equal(half(a, b), whole)
 print("equal")
 """
     assert run_half(check, cache, OPENBLAS_NUM_THREADS="2") == "equal"
+
+
+def test_products_of_other_threads_go_on_while_weights_are_kept_and_forgotten(cache):
+    check = """
+a, b = (rng.standard_normal((size, 64)).astype("float32") for size in (40, 960))
+def product():
+    c = np.zeros((40, 960), np.float32)
+    multiply(a, b, c, trans=(False, True))
+    return c.tobytes()
+try:
+    blas.check_half()
+except Exception:
+    print("none")
+    raise SystemExit
+exact = product()
+with blas.half_products([b]):
+    rounded = product()
+seen, over = [], threading.Event()
+def work():
+    while not over.is_set():
+        seen.append(product())
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(300):
+    with blas.half_products([b]):
+        assert product() == rounded
+    assert product() == exact
+over.set()
+for thread in threads:
+    thread.join()
+assert set(seen) == {exact, rounded}, len(set(seen))
+print("right")
+"""
+    said = run(DIRECT + check, cache, OPENBLAS_NUM_THREADS="2").strip()
+    if said == "none":
+        pytest.skip("this processor has no AVX512_BF16")
+    assert said == "right"
 
 
 def test_without_the_instructions_bfloat16_is_refused(cache):
