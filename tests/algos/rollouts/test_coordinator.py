@@ -22,6 +22,8 @@ from tests.algos.rollouts.shared import (
 from tests.algos.shared import SUMS, make_env, make_policy, same_weights, weights_of
 from textenv.algos import RolloutCoordinator, RolloutRunner
 from textenv.algos.rollouts.workers.worker import RolloutItem, WorkerError
+from textenv.algos.runtime import blas
+from textenv.errors import ConfigError
 
 
 class Talk(gym.Env):
@@ -185,6 +187,23 @@ def test_grpo_is_the_same_with_workers(tiny_folder, settings):
     # The scorer knows the new weights alone: with old ones in a worker this would be large.
     assert all(m["sampling/logprob_difference/max"] < 1e-4 for m in by_two.history)
     assert [t.token_ids for t in parted[0]] != [t.token_ids for t in parted[1]]
+
+
+def test_workers_sample_in_bfloat16_too(tiny_folder):
+    try:
+        blas.check_half()
+    except ConfigError:
+        pytest.skip("this machine has no products in bfloat16")
+    (exact, _), (alone, plain), (by_two, parted) = (
+        train(tiny_folder, num_workers=n, sampling_precision=precision)
+        for n, precision in ((0, "float32"), (0, "bfloat16"), (2, "bfloat16"))
+    )
+    for one, other in zip(plain, parted, strict=True):
+        assert [t.token_ids for t in one] == [t.token_ids for t in other]
+    name = "sampling/logprob_difference/max"
+    assert max(m[name] for m in exact.history) < 1e-4
+    for trainer in (alone, by_two):
+        assert all(1e-3 < m[name] < 0.3 for m in trainer.history)
 
 
 def test_a_training_is_the_same_to_the_bit_if_workers_die(tiny_folder, tmp_path):
