@@ -15,6 +15,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_map  # noqa: E402
 
+from textenv.algos.lm.kernels.linear import gradients_by_rows  # noqa: E402
 from textenv.algos.lm.models.lora import seed_dropout  # noqa: E402
 from textenv.algos.lm.models.weights import as_numpy  # noqa: E402
 from textenv.algos.lm.scoring.scorer import Scorer  # noqa: E402
@@ -110,7 +111,7 @@ def accumulate(
     outputs: list[tuple[Any, ...]] = []
     total: Any = None
     for part in parts:
-        with gradients():
+        with gradients(), gradients_by_rows(model):
             output, grads = value_and_grad(*part)
         grads = widened(grads)
         total = grads if total is None else tree_map(mx.add, total, grads)

@@ -142,7 +142,7 @@ def in_chunks(
     names = [name for name, _ in weights]
     slices = [slice(i, min(i + rows, len(inputs))) for i in range(0, len(inputs), rows)]
 
-    is_matrix = type(module) in (nn.Linear, nn.Embedding) and names == ["weight"]
+    is_matrix = isinstance(module, (nn.Linear, nn.Embedding)) and names == ["weight"]
 
     def part(where: slice, chunk: mx.array, *own: mx.array) -> list[mx.array]:
         with _weights(module, list(zip(names, own))):

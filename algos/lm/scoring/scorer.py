@@ -12,7 +12,6 @@ Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,6 @@ from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
 from textenv.algos.lm.cache.positions import pad_left  # noqa: E402
 from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
-from textenv.algos.lm.kernels.linear import gradients_by_rows  # noqa: E402
 from textenv.algos.lm.models.architecture import check_architecture  # noqa: E402
 from textenv.algos.lm.models.head import split_head  # noqa: E402
 from textenv.algos.lm.models.vocabulary import (  # noqa: E402
@@ -64,13 +62,6 @@ class Scorer:
         self._known, self._rows = mask_unknown(model), embedding_rows(model)
         if gradient_checkpointing:
             self._body = recompute_layers(model, self._body)
-        body = self._body
-
-        def by_rows(*args: Any) -> Any:
-            with gradients_by_rows(model):
-                return body(*args)
-
-        self._body = by_rows
 
     def __call__(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
         """Score a batch.

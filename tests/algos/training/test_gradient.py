@@ -8,6 +8,7 @@ import pytest
 from textenv.algos import grpo
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
+from textenv.algos.training.gradient import accumulate
 
 PROMPTS = ["12+30=", "a", "a", "the longest prompt = ", "12+30=", "12+30=", "b", "b"]
 
@@ -71,3 +72,29 @@ def test_gradient(random_model, tiny_config, tiny, sample, exact, loss_type, set
         model.update(tree_unflatten(list(weights.items())))
         assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-6, abs=1e-8), names
         assert abs(slope) > 1e-5, names
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "again"])
+def test_all_matrices_have_gradients_by_rows(
+    random_model, tiny_config, tiny, sample, checkpointing, tied
+):
+    """As the weights lie in memory, beside those of MLX, which do not."""
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+
+    model = random_model(**(tiny_config | {"tie_word_embeddings": tied}))
+    batch = make_batch(sample(*tiny, PROMPTS))
+    scorer = Scorer(model, checkpointing)
+
+    def loss():
+        return (scorer(batch)[0] * batch.mask).sum(), {}
+
+    _, found = accumulate(model, loss, [()])
+    _, expected = nn.value_and_grad(model, loss)()
+    pairs = zip(tree_flatten(found), tree_flatten(expected), strict=True)
+    matrices = [(name, np.asarray(a), np.asarray(b)) for (name, a), (_, b) in pairs if a.ndim == 2]
+    for name, own, theirs in matrices:
+        np.testing.assert_allclose(own, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
+        assert own.flags.c_contiguous, name
+    assert sum(not theirs.flags.c_contiguous for _, _, theirs in matrices) > 4
