@@ -190,8 +190,7 @@ class GRPOTrainer(Resumable):
         self._trainer = self._make_trainer(self._share_work())
         self._steps, self._end, self.stopped = 0, config.max_steps, ""
         self._metrics = GRPOMetrics(strategy)
-        rounds = self.config.sampling_precision != "float32"
-        self.health = HealthWatch(self.env, strategy, model, rounds)
+        self.health = HealthWatch(self.env, strategy, model, config.sampling_precision)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = TextExporter(export_to, export_every, out, self.policy, self.env)
         self._out = out

@@ -67,18 +67,20 @@ class HealthWatch:
         strategy: the strategy of the rollouts. If it chooses prompts, rollouts are not compared
             with those of the beginning; if it has any parts, groups without signal are its own.
         model: the model that is trained.
-        rounds: whether sampling rounds products that training does not, so that log-probabilities
-            differ.
+        precision: of products while sampling. If it is not float32, log-probabilities differ from
+            those of training.
 
     Attributes:
         findings: what was found so far, each thing once.
     """
 
-    def __init__(self, env: Any, strategy: Strategy, model: nn.Module, rounds: bool = False):
+    def __init__(self, env: Any, strategy: Strategy, model: nn.Module, precision: str = "float32"):
         self._task = getattr(getattr(env, "unwrapped", env), "task", None)
         self._comparable = type(strategy.prompts) is Prompts
         self._skipped = {"little_signal"} if strategy.parts else set()
-        if rounds or has_dropout(model):  # what is scored is not quite the network that sampled
+        if precision != "float32" or has_dropout(
+            model
+        ):  # another network than the one that sampled
             self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
         self._unrewarded: deque[list[Trajectory]] = deque()

@@ -16,10 +16,10 @@ from textenv.algos.storage.checkpoints.store import read_checkpoint, write_check
 METRICS = {"completions/mean_length": 3.0, "entropy": 0.5}
 
 
-def make_watch(parts=(), task=None, model=None, rounds=False):
+def make_watch(parts=(), task=None, model=None, precision="float32"):
     strategy = create_strategy("grpo", num_generations=8, parts=list(parts))
     env = SimpleNamespace(unwrapped=SimpleNamespace(task=task))
-    return HealthWatch(env, strategy, model or nn.Linear(2, 2), rounds)
+    return HealthWatch(env, strategy, model or nn.Linear(2, 2), precision)
 
 
 def names(found):
@@ -105,8 +105,8 @@ def test_a_mismatch_by_dropout_is_meant(random_model, tiny_config):
 
 def test_a_mismatch_by_sampling_in_bfloat16_is_meant():
     metrics = METRICS | {"sampling/logprob_difference/max": 0.9}
-    for rounds, expected in ((False, ["logprob_mismatch"]), (True, [])):
-        found = make_watch(rounds=rounds).step(1, metrics, rollout([[1, 0] * 4] * 8))
+    for precision, expected in (("float32", ["logprob_mismatch"]), ("bfloat16", [])):
+        found = make_watch(precision=precision).step(1, metrics, rollout([[1, 0] * 4] * 8))
         assert names(found) == expected
 
 
