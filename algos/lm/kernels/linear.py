@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 from textenv.algos.runtime import backend
 
@@ -31,7 +32,8 @@ def linear(inputs: mx.array, weight: mx.array) -> mx.array:
 def _linear_vjp(
     primals: Sequence[mx.array], cotangent: mx.array, _: mx.array
 ) -> tuple[mx.array, mx.array]:
-    return _slopes(*primals, cotangent)
+    inputs, weight = primals
+    return _slopes(inputs, weight, cotangent)
 
 
 @mx.custom_function
@@ -44,19 +46,21 @@ def affine(inputs: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
 def _affine_vjp(
     primals: Sequence[mx.array], cotangent: mx.array, _: mx.array
 ) -> tuple[mx.array, ...]:
+    inputs, weight, _bias = primals
     of_bias = cotangent.reshape(-1, cotangent.shape[-1]).sum(axis=0)
-    return *_slopes(*primals[:2], cotangent), of_bias
+    return *_slopes(inputs, weight, cotangent), of_bias
 
 
 def _slopes(inputs: mx.array, weight: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
     """The gradients by the inputs and by the weight."""
-    outer = mx.flatten(cotangent, 0, -2).T @ mx.flatten(inputs, 0, -2)
-    return cotangent @ weight, outer
+    outer = mx.matmul(mx.flatten(cotangent, 0, -2).T, mx.flatten(inputs, 0, -2))
+    return mx.matmul(cotangent, weight), outer
 
 
 class _Linear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
-        return affine(x, self.weight, self.bias) if "bias" in self else linear(x, self.weight)
+        parts = (x, self.weight, self.bias) if "bias" in self else (x, self.weight)
+        return cast("mx.array", (affine if "bias" in self else linear)(*parts))
 
 
 @contextmanager

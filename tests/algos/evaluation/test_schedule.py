@@ -35,7 +35,8 @@ class Learner:
     def __init__(self, clock=lambda seconds: None, knows=0, takes=1.0):
         self.knows, self._clock, self._takes = knows, clock, takes
 
-    def with_params(self, seed):
+    def with_params(self, seed, precision):
+        assert precision == "float32"  # whatever rollouts are sampled in
         return self
 
     def __call__(self, observation, deterministic=False):

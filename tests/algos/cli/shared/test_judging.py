@@ -15,7 +15,8 @@ from textenv.errors import ConfigError
 class Answers:
     """Says the prompt's number; sampled, nothing that is right."""
 
-    def with_params(self, seed):
+    def with_params(self, seed, precision):
+        assert precision == "float32"  # whatever rollouts are sampled in
         self.seed = seed
         return self
 
