@@ -168,7 +168,7 @@ def test_gradient_is_that_of_plain_forwards_without_the_prompts(fresh, chat_mode
         assert found.keys() == expected.keys()
         for name, gradient in found.items():
             scale = np.abs(np.array(expected[name])).max()
-            np.testing.assert_allclose(gradient, expected[name], atol=1e-5 * max(scale, 1))
+            np.testing.assert_allclose(gradient, expected[name], atol=2e-5 * max(scale, 1))
 
 
 def test_a_label_of_a_prompt_token_changes_nothing(fresh):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from textenv.algos import grpo
+from textenv.algos.lm.kernels.linear import gradients_by_rows
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
 from textenv.algos.training.gradient import accumulate
@@ -52,7 +53,8 @@ def test_gradient(random_model, tiny_config, tiny, sample, exact, loss_type, set
             0
         ]
 
-    _, grads = nn.value_and_grad(model, loss)()
+    with gradients_by_rows(model):  # as in a training
+        _, grads = nn.value_and_grad(model, loss)()
     grads, weights = (dict(tree_flatten(tree)) for tree in (grads, model.parameters()))
     assert grads.keys() == weights.keys()
     function = loss
