@@ -82,7 +82,7 @@ def test_mlx_calls_the_compiler_with_these_options(tmp_path):
     assert tuple(word for word in means if word != "-shared") == preamble.OPTIONS
 
 
-def test_a_header_of_another_compiler_is_made_again(made, monkeypatch):
+def test_a_header_of_another_compiler_is_made_again(made):
     old = (made / TARGET).stat().st_mtime
     os.utime(made / TARGET, (1, 1))
     assert preamble.precompile(made)
