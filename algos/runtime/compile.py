@@ -82,7 +82,12 @@ def keeps(*arrays: mx.array) -> bool:
     It should if there will be a backward and they are small. A large one is computed again: the
     memory to keep it would cost more than the time.
     """
-    return getattr(_here, "gradients", False) and sum(array.size for array in arrays) <= _KEPT
+    return has_backward() and sum(array.size for array in arrays) <= _KEPT
+
+
+def has_backward() -> bool:
+    """Whether this thread is in a block of `gradients`."""
+    return getattr(_here, "gradients", False)
 
 
 def piece(function: Callable[..., Any]) -> Callable[..., Any]:

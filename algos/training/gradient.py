@@ -115,6 +115,7 @@ def accumulate(
             output, grads = value_and_grad(*part)
         grads = widened(grads)
         total = grads if total is None else tree_map(mx.add, total, grads)
+        del grads  # each array of it is freed as soon as it is added
         mx.eval(output, total)
         outputs.append(output)
     return outputs, total

@@ -20,6 +20,7 @@ that constants become arrays, and the C++ compiler does not vectorize a long loo
 from __future__ import annotations
 
 import sys
+import threading
 from typing import cast
 
 from textenv.algos.runtime import backend
@@ -30,7 +31,7 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
 from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
-from textenv.algos.runtime.compile import keeps, piece  # noqa: E402
+from textenv.algos.runtime.compile import has_backward, keeps, piece  # noqa: E402
 
 _ODD = (
     *(4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08),
@@ -43,6 +44,7 @@ _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has few bits
 _ROUNDS = 12582912.0  # 1.5 * 2^23: adding and taking it away rounds a float32 to a whole number
 _LOWEST = -88.0  # rounds to 2^-127, whose exponent bits are those of 0
+_latest = threading.local()  # .swiglu: the latest product of `swiglu`, its gate and x, or None
 
 
 def use_fast_swiglu(model: nn.Module) -> None:
@@ -60,7 +62,40 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """``silu(gate) * x``, elementwise; computed fast in float32, by MLX in other types."""
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return nn.silu(gate) * x
-    return cast("list[mx.array]", _swiglu(gate, x))[0]
+    product = cast("list[mx.array]", _swiglu(gate, x))[0]
+    _latest.swiglu = (product, gate, x) if has_backward() and not keeps(gate) else None
+    return product
+
+
+def swiglu_inputs(product: mx.array | None) -> tuple[mx.array, mx.array] | None:
+    """The gate and ``x`` of a large product that `swiglu` was the last to give in this thread.
+
+    They are told once, and then forgotten. None for any other array, and if there is no backward.
+    """
+    latest, _latest.swiglu = getattr(_latest, "swiglu", None), None
+    return latest[1:] if latest is not None and latest[0] is product else None
+
+
+@mx.custom_function
+def swiglu_linear(gate: mx.array, x: mx.array, weight: mx.array) -> mx.array:
+    """``swiglu(gate, x)`` (..., K) multiplied by the transpose of a weight (N, K).
+
+    The backward computes the product of gate and ``x`` again, so that it is not kept.
+    """
+    return _gated(gate, x, *_sigmoid_parts(gate)) @ weight.T
+
+
+@swiglu_linear.vjp
+def _swiglu_linear_vjp(
+    primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    gate, x, weight = primals
+    slope = cotangent @ weight
+    gate, x = mx.depends([gate, x], [slope])  # or it would be computed, and kept, in the forward
+    s = _sigmoid(gate)
+    product = _product(gate, x, s)
+    outer = mx.flatten(cotangent, 0, -2).T @ mx.flatten(product, 0, -2)
+    return _gate_slope(gate, x, slope, s), _product(slope, gate, s), outer
 
 
 @mx.custom_function

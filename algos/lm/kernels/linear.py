@@ -3,7 +3,8 @@
 MLX multiplies by the transpose of the weights, so the gradient is that of the transpose, turned
 over: its rows are far apart in memory. An optimizer that reads it beside the weights and their
 moments then takes nearly twice as long. Here the gradient is computed by rows, in as many
-multiplications.
+multiplications. Inputs that are a product of `swiglu` are not kept for it if they are large, but
+computed again.
 
 Shapes: K inputs and N outputs of a layer.
 """
@@ -20,6 +21,8 @@ backend.prepare()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+
+from textenv.algos.lm.kernels.fast_math import swiglu_inputs, swiglu_linear  # noqa: E402
 
 
 @mx.custom_function
@@ -59,22 +62,27 @@ def _slopes(inputs: mx.array, weight: mx.array, cotangent: mx.array) -> tuple[mx
 
 class _Linear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
-        parts = (x, self.weight, self.bias) if "bias" in self else (x, self.weight)
-        return cast("mx.array", (affine if "bias" in self else linear)(*parts))
+        factors = swiglu_inputs(x)
+        if "bias" in self:
+            return cast("mx.array", affine(x, self.weight, self.bias))
+        if factors is not None:
+            return cast("mx.array", swiglu_linear(*factors, self.weight))
+        return cast("mx.array", linear(x, self.weight))
 
 
 @contextmanager
 def gradients_by_rows(model: nn.Module) -> Iterator[None]:
-    """A block in which the linear layers of a model are called in this way.
+    """A block in which the linear layers of a model that are trained are called in this way.
 
     Args:
         model: its layers are altered only in the block.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    layers = [m for m in model.modules() if type(m) is nn.Linear and m.trainable_parameters()]
     try:
         for layer in layers:
             layer.__class__ = _Linear
         yield
     finally:
+        swiglu_inputs(None)  # or it would hold what a layer that is not called so has left
         for layer in layers:
             layer.__class__ = nn.Linear

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from textenv.algos.lm.kernels import linear
+from textenv.algos.lm.kernels.fast_math import swiglu, swiglu_inputs
 from textenv.algos.lm.kernels.linear import gradients_by_rows
 from textenv.algos.lm.models.lora import add_lora
+from textenv.algos.runtime import compile
 
 
 def gradients(model, x, by_rows):
@@ -73,3 +76,73 @@ def test_adapters_are_trained_as_before(random_model, tiny_config):
     assert len(pairs) > 4
     for (name, a), (_, b) in pairs:
         assert mx.allclose(a, b, rtol=1e-3, atol=1e-3).item(), name
+
+
+class Gated(nn.Module):
+    """A feed-forward layer as those of mlx-lm, with a function for the gate."""
+
+    def __init__(self, size, inner, gated):
+        super().__init__()
+        self.gate, self.up = (nn.Linear(size, inner, bias=False) for _ in "ab")
+        self.down, self.gated = nn.Linear(inner, size, bias=False), gated
+
+    def __call__(self, x):
+        return x + self.down(self.gated(self.gate(x), self.up(x)))
+
+
+def gradient_of(layers, x):
+    """The gradient, by name, and the bytes that it took at the peak beyond the weights and x."""
+    model = nn.Sequential(*layers)
+    mx.eval(model.parameters(), x)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    with compile.gradients(), gradients_by_rows(model):
+        value, found = nn.value_and_grad(model, lambda x: (model(x) ** 2).sum())(x)
+    mx.eval(value, found)
+    return dict(tree_flatten(found)), mx.get_peak_memory() - before
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")
+def test_a_large_product_of_a_gate_is_not_kept_but_computed_again(monkeypatch):
+    def wide(gate, x):  # the same function, but not the array that `swiglu` has given
+        return swiglu(gate, x).reshape(x.shape)
+
+    mx.random.seed(0)
+    size, inner, rows = 16, 512, 1024
+    x = mx.random.normal((rows, size))
+    monkeypatch.setattr(compile, "_KEPT", 0)
+    peaks = []
+    for count in (8, 24):
+        layers = [Gated(size, inner, swiglu) for _ in range(count)]
+        found, peak = gradient_of(layers, x)
+        for layer in layers:
+            layer.gated = wide
+        expected, more = gradient_of(layers, x)
+        peaks.append((peak, more))
+        assert found.keys() == expected.keys() and len(found) == 3 * count
+        for name, array in found.items():
+            wanted = expected[name]
+            assert mx.allclose(array, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max()).item()
+    arrays = [(b - a) / 16 / (rows * inner * 4) for a, b in zip(*peaks)]  # kept, of one more layer
+    assert arrays[0] == pytest.approx(2, abs=0.3)  # the gate, and what it is multiplied by
+    assert arrays[1] > arrays[0] + 0.5  # their product too
+
+
+def test_what_a_gate_took_is_told_only_of_its_own_product(monkeypatch):
+    gate, x = mx.random.normal((2, 3, 4))
+    monkeypatch.setattr(compile, "_KEPT", 0)
+    swiglu(gate, x)
+    assert swiglu_inputs(mx.zeros((3, 4))) is None
+    with compile.gradients():
+        other, product = swiglu(gate, x), swiglu(x, gate)
+        assert swiglu_inputs(other) is None and swiglu_inputs(product) is None  # forgotten
+        product = swiglu(x, gate)
+        told = swiglu_inputs(product)
+        assert told is not None and told[0] is x and told[1] is gate
+        swiglu(gate, x)
+        with gradients_by_rows(nn.Linear(2, 2)):
+            pass
+        assert linear.swiglu_inputs(None) is None
+    monkeypatch.undo()
+    with compile.gradients():  # small ones are kept, with their sigmoid
+        assert swiglu_inputs(swiglu(gate, x)) is None
