@@ -121,17 +121,21 @@ def in_chunks(
     function: Callable[[mx.array, slice], Sequence[mx.array]],
     inputs: mx.array,
     rows: int,
+    few: int,
 ) -> list[mx.array]:
     """A function of a head's outputs, computed some rows at a time, and again in the backward.
 
     Each chunk waits for the one before it, in both directions. Otherwise MLX would compute
-    independent chunks side by side, and hold the intermediate results of all of them at once.
+    independent chunks side by side, and hold the intermediate results of all of them at once. The
+    function is computed of fewer rows at a time than the product with the head's weights, which is
+    slow for few rows.
 
     Args:
         head: a module, a method of one, or a function without weights of its own.
-        function: ``(outputs of a chunk, slice) -> arrays``, each with the rows of the chunk.
+        function: ``(outputs of some rows, slice) -> arrays``, each with these rows.
         inputs: the head's inputs, by rows.
         rows: how many rows a chunk has.
+        few: how many rows of a chunk the function is given at a time.
 
     Returns:
         The arrays of all rows. Gradients flow to the inputs and to the head's weights.
@@ -140,13 +144,18 @@ def in_chunks(
     module = owner if isinstance(owner, nn.Module) else None
     weights: Any = [] if module is None else tree_flatten(module.trainable_parameters())
     names = [name for name, _ in weights]
-    slices = [slice(i, min(i + rows, len(inputs))) for i in range(0, len(inputs), rows)]
+    slices = _slices(slice(0, len(inputs)), rows)
 
     is_matrix = isinstance(module, (nn.Linear, nn.Embedding)) and names == ["weight"]
 
     def part(where: slice, chunk: mx.array, *own: mx.array) -> list[mx.array]:
         with _weights(module, list(zip(names, own))):
-            return list(function(head(chunk), where))
+            outputs = head(chunk)
+        done: list[list[mx.array]] = []
+        for at in _slices(where, few):
+            some = outputs[at.start - where.start : at.stop - where.start]
+            done.append(list(function(mx.depends(some, done[-1]) if done else some, at)))
+        return [mx.concatenate(list(arrays)) for arrays in zip(*done)]
 
     @mx.custom_function
     def run(flat: list[mx.array]) -> list[mx.array]:
@@ -168,8 +177,13 @@ def in_chunks(
             cotangent = [array[where] for array in cotangents]
             chunk = mx.depends(whole[where], slopes[-1:] + total or cotangent)
             if is_matrix:  # its gradient is added up in place: that of a vocabulary is large
-                outputs = chunk @ own[0].T
-                outer = mx.vjp(lambda x, at=where: function(x, at), [outputs], cotangent)[1][0]
+                outputs, outers = chunk @ own[0].T, list[mx.array]()
+                for at in _slices(where, few):
+                    some = outputs[at.start - where.start : at.stop - where.start]
+                    some = mx.depends(some, outers[-1:]) if outers else some
+                    slopes_of = [array[at] for array in cotangents]
+                    outers += mx.vjp(lambda x, at=at: function(x, at), [some], slopes_of)[1]
+                outer = mx.concatenate(outers)
                 slope = outer @ own[0]
                 new = mx.addmm(total[0], outer.T, chunk) if total else outer.T @ chunk
                 slopes, total = [*slopes, slope], [new]
@@ -180,6 +194,11 @@ def in_chunks(
         return [mx.concatenate(slopes), *total]
 
     return cast("list[mx.array]", run([inputs, *(array for _, array in weights)]))
+
+
+def _slices(whole: slice, rows: int) -> list[slice]:
+    """Parts of a slice, of some rows each."""
+    return [slice(i, min(i + rows, whole.stop)) for i in range(whole.start, whole.stop, rows)]
 
 
 @contextmanager

@@ -210,7 +210,7 @@ class Scorer:
             return (*scores, most_probable(logits, targets[where])) if hits else scores
 
         if rows < len(flat):
-            return in_chunks(self._head, judge, flat, rows)
+            return in_chunks(self._head, judge, flat, rows, max(1, _CHUNK // vocabulary))
         return judge(self._head(flat), slice(None))
 
     def _vocabulary(self, flat: mx.array) -> int:

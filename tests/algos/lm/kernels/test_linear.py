@@ -1,5 +1,7 @@
 """Linear layers with gradients by rows, beside MLX's own layers."""
 
+import gc
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -94,12 +96,17 @@ def gradient_of(layers, x):
     """The gradient, by name, and the bytes that it took at the peak beyond the weights and x."""
     model = nn.Sequential(*layers)
     mx.eval(model.parameters(), x)
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    with compile.gradients(), gradients_by_rows(model):
-        value, found = nn.value_and_grad(model, lambda x: (model(x) ** 2).sum())(x)
-    mx.eval(value, found)
-    return dict(tree_flatten(found)), mx.get_peak_memory() - before
+    gc.collect()  # or what is freed meanwhile would be taken off
+    peaks, found = [], None
+    for _ in range(5):  # on a busy machine, arrays are freed late and a peak is too high
+        found = None
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        with compile.gradients(), gradients_by_rows(model):
+            value, found = nn.value_and_grad(model, lambda x: (model(x) ** 2).sum())(x)
+        mx.eval(value, found)
+        peaks.append(mx.get_peak_memory() - before)
+    return dict(tree_flatten(found)), min(peaks)
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")
