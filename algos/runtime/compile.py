@@ -28,7 +28,8 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-_KEPT = 2**21  # numbers that one layer may keep: 8 MB of float32
+KEPT = 2**21
+"""Numbers that one layer may keep for its backward: 8 MB of float32."""
 _here = threading.local()  # .tracing, .gradients: whether this thread is in such a block
 
 
@@ -82,7 +83,7 @@ def keeps(*arrays: mx.array) -> bool:
     It should if there will be a backward and they are small. A large one is computed again: the
     memory to keep it would cost more than the time.
     """
-    return has_backward() and sum(array.size for array in arrays) <= _KEPT
+    return has_backward() and sum(array.size for array in arrays) <= KEPT
 
 
 def has_backward() -> bool:

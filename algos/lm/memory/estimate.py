@@ -3,8 +3,9 @@
 The estimates are for dense transformers. For models of 0.5 to 27 million parameters (d 128 to 512,
 short and long prompts, with and without checkpointing, LoRA and a reference model, completions of
 full length) they were 0.79 to 1.03 times the resident memory that was measured on a CPU; the
-factors were fitted to these measurements. What a GPU needs beside the weights, and what it keeps
-for the backward, was not measured and is set low.
+factors were fitted to these measurements. For 135 million (SmolLM2's dimensions, micro-batches,
+LoRA with checkpointing) they are 0.94 to 1.05 times that of a process that does not load torch.
+What a GPU needs beside the weights, and keeps for the backward, was not measured and is set low.
 
 Letters: d hidden size, q heads x head size, kv twice key-value heads x head size, f intermediate
 size of the MLP, V vocabulary.
@@ -23,6 +24,8 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
+
+from textenv.algos.runtime.compile import KEPT  # noqa: E402
 
 PROCESS = 300_000_000
 """Bytes that Python, MLX and mlx-lm take before any model, on a CPU."""
@@ -137,9 +140,11 @@ def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> d
         "worker processes": work.workers * (s.weights + (PROCESS if on_cpu else 0)),
         "the process itself": PROCESS if on_cpu else 0,
     }
-    backward = {"gradient": (2 if work.parts else 1) * trained, **_activations(s, work, on_cpu)}
+    largest = min(trained, s.vocabulary * s.d * wide)  # the embedding
+    summed = trained + (2 * largest if work.parts else 0)  # an array is added, and then the next
+    backward = {"gradient": min(summed, 2 * trained), **_activations(s, work, on_cpu)}
     # The new weights and moments of a part, whose last weight may be the embedding.
-    step = {"gradient": trained, "update": 3 * min(trained, PART + s.vocabulary * s.d * wide)}
+    step = {"gradient": trained, "update": 3 * min(trained, PART + largest)}
     phases = [common | parts for parts in (_rollout(s, work), backward, step)]
     return max(phases, key=lambda parts: sum(parts.values()))
 
@@ -162,7 +167,9 @@ def _activations(s: ModelSizes, work: Workload, on_cpu: bool) -> dict[str, int]:
     prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
     prompt_tokens = prompts * work.prompt_tokens
     tokens = prompt_tokens + rows * (work.completion_tokens - 1)
-    kept = tokens * (5.7 * s.d + 5 * s.q + 1.9 * s.kv + 2.7 * s.f)  # for one layer
+    again = on_cpu and not work.lora_rank and tokens * s.f > KEPT  # the product of a gate
+    gated = (1.7 if again else 2.7) * s.f
+    kept = tokens * (5.7 * s.d + 5 * s.q + 1.9 * s.kv + gated)  # for one layer
     if work.gradient_checkpointing:
         layers = s.layers * (tokens * s.d + prompt_tokens * s.kv) + kept
     else:
@@ -170,8 +177,8 @@ def _activations(s: ModelSizes, work: Workload, on_cpu: bool) -> dict[str, int]:
     # On a CPU, exponentials and sigmoids make many intermediate arrays.
     passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
     logits = rows * work.completion_tokens * s.vocabulary
-    chunk = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8)
-    logits = min((14 if on_cpu else 6) * logits, (24 if on_cpu else 8) * chunk)
+    chunk, few = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8), max(_CHUNK, s.vocabulary)
+    logits = min((14 if on_cpu else 6) * logits, (20 if on_cpu else 4) * few + 4 * chunk)
     return {
         "kept for the backward": int(layers * s.item),
         "logits" if logits * 4 > passing * s.item else "a layer's backward": int(

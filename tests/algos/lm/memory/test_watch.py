@@ -181,7 +181,7 @@ def test_one_long_completion_refuses_nothing(random_model, tiny_config, tiny, lo
     from textenv.algos import Buffer, Trajectory
 
     model, config = random_model(**tiny_config), replace(CONFIG, max_completion_length=512)
-    watch = MemoryWatch(model, config, Env(), tiny[1], room := MemoryLimit(2500 * MB, "x"))
+    watch = MemoryWatch(model, config, Env(), tiny[1], room := MemoryLimit(2400 * MB, "x"))
     lengths = [512] * 512 if long else [4] * 511 + [512]
     rollout = Buffer(Trajectory(prompt_ids=[1, 2], token_ids=[1] * n) for n in lengths)
     full = sum(estimate_memory(ModelSizes.of(model), Workload.of(config, 2, 512)).values())
