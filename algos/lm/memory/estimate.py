@@ -178,7 +178,7 @@ def _activations(s: ModelSizes, work: Workload, on_cpu: bool) -> dict[str, int]:
     passing = tokens * ((23 * s.f + 8 * s.d + 7 * s.q + 2.5 * s.kv) if on_cpu else 4 * s.f)
     logits = rows * work.completion_tokens * s.vocabulary
     chunk, few = max(_CHUNK, s.vocabulary, s.vocabulary * s.d // 8), max(_CHUNK, s.vocabulary)
-    logits = min((14 if on_cpu else 6) * logits, (20 if on_cpu else 4) * few + 4 * chunk)
+    logits = min(14 * logits, 20 * few + 4 * chunk) if on_cpu else min(6 * logits, 8 * chunk)
     return {
         "kept for the backward": int(layers * s.item),
         "logits" if logits * 4 > passing * s.item else "a layer's backward": int(

@@ -210,7 +210,9 @@ class Scorer:
             return (*scores, most_probable(logits, targets[where])) if hits else scores
 
         if rows < len(flat):
-            return in_chunks(self._head, judge, flat, rows, max(1, _CHUNK // vocabulary))
+            # On a GPU more and smaller operations would cost more than they save.
+            few = max(1, _CHUNK // vocabulary) if mx.default_device() == mx.cpu else rows
+            return in_chunks(self._head, judge, flat, rows, few)
         return judge(self._head(flat), slice(None))
 
     def _vocabulary(self, flat: mx.array) -> int:
