@@ -5,12 +5,33 @@ Worker processes import this module by its name, so what is defined here can be 
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 
 from textenv import TextGenerationEnv
 
 PROMPTS = ["12+30=", "a", "hello there", "9-1="]
 SUMS = [f"{i}+{i}=" for i in range(10)]
+
+
+def lowest_peak(compute, times=5):
+    """The fewest bytes that MLX took at once beyond those it held, of some runs of a function.
+
+    The function evaluates what it computes. On a busy machine arrays are freed late, and a peak is
+    too high.
+    """
+    import mlx.core as mx
+
+    gc.collect()  # or what is freed meanwhile would be taken off
+    peaks = []
+    for _ in range(times):
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        compute()
+        peaks.append(mx.get_peak_memory() - before)
+    return min(peaks)
 
 
 def vowels(prompt, completion, example):

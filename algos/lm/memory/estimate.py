@@ -4,7 +4,7 @@ The estimates are for dense transformers. For models of 0.5 to 27 million parame
 short and long prompts, with and without checkpointing, LoRA and a reference model, completions of
 full length) they were 0.79 to 1.03 times the resident memory that was measured on a CPU; the
 factors were fitted to these measurements. For 135 million (SmolLM2's dimensions, micro-batches,
-LoRA with checkpointing) they are 0.94 to 1.05 times that of a process that does not load torch.
+LoRA with checkpointing) they are 0.94 to 1.05 times it, less what importing torch takes there.
 What a GPU needs beside the weights, and keeps for the backward, was not measured and is set low.
 
 Letters: d hidden size, q heads x head size, kv twice key-value heads x head size, f intermediate

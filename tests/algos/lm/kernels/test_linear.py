@@ -1,13 +1,12 @@
 """Linear layers with gradients by rows, beside MLX's own layers."""
 
-import gc
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from tests.algos.shared import lowest_peak
 from textenv.algos.lm.kernels import linear
 from textenv.algos.lm.kernels.fast_math import swiglu, swiglu_inputs
 from textenv.algos.lm.kernels.linear import gradients_by_rows
@@ -96,17 +95,14 @@ def gradient_of(layers, x):
     """The gradient, by name, and the bytes that it took at the peak beyond the weights and x."""
     model = nn.Sequential(*layers)
     mx.eval(model.parameters(), x)
-    gc.collect()  # or what is freed meanwhile would be taken off
-    peaks, found = [], None
-    for _ in range(5):  # on a busy machine, arrays are freed late and a peak is too high
-        found = None
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
+
+    def compute():
         with compile.gradients(), gradients_by_rows(model):
             value, found = nn.value_and_grad(model, lambda x: (model(x) ** 2).sum())(x)
         mx.eval(value, found)
-        peaks.append(mx.get_peak_memory() - before)
-    return dict(tree_flatten(found)), min(peaks)
+        return dict(tree_flatten(found))
+
+    return compute(), lowest_peak(compute)
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only on a CPU")

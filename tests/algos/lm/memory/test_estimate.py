@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import pytest
 
+from tests.algos.shared import lowest_peak
 from textenv.algos import GRPOConfig, PPOConfig
 from textenv.algos.lm.memory.estimate import PROCESS, ModelSizes, Workload, estimate_memory
 from textenv.algos.lm.models.lora import add_lora
@@ -80,16 +80,9 @@ def test_growth_by_layers_is_what_is_measured(
         scorer = Scorer(model, checkpointing)
         gradient = nn.value_and_grad(model, lambda: scorer(batch)[0].sum())  # noqa: B023
         mx.eval(gradient())
-        gc.collect()  # or what is freed meanwhile would be taken off
-        peaks = []
-        for _ in range(10):  # on a busy machine, arrays are freed late and a peak is too high
-            mx.clear_cache()
-            before = mx.get_active_memory()
-            mx.reset_peak_memory()
-            mx.eval(gradient())
-            peaks.append(mx.get_peak_memory() - before)
+        peak = lowest_peak(lambda: mx.eval(gradient()), times=10)  # noqa: B023
         sizes = ModelSizes.of(model)
-        measured.append(min(peaks) - sizes.trainable)
+        measured.append(peak - sizes.trainable)
         load = Workload(2, 48, 6, batch.token_ids.shape[1], 48, False, checkpointing)
         expected.append(estimate_memory(sizes, load)["kept for the backward"])
     growth = (expected[1] - expected[0]) / (measured[1] - measured[0])
