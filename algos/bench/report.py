@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, upda
 from textenv.algos.bench.plan import OURS
 from textenv.algos.bench.results import Results
 from textenv.algos.bench.workload import MODEL_SIZES
+from textenv.algos.storage.replacing import write_whole
 
 FORMAT = "textenv.bench"
 VERSION = 1
@@ -23,9 +23,7 @@ _WITHIN = ("environment", "policy", "score")  # phases that are included in othe
 def write_report(results: Results, folder: Path) -> None:
     """Write both files. Each appears complete, and replaces an earlier one."""
     for name, text in (("results.json", to_json(results)), ("results.md", to_markdown(results))):
-        temporary = folder / f".saving-{name}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        write_whole(folder / name, text)
 
 
 def to_json(results: Results) -> str:

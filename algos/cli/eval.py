@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from textenv.algos.evaluation.statistics import Interval
 from textenv.algos.lm.generation.policy import create_policy
 from textenv.algos.lm.models.loading import load_model
 from textenv.algos.runtime.versions import versions
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import ConfigError
 from textenv.tokenizers import load_tokenizer
 
@@ -202,10 +202,7 @@ def _write(
         "versions": versions(),
     }
     assert args.out is not None
-    temporary = args.out.with_name(f".{args.out.name}.saving")
-    text = json.dumps(content, indent=1, default=str)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, args.out)
+    write_whole(args.out, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def _content(found: Evaluation, ks: tuple[int, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from textenv.algos.cli.shared.display import Terminal, progress_bar
+from textenv.algos.cli.shared.stopping import StopSignals
 from textenv.algos.cli.shared.text_envs import TextTask
 from textenv.algos.config import LARGEST_WIDTH, check_bounds, check_counts, check_integer
 from textenv.algos.control.random_policy import RandomPolicy
@@ -98,16 +99,20 @@ def _collect(args: Args, runner: RolloutRunner) -> None:
     """Write one file for each rollout; a line is printed once its file exists."""
     console = Terminal()
     total = 0
-    with progress_bar("rollout", console, disable=not console.is_terminal) as progress:
+    bars = progress_bar("rollout", console, disable=not console.is_terminal)
+    with StopSignals() as signals, bars as progress:
         bar = progress.add_task("collect", total=args.rollouts)
         for _ in range(args.rollouts):
             rollout = runner.collect()
             rollout.source = describe_source(runner)
-            path = save_rollout(rollout, args.out, args.format)
+            with signals.deferring(lambda: None, "the rollout is written first"):
+                path = save_rollout(rollout, args.out, args.format)
             count = rollout.num_transitions
             total += count
             progress.advance(bar)
             console.print(f"exported {count} transitions to {path.name} ({total} in all)")
+            if signals.requested is not None:
+                raise signals.requested
 
 
 def _make_env(args: Args) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from textenv.algos.compare.plot import draw_curves, try_to_draw
 from textenv.algos.compare.results import PARTS, Comparison
+from textenv.algos.storage.replacing import write_whole
 
 FORMAT = "textenv.compare"
 VERSION = 1
@@ -31,11 +31,9 @@ COLUMNS = (
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write the four files. Each appears complete, and replaces an earlier one."""
     summary = comparison.summary()
-    write_whole(folder / "results.json", lambda path: path.write_text(to_json(comparison, summary)))
-    write_whole(folder / "results.csv", lambda path: path.write_text(to_csv(comparison)))
-    write_whole(
-        folder / "results.md", lambda path: path.write_text(to_markdown(comparison, summary))
-    )
+    write_whole(folder / "results.json", to_json(comparison, summary))
+    write_whole(folder / "results.csv", to_csv(comparison))
+    write_whole(folder / "results.md", to_markdown(comparison, summary))
     picture = folder / "curves.png"
     try_to_draw(
         str(picture), lambda: write_whole(picture, lambda path: draw_curves(comparison, path))
@@ -217,18 +215,3 @@ def plain_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, then rename it, so that it appears complete.
-
-    Args:
-        path: the file.
-        write: writes the content to the path that it is given.
-    """
-    temporary = path.with_name(f".saving-{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

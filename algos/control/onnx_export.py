@@ -21,8 +21,6 @@ Shapes: D features, P outputs of the actor, K components of an action.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from gymnasium import spaces
 
 from textenv.algos.control.distributions import Categorical
 from textenv.algos.control.mlp_policy import NORMALIZED_BOUND, MLPPolicy
+from textenv.algos.storage.replacing import write_whole
 from textenv.algos.storage.space_json import describe_space
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
 
@@ -68,10 +67,7 @@ def export_onnx(policy: MLPPolicy, path: str | Path) -> Path:
     if path.is_dir():
         raise ConfigError(f"export_onnx writes a file, and {path} is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        staged = Path(folder) / path.name
-        onnx.save_model(model, str(staged))
-        os.replace(staged, path)
+    write_whole(path, lambda staged: onnx.save_model(model, str(staged)))
     return path
 
 

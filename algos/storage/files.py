@@ -10,7 +10,6 @@ import importlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,6 +18,7 @@ from types import ModuleType
 
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.storage.checks import check_rollout
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import ConfigError, DataError, MissingFileError, StorageError, unknown
 
 # ending -> the module of this folder that writes and reads it
@@ -73,10 +73,7 @@ def save_rollout(rollout: Buffer, path: str | Path, format: str = "json") -> Pat
         raise ConfigError(f"{path} is there already, and a dataset is not overwritten")
     with _no_room_is_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
-            write(staged)
-            os.replace(staged, path)
+        write_whole(path, write)
     return path
 
 
@@ -165,15 +162,14 @@ def _reserved_index(folder: Path) -> Iterator[tuple[int, Path]]:
         except FileExistsError:
             index += 1
             continue
-        # Another process may have used this index and finished before the reservation.
-        if index not in _indices(folder, besides=staging.name):
-            break
-        staging.rmdir()
+        try:
+            # Another process may have used this index and finished before the reservation.
+            if index not in _indices(folder, besides=staging.name):
+                yield index, staging
+                return
+        finally:
+            shutil.rmtree(staging)
         index += 1
-    try:
-        yield index, staging
-    finally:
-        shutil.rmtree(staging)
 
 
 def _indices(folder: Path, besides: str = "") -> set[int]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
-import tempfile
 import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from textenv.algos.storage.format_json import read_lines
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import DataError, StorageError
 
 FORMAT = "textenv.inspection"
@@ -83,10 +82,7 @@ def save_inspection(inspection: Inspection, path: Path) -> None:
     packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
-            staged.write_bytes(packed)
-            os.replace(staged, path)
+        write_whole(path, lambda staged: staged.write_bytes(packed))
     except OSError as error:
         raise StorageError(f"{path} cannot be written to: {error.strerror or error}") from error
 

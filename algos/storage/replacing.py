@@ -1,10 +1,10 @@
-"""Replaces a saved model by a new one, without losing anything else or the old one on the way."""
+"""Replaces a file or a saved model, without losing the old one or anything else on the way."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +14,28 @@ from textenv.errors import ConfigError, StorageError
 _STAGING = ".saving-"
 _OF_MLX = "[write]"  # what MLX's RuntimeError for a full disk begins with
 _SHOWN = 5  # names in an error message
+
+
+def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
+    """Write a file, which appears complete; one that is there is replaced.
+
+    If the writing fails or is interrupted, the old file stays, and nothing of the new one. A link
+    is replaced; nothing is written through it.
+
+    Args:
+        path: the file.
+        content: its text, or what writes it to the path that it is given, which has the same name.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=path.parent) as folder:
+        staged = Path(folder, path.name)
+        if isinstance(content, str):
+            staged.write_text(content, encoding="utf-8")
+        else:
+            content(staged)
+        os.replace(staged, path)
 
 
 @contextmanager

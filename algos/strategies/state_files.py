@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import ConfigError, DataError, MissingFileError
 
 STRATEGY_FILE = "strategy.json"
@@ -24,11 +24,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         text = json.dumps({"format": _FORMAT, **state}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"the strategy's state cannot be written: {error}") from error
-    temporary = path.with_name(f".{path.name}.saving")
-    temporary.unlink(missing_ok=True)  # it may be a link to somewhere else
-    with temporary.open("x", encoding="utf-8") as file:
-        file.write(text + "\n")
-    os.replace(temporary, path)
+    write_whole(path, text + "\n")
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -9,8 +9,6 @@ a random generator.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from textenv.algos.config import check_integer
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.trajectory import Buffer, Trajectory
 from textenv.algos.rollouts.runner import RolloutRunner
+from textenv.algos.storage.replacing import write_whole
 from textenv.algos.trainers.callbacks import Callback, CallsBack
 from textenv.errors import ConfigError, ConfigTypeError, MissingDependencyError
 from textenv.wrappers.sb3 import SB3Policy
@@ -167,10 +166,7 @@ class SB3Trainer(CallsBack):
         """
         path = Path(folder) / "model.zip"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as temporary:
-            staged = Path(temporary) / path.name
-            self.model.save(staged)
-            os.replace(staged, path)
+        write_whole(path, self.model.save)
         self._after_save(folder)
         return path
 

@@ -10,7 +10,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from textenv.algos.cli.page.run import PageRun, read_run
 from textenv.algos.episodes.trajectory import Buffer
 from textenv.algos.storage.files import load_rollout
 from textenv.algos.storage.inspection import Inspected, Inspection, load_inspection
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import ConfigError, DataError, MissingFileError, StorageError
 
 ASSETS = Path(__file__).with_name("assets")
@@ -64,12 +64,8 @@ def write_page(runs: Sequence[Path], file: Path) -> None:
         StorageError: if the page cannot be written.
     """
     text = page_html(runs)
-    staged = file.with_name(f".{file.name}.saving")
     try:
-        staged.unlink(missing_ok=True)  # it may be a link to somewhere else
-        with staged.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-        os.replace(staged, file)
+        write_whole(file, text)
     except OSError as error:
         raise StorageError(f"{file} cannot be written: {error.strerror}") from error
 

@@ -6,8 +6,6 @@ Curves differ in their markers too, for print in grey.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from textenv.algos.cli.plot.curves import Line
 from textenv.algos.cli.shared.escape import one_line
 from textenv.algos.compare.plot import COLOURS, load_matplotlib
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import StorageError
 
 _MARKERS = "osD^vP*"
@@ -119,10 +118,9 @@ def _write(figure: Any, path: Path) -> None:
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
-            figure.savefig(staged, dpi=_DOTS, format=kind, metadata=metadata)
-            os.replace(staged, path)
+        write_whole(
+            path, lambda staged: figure.savefig(staged, dpi=_DOTS, format=kind, metadata=metadata)
+        )
     except OSError as error:
         raise StorageError(f"{path} cannot be written to: {error.strerror or error}") from error
 

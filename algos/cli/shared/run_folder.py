@@ -20,6 +20,7 @@ import tomli_w
 from textenv.algos.compare.plot import try_to_draw
 from textenv.algos.evaluation.results import Evaluation
 from textenv.algos.storage.inspection import FOLDER as INSPECTIONS
+from textenv.algos.storage.replacing import write_whole
 from textenv.algos.storage.run_files import json_object
 from textenv.errors import ConfigError, DataError, StorageError
 
@@ -223,7 +224,7 @@ class RunFolder:
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         self._created = True
-        _write(self.path / CONFIG, tomli_w.dumps(dict(config)))
+        write_whole(self.path / CONFIG, tomli_w.dumps(dict(config)))
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``, whole or not at all.
@@ -271,7 +272,7 @@ class RunFolder:
                         f"checkpoint has it, got {row.get(name)}"
                     )
             kept.append(line.decode() + "\n")
-        _write(path, "".join(kept))
+        write_whole(path, "".join(kept))
 
     @property
     def rollouts(self) -> Path:
@@ -293,11 +294,11 @@ class RunFolder:
 
     def write_first(self, first: Evaluation) -> None:
         """Write what was answered before the training, for a run that goes on."""
-        _write(self.path / _FIRST, json.dumps(first.to_json()) + "\n")
+        write_whole(self.path / _FIRST, json.dumps(first.to_json()) + "\n")
 
     def write_last(self, last: Evaluation) -> None:
         """Write what was answered last, to be read beside what `write_first` wrote."""
-        _write(self.path / _LAST, json.dumps(last.to_json()) + "\n")
+        write_whole(self.path / _LAST, json.dumps(last.to_json()) + "\n")
 
     def read_first(self) -> Evaluation | None:
         """What was answered before the training; None if nothing was."""
@@ -324,7 +325,7 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
         self.check()
-        _write(self.path / _SUMMARY, json.dumps(dict(summary), indent=2) + "\n")
+        write_whole(self.path / _SUMMARY, json.dumps(dict(summary), indent=2) + "\n")
 
     def draw(self, picture: Picture, history: list[dict[str, float]]) -> None:
         """Draw one metric over another, and its running mean if there are ten rows, as a PNG.
@@ -364,11 +365,3 @@ def spare_folders(path: Path) -> Iterator[RunFolder]:
 
 def _not_empty(path: Path) -> ConfigError:
     return ConfigError(f"{path} is there already and not an empty folder: choose another --out")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.saving")
-    temporary.unlink(missing_ok=True)  # in a run of somebody else it may be a link to elsewhere
-    with temporary.open("x", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)

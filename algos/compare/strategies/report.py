@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textenv.algos.compare.plot import draw_panels, try_to_draw
-from textenv.algos.compare.report import markdown_table, number, plain_text, write_whole
+from textenv.algos.compare.report import markdown_table, number, plain_text
 from textenv.algos.compare.strategies.results import (
     BASELINE,
     GAIN,
@@ -18,6 +18,7 @@ from textenv.algos.compare.strategies.results import (
     StrategyRun,
     Try,
 )
+from textenv.algos.storage.replacing import write_whole
 from textenv.errors import ConfigError, DataError
 
 FORMAT = "textenv.compare.strategies"
@@ -44,7 +45,7 @@ def write_runs(
         "summary": summary or {},
     }
     text = json.dumps(whole, indent=1, allow_nan=False) + "\n"
-    write_whole(folder / JSON_FILE, lambda path: path.write_text(text))
+    write_whole(folder / JSON_FILE, text)
 
 
 def write_report(comparison: StrategyComparison, folder: Path) -> None:
@@ -53,8 +54,7 @@ def write_report(comparison: StrategyComparison, folder: Path) -> None:
     write_runs(comparison, folder, summary)
     if not summary:
         return
-    markdown = to_markdown(comparison, summary)
-    write_whole(folder / "results.md", lambda path: path.write_text(markdown))
+    write_whole(folder / "results.md", to_markdown(comparison, summary))
     labels = {
         "tokens": "generated tokens",
         "seconds": "seconds of training, evaluations not counted",

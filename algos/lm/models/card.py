@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from textenv.algos.storage.replacing import write_whole
+
 CARD = "README.md"
 """The name of a model card's file."""
 
@@ -142,7 +144,7 @@ def add_results(folder: Path, results: Mapping[str, Any]) -> None:
     before, mark, after = path.read_text(encoding="utf-8").partition(_RESULTS)
     if mark:
         page = "\n".join([before.rstrip("\n"), "", *_table(results), _RESULTS]) + after
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, page)
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:

@@ -13,13 +13,14 @@ that are nothing but a number.
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
+from textenv.algos.storage.replacing import write_whole
 from textenv.algos.storage.trackers.tracker import Row, Run
 
 _STEP = "step"
@@ -107,13 +108,11 @@ class _File:
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
     def _write(self, rows: Sequence[Row]) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.saving")
-        temporary.unlink(missing_ok=True)  # it may be a link to somewhere else
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writeheader()
-            for row in rows:
-                self._write_row(file, row)
-        os.replace(temporary, self._path)
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns, lineterminator="\n").writeheader()
+        for row in rows:
+            self._write_row(text, row)
+        write_whole(self._path, text.getvalue())
 
     def _write_row(self, file: TextIO, row: Row) -> None:
         # A carriage return ends a row for readers, but the writer does not quote it by itself.

@@ -16,9 +16,10 @@ import pytest
 pytest.importorskip("tyro")
 
 from textenv.algos.cli import main
+from textenv.algos.cli import rollout as command
 from textenv.algos.control.mlp_policy import MLPPolicy, load_policy
 from textenv.algos.rollouts.runner import RolloutRunner
-from textenv.algos.storage.files import load_rollouts
+from textenv.algos.storage.files import load_rollouts, save_rollout
 
 
 def rollout(out, *argv):
@@ -143,6 +144,19 @@ def test_one_line_for_what_is_wrong(tmp_path, capsys, argv, words):
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_waits_for_a_file_that_is_written(tmp_path, monkeypatch, capsys):
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save_rollout(*args)
+
+    monkeypatch.setattr(command, "save_rollout", interrupted)
+    assert rollout(tmp_path, "--rollouts", 5, "--n-steps", 8) == 130
+    [name] = os.listdir(tmp_path)
+    output = capsys.readouterr()
+    assert f"exported 8 transitions to {name}" in output.out
+    assert output.err == "textenv rollout: interrupted\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is another thing there")

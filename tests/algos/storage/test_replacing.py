@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from textenv.algos.storage.replacing import replacing
+from textenv.algos.storage.replacing import replacing, write_whole
 from textenv.errors import StorageError
 
 OWN = ("config.json", "model*.safetensors")
@@ -165,3 +165,33 @@ try:
 except RuntimeError as error:
     print(error)
 """
+
+
+def test_one_file_is_replaced(tmp_path):
+    path = tmp_path / "results.md"
+    write_whole(path, "caf\u00e9\n")
+    assert path.read_bytes() == b"caf\xc3\xa9\n"
+    write_whole(path, lambda staged: staged.write_bytes(staged.name.encode()))
+    assert content(tmp_path) == {"results.md": "results.md"}
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_file_that_is_half_written_is_not_left(tmp_path, error):
+    path = tmp_path / "results.md"
+    path.write_text("old")
+
+    def fail(staged):
+        staged.write_text("half")
+        assert path.read_text() == "old"
+        raise error
+
+    with pytest.raises(error):
+        write_whole(path, fail)
+    assert content(tmp_path) == {"results.md": "old"}
+
+
+def test_nothing_is_written_through_a_link_to_a_file(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "results.md").symlink_to(tmp_path / "precious")
+    write_whole(tmp_path / "results.md", "new")
+    assert content(tmp_path) == {"precious": "kept", "results.md": "new"}

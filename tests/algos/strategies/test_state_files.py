@@ -1,10 +1,10 @@
 """What a strategy remembers, as a file."""
 
 import math
+import os
 
 import pytest
 
-from textenv.algos.strategies import state_files
 from textenv.algos.strategies.state_files import go_on_from, read_state, write_state
 from textenv.errors import ConfigError, DataError, MissingFileError
 
@@ -36,7 +36,7 @@ def test_a_file_appears_whole(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(state_files.os, "replace", stop)
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         write_state(path, {"other": 1})
     assert read_state(path) == STATE
@@ -63,9 +63,9 @@ def test_a_training_without_parts_writes_none(tmp_path):
         read_state(tmp_path / "strategy.json")
 
 
-def test_a_link_in_its_way_is_not_followed(tmp_path):
+def test_a_link_in_its_place_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("kept")
-    (tmp_path / ".strategy.json.saving").symlink_to(tmp_path / "precious")
+    (tmp_path / "strategy.json").symlink_to(tmp_path / "precious")
     write_state(tmp_path / "strategy.json", STATE)
     assert read_state(tmp_path / "strategy.json") == STATE
     assert (tmp_path / "precious").read_text() == "kept"
