@@ -165,6 +165,22 @@ def test_an_index_that_was_taken_in_between(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_an_interrupt_after_the_reservation_leaves_nothing(tmp_path, monkeypatch):
+    from textenv.algos.storage import files as rollout_files
+
+    look = rollout_files._indices
+
+    def interrupted(folder, besides=""):
+        if besides:  # the second look
+            raise KeyboardInterrupt
+        return look(folder, besides)
+
+    monkeypatch.setattr(rollout_files, "_indices", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        structured_rollout().save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_rollouts_of_a_folder_in_order_of_their_index(tmp_path):
     rollouts = [
         Buffer([Trajectory(rewards=[float(i)], infos=[{}], actions=[0])]) for i in range(12)
