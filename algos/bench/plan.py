@@ -19,7 +19,7 @@ OURS = "textenv"
 PARTS = {
     "step": "a GRPO step, beside TRL",
     "memory": "peak memory of a GRPO step with a large vocabulary, beside TRL",
-    "generate": "ragged prompts completed at once, beside mlx-lm's BatchGenerator",
+    "generate": "ragged prompts completed at once, beside mlx-lm's BatchGenerator and llama.cpp",
     "groups": "a GRPO step as groups grow, long prompt",
     "workers": "rollouts by two processes, beside one process",
     "start": "from the start of the process to the first step, and what that step takes longer",
@@ -29,6 +29,10 @@ PARTS = {
 PEERS = {
     "trl": (("trl", "torch", "datasets", "accelerate"), how_to_install("trl")),
     "mlx-lm": (("mlx_lm",), how_to_install(EXTRA)),
+    "llama.cpp": (
+        ("llama_cpp", "gguf"),
+        "pip install llama-cpp-python gguf, which needs a C++ compiler and some minutes",
+    ),
 }
 WORKERS = 2
 
@@ -210,6 +214,7 @@ def _rows_of(part: str, size: str, model: str) -> list[Row]:
                 (
                     _side(OURS, "generate", a, model, work),
                     _side("mlx-lm", "mlx-lm-generate", b, model, work, peer="mlx-lm"),
+                    _side("llama.cpp", "llama-cpp-generate", b, model, work, peer="llama.cpp"),
                 ),
             )
             for work, a, b in _GENERATE.get(size, ())

@@ -62,6 +62,11 @@ def torch_facts() -> dict[str, Any]:
     return _facts("cpu", f"torch's {name}, {torch.get_num_threads()} thread(s)")
 
 
+def host_facts(blas: str) -> dict[str, Any]:
+    """Peak memory of a process that computes on the CPU, by a library that ``blas`` describes."""
+    return _facts("cpu", blas)
+
+
 def _facts(device: str, blas: str, on_device: int | None = None) -> dict[str, Any]:
     """The report: memory of the device if it has its own, else of the process and its workers."""
     children = [child.pid for child in multiprocessing.active_children()]

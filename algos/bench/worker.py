@@ -23,6 +23,7 @@ PROBES = {
     "trl-train": ("peers.trl", "train"),
     "torch-rates": ("hardware", "torch_rates"),
     "mlx-lm-generate": ("peers.mlx_lm", "generate"),
+    "llama-cpp-generate": ("peers.llama_cpp", "generate"),
 }
 
 

@@ -32,7 +32,7 @@ from textenv.errors import MissingDependencyError
 _PACKAGES = (
     *("textenv", "gymnasium", "numpy", "mlx", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal"),
     *("mlx-lm", "scipy-openblas32", "tokenizers", "transformers", "torch", "trl", "accelerate"),
-    "datasets",
+    *("datasets", "llama-cpp-python"),
 )
 
 
@@ -48,7 +48,7 @@ class Args:
     """Models with random weights: tiny (to try it out), small (0.8M parameters), medium (27M),
     vocabulary (150,000 words), smollm2 (135M, the dimensions of SmolLM2; it takes an hour)."""
     peers: tuple[str, ...] = tuple(PEERS)
-    """Libraries to measure too, if they are installed: trl, mlx-lm."""
+    """Libraries to measure too, if they are installed: trl, mlx-lm, llama.cpp."""
     compare: str | None = None
     """A commit of the clone that textenv runs from, which takes turns with it, or the results.json
     of an earlier run: what became slower by more than the noise is said."""

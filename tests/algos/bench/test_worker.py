@@ -15,7 +15,7 @@ from textenv.algos.bench.workload import Work
 @pytest.mark.parametrize("name", worker.PROBES)
 def test_every_probe_is_there(name):
     module, function = worker.PROBES[name]
-    needs = {"peers.trl": "trl", "peers.mlx_lm": "mlx_lm"}
+    needs = {"peers.trl": "trl", "peers.mlx_lm": "mlx_lm", "peers.llama_cpp": "llama_cpp"}
     pytest.importorskip(needs.get(module, "numpy"))
     found = importlib.import_module(f"textenv.algos.bench.{module}")
     assert callable(getattr(found, function))

@@ -45,7 +45,7 @@ def test_a_small_run(tmp_path, capsys):
             ["--size", "large"],
             "unknown size 'large'; known: tiny, small, medium, vocabulary, smollm2",
         ),
-        (["--peers", "verl"], "unknown peer 'verl'; known: trl, mlx-lm"),
+        (["--peers", "verl"], "unknown peer 'verl'; known: trl, mlx-lm, llama.cpp"),
         (["--rounds", "0"], "rounds must be an integer >= 1, got 0"),
         (["--compare", "no-such"], "--compare"),  # by git, or since this is no clone
     ],
