@@ -13,6 +13,7 @@ import numpy as np
 from textenv.algos.lm.scoring.batch import BatchSize, TokenBatch
 
 _LEAST_SAVED = 1024  # a further part has a cost, so it must save at least this many tokens
+_AS_MUCH = 1024  # with so many columns attention costs about as much as the rest of a layer
 
 
 class MicroBatch(NamedTuple):
@@ -49,9 +50,9 @@ class GradientResult(NamedTuple):
 def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) -> list[np.ndarray]:
     """Cut rows into parts that go through the model one after another.
 
-    The rows of a part are padded to its longest completion. So short and long completions are
-    separated if that saves more tokens than it costs to compute a prompt in both parts. Groups with
-    trees stay whole.
+    In attention the rows of a part are padded to its longest completion. So short and long
+    completions are separated if that saves more than it costs to compute a prompt in both parts.
+    Groups with trees stay whole.
 
     Args:
         batch: the batch that the rows are of.
@@ -68,22 +69,26 @@ def split(batch: TokenBatch, rows: np.ndarray, count: int, longest: int | None) 
 
 
 def _by_length(batch: TokenBatch, rows: np.ndarray) -> list[np.ndarray]:
-    lengths = _lengths(batch, rows)
+    lengths = batch.needed[rows]
     if batch.parent is not None:
         _, group = np.unique(batch.group_ids[rows], return_inverse=True)
         longest = np.zeros(group.max() + 1, int)
         np.maximum.at(longest, group, lengths)
         lengths = longest[group]
     prompts = np.array([len(prompt) for prompt in batch.prompts])
+    columns = prompts.max() + lengths.max()
+    # Through attention goes all padding; through the rest of a layer that of trees alone.
+    of_padding = 1.0 if batch.parent is not None else min(1.0, columns / _AS_MUCH)
 
-    def cost(some: np.ndarray) -> int:
-        """Tokens computed, padding included."""
-        own = prompts[np.unique(batch.prompt_index[rows[some]])].sum()
-        return int(own) + len(some) * int(lengths[some].max())
+    def cost(some: np.ndarray) -> float:
+        """Tokens computed, and padding by what it costs in tokens."""
+        own = prompts[np.unique(batch.prompt_index[rows[some]])].sum() + lengths[some].sum()
+        padding = len(some) * int(lengths[some].max()) - lengths[some].sum()
+        return float(own + of_padding * padding)
 
     order = np.argsort(lengths, kind="stable")
     whole = cost(order)
-    best, cuts = whole - max(_LEAST_SAVED, whole // 8), None
+    best, cuts = whole - max(_LEAST_SAVED, whole / 8), None
     for bound in np.unique(lengths)[1:]:
         first = int(np.searchsorted(lengths[order], bound))
         total = cost(order[:first]) + cost(order[first:])
@@ -93,11 +98,6 @@ def _by_length(batch: TokenBatch, rows: np.ndarray) -> list[np.ndarray]:
         return [rows]
     halves = np.sort(order[:cuts]), np.sort(order[cuts:])
     return [part for half in halves for part in _by_length(batch, rows[half])]
-
-
-def _lengths(batch: TokenBatch, rows: np.ndarray) -> np.ndarray:
-    """How many tokens each row has up to the last one that counts."""
-    return batch.mask.shape[1] - np.argmax(batch.mask[rows, ::-1] > 0, axis=1)
 
 
 def _cut(batch: TokenBatch, rows: np.ndarray, size: float, longest: int | None) -> list[np.ndarray]:

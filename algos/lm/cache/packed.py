@@ -9,14 +9,19 @@ begin with, the *stem*, goes through once as well, and attention adds its keys t
 prompt. They come after the prompt's own, so that the padding stays on the left; only the positions
 say what is seen.
 
+Prompts and rows are of different lengths, and attention takes them padded. If there is much of it,
+padding goes through nothing else.
+
 Shapes: a stem of C columns (0 if there is none), P prompts of S columns of their own, B rows that
-continue them with T columns each, M = C + P x S + B x T tokens, H key-value heads, D head
-dimension.
+continue them with T columns each, M tokens: C + P x S + B x T, or without the padding fewer; H
+key-value heads, D head dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from textenv.algos.lm.cache.layout import Layout
 from textenv.algos.runtime import backend
@@ -26,6 +31,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 
 from textenv.algos.lm.cache.kv_cache import ForkedCache, GrowingCache  # noqa: E402
+from textenv.algos.lm.cache.padding import find_padding  # noqa: E402
 from textenv.algos.lm.cache.positions import RowPositions, pad_left  # noqa: E402
 from textenv.algos.lm.kernels.attention import scaled_dot_product_attention  # noqa: E402
 
@@ -41,21 +47,27 @@ def forward(
     prompts: Sequence[list[int]],
     layout: Layout,
     tokens: mx.array,
+    lengths: np.ndarray | None = None,
     least_stem: int = LEAST_STEM,
 ) -> tuple[mx.array, mx.array]:
     """Hidden states of the prompts' own columns (P, S, D), and of their continuations (B, T, D).
+
+    Those of padding have no meaning.
 
     Args:
         body: a function of tokens and caches that gives hidden states.
         layers: how many caches the body takes.
         prompts: the token ids of P prompts.
         layout: the layout of the continuations.
-        tokens: (B, T) the tokens of the continuations.
+        tokens: (B, T) the tokens of the continuations, padded on the right.
+        lengths: (B,) how many tokens of each are needed; None: all.
         least_stem: the least number of tokens in a stem.
     """
     stem = find_stem(prompts, least_stem)
     ids, padding, padded = pad_left([prompt[stem:] for prompt in prompts])
-    packing = Packing(padding, padded, ids.shape[1], layout, tokens.shape[1], stem)
+    count, columns = tokens.shape
+    lengths = np.full(count, columns) if lengths is None else lengths
+    packing = Packing(padding, padded, ids.shape[1], layout, columns, lengths, stem)
     caches = [PackedCache(packing) for _ in range(layers)]
     packed = packing.join(mx.array(prompts[0][:stem], dtype=ids.dtype), ids, tokens)
     _, own, rows = packing.split(body(packed[:, None], caches)[:, 0])
@@ -84,6 +96,7 @@ class Packing:
         width: S.
         layout: the layout of the continuations.
         columns: T.
+        lengths: (B,) how many columns of each continuation are needed.
         stem: C.
     """
 
@@ -94,9 +107,15 @@ class Packing:
         width: int,
         layout: Layout,
         columns: int,
+        lengths: np.ndarray,
         stem: int = 0,
     ):
         self._padding, self._padded = padding, padded
+        own = np.arange(width) >= np.array(padding)[:, None]
+        needed = np.arange(columns) < lengths[:, None]
+        self._left_out = find_padding(
+            np.concatenate([np.ones(stem, bool), own.ravel(), needed.ravel()])
+        )
         self._width, self._columns, self._stem = width, columns, stem
         self._index = None if layout.prompts is None else mx.array(layout.prompts)
         self._group = layout.per_prompt
@@ -113,6 +132,8 @@ class Packing:
 
     def split(self, tokens: mx.array) -> list[mx.array]:
         """Packed tokens (M, ...) of stem (C, ...), of prompts (P, S, ...), of rows (B, T, ...)."""
+        if self._left_out is not None:
+            tokens = self._left_out.insert(tokens)
         end = self._stem + len(self._padding) * self._width
         if self._stem:
             stem, prompts, rows = mx.split(tokens, [self._stem, end])
@@ -129,7 +150,8 @@ class Packing:
         """Tokens of stem, prompts and rows packed together, (M, ...): the inverse of `split`."""
         parts = [stem] if self._stem else []
         parts += [part.reshape(-1, *part.shape[2:]) for part in (prompts, rows)]
-        return mx.concatenate(parts)
+        tokens = mx.concatenate(parts)
+        return tokens if self._left_out is None else self._left_out.remove(tokens)
 
     def caches(
         self, keys: mx.array, values: mx.array
@@ -236,7 +258,8 @@ class PackedCache:
         before: mx.array | str = "causal"
         seen, over, width = packing.mask(), None, prompts.columns
         if mask is not None:
-            first, second, third = packing.split(mask[:, :, 0])
+            # A query in the padding sees everything, see `Packing.window`.
+            first, second, third = (~part for part in packing.split(~mask[:, :, 0]))
             before = first.swapaxes(0, 1)[None, ..., width - of_stem.shape[2] : width]
             seen, over = second.swapaxes(1, 2)[..., :width], third.swapaxes(1, 2)
         assert prompts.keys is not None and prompts.values is not None

@@ -224,7 +224,7 @@ class Generator:
         self.tokens_prefilled += sum(map(len, prompts))
         stem = find_stem(prompts, LEAST_STEM) if self._large else 0
         if not stem:
-            return prefill(self._body, self._layers, prompts, width)
+            return prefill(self._body, self._layers, prompts, width, packed=self._large)
         self.tokens_prefilled -= stem * (len(prompts) - 1)
         return prefill_after(self._body, self._layers, prompts, stem, width)
 

@@ -70,6 +70,11 @@ class TokenBatch:
         """(N, T), what each token counts in the loss: its weight, or the mask."""
         return self.mask if self.weights is None else self.weights
 
+    @property
+    def needed(self) -> np.ndarray:
+        """(N,) how many tokens of each row are needed: those up to the last whose mask is not 0."""
+        return np.max((self.mask != 0) * np.arange(1, self.mask.shape[1] + 1), axis=1)
+
     def take(self, rows: np.ndarray) -> TokenBatch:
         """A batch of some of the trajectories, cut to their own longest completion."""
         used, prompt_index = np.unique(self.prompt_index[rows], return_inverse=True)

@@ -12,6 +12,7 @@ Shapes: as in `textenv.algos.lm.scoring.batch`; D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from mlx.utils import tree_map  # noqa: E402
 from textenv.algos.lm.cache.forking import fork_caches  # noqa: E402
 from textenv.algos.lm.cache.kv_cache import GrowingCache  # noqa: E402
 from textenv.algos.lm.cache.layout import lay_out  # noqa: E402
+from textenv.algos.lm.cache.padding import find_padding  # noqa: E402
 from textenv.algos.lm.cache.positions import pad_left  # noqa: E402
 from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
 from textenv.algos.lm.kernels.fast_math import exp_below, logsumexp, softmax  # noqa: E402
@@ -110,16 +112,9 @@ class Scorer:
         Raises:
             DataError: for a token id that the model has no row for.
         """
-        hidden = self.hidden(batch)
-        n, width = batch.token_ids.shape
-        logprobs, entropies, hits = self._score(
-            hidden.reshape(n * width, -1),
-            batch.token_ids.reshape(-1),
-            None,
-            np.repeat(batch.temperature, width),
-            hits=True,
-        )
-        return logprobs.reshape(n, width), entropies.reshape(n, width), hits.reshape(n, width)
+        batch = replace(batch, support=None)
+        logprobs, entropies, hits = self._score_batch(batch, self.hidden(batch), hits=True)
+        return logprobs, entropies, hits
 
     @property
     def hidden_size(self) -> int:
@@ -127,7 +122,10 @@ class Scorer:
         return int(self._body(mx.array([[0]])).shape[-1])  # lazy: nothing is computed
 
     def hidden(self, batch: TokenBatch) -> mx.array:
-        """The hidden states (N, T, D) that predict the tokens of a batch."""
+        """The hidden states (N, T, D) that predict the tokens of a batch.
+
+        After the last token of a row whose mask is not 0 they have no meaning.
+        """
         check_ids(self._rows, batch.token_ids, *batch.prompts)
         if self._model.runs_plainly:
             return plain_hidden(self._model, self._body, batch)
@@ -137,7 +135,10 @@ class Scorer:
         if not tokens.shape[1]:
             last = self._prefill(batch)[1]
         elif self._model.shares_prompts:
-            before, rest = packed.forward(self._body, self._layers, batch.prompts, layout, tokens)
+            lengths = np.where(layout.slots < 0, 0, batch.needed[layout.slots] - 1)
+            before, rest = packed.forward(
+                self._body, self._layers, batch.prompts, layout, tokens, lengths
+            )
             last = before[:, -1:]
         else:
             caches, last = self._prefill(batch)
@@ -172,15 +173,26 @@ class Scorer:
         Returns:
             Log-probabilities (N, T) and entropies (N, T), as from a call.
         """
-        n, width = batch.token_ids.shape
-        logprobs, entropies = self._score(
-            hidden.reshape(n * width, -1),
-            batch.token_ids.reshape(-1),
-            None if batch.support is None else batch.support.reshape(n * width, -1),
-            np.repeat(batch.temperature, width),
-            train_entropies,
-        )
-        return logprobs.reshape(n, width), entropies.reshape(n, width)
+        logprobs, entropies = self._score_batch(batch, hidden, train_entropies)
+        return logprobs, entropies
+
+    def _score_batch(
+        self, batch: TokenBatch, hidden: mx.array, train_entropies: bool = False, hits: bool = False
+    ) -> list[mx.array]:
+        """What `_score` gives of each token of a batch, (N, T), from hidden states (N, T, D)."""
+        flat, kept = hidden.reshape(-1, hidden.shape[-1]), np.ones(batch.mask.size, bool)
+        padding = find_padding(batch.mask.ravel() != 0)
+        if padding is not None:
+            flat, kept = padding.remove(flat), padding.kept
+        token_ids = batch.token_ids.ravel()[kept]
+        temperatures = np.repeat(batch.temperature, batch.token_ids.shape[1])[kept]
+        support = None
+        if batch.support is not None:
+            support = batch.support.reshape(-1, batch.support.shape[-1])[kept]
+        found = self._score(flat, token_ids, support, temperatures, train_entropies, hits)
+        if padding is not None:
+            found = [padding.insert(one) for one in found]
+        return [one.reshape(batch.token_ids.shape) for one in found]
 
     def _score(
         self,

@@ -33,16 +33,18 @@ def by_heads(tokens):
     return tokens.swapaxes(1, 2)
 
 
+@pytest.mark.parametrize("uneven", [False, True])
 @pytest.mark.parametrize("stem", [0, 4])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_attention_and_gradients_are_those_of_two_forwards(name, window, stem):
+def test_attention_and_gradients_are_those_of_two_forwards(name, window, stem, uneven):
     lengths, index = LAYOUTS[name]
     ids, padding, padded = pad_left([[0] * length for length in lengths])
     layout = lay_out(np.array(index), len(lengths))
     prompts, width = ids.shape
     pads = padding.tolist()
     places = len(layout.slots)
+    needed = np.arange(places) * 3 % (COLUMNS + 1) if uneven else np.full(places, COLUMNS)
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -75,7 +77,7 @@ def test_attention_and_gradients_are_those_of_two_forwards(name, window, stem):
         return first[0, pads[0] : pads[0] + stem], mx.stack(own), by_heads(last)
 
     def together(*arrays):
-        packing = Packing(padding, padded, width, layout, COLUMNS, stem)
+        packing = Packing(padding, padded, width, layout, COLUMNS, needed, stem)
         cache = PackedCache(packing)
         queries, keys, values = (packing.join(*arrays[i : i + 3])[:, :, None] for i in (0, 3, 6))
         mask = cache.make_mask(1, window_size=window)
@@ -83,12 +85,13 @@ def test_attention_and_gradients_are_those_of_two_forwards(name, window, stem):
         out = scaled_dot_product_attention(queries, keys, values, cache, 0.3, mask)
         return tuple(packing.split(out[:, :, 0]))
 
-    seen = np.arange(width) >= np.array(padding)[:, None]  # in the padding anything may be
-    seen = mx.array(seen[..., None, None].astype(np.float32))
-    masked = [weights[0], weights[1] * seen, weights[2]]
+    # In the padding anything may be.
+    seen = np.arange(width) >= np.array(padding)[:, None], np.arange(COLUMNS) < needed[:, None]
+    seen = [1, *(mx.array(part[..., None, None].astype(np.float32)) for part in seen)]
+    masked = [weight * part for weight, part in zip(weights, seen)]
     for function in (apart, together):
         outputs, slopes = mx.vjp(function, arrays, masked)
-        outputs[1] = outputs[1] * seen
+        outputs = [output * part for output, part in zip(outputs, seen)]
         if function is apart:
             expected = outputs + slopes
     for a, b in zip(outputs + slopes, expected):
@@ -98,7 +101,7 @@ def test_attention_and_gradients_are_those_of_two_forwards(name, window, stem):
 
 def test_positions_count_from_each_prompt_s_first_token():
     _, padding, padded = pad_left([[0, 0, 0], [0]])
-    packing = Packing(padding, padded, 3, lay_out(np.array([0, 0, 1, 1]), 2), 2, stem=4)
+    packing = Packing(padding, padded, 3, lay_out(np.array([0, 0, 1, 1]), 2), 2, np.full(4, 2), 4)
     stem, prompts, rows = packing.split(packing.offset)
     assert stem.tolist() == [0, 1, 2, 3]
     assert prompts.tolist() == [[4, 5, 6], [2, 3, 4]]  # two columns of padding in the second

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.algos.lm.architectures import config_of
+from textenv.algos.lm.cache.prefill import UnpaddedCache
 from textenv.algos.lm.generation.sampling import SamplingParams
 
 EOS = (1, 7, 20, 31)  # so that rows end at very different times
@@ -97,11 +98,12 @@ def make(model, batch_size, sync_every=None):
 
 
 def spied(generator):
-    """The shapes of what went through a generator's model so far."""
+    """The shapes of what went through a generator's model so far; unpadded prompts as one row."""
     shapes, body = [], generator._body
 
     def spy(ids, cache=None):
-        shapes.append(ids.shape)
+        unpadded = isinstance(cache[0], UnpaddedCache)
+        shapes.append(ids.shape[::-1] if unpadded else ids.shape)
         return body(ids, cache)
 
     generator._body = generator._step._body = spy

@@ -8,7 +8,9 @@ from functools import partial
 import numpy as np
 import pytest
 
+from tests.algos.shared import random_batch
 from textenv.algos import Trajectory
+from textenv.algos.lm.cache.positions import bucket
 from textenv.algos.lm.scoring import scorer as scoring
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.lm.scoring.scorer import Scorer
@@ -121,6 +123,30 @@ def test_what_all_prompts_begin_with_goes_through_the_model_once(tiny, sample, m
     own = max(len(prompt) for prompt in batch.prompts) - stem
     columns = batch.token_ids.shape[1] - 1
     assert [ids.size for ids in shapes] == [stem + len(batch.prompts) * own + len(batch) * columns]
+
+
+def test_padding_goes_through_neither_the_body_nor_the_head(tiny, monkeypatch):
+    """Nor does what the environment wrote after the last answer."""
+    model, _ = tiny
+    batch = random_batch([1, 9, 20, 3], [0, 0, 1, 1], [2, 12])
+    batch.mask[2, 5:8] = 0  # another turn of the environment's
+    batch.mask[1, 6:] = 0  # and one that no answer follows
+    scorer, sizes = Scorer(model), []
+    for name in ("_body", "_head"):
+        function = getattr(scorer, name)
+        monkeypatch.setattr(
+            scorer,
+            name,
+            lambda x, *rest, f=function: sizes.append(len(x)) or f(x, *rest),
+        )
+    logprobs, _ = scorer(batch)
+    inputs = 2 + 12 + (1 - 1) + (6 - 1) + (20 - 1) + (3 - 1)  # of 2 x 12 + 4 x 19
+    # One row tells the size of the vocabulary.
+    assert sizes == [bucket(inputs), 1, bucket(1 + 6 + 17 + 3)] == [48, 1, 32]
+    monkeypatch.undo()
+    plain = np.array(plain_scores(model, batch))
+    counted = batch.mask > 0
+    np.testing.assert_allclose(np.array(logprobs)[counted], plain[counted], atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 5}], ids=["full", "top_k"])
@@ -252,7 +278,9 @@ def test_turns_of_the_environment_are_read_and_not_scored(tiny, plain_logprobs):
     batch = make_batch([trajectory])
     assert batch.mask.tolist() == [mask]
     expected = plain_logprobs(model, start, ids)
-    np.testing.assert_allclose(Scorer(model)(batch)[0][0], expected, atol=1e-5)
+    scored = np.array(mask) > 0
+    logprobs = np.array(Scorer(model)(batch)[0][0])
+    np.testing.assert_allclose(logprobs[scored], np.array(expected)[scored], atol=1e-5)
 
 
 @pytest.mark.parametrize("train_entropies", [False, True])
