@@ -29,4 +29,4 @@ def test_completions_are_those_of_mlx_lm(tmp_path):
     with loaded(str(tmp_path), work) as context:
         done = complete(context, prompts, work.max_new, set(), 0)
     assert done == [ids[-work.max_new :] for ids in expected]
-    assert len({token for ids in done for token in ids}) > 4
+    assert len({token for ids in done for token in ids}) > 2  # not one token for all
