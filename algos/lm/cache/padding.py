@@ -38,11 +38,18 @@ class Padding:
 
     def __init__(self, kept: np.ndarray):
         self.kept = kept
-        self._index = mx.array(np.flatnonzero(kept))
-        self._places = mx.array(np.maximum(np.cumsum(kept) - 1, 0))
-        self._kept = mx.array(kept)
-        self._remove = _with_gradient(self._tokens, self._spread)
-        self._insert = _with_gradient(self._spread, self._tokens)
+        index, filled = mx.array(np.flatnonzero(kept)), mx.array(kept)
+        order = mx.array(np.maximum(np.cumsum(kept) - 1, 0))  # of each place among the kept ones
+
+        def of_kept(places: mx.array) -> mx.array:
+            return places[index]
+
+        def of_all(tokens: mx.array) -> mx.array:
+            there = filled.reshape(-1, *[1] * (tokens.ndim - 1))
+            return mx.where(there, tokens[order], mx.array(0, tokens.dtype))
+
+        self._remove = _with_gradient(of_kept, of_all)
+        self._insert = _with_gradient(of_all, of_kept)
 
     def remove(self, places: mx.array) -> mx.array:
         """The places that are kept (K, ...), of all places (M, ...)."""
@@ -51,13 +58,6 @@ class Padding:
     def insert(self, tokens: mx.array) -> mx.array:
         """All places (M, ...): those that are kept (K, ...), and zeros (False) in the others."""
         return self._insert(tokens)
-
-    def _tokens(self, places: mx.array) -> mx.array:
-        return places[self._index]
-
-    def _spread(self, tokens: mx.array) -> mx.array:
-        kept = self._kept.reshape(-1, *[1] * (tokens.ndim - 1))
-        return mx.where(kept, tokens[self._places], mx.array(0, tokens.dtype))
 
 
 def find_padding(filled: np.ndarray) -> Padding | None:
