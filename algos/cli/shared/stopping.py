@@ -1,4 +1,4 @@
-"""Ends a training when Ctrl-C or the system asks for it: after its step, or at once."""
+"""Ends a command when Ctrl-C or the system asks for it: after its step or its file, or at once."""
 
 from __future__ import annotations
 
