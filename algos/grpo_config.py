@@ -134,8 +134,8 @@ class GRPOConfig:
     """New adapters are DoRA's, which also train the length of each row of the weights.
     Turn it on if a low rank learns too little; it is slower."""
     stop_on_collapse: bool = False
-    """Stop if rewards fall far below those of the beginning, and go back to the weights that played
-    best. It holds the trained weights once more."""
+    """Stop if rewards, or held-out accuracy, fall far below those of the beginning, and go back to
+    the best weights: by evaluations if there are any. It holds the trained weights once more."""
     eval_steps: int = 0
     """Evaluate on held-out examples every so many steps, and at the end; 0 never.
     Set it to keep the best model, and to see what the reward of the training does not show."""

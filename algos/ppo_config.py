@@ -150,8 +150,9 @@ class PPOConfig:
     """Text: end the training after this many evaluations without gain; 0: never.
     Set it if the reward may collapse, or to save time."""
     stop_on_collapse: bool = False
-    """Text: stop if rewards fall far below those of the beginning, and go back to the weights that
-    played best. It holds the trained weights once more."""
+    """Text: stop if rewards, or held-out accuracy, fall far below those of the beginning, and go
+    back to the best weights: by evaluations if there are any. It holds the trained weights once
+    more."""
     on_reward_error: Literal["fail", "skip"] | float = "fail"
     """Text: if a reward function raises, gives NaN, is cut off or ends its process: fail; skip, so
     that the completion is not trained on; or a number, which is the reward.

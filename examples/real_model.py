@@ -11,9 +11,10 @@ teach nothing, and up to as many again are asked in their place. The best model 
 is in ``best``.
 
 ``--lora-rank 16 --learning-rate 5e-4`` trains adapters. With ``--task sort`` it learns to put three
-numbers in order, for which it has to write more than a number. ``--random-reward`` pays at random,
-from which nothing may be learnt. ``textenv train`` does the same with the options that the last
-lines of ``--help`` show.
+numbers in order, for which it has to write more than a number. ``--random-reward --eval-steps 5``
+pays at random: nothing can be learnt from that, and it harms the model, so the training stops and
+gives it back as it was. ``textenv train`` does the same with the options that the last lines of
+``--help`` show.
 """
 
 import argparse
@@ -32,7 +33,7 @@ COMMAND = """the same from the command line:
 textenv train --model MODEL --task arithmetic --num-prompts 32 --num-generations 8
   --strategy dapo:cap=2 --max-completion-length 14 --mask-truncated-completions
   --warmup-steps 3 --max-steps 130 --learning-rate 5e-5
-  --eval-steps 65 --eval-examples 300"""
+  --eval-steps 65 --eval-examples 300 --stop-on-collapse"""
 
 
 def at_random(prompt, completion, example):
@@ -92,6 +93,7 @@ def main():
             sampling_precision=args.sampling_precision,
             eval_steps=args.eval_steps if args.eval_examples else 0,
             eval_examples=args.eval_examples,
+            stop_on_collapse=True,
             seed=args.seed,
         ),
         env_kwargs={
@@ -104,7 +106,10 @@ def main():
     print(trainer.describe())
     if args.eval_examples:
         tell({"step": 0, **trainer.evaluate(args.eval_examples).metrics()})
-    trainer.train()
+    history = trainer.train()
+    if trainer.stopped:
+        print(trainer.stopped)
+        tell({"step": history[-1]["step"], **trainer.evaluate(args.eval_examples).metrics()})
     trainer.save(args.out / "model")
     (args.out / "log.json").write_text(json.dumps(log, indent=1) + "\n")
     print(f"the run is in {args.out}")

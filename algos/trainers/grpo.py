@@ -12,11 +12,11 @@ from textenv.algos.episodes.environments import is_text, make_env, max_turns
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
+from textenv.algos.evaluation.evaluated import EvaluatedTrainer
 from textenv.algos.evaluation.measure import OnProgress
-from textenv.algos.evaluation.results import Evaluation
-from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
+from textenv.algos.evaluation.schedule import EvaluationSchedule
 from textenv.algos.grpo_config import GRPOConfig, describe
-from textenv.algos.rollouts.health.watch import Finding, HealthWatch
+from textenv.algos.rollouts.health.watch import HealthWatch
 from textenv.algos.rollouts.metrics import GRPOMetrics, PhaseClock
 from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
 from textenv.algos.rollouts.runner import RolloutRunner
@@ -64,7 +64,7 @@ from textenv.algos.training.optimizer import default_learning_rate, restart_sche
 from textenv.algos.training.trainer import Trainer  # noqa: E402
 
 
-class GRPOTrainer(Resumable):
+class GRPOTrainer(Resumable, EvaluatedTrainer):
     """Trains a language model on a text environment by GRPO.
 
     Args:
@@ -114,6 +114,7 @@ class GRPOTrainer(Resumable):
     """
 
     algorithm = "grpo"
+    health: HealthWatch
 
     def __init__(
         self,
@@ -157,16 +158,15 @@ class GRPOTrainer(Resumable):
         config, self.chosen = fit(config, model, self.env, self.policy)
         self._fitted = self.config.micro_batch_size is None
         self.config = config = agree(self._ranks, self.config, config, model)
-        out, export_to = (out, export_to) if self._ranks.is_first else (None, None)
+        first = self._ranks.is_first
+        out, export_to = (out, export_to) if first else (None, None)
         self.checkpoints = CheckpointSchedule(
             out, self._settings(), config.save_steps, config.save_minutes
         )
         self._memory = MemoryWatch(model, config, self.env, self.policy)
+        judged = config if first else replace(config, eval_steps=0, early_stopping_patience=0)
         self.evaluations = EvaluationSchedule(
-            config
-            if self._ranks.is_first
-            else replace(config, eval_steps=0, early_stopping_patience=0),
-            *(self.policy, eval_env, self.env, self.save, out, on_evaluate),
+            judged, self.policy, eval_env, self.env, self.save, out, on_evaluate
         )
         strategy = create_strategy(
             "grpo", num_generations=config.num_generations, parts=config.strategy
@@ -190,7 +190,8 @@ class GRPOTrainer(Resumable):
         self._trainer = self._make_trainer(self._share_work())
         self._steps, self._end, self.stopped = 0, config.max_steps, ""
         self._metrics = GRPOMetrics(strategy)
-        self.health = HealthWatch(self.env, strategy, model, config.sampling_precision)
+        sampled = config.eval_samples > 0
+        self.health = HealthWatch(self.env, strategy, model, config.sampling_precision, sampled)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = TextExporter(export_to, export_every, out, self.policy, self.env)
         self._out = out
@@ -307,13 +308,16 @@ class GRPOTrainer(Resumable):
                     if self._on_step is not None:
                         self._on_step(metrics, rollout)
                     self._after_step(metrics, rollout)
-                if self._last_good is not None and self.health.has_collapsed:
-                    self.stopped = self._last_good.go_back(self._steps)
+                self._stop_at_collapse()
                 self._save()
         finally:
             self._stop = False
         self._save(ends=True)
         return self._finish()
+
+    @property
+    def _taken(self) -> int:
+        return self._steps
 
     def _is_over(self) -> bool:
         """Whether the training has ended or is to stop, on any rank."""
@@ -369,23 +373,6 @@ class GRPOTrainer(Resumable):
             self.config = replace(self.config, micro_batch_size=size)
             self._trainer.micro_batch_size = size
 
-    def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
-        """Evaluate the policy as it is, on held-out examples.
-
-        Args:
-            examples: how many examples; None: ``eval_examples``.
-            samples: how many sampled answers to each; 0: a greedy one; None: ``eval_samples``.
-
-        Raises:
-            ConfigError: if there are no held-out examples.
-        """
-        return self.evaluations.evaluate(examples, samples)
-
-    @property
-    def best(self) -> Best | None:
-        """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
-        return self.evaluations.best
-
     def rehearse(self, groups: int) -> Rehearsal:
         """Play some groups and train on them, to see how long it takes.
 
@@ -400,11 +387,6 @@ class GRPOTrainer(Resumable):
 
         with self._memory.generating():
             return rehearse(self._runner, max(groups, least), update)
-
-    @property
-    def warnings(self) -> list[Finding]:
-        """What was found that keeps the model from learning, each thing once, with a remedy."""
-        return self.health.findings
 
     @property
     def learning_rate(self) -> float:

@@ -12,11 +12,11 @@ from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.episodes.scoring import kept_for_inspection
 from textenv.algos.episodes.style import style_for
 from textenv.algos.episodes.trajectory import Buffer
+from textenv.algos.evaluation.evaluated import EvaluatedTrainer
 from textenv.algos.evaluation.measure import OnProgress
-from textenv.algos.evaluation.results import Evaluation
-from textenv.algos.evaluation.schedule import Best, EvaluationSchedule
+from textenv.algos.evaluation.schedule import EvaluationSchedule
 from textenv.algos.ppo_config import PPOConfig, preset
-from textenv.algos.rollouts.health.watch import Finding, HealthWatch
+from textenv.algos.rollouts.health.watch import HealthWatch
 from textenv.algos.rollouts.metrics import PhaseClock, PPOMetrics
 from textenv.algos.rollouts.prompts import check_prompts
 from textenv.algos.rollouts.rehearsal import Rehearsal, rehearse
@@ -69,7 +69,7 @@ class Updater(HasState, Protocol):
         ...
 
 
-class PPOTrainer(Resumable):
+class PPOTrainer(Resumable, EvaluatedTrainer):
     """Trains by PPO: two small networks on control, or a language model on text.
 
     Args:
@@ -187,7 +187,10 @@ class PPOTrainer(Resumable):
 
             updater = TextUpdater(model, tokenizer, self.env, self.config, adapters, styled)
             self.config, self.chosen = updater.config, updater.chosen
-            self.health = HealthWatch(self.env, updater.strategy, updater.policy.model)
+            self.health = HealthWatch(
+                *(self.env, updater.strategy, updater.policy.model),
+                sampled=self.config.eval_samples > 0,
+            )
             self._last_good = LastGood(updater.network) if self.config.stop_on_collapse else None
             return updater
         from textenv.algos.control.mlp_policy import load_policy
@@ -284,8 +287,7 @@ class PPOTrainer(Resumable):
             self._after_step(metrics, rollout)
         if self.best is not best:
             self._best_update = self._metrics.iterations
-        if self._last_good and self.health and self.health.has_collapsed:
-            self.stopped = self._last_good.go_back(self._updates)
+        self._stop_at_collapse()
 
     def _save(self, ends: bool = False) -> None:
         updates = self._metrics.iterations
@@ -337,23 +339,6 @@ class PPOTrainer(Resumable):
         if self._fitted and isinstance(size, int):  # by the memory that there was then
             self.config = self._updater.config = replace(self.config, micro_batch_size=size)
 
-    def evaluate(self, examples: int | None = None, samples: int | None = None) -> Evaluation:
-        """Evaluate a policy of text as it is, on held-out examples.
-
-        Args:
-            examples: how many examples; None: ``eval_examples``.
-            samples: how many sampled answers to each; 0: a greedy one; None: ``eval_samples``.
-
-        Raises:
-            ConfigError: if there are no held-out examples, or on control.
-        """
-        return self.evaluations.evaluate(examples, samples)
-
-    @property
-    def best(self) -> Best | None:
-        """The best evaluation of ``eval_steps`` so far, and its model's folder, if it is kept."""
-        return self.evaluations.best
-
     def rehearse(self, groups: int) -> Rehearsal:
         """On text, play some episodes and train on them, to see how long it takes.
 
@@ -362,11 +347,6 @@ class PPOTrainer(Resumable):
         return rehearse(
             self._runner, groups, lambda rollout: self._updater.update(rollout, 1.0, None)
         )
-
-    @property
-    def warnings(self) -> list[Finding]:
-        """On text, what was found that keeps the model from learning, once each, with a remedy."""
-        return [] if self.health is None else self.health.findings
 
     def describe(self) -> str:
         """What is trained, and how, in one line."""
@@ -388,6 +368,10 @@ class PPOTrainer(Resumable):
         """Close the environments."""
         self._runner.close()
         self.evaluations.close()
+
+    @property
+    def _taken(self) -> int:
+        return self._updates
 
     def _since_start(self) -> tuple[int, int]:
         """Transitions and optimizer steps since the present training began."""

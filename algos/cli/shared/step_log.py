@@ -10,7 +10,7 @@ from textenv.algos.cli.shared.display import TextDisplay
 from textenv.algos.cli.shared.run_folder import RunFolder
 from textenv.algos.episodes.rollout import Rollout
 from textenv.algos.evaluation.results import Evaluation
-from textenv.algos.rollouts.health.watch import Finding, HealthWatch
+from textenv.algos.rollouts.health.watch import Finding, HealthWatch, held_out_figure
 from textenv.algos.trainers.callbacks import Callback
 
 
@@ -57,7 +57,7 @@ class StepLog:
     def on_evaluation(self, kind: str, found: Evaluation) -> None:
         """Look at an evaluation before or after the training, which is ``greedy`` or sampled."""
         if self._health is not None and found.accuracy is not None:
-            figure = f"{kind} accuracy on held-out examples"
+            figure = held_out_figure(kind == "sampled")
             self._health.evaluated(self._step, figure, found.accuracy, found.examples)
             self._say_new()
 

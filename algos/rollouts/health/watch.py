@@ -37,6 +37,11 @@ _SLOW = (
 )
 
 
+def held_out_figure(sampled: bool) -> str:
+    """What an evaluation measures, of sampled answers or of greedy ones."""
+    return f"{'sampled' if sampled else 'greedy'} accuracy on held-out examples"
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that keeps a training from learning."""
@@ -69,23 +74,31 @@ class HealthWatch:
         model: the model that is trained.
         precision: of products while sampling. If it is not float32, log-probabilities differ from
             those of training.
+        sampled: whether the evaluations in the metrics of steps are of sampled answers.
 
     Attributes:
         findings: what was found so far, each thing once.
     """
 
-    def __init__(self, env: Any, strategy: Strategy, model: nn.Module, precision: str = "float32"):
+    def __init__(
+        self,
+        env: Any,
+        strategy: Strategy,
+        model: nn.Module,
+        precision: str = "float32",
+        sampled: bool = False,
+    ):
         self._task = getattr(getattr(env, "unwrapped", env), "task", None)
         self._comparable = type(strategy.prompts) is Prompts
         self._skipped = {"little_signal"} if strategy.parts else set()
-        if precision != "float32" or has_dropout(
-            model
-        ):  # another network than the one that sampled
+        # Another network than the one that sampled?
+        if precision != "float32" or has_dropout(model):
             self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
         self._unrewarded: deque[list[Trajectory]] = deque()
         self._encode = EncodedOnce()
-        self._first: dict[str, tuple[float, int]] = {}
+        self._figure = held_out_figure(sampled)
+        self._evaluations: dict[str, list[tuple[int, float, int]]] = {}
         self.findings: list[Finding] = []
         if quantized_layers(model) and mx.default_device() == mx.cpu:
             self._add(QUANTIZED, 0, *_SLOW)
@@ -116,8 +129,8 @@ class HealthWatch:
             if said is not None:
                 found.append(self._add(name, step, *said))
         if "eval/accuracy" in metrics:
-            figure, examples = "accuracy on held-out examples", int(metrics["eval/examples"])
-            found += self.evaluated(step, figure, metrics["eval/accuracy"], examples)
+            examples = int(metrics["eval/examples"])
+            found += self.evaluated(step, self._figure, metrics["eval/accuracy"], examples)
         return found
 
     def evaluated(self, step: int, figure: str, value: float, examples: int) -> list[Finding]:
@@ -125,18 +138,25 @@ class HealthWatch:
 
         Args:
             step: optimizer steps so far.
-            figure: what was measured, such as ``"greedy accuracy"``.
+            figure: what was measured, see `held_out_figure`.
             value: the share of right answers.
             examples: how many there were.
 
         Returns:
             What was found now.
         """
-        before, count = self._first.setdefault(figure, (value, examples))
+        evaluations = self._evaluations.setdefault(figure, [])
+        evaluations.append((step, value, examples))
+        _, before, count = evaluations[0]
         said = collapse_in_evaluation(f"the {figure}", before, value, (count, examples))
         if said is None or "collapse" in self._skipped:
             return []
         return [self._add("collapse", step, *said)]
+
+    @property
+    def evaluations(self) -> list[tuple[int, float]]:
+        """The evaluations of the kind that steps have, each with its step and its accuracy."""
+        return [(step, value) for step, value, _ in self._evaluations.get(self._figure, [])]
 
     @property
     def has_collapsed(self) -> bool:
@@ -149,7 +169,10 @@ class HealthWatch:
             values={
                 "course": [vars(facts) for facts in self._course],
                 "unrewarded": self._encode(self._unrewarded),
-                "first": {figure: list(pair) for figure, pair in self._first.items()},
+                "evaluations": {
+                    figure: [list(each) for each in found]
+                    for figure, found in self._evaluations.items()
+                },
                 "findings": [finding.as_dict() for finding in self.findings],
                 "skipped": sorted(self._skipped),
             }
@@ -166,7 +189,10 @@ class HealthWatch:
         for rollout in played:
             check_rollout(rollout, where)
         self._unrewarded = deque(rollout.trajectories for rollout in played)
-        self._first = {figure: (pair[0], pair[1]) for figure, pair in state.value("first").items()}
+        self._evaluations = {
+            figure: [(step, value, examples) for step, value, examples in found]
+            for figure, found in state.value("evaluations").items()
+        }
         self.findings[:] = [Finding(**finding) for finding in state.value("findings")]
         self._skipped = set(state.value("skipped"))
 

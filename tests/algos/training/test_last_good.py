@@ -54,3 +54,15 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     again.offer(4, rollout([[0, 0]]))
     assert "that of step 2" in again.go_back(5)
     assert same_weights(weights_of(other), best)
+
+
+def test_it_goes_on_from_a_checkpoint_by_evaluations(tmp_path):
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    held, again = LastGood(model), LastGood(other)
+    held.judge(2, [(2, 0.4)])
+    path = write_checkpoint(tmp_path, 3, held.state(), {})
+    again.load_state(read_checkpoint(path).state)
+    again.offer(4, rollout([[1, 1]]))  # rollouts count no longer
+    again.judge(4, [(2, 0.4), (4, 0.3)])
+    assert (again.step, again.value) == (2, 0.4)
+    assert same_weights(again.state().arrays, weights_of(model))
