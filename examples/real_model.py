@@ -27,7 +27,7 @@ from textenv.algos import GRPOConfig, GRPOTrainer
 
 TASKS = {  # the options of the environment, and the longest answer, in tokens
     "arithmetic": ({}, 14),
-    "sort": ({"task_kwargs": {"min_count": 3, "max_count": 3, "max_number": 20}}, 20),
+    "sort": ({"task_kwargs": {"min_count": 3, "max_count": 3, "max_number": 20}}, 24),
 }
 COMMAND = """the same from the command line:
 textenv train --model MODEL --task arithmetic --num-prompts 32 --num-generations 8
