@@ -91,7 +91,7 @@ class HealthWatch:
         self._task = getattr(getattr(env, "unwrapped", env), "task", None)
         self._comparable = type(strategy.prompts) is Prompts
         self._skipped = {"little_signal"} if strategy.parts else set()
-        # Another network than the one that sampled?
+        # Then another network samples than the one that is trained.
         if precision != "float32" or has_dropout(model):
             self._skipped |= {"logprob_mismatch"}
         self._course: list[StepFacts] = []
