@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from textenv.algos.runtime.private import cache_folder, is_private
 from textenv.errors import ConfigError, how_to_install
@@ -62,6 +62,19 @@ class BlasStatus:
 
     name: str
     detail: str
+
+
+class Products(NamedTuple):
+    """The float32 products of a process, or of a part of its time."""
+
+    operations: int
+    """Floating-point operations: 2 for each multiplication."""
+    seconds: float
+    """How long MLX waited for them."""
+
+    def since(self, earlier: Products) -> Products:
+        """What was added to an earlier count."""
+        return Products(self.operations - earlier.operations, self.seconds - earlier.seconds)
 
 
 def load() -> BlasStatus:
@@ -99,6 +112,20 @@ def load() -> BlasStatus:
 def status() -> BlasStatus:
     """The BLAS that is in force; nothing is changed."""
     return _status or BlasStatus("own", "load() has not been called")
+
+
+def count_products() -> Products | None:
+    """Count the float32 products so far; None if MLX computes them elsewhere than by `load`.
+
+    MLX is lazy: evaluate and synchronize what is to be in the count.
+    """
+    if _shim is None:
+        return None
+    operations, nanoseconds = (
+        ctypes.c_ulonglong.in_dll(_shim, f"textenv_{name}").value
+        for name in ("operations", "nanoseconds")
+    )
+    return Products(operations, nanoseconds / 1e9)
 
 
 def count_threads() -> int:

@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define ARGUMENTS(scalar, element)                                                                \
     int order, int trans_a, int trans_b, int m, int n, int k, scalar alpha, const element *a,     \
@@ -66,7 +67,11 @@ extern "C" {
 int textenv_threads = 1; /* that products are cut for, the caller's among them */
 int textenv_limit = 64;  /* of them, so many compute */
 int textenv_lanes = 16;  /* of narrow products, at most; 0: the other BLAS computes them */
+/* Nanoseconds that a thread waits for another before it sleeps: about what it takes to wake one. */
+int textenv_linger = 50000;
 int textenv_has_half;    /* whether textenv_keep works, by this processor */
+/* Of the float32 products so far: operations, and how long their callers waited for them. */
+unsigned long long textenv_operations, textenv_nanoseconds;
 void (*textenv_sgemm)(ARGUMENTS(float, float));
 void (*textenv_dgemm)(ARGUMENTS(double, double));
 void (*textenv_cgemm)(ARGUMENTS(const void *, void));
@@ -75,6 +80,7 @@ static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the caller 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* of what the pool reads and writes */
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
 static struct product *current; /* under `lock` */
+static unsigned posted;         /* how many products were current; also read without the lock */
 
 static pthread_rwlock_t keeping = PTHREAD_RWLOCK_INITIALIZER; /* of what follows */
 static struct kept *kept;                                     /* ascending by address */
@@ -89,6 +95,7 @@ static int is_plain(const struct product *p) /* C = A B^T, by rows */
 }
 
 #if defined(__x86_64__)
+#define PAUSE __builtin_ia32_pause()
 #define UNROLL _Pragma("GCC unroll 16")
 #define JOIN(a, b) a##b
 
@@ -217,6 +224,7 @@ static int compute_here(const struct product *p, int m, int n, const float *a, c
     return 1;
 }
 #else /* not measured on others */
+#define PAUSE
 static void look_at_processor(void) {}
 static int compute_here(const struct product *p, int m, int n, const float *a, const float *b,
                         float *c)
@@ -341,20 +349,40 @@ static void take_slices(struct product *p) /* `lock` is held, but not during the
 {
     while (p->taken < p->count) {
         int slice = p->taken++;
-        p->running++;
+        __atomic_fetch_add(&p->running, 1, __ATOMIC_RELAXED);
         pthread_mutex_unlock(&lock);
         compute(p, slice);
         pthread_mutex_lock(&lock);
-        p->running--;
+        __atomic_fetch_sub(&p->running, 1, __ATOMIC_RELAXED);
     }
 }
+
+static unsigned long long nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+/* Wait without sleeping, for a moment. `lock` is held before and after, but not meanwhile. */
+#define LINGER_WHILE(condition)                                                                   \
+    do {                                                                                          \
+        unsigned long long end = nanoseconds() + textenv_linger;                                  \
+        pthread_mutex_unlock(&lock);                                                              \
+        while ((condition) && nanoseconds() < end)                                                \
+            PAUSE;                                                                                \
+        pthread_mutex_lock(&lock);                                                                \
+    } while (0)
 
 static void *help(void *unused)
 {
     pthread_mutex_lock(&lock);
     for (;;) {
         if (!current || current->taken == current->count) {
-            pthread_cond_wait(&work, &lock);
+            unsigned seen = posted;
+            LINGER_WHILE(__atomic_load_n(&posted, __ATOMIC_RELAXED) == seen);
+            if (posted == seen)
+                pthread_cond_wait(&work, &lock);
             continue;
         }
         take_slices(current); /* which stays current while a slice is running */
@@ -383,9 +411,12 @@ static void share(struct product *p) /* with the pool, unless it is small, or th
         start_pool();
     pthread_mutex_lock(&lock);
     current = p;
+    __atomic_store_n(&posted, posted + 1, __ATOMIC_RELEASE);
     for (int i = 1; i < textenv_threads && i < textenv_limit && i < p->count; i++)
         pthread_cond_signal(&work);
     take_slices(p);
+    if (p->running > 0)
+        LINGER_WHILE(__atomic_load_n(&p->running, __ATOMIC_RELAXED) > 0);
     while (p->running > 0)
         pthread_cond_wait(&done, &lock);
     current = NULL;
@@ -395,6 +426,7 @@ static void share(struct product *p) /* with the pool, unless it is small, or th
 
 void cblas_sgemm(ARGUMENTS(float, float))
 {
+    unsigned long long began = nanoseconds();
     struct product p = {order, trans_a, trans_b, m, n, k, lda, ldb, ldc, alpha,
                         beta, a, b, c, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     p.kept = find_kept(&p);
@@ -402,6 +434,8 @@ void cblas_sgemm(ARGUMENTS(float, float))
     share(&p);
     if (p.kept)
         pthread_rwlock_unlock(&keeping);
+    __atomic_fetch_add(&textenv_operations, 2ULL * m * n * k, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&textenv_nanoseconds, nanoseconds() - began, __ATOMIC_RELAXED);
 }
 
 void cblas_dgemm(ARGUMENTS(double, double))

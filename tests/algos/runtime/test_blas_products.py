@@ -192,3 +192,26 @@ for _ in range(2):
 multiply(a, b, c)
 """
     run(DIRECT + check, cache, OPENBLAS_NUM_THREADS="3")
+
+
+@needs_openblas
+def test_products_are_counted(cache):
+    check = """
+import time
+before = blas.count_products()
+a, b = mx.ones((300, 128)), mx.ones((128, 257))
+mx.eval(a, b)
+assert blas.count_products() == before
+began = time.perf_counter()
+mx.eval(a @ b, mx.ones((5, 2, 8)) @ mx.ones((5, 8, 3)))
+mx.synchronize()
+passed = time.perf_counter() - began
+found = blas.count_products().since(before)
+assert found.operations == 2 * (300 * 128 * 257 + 5 * 2 * 8 * 3), found
+assert 0 < found.seconds < passed, (found, passed)
+"""
+    run(LOAD + check, cache)
+
+
+def test_products_of_a_blas_that_is_not_ours_are_not_counted(cache):
+    run("from textenv.algos.runtime import blas\nassert blas.count_products() is None", cache)
