@@ -30,20 +30,22 @@ def correct(
     Args:
         batch: what was sampled.
         advantages: (N,) or (N, T).
-        logprobs: (N, T), of the batch's tokens under the present weights.
+        logprobs: (N, T), of the batch's tokens under the present weights; NaN where they are not
+            known, which counts as unchanged.
         cap: the largest weight.
 
     Returns:
-        The batch as if the present weights had sampled it, the advantages (N, T), and metrics: the
-        mean of the weights, and the share of tokens whose weight was truncated.
+        The batch as if the present weights had sampled it, the advantages (N, T), and metrics of
+        what is known: the mean of the weights, and the share of tokens whose weight was truncated.
     """
-    present = np.where(batch.mask > 0, logprobs, 0.0).astype(np.float32)
-    difference = np.where(batch.mask > 0, present - batch.old_logprobs, 0.0)
+    known = batch.mask * ~np.isnan(logprobs)
+    present = np.where(known > 0, logprobs, batch.old_logprobs * batch.mask).astype(np.float32)
+    difference = np.where(known > 0, present - batch.old_logprobs, 0.0)
     weights = np.exp(np.minimum(difference, math.log(cap)))  # (N, T)
-    tokens = max(1.0, float(batch.mask.sum()))
+    tokens = max(1.0, float(known.sum()))
     metrics = {
-        f"{IMPORTANCE}mean": float((weights * batch.mask).sum()) / tokens,
-        f"{IMPORTANCE}truncated": float(((difference > math.log(cap)) * batch.mask).sum()) / tokens,
+        f"{IMPORTANCE}mean": float((weights * known).sum()) / tokens,
+        f"{IMPORTANCE}truncated": float(((difference > math.log(cap)) * known).sum()) / tokens,
     }
     per_token = advantages if advantages.ndim == 2 else advantages[:, None]
     corrected = (per_token * weights).astype(np.float32)

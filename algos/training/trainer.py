@@ -187,9 +187,8 @@ class Trainer:
         skipped = 0
         corrected: dict[str, float] = {}
         if has_signal.any():
-            if self._scorer is not None and self._importance_cap is not None:
-                scorer = self._scorer
-                present = by_parts(lambda part: scorer(part)[0], batch, self.micro_batch_size)
+            if self._importance_cap is not None:
+                present = self._present_logprobs(batch, has_signal)
                 batch, advantages, corrected = correct(
                     batch, advantages, present, self._importance_cap
                 )
@@ -258,9 +257,32 @@ class Trainer:
         return dropout_seed(self._seed, int(self.optimizer.step.item()), part)
 
     def _ref_logprobs(self, batch: TokenBatch) -> np.ndarray | None:
-        if self.reference is None or "ref_logprobs" not in self._declares:
+        if self.reference is None or not self._has_penalty:
             return None
         return by_parts(self.reference, batch, self.micro_batch_size)
+
+    def _present_logprobs(self, batch: TokenBatch, has_signal: np.ndarray) -> np.ndarray:
+        """Log-probabilities (N, T) under the present weights, NaN for rows that are left out."""
+        assert self._scorer is not None
+        scorer, rows = self._scorer, np.arange(len(batch))
+        if self._leaves_out:
+            rows = rows[has_signal]
+        some = batch.take(rows)
+        present = np.full(batch.token_ids.shape, np.nan, np.float32)
+        present[rows, : some.token_ids.shape[1]] = by_parts(
+            lambda part: scorer(part)[0], some, self.micro_batch_size
+        )
+        return present
+
+    @property
+    def _has_penalty(self) -> bool:
+        """Whether there is a KL penalty, which pulls on every row, whatever its advantage."""
+        return self.reference is not None and "ref_logprobs" in self._declares
+
+    @property
+    def _leaves_out(self) -> bool:
+        """Whether rows without signal are not computed."""
+        return self._divisible and not self._has_penalty
 
     def _update(
         self,
@@ -275,9 +297,9 @@ class Trainer:
         if not has_signal[rows].any():
             return {}
         divided = [rows]
+        if self._leaves_out:
+            rows = rows[has_signal[rows]]
         if self._divisible:
-            # A KL penalty pulls on every row, whatever its advantage.
-            rows = rows if ref_logprobs is not None else rows[has_signal[rows]]
             divided = split(batch, rows, self._gradient.shares, self.micro_batch_size)
         parts: list[MicroBatch] = []
         for some in divided:

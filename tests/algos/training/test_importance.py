@@ -25,6 +25,15 @@ def test_weights_by_hand():
     assert (batch.old_logprobs[batch.mask > 0] == -2).all()
 
 
+def test_what_is_not_known_counts_as_unchanged():
+    batch = random_batch([1, 2], [0, 0], [3])
+    present = np.array([[-2 + math.log(1.5), 0.0], [np.nan, np.nan]])
+    after, advantages, metrics = correct(batch, np.array([1.0, -3.0], np.float32), present, 2.0)
+    np.testing.assert_allclose(advantages, [[1.5, 1.0], [-3.0, -3.0]], rtol=1e-6)
+    np.testing.assert_array_equal(after.old_logprobs[1], batch.old_logprobs[1])
+    assert metrics["sampling/importance_weight/mean"] == pytest.approx(1.5)
+
+
 def test_what_the_present_weights_sampled_stays_as_it_is():
     batch = random_batch([3, 2], [0, 1], [3, 2])
     advantages = np.array([[0.5, 1, -1], [2, -2, 0]], np.float32)

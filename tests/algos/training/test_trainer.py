@@ -64,6 +64,31 @@ def test_without_signal_nothing_moves(fresh, sample, why):
     assert len(trainer.buffer) == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 3),
+        ({"micro_batch_size": 1}, 3),
+        ({"importance_cap": 2.0}, 3 + 3),  # log-probabilities under the present weights, first
+        ({"reference": lambda batch: batch.old_logprobs}, len(PROMPTS)),  # KL pulls on every row
+    ],
+)
+def test_what_has_no_signal_is_not_computed(fresh, sample, monkeypatch, settings, expected):
+    model, tokenizer = fresh
+    trajectories = sample(model, tokenizer, PROMPTS)
+    for t, prompt in zip(trajectories, PROMPTS, strict=True):
+        t.rewards = t.rewards if prompt == "a" else [1.0]
+    rows, score = [], Scorer.__call__
+
+    def watched(self, batch):
+        rows.append(len(batch))
+        return score(self, batch)
+
+    monkeypatch.setattr(Scorer, "__call__", watched)
+    assert make_trainer(model, trajectories, **settings).train()["updates"] == 1
+    assert sum(rows) == expected
+
+
 def plain_sgd(model, trajectories, rate, **settings):
     """The weights after a step on the whole batch at once, rows without signal included."""
     import mlx.core as mx
