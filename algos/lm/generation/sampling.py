@@ -25,6 +25,7 @@ import mlx.core as mx  # noqa: E402
 from textenv.algos.lm.kernels.block_sums import (  # noqa: E402
     BLOCK,
     block_cumsum,
+    block_max,
     block_sum,
     split_blocks,
 )
@@ -115,7 +116,7 @@ def draw(
     Returns:
         Tokens (N,), their log-probabilities (N,), the distributions' entropies (N,) in nats.
     """
-    top = mx.max(logits, axis=-1, keepdims=True)
+    top = block_max(logits, keepdims=True)
     powers = exp_below(logits, top)  # (B, V)
     tokens, total = _invert(powers, (uniforms * _BELOW_ONE)[:, None], places)
     normalizer = (top + mx.log(total))[:, 0]
@@ -142,7 +143,9 @@ def _invert(
             cumulative = cumulative[places]
         return mx.sum(cumulative <= shares * cumulative[:, -1:], axis=-1), total
     blocks = split_blocks(powers)  # (B, V / BLOCK, BLOCK)
-    ends = mx.cumsum(mx.sum(blocks, axis=-1), axis=-1)
+    # Sums side by side first: four times as fast on a CPU as along the last axis.
+    side_by_side = blocks.reshape(*blocks.shape[:2], -1, 16)
+    ends = mx.cumsum(mx.sum(mx.sum(side_by_side, axis=2), axis=-1), axis=-1)
     if places is not None:
         ends = ends[places]
     threshold = shares * ends[:, -1:]

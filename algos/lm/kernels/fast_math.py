@@ -30,7 +30,7 @@ backend.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
-from textenv.algos.lm.kernels.block_sums import block_sum  # noqa: E402
+from textenv.algos.lm.kernels.block_sums import block_max, block_sum  # noqa: E402
 from textenv.algos.runtime.compile import has_backward, keeps, piece  # noqa: E402
 
 _ODD = (
@@ -234,7 +234,7 @@ def exp_below(x: mx.array, top: mx.array) -> mx.array:
 
 @mx.custom_function
 def _fast_softmax(x: mx.array) -> mx.array:
-    powers = exp_below(x, mx.max(x, axis=-1, keepdims=True))
+    powers = exp_below(x, block_max(x, keepdims=True))
     return powers / block_sum(powers, keepdims=True)
 
 
@@ -246,7 +246,7 @@ def _fast_softmax_vjp(primal: mx.array, cotangent: mx.array, output: mx.array) -
 
 @mx.custom_function
 def _fast_logsumexp(x: mx.array) -> mx.array:
-    top = mx.max(x, axis=-1, keepdims=True)
+    top = block_max(x, keepdims=True)
     return mx.log(block_sum(exp_below(x, top))) + top[..., 0]
 
 

@@ -4,7 +4,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from textenv.algos.lm.kernels.block_sums import BLOCK, block_cumsum, block_sum, split_blocks
+from textenv.algos.lm.kernels.block_sums import (
+    BLOCK,
+    block_cumsum,
+    block_max,
+    block_sum,
+    split_blocks,
+)
 
 SIZES = [1, 255, 256, 257, 1000, 1024, 1500, 49_152, 151_936]
 
@@ -17,6 +23,17 @@ def test_sums_and_cumulative_sums_are_right_to_float32(size):
     kept = block_sum(mx.array(x), keepdims=True)
     assert kept.shape == (2, 3, 1)
     np.testing.assert_allclose(block_cumsum(mx.array(x)), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_largest_number_is_found_wherever_it_is(size):
+    x = np.random.default_rng(size).normal(size=(3, 2, size)).astype(np.float32)
+    x[:, 0, 0], x[:, 1, -1] = 9, 8
+    x[2, 1] = -np.inf
+    found = block_max(mx.array(x))
+    np.testing.assert_array_equal(found, x.max(-1))
+    assert block_max(mx.array(x), keepdims=True).shape == (3, 2, 1)
+    np.testing.assert_array_equal(block_max(mx.array(x.T.copy()).T), x.max(-1))
 
 
 @pytest.mark.parametrize("size", [49_152, 151_936])
