@@ -9,7 +9,7 @@ from typing import Any
 
 from textenv.algos.bench.process import mlx_facts
 from textenv.algos.bench.workload import Work, batches, random_prompts, reward
-from textenv.algos.runtime import backend
+from textenv.algos.runtime import backend, blas
 
 backend.prepare()
 
@@ -31,6 +31,42 @@ from textenv.algos.trainers.grpo import GRPOTrainer  # noqa: E402
 
 _ENV = "textenv:TextGen-v0"
 _LEARNING_RATE = 1e-5
+
+
+class _ProductClock:
+    """Counts the products of each phase of a step.
+
+    A phase ends where the next one begins: a generation with the last reward of its rollout.
+    """
+
+    def __init__(self) -> None:
+        self._ended = self._rewarded = blas.count_products()
+        self._steps: list[dict[str, blas.Products]] = []
+
+    def reward(self, prompt: str, completion: str, example: dict) -> float:
+        """The reward of the work."""
+        self._rewarded = blas.count_products()
+        return reward(prompt, completion, example)
+
+    def end_step(self) -> None:
+        """End an update, and with it a step."""
+        began, rewarded, self._ended = self._ended, self._rewarded, blas.count_products()
+        if began and rewarded and self._ended:
+            phases = {"generate": rewarded.since(began), "update": self._ended.since(rewarded)}
+            self._steps.append(phases)
+
+    def medians(self, first: int) -> dict[str, dict[str, float]]:
+        """By phase, the medians of the steps from a number on; empty if nothing is counted."""
+        return {
+            phase: _medians([step[phase] for step in self._steps[first:]])
+            for phase in ("generate", "update")
+            if self._steps
+        }
+
+
+def _medians(products: list[blas.Products]) -> dict[str, float]:
+    names = blas.Products._fields
+    return {name: statistics.median(getattr(p, name) for p in products) for name in names}
 
 
 def train(
@@ -58,23 +94,31 @@ def train(
         num_generations=work.generations,
         max_completion_length=work.max_new,
         learning_rate=_LEARNING_RATE,
+        micro_batch_size=work.micro_batch or None,
+        gradient_checkpointing=bool(work.micro_batch),
         num_workers=workers,
         seed=seed,
     )
     prompts = random_prompts(work, work.prompts * config.max_steps, seed)
+    products = _ProductClock()
+    counted = not workers and not work.task  # then this process computes all rewards
     ends: list[float] = []
 
     def on_step(metrics: dict[str, float], rollout: Any) -> None:
         mx.synchronize()  # work that is still running belongs to this step
         ends.append(time.perf_counter())
+        products.end_step()
 
     kwargs = _env_kwargs(work, prompts)
+    if counted:
+        kwargs["reward_fn"] = products.reward
     trainer = GRPOTrainer(model, _ENV, config, env_kwargs=kwargs, on_step=on_step)
     mx.synchronize()
     ready, start = time.time(), time.perf_counter()
-    history = trainer.train()[1:]
+    first = min(1, work.timed)
+    history = trainer.train()[first:]
     facts = mlx_facts()  # before anything else is computed
-    steps = list(np.diff(ends))
+    steps = list(np.diff([start, *ends][first:]))
 
     def median(name: str) -> float:
         return statistics.median(metrics[name] for metrics in history)
@@ -96,6 +140,7 @@ def train(
             if name.startswith("time/")
         },
         "environment_s": median("time/score"),
+        "products": products.medians(first) if counted else {},
     }
     if prompt_cost:
         found |= _prompt_cost(trainer.policy, work, seed + 1)
@@ -109,17 +154,20 @@ def generate(model: str, work: Work, seed: int, started: float) -> dict[str, Any
     policy = create_policy(*load_model(model), {"max_tokens": work.max_new, "seed": seed})
     first, *others = batches(work, seed)
     policy(first)
-    samples, lengths = [], []
+    samples, lengths, products = [], [], []
     for prompts in others:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), blas.count_products()
         _, extras = policy(prompts)
-        seconds = time.perf_counter() - start
+        seconds, after = time.perf_counter() - start, blas.count_products()
         count = sum(map(len, extras["token_ids"]))
         samples.append(seconds / count)
         lengths.append(count / len(prompts))
+        if before and after:
+            products.append(after.since(before))
     return mlx_facts() | {
         "seconds": statistics.median(samples),
         "samples": samples,
+        "products": {"generate": _medians(products)} if products else {},
         "prompt_tokens": statistics.mean(len(policy.encode(p)) for b in others for p in b),
         "tokens": statistics.mean(lengths),
     }

@@ -19,6 +19,7 @@ OURS = "textenv"
 PARTS = {
     "step": "a GRPO step, beside TRL",
     "memory": "peak memory of a GRPO step with a large vocabulary, beside TRL",
+    "long": "the first GRPO step with long prompts and answers, beside TRL",
     "generate": "ragged prompts completed at once, beside mlx-lm's BatchGenerator and llama.cpp",
     "groups": "a GRPO step as groups grow, long prompt",
     "workers": "rollouts by two processes, beside one process",
@@ -85,6 +86,7 @@ _BESIDE_TRL: dict[str, dict[str, list[tuple[Work, float, float]]]] = {
         "small": [
             (Work(8, 8, 24, 40, 24, timed=20), 9, 20),
             (Work(16, 8, 24, 40, 24, timed=20), 11, 28),
+            (Work(16, 8, 48, 64, 32, timed=20), 14, 35),
         ],
         "medium": [
             (Work(4, 8, 128, 128, 48, timed=3), 15, 45),
@@ -96,7 +98,12 @@ _BESIDE_TRL: dict[str, dict[str, list[tuple[Work, float, float]]]] = {
         ],
     },
     "memory": {"vocabulary": [(Work(4, 8, 32, 32, 32, timed=2), 30, 75)]},
+    "long": {
+        "tiny": [(Work(2, 4, 32, 32, 16, timed=0, micro_batch=2), 4, 12)],
+        "smollm2": [(Work(4, 8, 1024, 1024, 512, timed=0, micro_batch=4), 460, 1100)],
+    },
 }
+STEPS = tuple(_BESIDE_TRL)  # the parts that are GRPO steps beside TRL
 _GENERATE: dict[str, list[tuple[Work, float, float]]] = {
     "tiny": [(Work(4, max_new=4, timed=2), 4, 4)],
     "small": [(Work(batch, max_new=32, timed=12), 8, 12) for batch in (64, 128, 256)],

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from textenv.algos.bench.earlier import NOISE, comparisons
-from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, update_flops
-from textenv.algos.bench.plan import OURS
+from textenv.algos.bench.limits import PHASES, limit_shares, phase_seconds, product_shares
+from textenv.algos.bench.plan import OURS, STEPS
 from textenv.algos.bench.results import Results
-from textenv.algos.bench.workload import MODEL_SIZES
 from textenv.algos.storage.replacing import write_whole
 
 FORMAT = "textenv.bench"
@@ -91,7 +90,7 @@ _COMPARED = ("seconds", "memory_mb")
 
 def _peers(results: Results) -> list[str]:
     rows = []
-    for part in ("step", "memory", "generate"):
+    for part in (*STEPS, "generate"):
         for i in results.of_part(part):
             row = results.rows[i]
             # Without a peer the row still has what was measured of this package.
@@ -134,7 +133,7 @@ def _peers(results: Results) -> list[str]:
 def _phases(results: Results) -> list[str]:
     found = [
         i
-        for part in ("step", "memory", "environment", "generate")
+        for part in (*STEPS, "environment", "generate")
         for i in results.of_part(part)
         if results.measurements(i, OURS)
     ]
@@ -150,20 +149,17 @@ def _phases(results: Results) -> list[str]:
     )
     rows = []
     for i in found:
-        row, step = results.rows[i], results.median(i, OURS, "seconds") or 0
-        cells: list[str] = []
+        row, step = results.rows[i], results.median(i, OURS, "seconds")
+        cells = ["-"] * (len(names) + 2)
         if row.part == "generate":
-            step *= (row.work.completions if row.work else 0) * (
-                results.median(i, OURS, "tokens") or 0
-            )
-            cells = ["-"] * (len(names) + 2)
+            step = phase_seconds(results, i).get("generate")
         else:
             parts = {name: results.median(i, OURS, "phases", name) for name in names}
-            cells = [_share(parts[name], step) for name in names]
             known = sum(v for name, v in parts.items() if v and name not in _WITHIN)
-            cells += [_share(max(0.0, step - known), step)]
+            cells = [_share(parts[name], step) for name in names]
+            cells += [_share(max(0.0, (step or 0) - known), step)]
             cells += [_share(results.median(i, OURS, "environment_s"), step, 1)]
-        limits = limit_shares(results, i)
+        products, limits = product_shares(results, i), limit_shares(results, i)
         rows.append(
             (
                 _name(row.part),
@@ -171,18 +167,22 @@ def _phases(results: Results) -> list[str]:
                 row.title,
                 _number(step, 3),
                 *cells,
+                *(_percent(products.get(phase)) for phase in PHASES),
                 *(_percent(limits.get(key)) for key in _LIMITS),
             )
         )
     titles = ("what", "model", "work", "seconds", *names, "rest", "of it environment and rewards")
+    products_of = (f"products, of {phase}" for phase in PHASES)
     return [
-        "Shares of the seconds of a step, or of a batch of completions; then shares of the limits: "
+        "Shares of the seconds of a step, or of a batch of completions; then the shares of the "
+        "seconds of generation and update in which matrices were multiplied, as counted in the "
+        "BLAS; then shares of the limits: "
         "the fewest operations or bytes needed, over what this machine does in that time at the "
         "highest rates that were measured. "
         "Operations are 2 for each parameter that multiplies and each token, prompts once a group, "
         "a backward twice its forward (`textenv.algos.bench.flops`).",
         "",
-        *_table((*titles, *_LIMITS.values()), rows),
+        *_table((*titles, *products_of, *_LIMITS.values()), rows),
     ]
 
 
@@ -191,39 +191,6 @@ _LIMITS = {
     "update": "update, of the product rate",
     "bandwidth": "generate, of the bandwidth",
 }
-
-
-def limit_shares(results: Results, row: int) -> dict[str, float]:
-    """The shares of the machine's limits that generation and update reach; empty if not known."""
-    spec = results.rows[row]
-    rates = next(iter(results.of_part("hardware")), None)
-    if rates is None or spec.work is None or spec.size not in MODEL_SIZES:
-        return {}
-    # The highest rate, because other load on the machine can only lower it.
-    measured = [o.found for o in results.measurements(rates, OURS)]
-    gflops = max((rate for found in measured for rate in found["gflops"].values()), default=None)
-    bandwidth = max((found["gb_per_s"] for found in measured), default=None)
-    prompt_tokens = results.median(row, OURS, "prompt_tokens")
-    tokens = results.median(row, OURS, "tokens")
-    seconds = results.median(row, OURS, "seconds")
-    if None in (gflops, bandwidth, prompt_tokens, tokens, seconds):
-        return {}
-    assert gflops and bandwidth and prompt_tokens and tokens and seconds
-    size, work = MODEL_SIZES[spec.size], spec.work
-    amount = Amount(work.prompts, prompt_tokens, work.completions, tokens, work.max_new - 1)
-    if spec.part == "generate":
-        generating: float | None = seconds * tokens * work.completions
-        updating = None
-    else:
-        generating = results.median(row, OURS, "phases", "generate")
-        updating = results.median(row, OURS, "phases", "update")
-    found = {}
-    if generating:
-        found["generate"] = generate_flops(size, amount) / generating / gflops / 1e9
-        found["bandwidth"] = decode_bytes(size, amount) / generating / bandwidth / 1e9
-    if updating:
-        found["update"] = update_flops(size, amount) / updating / gflops / 1e9
-    return found
 
 
 def _groups(results: Results) -> list[str]:
@@ -241,7 +208,7 @@ def _groups(results: Results) -> list[str]:
                 (
                     side.name,
                     _number(step, 3),
-                    *(_number(results.median(i, side.name, "phases", x), 3) for x in _PHASES),
+                    *(_number(results.median(i, side.name, "phases", x), 3) for x in PHASES),
                     _number(results.median(i, side.name, "memory_mb"), 0),
                     *(_number(x, 3) for x in prompt),
                     _share(once, step),
@@ -249,7 +216,7 @@ def _groups(results: Results) -> list[str]:
                 )
             )
         titles = (
-            *("completions", "s/step", *_PHASES, "MB", "prompt: generate", "prompt: update"),
+            *("completions", "s/step", *PHASES, "MB", "prompt: generate", "prompt: update"),
             *("the prompt's share", "prompt, were it computed for each"),
         )
         once_each = row.work._replace(generations=1).title if row.work else ""
@@ -264,9 +231,6 @@ def _groups(results: Results) -> list[str]:
                 "",
             ]
     return lines
-
-
-_PHASES = ("generate", "update")
 
 
 def _workers(results: Results) -> list[str]:
@@ -391,7 +355,7 @@ def _machine(results: Results) -> list[str]:
 
 
 def _name(part: str) -> str:
-    return {"step": "GRPO step", "memory": "GRPO step", "generate": "generation"}.get(part, part)
+    return {"generate": "generation"}.get(part, "GRPO step" if part in STEPS else part)
 
 
 def _speed(results: Results, row: int, side: str) -> str:

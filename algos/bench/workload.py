@@ -160,9 +160,11 @@ class Work(NamedTuple):
     max_new: int = 24
     """Longest completion, in tokens."""
     timed: int = 3
-    """Steps or rollouts that are timed, after one that is not."""
+    """Steps or rollouts that are timed, after one that is not; 0: the first step is timed."""
     task: str = ""
     """A task of TextGen-v0, instead of random prompts."""
+    micro_batch: int = 0
+    """Completions of an update at once, with gradient checkpointing; 0: all, and without."""
 
     @property
     def completions(self) -> int:
@@ -177,7 +179,8 @@ class Work(NamedTuple):
             lengths += f" to {self.longest}"
         what = f"of {self.task}" if self.task else f"of {lengths} tokens"
         each = f"{self.generations} x {self.max_new}" if self.generations > 1 else self.max_new
-        return f"{self.prompts} prompt{'s' if self.prompts > 1 else ''} {what}, {each}"
+        parts = f", {self.micro_batch} at a time" if self.micro_batch else ""
+        return f"{self.prompts} prompt{'s' if self.prompts > 1 else ''} {what}, {each}{parts}"
 
 
 def random_prompts(work: Work, count: int, seed: int) -> list[str]:

@@ -41,7 +41,8 @@ class Args:
     """Measure speed and memory, each figure in a process of its own, in turn with the peers."""
 
     parts: tuple[str, ...] = tuple(PARTS)
-    """What to measure: step, memory, generate, groups, workers, start, environment, hardware."""
+    """What to measure: step, memory, long (for smollm2: half an hour a round), generate, groups,
+    workers, start, environment, hardware."""
     rounds: int = 3
     """How many runs each side has; the tables show medians, and ratios by round."""
     size: tuple[str, ...] = ("small", "medium", "vocabulary")

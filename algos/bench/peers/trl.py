@@ -1,11 +1,12 @@
 """Measures TRL's GRPOTrainer on torch, on the work of `ours.train`.
 
-The settings: float32, all completions of a step in one batch, sampling from the full vocabulary at
-temperature 1, one update a rollout, no KL penalty.
+The settings: float32, all completions of a step in one batch unless the work has a micro-batch,
+sampling from the full vocabulary at temperature 1, one update a rollout, no KL penalty.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
@@ -45,7 +46,7 @@ def train(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
     torch.set_num_threads(cores())
     clock = _Clock()
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    steps = work.timed + 1
+    steps, at_once = work.timed + 1, work.micro_batch or work.completions
     prompts = random_prompts(work, work.prompts * steps, seed)
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +55,9 @@ def train(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
             reward_funcs=_reward,
             args=GRPOConfig(
                 output_dir=folder,
-                per_device_train_batch_size=work.completions,
+                per_device_train_batch_size=at_once,
+                gradient_accumulation_steps=work.completions // at_once,
+                gradient_checkpointing=bool(work.micro_batch),
                 num_generations=work.generations,
                 max_completion_length=work.max_new,
                 max_steps=steps,
@@ -75,8 +78,10 @@ def train(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
             callbacks=[clock],
         )
         trainer.train()
-    samples = [b - a for a, b in zip(clock.ends, clock.ends[1:])]
-    history = [row for row in trainer.state.log_history if "completions/mean_length" in row][1:]
+    first = min(1, work.timed)
+    ends = [clock.begin, *clock.ends][first:]
+    samples = [b - a for a, b in itertools.pairwise(ends)]
+    history = [row for row in trainer.state.log_history if "completions/mean_length" in row][first:]
     return torch_facts() | {
         "seconds": statistics.median(samples),
         "samples": samples,

@@ -17,6 +17,10 @@ def test_a_plan_has_what_was_asked_for():
     groups = rows[2].sides
     assert [s.arguments["work"].completions for s in groups] == [4, 8, 16, 32]
     assert {s.arguments["work"].longest for s in groups} == {1024}
+    (long,) = make_plan(["long"], ["smollm2"], ["trl"], models())
+    assert long.work[:5] == (4, 8, 1024, 1024, 512) and long.work.micro_batch == 4
+    assert long.work.title == "4 prompts of 1024 tokens, 8 x 512, 4 at a time"
+    assert [s.name for s in long.sides] == [OURS, "trl"]
     (alone,) = make_plan(["memory"], ["vocabulary"], [], models())
     assert [s.name for s in alone.sides] == [OURS]
 
@@ -24,7 +28,7 @@ def test_a_plan_has_what_was_asked_for():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((["speed"], ["small"], []), "unknown part 'speed'; known: step, memory, generate"),
+        ((["speed"], ["small"], []), "unknown part 'speed'; known: step, memory, long"),
         ((["step"], ["smal"], []), "did you mean 'small'? Known: tiny, small, medium, vocabulary"),
         ((["step"], ["small"], ["tlr"]), "unknown peer 'tlr'; did you mean 'trl'"),
         ((["memory"], ["small"], []), "memory: nothing to measure with models small"),

@@ -7,13 +7,15 @@ import pytest
 
 from tests.algos.bench.shared import models, results_of, run_of, two_sides
 from textenv.algos.bench.flops import Amount, decode_bytes, generate_flops, update_flops
+from textenv.algos.bench.limits import limit_shares
 from textenv.algos.bench.plan import OURS, make_plan
-from textenv.algos.bench.report import best_ratios, limit_shares, to_json, to_markdown
+from textenv.algos.bench.report import best_ratios, to_json, to_markdown
 from textenv.algos.bench.workload import MODEL_SIZES
 
 
 def test_the_table_beside_peers():
     ours = {"tokens": 4.0, "equal_groups": 0.0, "phases": {"generate": 0.5, "update": 1.25}}
+    ours["products"] = {"generate": {"seconds": 0.3}, "update": {"seconds": 1.0}}
     results = results_of(
         [two_sides(), replace(two_sides(), part="generate")],
         {
@@ -22,7 +24,7 @@ def test_the_table_beside_peers():
                 run_of(2.0, 300, environment_s=0.1, **ours),
             ],
             (0, "trl"): [run_of(6.0, 400, tokens=3.5), run_of(8.0, 300, tokens=3.5)],
-            (1, OURS): [run_of(0.001, 100, tokens=4.0)],
+            (1, OURS): [run_of(0.001, 100, tokens=4.0, products={"generate": {"seconds": 0.016}})],
             (1, "trl"): [run_of(0.004, 100, tokens=4.0)],
         },
     )
@@ -36,9 +38,13 @@ def test_the_table_beside_peers():
         f"| generation | tiny | {work} | 1,000 tokens/s | trl | 250 tokens/s | 4.00 (4.00) | 100 "
         "| 100 | 1.00 (1.00) | 4.0 / 4.0 | - / - |"
     )
-    # Of 2 s .5 and 1.25 are known; limits were not measured.
-    phases = f"| GRPO step | tiny | {work} | 2.000 | 25% | 62% | 12% | 5.0% | - | - | - |"
-    for line in (step, rate, phases):
+    # Of 2 s .5 and 1.25 are known, of which .3 and 1 are products; limits were not measured.
+    phases = (
+        f"| GRPO step | tiny | {work} | 2.000 | 25% | 62% | 12% | 5.0% | 60% | 80% | - | - | - |"
+    )
+    # 8 completions of 4 tokens, 1 ms each.
+    generation = f"| generation | tiny | {work} | 0.032 | - | - | - | - | 50% | - | - | - | - |"
+    for line in (step, rate, phases, generation):
         assert line in text.splitlines()
 
     whole = json.loads(to_json(results))
