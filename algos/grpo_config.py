@@ -60,7 +60,8 @@ class GRPOConfig:
     Raise it if improbable tokens spoil completions."""
     sampling_precision: str = "float32"
     """What products are computed in while completions are sampled: float32, or bfloat16 on a CPU
-    with AVX512_BF16. bfloat16 is faster for large models, and samples a little differently."""
+    with AVX512_BF16, which is faster for large models and samples a little differently; auto takes
+    bfloat16 from 100 million weights on, where the CPU has it."""
     chat_template: bool | None = None
     """Whether prompts go through the chat template; unset: if the tokenizer has one.
     Turn it off for prompts that the model is to continue as they are."""
@@ -195,7 +196,7 @@ class GRPOConfig:
             scale_rewards=SCALES,
             backend=BACKENDS,
             lr_scheduler_type=("constant", "linear", "cosine"),
-            sampling_precision=("float32", "bfloat16"),
+            sampling_precision=("float32", "bfloat16", "auto"),
         )
         check_bounds(
             self,

@@ -152,13 +152,18 @@ def limit_threads(count: int) -> None:
         ctypes.c_int.in_dll(_shim, "textenv_limit").value = count
 
 
+def has_half() -> bool:
+    """Whether `half_products` can do what it says."""
+    return _shim is not None and bool(ctypes.c_int.in_dll(_shim, "textenv_has_half").value)
+
+
 def check_half() -> None:
     """Check that `half_products` can do what it says.
 
     Raises:
         ConfigError: if this processor has no such instructions, or OpenBLAS is not in place.
     """
-    if _shim is None or not ctypes.c_int.in_dll(_shim, "textenv_has_half").value:
+    if not has_half():
         raise ConfigError(
             "products in bfloat16 need a CPU with AVX512_BF16 instructions, the extra textenv[cpu] "
             "and GCC 11 or later to build with: use float32"

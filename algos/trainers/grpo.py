@@ -191,7 +191,8 @@ class GRPOTrainer(Resumable, EvaluatedTrainer):
         self._steps, self._end, self.stopped = 0, config.max_steps, ""
         self._metrics = GRPOMetrics(strategy)
         sampled = config.eval_samples > 0
-        self.health = HealthWatch(self.env, strategy, model, config.sampling_precision, sampled)
+        precision = self.policy.params.precision
+        self.health = HealthWatch(self.env, strategy, model, precision, sampled)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = TextExporter(export_to, export_every, out, self.policy, self.env)
         self._out = out
@@ -236,7 +237,8 @@ class GRPOTrainer(Resumable, EvaluatedTrainer):
         """The loss and the data in words, in one line."""
         trained, ranks = describe_trained(self.model), self._ranks.size
         among = f"; {ranks} ranks" if ranks > 1 else ""
-        return f"{describe(self.config)}; {trained}, AdamW at {self.learning_rate:g}{among}"
+        half = ", sampled in bfloat16" if self.policy.params.precision == "bfloat16" else ""
+        return f"{describe(self.config)}{half}; {trained}, AdamW at {self.learning_rate:g}{among}"
 
     def train(self) -> list[dict[str, float]]:
         """Train for ``max_steps`` optimizer steps.

@@ -9,7 +9,9 @@ from tests.algos.lm.architectures import ARCHITECTURES, BASE, config_of
 from tests.algos.shared import make_policy
 from textenv import TextGenerationEnv
 from textenv.algos import RolloutRunner, create_policy, create_strategy, load_model
+from textenv.algos.lm.generation import policy as policy_module
 from textenv.algos.lm.generation.policy import PRECISIONS
+from textenv.algos.lm.models.properties import count_parameters
 from textenv.algos.lm.scoring.batch import make_batch
 from textenv.algos.runtime import blas
 from textenv.errors import ConfigError
@@ -135,6 +137,19 @@ def test_bfloat16_rounds_what_is_sampled_and_nothing_else(random_model, tiny, pl
     greedy = [recorded(policy(PROMPTS, deterministic=True)[1]) for policy in policies]
     assert greedy[0] == greedy[1]
     assert recorded(create_policy(model, tiny[1], settings)(PROMPTS)[1]) == exact
+
+
+def test_auto_is_bfloat16_for_a_large_model_where_there_is_such_a_product(tiny, monkeypatch):
+    model, tokenizer = tiny
+    weights = count_parameters(model)
+
+    def chosen(there, least):
+        monkeypatch.setattr(blas, "has_half", lambda: there)
+        monkeypatch.setattr(policy_module, "HALF_FROM", least)
+        return create_policy(model, tokenizer, {"precision": "auto"}).params.precision
+
+    assert chosen(True, weights) == "bfloat16"
+    assert chosen(True, weights + 1) == chosen(False, weights) == "float32"
 
 
 def test_an_unknown_precision_is_refused(tiny):
