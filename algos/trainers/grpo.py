@@ -190,8 +190,7 @@ class GRPOTrainer(Resumable, EvaluatedTrainer):
         self._trainer = self._make_trainer(self._share_work())
         self._steps, self._end, self.stopped = 0, config.max_steps, ""
         self._metrics = GRPOMetrics(strategy)
-        sampled = config.eval_samples > 0
-        precision = self.policy.params.precision
+        sampled, precision = config.eval_samples > 0, self.policy.params.precision
         self.health = HealthWatch(self.env, strategy, model, precision, sampled)
         self._last_good = LastGood(model) if config.stop_on_collapse else None
         self.exporter = TextExporter(export_to, export_every, out, self.policy, self.env)
