@@ -81,6 +81,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* of what the pool re
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
 static struct product *current; /* under `lock` */
 static unsigned posted;         /* how many products were current; also read without the lock */
+static int lingering, helping;  /* threads of the pool; under `lock` */
 
 static pthread_rwlock_t keeping = PTHREAD_RWLOCK_INITIALIZER; /* of what follows */
 static struct kept *kept;                                     /* ascending by address */
@@ -378,14 +379,21 @@ static void *help(void *unused)
 {
     pthread_mutex_lock(&lock);
     for (;;) {
-        if (!current || current->taken == current->count) {
+        int more = 1 + lingering + helping < textenv_limit; /* threads may be awake */
+        if (!current || current->taken == current->count || !more) {
             unsigned seen = posted;
-            LINGER_WHILE(__atomic_load_n(&posted, __ATOMIC_RELAXED) == seen);
+            if (more) {
+                lingering++;
+                LINGER_WHILE(__atomic_load_n(&posted, __ATOMIC_RELAXED) == seen);
+                lingering--;
+            }
             if (posted == seen)
                 pthread_cond_wait(&work, &lock);
             continue;
         }
+        helping++;
         take_slices(current); /* which stays current while a slice is running */
+        helping--;
         if (current->running == 0)
             pthread_cond_signal(&done);
     }
@@ -412,7 +420,7 @@ static void share(struct product *p) /* with the pool, unless it is small, or th
     pthread_mutex_lock(&lock);
     current = p;
     __atomic_store_n(&posted, posted + 1, __ATOMIC_RELEASE);
-    for (int i = 1; i < textenv_threads && i < textenv_limit && i < p->count; i++)
+    for (int i = 1 + lingering; i < textenv_threads && i < textenv_limit && i < p->count; i++)
         pthread_cond_signal(&work);
     take_slices(p);
     if (p->running > 0)
@@ -458,7 +466,7 @@ static void after_fork_in_child(void)
     pthread_rwlock_init(&keeping, NULL);
     pthread_cond_init(&work, NULL);
     pthread_cond_init(&done, NULL);
-    started = 0;
+    started = lingering = helping = 0;
 }
 __attribute__((constructor)) static void on_load(void)
 {

@@ -215,3 +215,23 @@ assert 0 < found.seconds < passed, (found, passed)
 
 def test_products_of_a_blas_that_is_not_ours_are_not_counted(cache):
     run("from textenv.algos.runtime import blas\nassert blas.count_products() is None", cache)
+
+
+@needs_openblas
+@pytest.mark.parametrize("limit", [2, 3])
+def test_no_more_threads_are_awake_than_the_limit_says(cache, limit):
+    """Waiting for the next product without sleeping counts: here for two seconds, not 50 us."""
+    check = f"""
+import time
+ctypes.c_int.in_dll(blas._shim, "textenv_linger").value = 2_000_000_000
+blas.limit_threads({limit})
+for _ in range(20):
+    multiply(a, b, c)
+    time.sleep(0.01)
+states = []
+for task in os.listdir("/proc/self/task"):
+    if int(task) != os.getpid():
+        states.append(open(f"/proc/self/task/{{task}}/stat").read().rsplit(") ", 1)[1][0])
+print(states.count("R"))
+"""
+    assert int(run(DIRECT + check, cache, OPENBLAS_NUM_THREADS="4")) == limit - 1
