@@ -32,8 +32,8 @@ TASKS = {  # the options of the environment, and the longest answer, in tokens
 COMMAND = """the same from the command line:
 textenv train --model MODEL --task arithmetic --num-prompts 32 --num-generations 8
   --strategy dapo:cap=2 --max-completion-length 14 --mask-truncated-completions
-  --warmup-steps 3 --max-steps 118 --learning-rate 5e-5 --sampling-precision auto
-  --eval-steps 118 --eval-examples 300 --stop-on-collapse"""
+  --warmup-steps 3 --max-steps 114 --learning-rate 5e-5 --sampling-precision auto
+  --eval-steps 114 --eval-examples 300 --stop-on-collapse"""
 
 
 def at_random(prompt, completion, example):
@@ -51,7 +51,7 @@ def parse():
     parser.add_argument("model", help="the model's folder, or its name on the Hugging Face hub")
     parser.add_argument("--out", type=Path, default=Path("runs/real-model"), help="a new folder")
     parser.add_argument("--task", choices=TASKS, default="arithmetic")
-    parser.add_argument("--max-steps", type=int, default=118)
+    parser.add_argument("--max-steps", type=int, default=114)
     parser.add_argument("--num-prompts", type=int, default=32, help="of a step")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--lora-rank", type=int, default=0)
@@ -61,7 +61,7 @@ def parse():
         default="auto",
         help="of products; auto: bfloat16 where the CPU has it",
     )
-    parser.add_argument("--eval-steps", type=int, default=118)
+    parser.add_argument("--eval-steps", type=int, default=114)
     parser.add_argument("--eval-examples", type=int, default=300, help="0 never evaluates")
     parser.add_argument("--random-reward", action="store_true")
     parser.add_argument("--seed", type=int, default=0)

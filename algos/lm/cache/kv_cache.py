@@ -217,10 +217,14 @@ class ForkedCache:
         if held >= end:
             return
         missing = -(-end // self._room) * self._room - held  # a multiple, so that shapes recur
-        self._keys, self._values = (
-            mx.concatenate([a, mx.zeros((*a.shape[:3], missing, a.shape[4]), a.dtype)], axis=3)
+        free = [
+            mx.zeros((*a.shape[:3], missing, a.shape[4]), a.dtype)
             for a in (self._keys, self._values)
-        )
+        ]
+        if held:
+            both = zip((self._keys, self._values), free)
+            free = [mx.concatenate(parts, axis=3) for parts in both]
+        self._keys, self._values = free
 
     def take_column(self, keys: mx.array, values: mx.array) -> None:
         """Replace `own` by arrays in which the next column is written."""
@@ -315,6 +319,8 @@ class ForkedCache:
             new.prompts = self.prompts.gather(prompts)
         if self._keys is not None and self._values is not None:
             index = slots.reshape(-1, 1, per_prompt)
+            if stretch == (0, self.columns):  # the free columns too: to make room again costs more
+                stretch = 0, self.room
             new._keys = _rows(self._keys, index, *stretch)
             new._values = _rows(self._values, index, *stretch)
         return new
