@@ -103,3 +103,12 @@ def test_the_last_columns_are_dropped_too(window):
     assert rows.cache.columns == 3
     rows.step(2, window, given=[1, 2, 2, 0])
     rows.step(1, window)
+
+
+def test_places_that_are_copied_keep_their_free_columns():
+    rows = Rows(room=16)
+    rows.step(2, None)
+    rows.take([0, 0, 2], [0, 1, 5], 1)
+    assert rows.cache.room == 16
+    rows.step(3, None)
+    assert (rows.cache.columns, rows.cache.room) == (5, 16)
