@@ -223,7 +223,7 @@ class ForkedCache:
         ]
         if held:
             both = zip((self._keys, self._values), free)
-            free = [mx.concatenate(parts, axis=3) for parts in both]
+            free = [mx.concatenate([*parts], axis=3) for parts in both]
         self._keys, self._values = free
 
     def take_column(self, keys: mx.array, values: mx.array) -> None:
