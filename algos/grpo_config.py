@@ -11,7 +11,7 @@ from textenv.algos.evaluation.schedule import check_settings
 from textenv.algos.lm.generation.sampling import SamplingParams
 from textenv.algos.lm.generation.stops import check_stops
 from textenv.algos.rollouts.workers import BACKENDS, TIMEOUTS
-from textenv.algos.strategies.strategy import create_strategy
+from textenv.algos.strategies.strategy import Strategy, create_strategy
 from textenv.errors import ConfigError, ConfigTypeError
 
 LOSS_TYPES = {
@@ -242,9 +242,7 @@ class GRPOConfig:
             )
         self.sampling  # noqa: B018  (checks the sampling fields)
         try:
-            strategy = create_strategy(
-                "grpo", num_generations=self.num_generations or 16, parts=self.strategy
-            )
+            strategy = self._make_strategy()
         except (ConfigError, ConfigTypeError) as error:
             raise type(error)(f"strategy: {error}") from error
         if self.rollouts_ahead and (strategy.reuse or self.loss_type == "gspo"):
@@ -272,6 +270,15 @@ class GRPOConfig:
                 "num_prompts and num_generations are chosen by a trainer: read trainer.config"
             )
         return self.num_prompts * self.num_generations
+
+    @property
+    def oversampling(self) -> int:
+        """How many times the completions of a rollout may be generated at once, at most."""
+        return self._make_strategy().oversampling
+
+    def _make_strategy(self) -> Strategy:
+        generations = self.num_generations or 16
+        return create_strategy("grpo", num_generations=generations, parts=self.strategy)
 
     @property
     def sampling(self) -> dict[str, Any]:

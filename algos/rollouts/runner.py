@@ -265,7 +265,10 @@ class RolloutRunner:
         counts = Counts()
         skipped = self.strategy.prompts.skipped
         while len(kept) < self.num_groups and counts.rounds < self.strategy.rounds:
-            groups = by_group(play(self._planner.plan(self.num_groups - len(kept))))
+            asked = self.strategy.ask(self.num_groups - len(kept), counts.groups)
+            if not asked:
+                break
+            groups = by_group(play(self._planner.plan(asked)))
             played += [trajectory for group in groups for trajectory in group]
             count_round(counts, groups)
             # Unscored trajectories have no part in a loss; one without a group needs nothing else.
@@ -274,7 +277,7 @@ class RolloutRunner:
             self.strategy.prompts.observe(groups)
             for selection in self.strategy.selection:
                 groups = selection.select(groups)
-            kept += groups
+            kept = [*kept, *groups][: self.num_groups]
         for selection in self.strategy.selection:
             selection.end(len(kept), self.num_groups, counts.rounds)
         trained = kept

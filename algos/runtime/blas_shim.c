@@ -328,7 +328,7 @@ static void cut(struct product *p)
     if (textenv_threads > 1 && multiplications >= LEAST_TO_CUT) {
         int count = textenv_threads * SLICES_PER_THREAD;
         count = count < most ? count : (int)most;
-        int align = p->kept ? KEPT_ALIGN : ALIGN;
+        int align = p->kept && !p->by_rows ? KEPT_ALIGN : ALIGN;
         p->length = ((p->dimension - 1) / (count * align) + 1) * align;
         p->count = (p->dimension - 1) / p->length + 1;
     }

@@ -228,6 +228,19 @@ class Selection(StrategyPart):
     slot = "selection"
     rounds: int = 1
     """The most rounds of one rollout. While groups are missing, another round draws prompts."""
+    oversampling: int = 1
+    """How many times the groups of a rollout a round may play, at most."""
+
+    def ask(self, missing: int, played: int) -> int:
+        """How many groups the next round plays; 0 ends the rollout.
+
+        What is kept beyond the size of a rollout is left out.
+
+        Args:
+            missing: how many groups are missing, or what the part before makes of that.
+            played: how many groups this rollout has played so far.
+        """
+        return missing
 
     def select(self, groups: Sequence[Group]) -> list[Group]:
         """The groups of one round that are kept, whole or in part.

@@ -72,6 +72,17 @@ class Strategy:
         """The most rounds in which one rollout draws prompts."""
         return max((part.rounds for part in self.selection), default=1)
 
+    @property
+    def oversampling(self) -> int:
+        """How many times the groups of a rollout a round may play, at most."""
+        return max((part.oversampling for part in self.selection), default=1)
+
+    def ask(self, missing: int, played: int) -> int:
+        """How many groups the next round plays, see `Selection.ask`."""
+        for part in self.selection:
+            missing = part.ask(missing, played)
+        return missing
+
     def describe(self) -> str:
         """The strategy in words, for the console and for messages."""
         titles = ", ".join(part.title for part in self.parts) or "no parts"

@@ -100,6 +100,8 @@ class Workload:
     reference: bool = False
     """Whether there is a second model for a KL penalty."""
     workers: int = 0
+    oversampling: int = 1
+    """How many times the completions of a rollout may be generated at once."""
 
     @classmethod
     def of(cls, config: Any, prompt_tokens: int, completion_tokens: int) -> Workload:
@@ -121,6 +123,7 @@ class Workload:
             lora_rank=config.lora_rank,
             reference=getattr(config, "beta", 0) > 0,
             workers=getattr(config, "num_workers", 0),
+            oversampling=getattr(config, "oversampling", 1),
         )
 
 
@@ -150,7 +153,7 @@ def estimate_memory(sizes: ModelSizes, work: Workload, on_cpu: bool = True) -> d
 
 
 def _rollout(s: ModelSizes, work: Workload) -> dict[str, int]:
-    rows = min(_AT_ONCE, work.completions)
+    rows = min(_AT_ONCE, work.completions * work.oversampling)
     prompts = math.ceil(rows * work.prompts / work.completions) if s.shares_prompts else rows
     tokens = prompts * work.prompt_tokens + rows * work.completion_tokens
     widest = prompts * work.prompt_tokens * (2 * s.d + s.q + s.kv + 3 * s.f)

@@ -38,6 +38,7 @@ VARIANTS = {
     "a reward by chance": {"reward": by_chance},
     "evaluated": EVALUATED | {"early_stopping_patience": 3},
     "strategy": {"strategy": ("greso", "dapo:cap=3", "pods:keep=3", "replay:share=0.5")},
+    "oversampling": {"strategy": ("dapo:cap=3,oversample=true",)},
     "pools": {"strategy": ("pools", "top_entropy:share=0.5")},
     "tree": {"strategy": ("tree",)},
     "adapters": {"lora_rank": 2, "lora_dropout": 0.2},

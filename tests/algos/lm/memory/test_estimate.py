@@ -43,6 +43,15 @@ def test_parts_of_a_rollout():
     assert unshared["keys and values"] == 512 * 150 * 3 * 4 * 4
 
 
+def test_oversampling_generates_more_at_once():
+    """By hand: 512 completions of 256 prompts, in place of 256 of 128."""
+    config = GRPOConfig(num_prompts=128, num_generations=2, micro_batch_size=1)
+    for prompts, part in ((128, "dapo:cap=2"), (256, "dapo:cap=2,oversample=true")):
+        work = Workload.of(replace(config, strategy=(part,)), 100, 50)
+        parts = estimate_memory(SIZES, work)
+        assert parts["keys and values"] == (prompts * 100 + 2 * prompts * 50) * 3 * 4 * 4
+
+
 def test_a_reference_and_workers_have_weights_of_their_own():
     config = GRPOConfig(num_prompts=32, num_generations=16, beta=0.1, num_workers=2)
     parts = estimate_memory(SIZES, Workload.of(config, 10, 10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import gymnasium as gym
@@ -115,6 +116,41 @@ def test_less_than_a_whole_rollout_is_trained_on():
         rollout = runner.collect()  # 15 + 15 - (those found first) prompts of an epoch of 30
     assert {number(t) for t in rollout} == {4, 5}
     assert rollout.counts.groups_missing == 13
+
+
+@pytest.mark.filterwarnings("ignore:dynamic sampling ended")
+def test_oversampling_draws_as_many_as_the_last_share_of_groups_lets_expect():
+    mixed = {i for i in range(30) if i % 3 == 1}
+    runner = make_runner(Solver(range(0, 30, 3), mixed), ["dapo:cap=4,oversample=true"])
+    plain = make_runner(Solver(), [])  # only to draw the same prompts
+    share, surplus = 1.0, 0
+    for _ in range(6):
+        found, drawn, rounds = [], [], 0
+        while len(found) < 6 and rounds < 4 and len(drawn) < 24:
+            asked = min(math.ceil((6 - len(found)) / max(share, 0.25)), 24 - len(drawn))
+            drawn += [s.options["example_id"] for s in plain.plan(asked)[::4]]
+            found = [i for i in drawn if i in mixed]
+            rounds += 1
+        share = len(found) / len(drawn)
+        surplus += max(0, len(found) - 6)
+        rollout = runner.collect()
+        assert [number(t) for t in rollout.trajectories[::4]] == found[:6]
+        assert (rollout.counts.rounds, rollout.counts.groups) == (rounds, len(drawn))
+        assert rollout.counts.groups_missing == max(0, 6 - len(found))
+    assert surplus > 0  # which is left out
+
+
+def test_oversampling_plays_all_that_the_cap_allows_in_one_round_if_nothing_has_information():
+    policy = Solver(right=range(30))
+    runner = make_runner(policy, ["dapo:cap=3,oversample=true"])
+    with pytest.warns(UserWarning, match="with 0 of 6 groups"):
+        first, second = runner.collect().counts, runner.collect().counts
+    assert (first.rounds, first.groups) == (3, 18)  # nothing is known yet
+    assert (second.rounds, second.groups) == (1, 18)
+    policy.right, policy.mixed = set(), set(range(30))
+    third, fourth = runner.collect(), runner.collect()
+    assert (third.counts.groups, len(third)) == (18, 24)  # the surplus is left out
+    assert (fourth.counts.groups, len(fourth)) == (6, 24)
 
 
 def test_bad_settings_are_refused():
