@@ -7,8 +7,9 @@ The question is "What is 12+30? Reply with the number only." What counts is the 
 answer. At first a quarter of the greedy answers are right, and one in forty of those that are
 sampled: most ramble until they are cut off. Those are left out of the loss, so that what is
 rewarded is an answer that ends by itself. Sums that are answered always right or always wrong
-teach nothing, and up to as many again are asked in their place. The best model by the evaluations
-is in ``best``.
+teach nothing, and up to as many again are asked in their place. A model that has learnt answers
+most sums alike each time: until two answers differ they are computed once, so that sixteen of them
+cost little more than eight. The best model by the evaluations is in ``best``.
 
 ``--lora-rank 16 --learning-rate 5e-4`` trains adapters. With ``--task sort`` it learns to put three
 numbers in order, for which it has to write more than a number. ``--random-reward --eval-steps 5``
@@ -30,10 +31,10 @@ TASKS = {  # the options of the environment, and the longest answer, in tokens
     "sort": ({"task_kwargs": {"min_count": 3, "max_count": 3, "max_number": 20}}, 24),
 }
 COMMAND = """the same from the command line:
-textenv train --model MODEL --task arithmetic --num-prompts 32 --num-generations 8
-  --strategy dapo:cap=2 --max-completion-length 14 --mask-truncated-completions
-  --warmup-steps 3 --max-steps 114 --learning-rate 5e-5 --sampling-precision auto
-  --eval-steps 114 --eval-examples 300 --stop-on-collapse"""
+textenv train --model MODEL --task arithmetic --num-prompts 16 --num-generations 16
+  --strategy dapo:cap=2,oversample=true --max-completion-length 14
+  --mask-truncated-completions --warmup-steps 3 --max-steps 150 --learning-rate 5e-5
+  --sampling-precision auto --eval-steps 150 --eval-examples 300 --stop-on-collapse"""
 
 
 def at_random(prompt, completion, example):
@@ -51,8 +52,9 @@ def parse():
     parser.add_argument("model", help="the model's folder, or its name on the Hugging Face hub")
     parser.add_argument("--out", type=Path, default=Path("runs/real-model"), help="a new folder")
     parser.add_argument("--task", choices=TASKS, default="arithmetic")
-    parser.add_argument("--max-steps", type=int, default=114)
-    parser.add_argument("--num-prompts", type=int, default=32, help="of a step")
+    parser.add_argument("--max-steps", type=int, default=150)
+    parser.add_argument("--num-prompts", type=int, default=16, help="of a step")
+    parser.add_argument("--num-generations", type=int, default=16, help="answers to each prompt")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument(
@@ -61,7 +63,7 @@ def parse():
         default="auto",
         help="of products; auto: bfloat16 where the CPU has it",
     )
-    parser.add_argument("--eval-steps", type=int, default=114)
+    parser.add_argument("--eval-steps", type=int, default=150)
     parser.add_argument("--eval-examples", type=int, default=300, help="0 never evaluates")
     parser.add_argument("--random-reward", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -87,8 +89,8 @@ def main():
         "TextGen-v0",
         GRPOConfig(
             num_prompts=args.num_prompts,
-            num_generations=8,
-            strategy=("dapo:cap=2",),
+            num_generations=args.num_generations,
+            strategy=("dapo:cap=2,oversample=true",),
             max_completion_length=longest,
             mask_truncated_completions=True,
             warmup_steps=3,

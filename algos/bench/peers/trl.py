@@ -1,7 +1,8 @@
 """Measures TRL's GRPOTrainer on torch, on the work of `ours.train`.
 
 The settings: float32, all completions of a step in one batch unless the work has a micro-batch,
-sampling from the full vocabulary at temperature 1, one update a rollout, no KL penalty.
+sampling from the full vocabulary at temperature 1, one update a rollout, no KL penalty. The rest is
+as TRL has it by default, gradient checkpointing too.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ def train(model: str, work: Work, seed: int, started: float) -> dict[str, Any]:
                 output_dir=folder,
                 per_device_train_batch_size=at_once,
                 gradient_accumulation_steps=work.completions // at_once,
-                gradient_checkpointing=bool(work.micro_batch),
                 num_generations=work.generations,
                 max_completion_length=work.max_new,
                 max_steps=steps,
