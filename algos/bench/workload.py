@@ -164,7 +164,8 @@ class Work(NamedTuple):
     task: str = ""
     """A task of TextGen-v0, instead of random prompts."""
     micro_batch: int = 0
-    """Completions of an update at once, with gradient checkpointing; 0: all, and without."""
+    """Completions of an update at once, with gradient checkpointing; 0: all, and without.
+    TRL has gradient checkpointing in both, by default."""
 
     @property
     def completions(self) -> int:
