@@ -33,8 +33,8 @@ TASKS = {  # the options of the environment, and the longest answer, in tokens
 COMMAND = """the same from the command line:
 textenv train --model MODEL --task arithmetic --num-prompts 16 --num-generations 16
   --strategy dapo:cap=2,oversample=true --max-completion-length 14
-  --mask-truncated-completions --warmup-steps 3 --max-steps 150 --learning-rate 5e-5
-  --sampling-precision auto --eval-steps 150 --eval-examples 300 --stop-on-collapse"""
+  --mask-truncated-completions --warmup-steps 3 --max-steps 142 --learning-rate 5e-5
+  --sampling-precision auto --eval-steps 142 --eval-examples 300 --stop-on-collapse"""
 
 
 def at_random(prompt, completion, example):
@@ -52,7 +52,7 @@ def parse():
     parser.add_argument("model", help="the model's folder, or its name on the Hugging Face hub")
     parser.add_argument("--out", type=Path, default=Path("runs/real-model"), help="a new folder")
     parser.add_argument("--task", choices=TASKS, default="arithmetic")
-    parser.add_argument("--max-steps", type=int, default=150)
+    parser.add_argument("--max-steps", type=int, default=142)
     parser.add_argument("--num-prompts", type=int, default=16, help="of a step")
     parser.add_argument("--num-generations", type=int, default=16, help="answers to each prompt")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
@@ -63,7 +63,7 @@ def parse():
         default="auto",
         help="of products; auto: bfloat16 where the CPU has it",
     )
-    parser.add_argument("--eval-steps", type=int, default=150)
+    parser.add_argument("--eval-steps", type=int, default=142)
     parser.add_argument("--eval-examples", type=int, default=300, help="0 never evaluates")
     parser.add_argument("--random-reward", action="store_true")
     parser.add_argument("--seed", type=int, default=0)

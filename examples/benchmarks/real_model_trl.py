@@ -4,9 +4,7 @@
     python examples/benchmarks/real_model_trl.py smollm2 --out runs/trl
 
 It needs the extra ``trl``. Prompts and rewards are those of this package's environment. The
-settings are those of ``examples/real_model.py`` as far as TRL has them; it has no dynamic sampling,
-and its 256 completions of a step are 8 for each of 32 prompts, where the example has 16 for each of
-16.
+settings are those of ``examples/real_model.py`` as far as TRL has them; it has no dynamic sampling.
 The model is saved every so many steps, and ``textenv eval`` judges what was saved at the end, as it
 judges the models of this package. The clock counts the steps alone: loading, saving and judging
 cost TRL nothing.
@@ -98,11 +96,11 @@ def parse():
     parser.add_argument("model", help="the model's folder")
     parser.add_argument("--out", type=Path, default=Path("runs/real-model-trl"))
     parser.add_argument("--seconds", type=float, default=900, help="of all steps")
-    parser.add_argument("--max-steps", type=int, default=130)
+    parser.add_argument("--max-steps", type=int, default=142)
     parser.add_argument("--save-steps", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--num-prompts", type=int, default=32)
-    parser.add_argument("--num-generations", type=int, default=8)
+    parser.add_argument("--num-prompts", type=int, default=16)
+    parser.add_argument("--num-generations", type=int, default=16)
     parser.add_argument("--max-completion-length", type=int, default=14)
     parser.add_argument("--eval-examples", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
