@@ -46,7 +46,7 @@ def main():
     )
     axes.set_title("SmolLM2-135M-Instruct learns to add on two CPU cores")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(sys.argv[1], dpi=120)
 
 
