@@ -9,7 +9,8 @@ sampled: most ramble until they are cut off. Those are left out of the loss, so 
 rewarded is an answer that ends by itself. Sums that are answered always right or always wrong
 teach nothing, and up to as many again are asked in their place. A model that has learnt answers
 most sums alike each time: until two answers differ they are computed once, so that sixteen of them
-cost little more than eight. The best model by the evaluations is in ``best``.
+cost little more than eight. The best model by the evaluations is in ``best``. With its checkpoints
+a run takes 5 GB of disk.
 
 ``--lora-rank 16 --learning-rate 5e-4`` trains adapters. With ``--task sort`` it learns to put three
 numbers in order, for which it has to write more than a number. ``--random-reward --eval-steps 5``
