@@ -27,15 +27,17 @@
 
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112, CONJ_TRANS = 113 }; /* as in cblas.h */
 
-enum { SLICES_PER_THREAD = 2 }; /* with two, the others make up for a thread that comes late */
+/* Of a large product, so that the others make up for a thread that comes late. */
+enum { SLICES_PER_THREAD = 2 };
 
 /* Slices are multiples of the rows and columns that kernels take at once, and of the six that
    matrices which are kept are laid by. */
 enum { ALIGN = 16, KEPT_ALIGN = 48 };
 
 /* In multiplications, of which a core does some 60,000 in a microsecond. To wake a thread took 10
-   microseconds of its caller's time, and up to 50 until it worked. */
-static const double LEAST_TO_CUT = 8e6, LEAST_IN_SLICE = 2e6;
+   microseconds of its caller's time, and up to 50 until it worked; but small products follow one
+   another, and find it awake. They are halved, as more slices would pack more than they save. */
+static const double LEAST_TO_HALVE = 1e6, LEAST_TO_CUT = 8e6, LEAST_IN_SLICE = 2e6;
 
 /* OpenBLAS is faster from about 170 rows on, and for matrices that fit into a cache. */
 enum { MOST_ROWS = 160, LEAST_IN_B = 65536 };
@@ -325,9 +327,9 @@ static void cut(struct product *p)
     p->count = 1;
 
     double multiplications = (double)p->m * p->n * p->k, most = multiplications / LEAST_IN_SLICE;
-    if (textenv_threads > 1 && multiplications >= LEAST_TO_CUT) {
+    if (textenv_threads > 1 && multiplications >= LEAST_TO_HALVE) {
         int count = textenv_threads * SLICES_PER_THREAD;
-        count = count < most ? count : (int)most;
+        count = multiplications < LEAST_TO_CUT ? 2 : count < most ? count : (int)most;
         int align = p->kept && !p->by_rows ? KEPT_ALIGN : ALIGN;
         p->length = ((p->dimension - 1) / (count * align) + 1) * align;
         p->count = (p->dimension - 1) / p->length + 1;

@@ -121,7 +121,7 @@ def started(size):
     return count_threads() - before
 openblas, threads = blas.status().detail.split(", ")
 assert ctypes.CDLL(openblas).scipy_openblas_get_num_threads() == 1  # the shim's threads alone
-print(threads, started(100), started(400), started(400))  # a small product needs no pool
+print(threads, started(50), started(400), started(400))  # a small product needs no pool
 """
     threads = threads or min(len(os.sched_getaffinity(0)), 16)
     said = f"{threads} thread{'s' if threads > 1 else ''} 0 {threads - 1} 0"

@@ -70,8 +70,9 @@ def test_shared_products_equal_numpys(cache, threads):
     check = """
 import numpy as np
 rng = np.random.default_rng(0)
-# All but the last are large enough to be cut, those in a batch too.
-shapes = [((1, 3000), (3000, 3001)), ((3003, 3000), (3000, 1)), ((3001, 1), (1, 3003)),
+# All but the last are large enough to be cut, or halved (the first three); those in a batch too.
+shapes = [((131, 97), (97, 151)), ((7, 401), (401, 503)), ((503, 401), (401, 7)),
+          ((1, 3000), (3000, 3001)), ((3003, 3000), (3000, 1)), ((3001, 1), (1, 3003)),
           ((263, 197), (197, 401)), ((401, 131), (131, 263)), ((7, 907), (907, 1303)),
           ((33, 9001), (9001, 35)), ((3, 151, 307), (307, 203)), ((2, 1, 151, 307), (3, 307, 203)),
           ((31, 17), (17, 9))]
@@ -95,7 +96,8 @@ for left, right in shapes:
 @pytest.mark.parametrize("threads", ["2", "3"])
 def test_parts_of_larger_arrays_in_either_order(cache, threads):
     check = """
-for m, n, k in (330, 290, 91), (290, 330, 91), (20, 801, 600), (801, 20, 600), (9, 8, 7):
+for m, n, k in (330, 290, 91), (290, 330, 91), (20, 801, 600), (801, 20, 600), (150, 130, 91), (
+        130, 150, 91), (20, 301, 400), (301, 20, 400), (9, 8, 7):
     for order in "CF":
         for ta, tb in (False, False), (True, False), (False, True), (True, True):
             whole = [np.asarray(rng.standard_normal((i + 3, j + 5)), "float32", order)
