@@ -35,8 +35,9 @@ enum { SLICES_PER_THREAD = 2 };
 enum { ALIGN = 16, KEPT_ALIGN = 48 };
 
 /* In multiplications, of which a core does some 60,000 in a microsecond. To wake a thread took 10
-   microseconds of its caller's time, and up to 50 until it worked; but small products follow one
-   another, and find it awake. They are halved, as more slices would pack more than they save. */
+   microseconds of its caller's time, and up to 50 until it worked; but half of the small products
+   follow another so soon that it is awake. Small ones are halved: more slices would pack more than
+   they save. */
 static const double LEAST_TO_HALVE = 1e6, LEAST_TO_CUT = 8e6, LEAST_IN_SLICE = 2e6;
 
 /* OpenBLAS is faster from about 170 rows on, and for matrices that fit into a cache. */
