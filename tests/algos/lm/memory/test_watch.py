@@ -149,7 +149,7 @@ def size():
 config = GRPOConfig(max_steps=1, num_prompts=4, num_generations=64, max_completion_length=100)
 trainer = GRPOTrainer(sys.argv[1], config=config, env_kwargs={
     "prompts": list("abcd"), "reward_fn": lambda p, c, e, **_: float(len(set(c)))})
-resource.setrlimit(resource.RLIMIT_AS, (size() + 300 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (size() + 600 * 2**20,) * 2)  # threads reserve some
 try:
     trainer.train()
 except MemoryError as error:
