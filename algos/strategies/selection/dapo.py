@@ -88,7 +88,7 @@ class DynamicSampling(Selection):
         self._played = self._kept = 0
         if kept >= wanted:
             return
-        fact = f"dynamic sampling ended at its cap of {self.cap} round(s) with {kept} of {wanted} "
+        fact = f"dynamic sampling ended at its cap ({self.cap}) with {kept} of {wanted} "
         if self.at_cap == "raise":
             raise RolloutError(
                 f"{fact}groups: the others were all right or all wrong. Raise cap, change the "

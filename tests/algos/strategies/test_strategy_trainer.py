@@ -79,7 +79,7 @@ def test_a_task_that_is_always_solved_trains_nothing_and_ends(fresh, tmp_path):
     env = make_env(always)
     trainer = GRPOTrainer(model, env, config, tokenizer=tokenizer, export_to=tmp_path)
     before = weights_of(model)
-    with pytest.warns(UserWarning, match=r"cap of 2 round\(s\) with 0 of 4 groups"):
+    with pytest.warns(UserWarning, match=r"cap \(2\) with 0 of 4 groups"):
         history = trainer.train()
     assert [m["step"] for m in history] == [1, 2, 3]
     assert same_weights(before, weights_of(model))

@@ -96,7 +96,7 @@ def test_tokens_are_counted():
 def test_a_task_that_is_always_solved_ends_at_the_cap_and_says_so(cap):
     policy = Solver(right=range(30))
     runner = make_runner(policy, [f"dapo:cap={cap}"])
-    words = rf"ended at its cap of {cap} round\(s\) with 0 of 6 groups"
+    words = rf"ended at its cap \({cap}\) with 0 of 6 groups"
     with pytest.warns(UserWarning, match=words):
         rollout = runner.collect()
     assert len(rollout) == 0
